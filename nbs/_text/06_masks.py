@@ -1,0 +1,322 @@
+# %% [markdown]
+# # Masks
+#
+# > Which weights of a network can be pruned, and how a pruned weight stays exactly zero
+
+# %%
+#| default_exp masks
+
+# %%
+#| export
+import warnings
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune as torch_prune
+
+# %% [markdown]
+# This module and the three that follow it (importance, selection, pruning) are the library proper: they know nothing of faces,
+# data sets or runs and import torch, numpy and numba only. Everything in them works on any `nn.Module`.
+#
+# ## What can be pruned
+#
+# The paper prunes the weights of convolutions and linear layers and leaves biases and normalisation alone. Subclasses count, and so do depthwise and
+# 1×1 convolutions and the classifier head. A name in `ignore` leaves one layer dense, or, when it names a block, everything inside it.
+
+# %%
+#| export
+PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+def _inside(name: str, block: str) -> bool:
+    "Whether the module called `name` is `block` or lies inside it"
+    return name == block or name.startswith(block + ".")
+
+def _is_parametrization(name: str) -> bool: return "parametrizations" in name.split(".")
+
+
+# %%
+#| export
+def prunable(
+    model: nn.Module,          # Any network
+    ignore: Iterable[str] = (),# Names of layers, or of blocks of layers, to leave dense
+) -> dict[str, nn.Module]:     # Name → layer, in the order of `model.named_modules()`; of tied layers, the first
+    """Name the layers of `model` whose `weight` can be pruned: every Conv1d, Conv2d and Linear that `ignore` does not name.
+
+    Raises: ValueError if `ignore` names nothing in the model, or if no layer is left to prune."""
+    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    names = [n for n, _ in model.named_modules() if n and not _is_parametrization(n)]
+    for name in ignore:
+        if name not in names: raise ValueError(f"ignore = {name!r} names no layer of this {type(model).__name__}: choose from {', '.join(names)}")
+    layers, seen = {}, set()
+    for name, module in model.named_modules():
+        if not isinstance(module, PRUNABLE) or any(_inside(name, block) for block in ignore): continue
+        if id(original(module)) not in seen: layers[name] = module
+        seen.add(id(original(module)))
+    if not layers: raise ValueError(f"{type(model).__name__} has no Conv1d, Conv2d or Linear left to prune (ignore = {list(ignore)})")
+    _warn_of_packed_attention(model)
+    return layers
+
+def original(layer: nn.Module) -> nn.Parameter:
+    "The parameter that the optimizer sees: `layer.weight`, or what lies under its mask"
+    return layer.parametrizations.weight.original if parametrize.is_parametrized(layer, "weight") else layer.weight
+
+def _warn_of_packed_attention(model: nn.Module):
+    packed = [n for n, m in model.named_modules() if isinstance(m, nn.MultiheadAttention) and m.in_proj_weight is not None]
+    if packed: warnings.warn(f"the packed in_proj_weight of {', '.join(packed)} is not pruned: only Conv1d, Conv2d and Linear weights are", stacklevel=3)
+
+
+# %% [markdown]
+# A small network to look at: two convolutions, a batch norm that stays whole, a head.
+
+# %%
+net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(64, 5))
+{name: tuple(layer.weight.shape) for name, layer in prunable(net).items()}
+
+# %%
+assert list(prunable(net)) == ["0", "2", "4"] and list(prunable(net, ignore=["4"])) == ["0", "2"]
+tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)); tied[1].weight = tied[0].weight
+assert list(prunable(tied)) == ["0"]                      # a tied weight is one weight
+assert original(tied[1]) is tied[0].weight
+
+# %% [markdown]
+# A misspelt layer would silently be pruned, so it is an error; so is a network in which nothing can be pruned. Attention
+# layers pack three matrices in a bare parameter that belongs to no Linear; that is said aloud.
+
+# %%
+for make in (lambda: prunable(net, ignore=["head"]), lambda: prunable(nn.Sequential(nn.ReLU()))):
+    try: make()
+    except ValueError as e: print(e)
+    else: raise AssertionError("nothing to prune was accepted")
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    assert list(prunable(nn.TransformerEncoderLayer(8, 2))) == ["self_attn.out_proj", "linear1", "linear2"]
+print(said[0].message)
+assert "in_proj_weight" in str(said[0].message)
+
+
+# %% [markdown]
+# ## A mask that holds by construction
+#
+# Multiplying weights by a mask after each optimizer step works until somebody adds momentum or weight decay and forgets the multiplication. Here the mask is a
+# [parametrization](https://pytorch.org/docs/stable/generated/torch.nn.utils.parametrize.register_parametrization.html): whoever reads `layer.weight` gets the masked weight, the
+# optimizer sees the parameter under it, and no gradient reaches a pruned entry. `torch.where` rather than a product, so that a pruned entry is 0 even if what lies under it is not finite.
+
+# %%
+#| export
+class Masked(nn.Module):
+    "Parametrization that reads as the weight where `mask` is True and as exactly 0 elsewhere"
+    def __init__(self,
+        mask: Tensor, # True where a weight is kept, shape `(*weight)`
+    ):
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor: return torch.where(self.mask, weight, weight.new_zeros(()))
+
+
+# %%
+hidden = torch.tensor([1., float("inf"), -3.], requires_grad=True)
+seen = Masked(torch.tensor([True, False, True]))(hidden)
+seen.sum().backward()
+seen, hidden.grad
+
+# %%
+assert seen.tolist() == [1., 0., -3.] and hidden.grad.tolist() == [1., 0., 1.]
+
+
+# %% [markdown]
+# Masks travel as a plain dictionary, layer name → boolean tensor. Before they touch a network they are held against it, so that a mask of another
+# network, or one saved as numbers, is refused with the layer's name.
+
+# %%
+#| export
+def check_masks(
+    model: nn.Module,           # The network the masks are meant for
+    masks: Mapping[str, Tensor],# Layer name → True where a weight is kept, shape `(*weight)`
+):
+    "Raise ValueError unless every mask names a prunable layer of `model`, is boolean and has its weight's shape."
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, PRUNABLE)}
+    for name, mask in masks.items():
+        if name not in layers: raise ValueError(f"mask for {name!r}, but the network's prunable layers are {', '.join(layers)}")
+        if mask.dtype != torch.bool: raise ValueError(f"mask of {name!r} is {mask.dtype}: masks are torch.bool, True where a weight stays")
+        if mask.shape != layers[name].weight.shape:
+            raise ValueError(f"mask of {name!r} has shape {tuple(mask.shape)}, its weight {tuple(layers[name].weight.shape)}")
+
+
+# %%
+for bad in ({"9": torch.ones(5, 64) > 0}, {"4": torch.ones(5, 64)}, {"4": torch.ones(64, 5) > 0}):
+    try: check_masks(net, bad)
+    except ValueError as e: print(e)
+    else: raise AssertionError("a mask that does not fit was accepted")
+assert check_masks(net, {"4": torch.ones(5, 64) > 0}) is None
+
+
+# %% [markdown]
+# The first call registers the parametrization, later ones only copy the new mask in. Wherever the same parameter hangs in several layers (tied
+# weights, an embedding that is also the output layer) all of them get the one mask.
+
+# %%
+#| export
+def apply_masks(
+    model: nn.Module,           # The network, changed in place
+    masks: Mapping[str, Tensor],# Layer name → True where a weight is kept, shape `(*weight)`
+) -> nn.Module:                 # The same network
+    """Hold the weights outside the masks at exactly 0, now and through every later optimizer step.
+
+    Raises: ValueError if a mask does not fit (see `check_masks`)."""
+    check_masks(model, masks)
+    modules = dict(model.named_modules())
+    for name, mask in masks.items():
+        weight = original(modules[name])
+        mask = mask.detach().to(weight.device, copy=True)
+        if parametrize.is_parametrized(modules[name], "weight"): modules[name].parametrizations.weight[0].mask.copy_(mask)
+        else:
+            masked = Masked(mask)
+            for module, attribute in _holders(model, weight): parametrize.register_parametrization(module, attribute, masked)
+    return model
+
+def _holders(model: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, str]]:
+    "Every (module, attribute name) of `model` that holds this very parameter"
+    return [(m, n) for m in model.modules() for n, p in m.named_parameters(recurse=False, remove_duplicate=False) if p is weight]
+
+
+# %%
+masks = {"4": torch.zeros(5, 64, dtype=torch.bool)}
+masks["4"][:, :3] = True
+apply_masks(net, masks)
+net[4].weight[0, :6]
+
+# %% [markdown]
+# Five steps with momentum and weight decay, which would both move a zero that nothing holds:
+
+# %%
+optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
+for _ in range(5):
+    optimizer.zero_grad()
+    net(torch.randn(4, 3, 8, 8)).square().sum().backward()
+    optimizer.step()
+    assert (net[4].weight[~masks["4"]] == 0).all() and (net[4].weight[masks["4"]] != 0).all()
+
+# %%
+apply_masks(tied, {"0": torch.eye(3, dtype=torch.bool)})
+assert (tied[1].weight == tied[0].weight).all() and int((tied[1].weight != 0).sum()) == 3
+output_layer = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 4)); output_layer[1].weight = output_layer[0].weight
+apply_masks(output_layer, {"1": torch.zeros(4, 2, dtype=torch.bool)})
+assert (output_layer(torch.tensor([1])) == output_layer[1].bias).all()      # the embedding obeys the mask as well
+
+
+# %% [markdown]
+# Read back, a layer that was never masked counts as whole.
+
+# %%
+#| export
+def get_masks(
+    model: nn.Module,           # A network, masked or not
+    ignore: Iterable[str] = (), # Layers that are left dense
+) -> dict[str, Tensor]:         # Layer name → True where a weight is kept, shape `(*weight)`; copies
+    "Read the mask of every prunable layer; all True where there is none."
+    def read(layer):
+        if parametrize.is_parametrized(layer, "weight"): return layer.parametrizations.weight[0].mask.clone()
+        return torch.ones_like(layer.weight, dtype=torch.bool)
+    return {name: read(layer) for name, layer in prunable(model, ignore).items()}
+
+
+# %%
+{name: int(mask.sum()) for name, mask in get_masks(net).items()}
+
+# %%
+assert torch.equal(get_masks(net)["4"], masks["4"]) and get_masks(net)["0"].all()
+
+
+# %%
+#| export
+def sparsity(
+    masks: Mapping[str, Tensor], # Layer name → True where a weight is kept
+) -> float:                      # Fraction of the weights that is pruned, 0 to 1
+    "The achieved pruning rate over all the masks together."
+    total = sum(m.numel() for m in masks.values())
+    return 1 - sum(int(m.sum()) for m in masks.values()) / total
+
+
+# %%
+sparsity({"a": torch.tensor([True, False]), "b": torch.tensor([False, False])})
+
+# %%
+assert sparsity({"a": torch.tensor([True, False]), "b": torch.tensor([False, False])}) == 0.75
+
+
+# %% [markdown]
+# ## Leaving with ordinary weights
+#
+# A pruned network should load into the plain architecture, by anybody, without this package. `plain_state` is the network's `state_dict` as if no mask
+# had ever been registered, with the zeros written in.
+
+# %%
+#| export
+def plain_state(
+    model: nn.Module,  # A network, masked or not
+) -> dict[str, Tensor]:# What `state_dict` of the never-masked network would hold; pruned weights 0
+    "The weights under their ordinary names, for a strict load into the plain architecture."
+    dotted = ".parametrizations.weight."
+    state = {k: v for k, v in model.state_dict().items() if dotted not in k}
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module, "weight"): state[f"{name}.weight" if name else "weight"] = module.weight.detach()
+    return state
+
+
+# %%
+plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(64, 5))
+plain.load_state_dict(plain_state(net), strict=True)
+
+# %%
+x = torch.randn(2, 3, 8, 8)
+assert torch.equal(plain.eval()(x), net.eval()(x)) and int((plain[4].weight == 0).sum()) == 5 * 61
+
+
+# %% [markdown]
+# ## To and from `torch.nn.utils.prune`
+#
+# PyTorch's own pruning module keeps `weight_orig` and `weight_mask` in each layer. Both directions are offered: to hand a network to tools that expect that form, and to go on with one that was pruned there.
+
+# %%
+#| export
+def to_torch_prune(
+    model: nn.Module, # A network with masks from `apply_masks`, changed in place
+) -> nn.Module:       # The same network, with `weight_orig` and `weight_mask` instead
+    "Hand the masks over to `torch.nn.utils.prune`."
+    for module in list(model.modules()):
+        if not parametrize.is_parametrized(module, "weight"): continue
+        mask = module.parametrizations.weight[0].mask
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+        torch_prune.custom_from_mask(module, "weight", mask)
+    return model
+
+
+# %%
+handed = to_torch_prune(nn.Sequential(nn.Linear(2, 2)).requires_grad_())
+apply_masks(handed, {"0": torch.tensor([[True, False], [True, True]])})
+sorted(n for n, _ in to_torch_prune(handed)[0].named_buffers())
+
+# %%
+assert handed[0].weight_mask.tolist() == [[1, 0], [1, 1]] and handed[0].weight[0, 1] == 0
+
+
+# %%
+#| export
+def from_torch_prune(
+    model: nn.Module, # A network pruned with `torch.nn.utils.prune`, changed in place
+) -> nn.Module:       # The same network, with this package's masks instead
+    "Take the masks over from `torch.nn.utils.prune`."
+    masks = {n: m.weight_mask.bool() for n, m in model.named_modules() if hasattr(m, "weight_mask")}
+    for name, module in list(model.named_modules()):
+        if name in masks: torch_prune.remove(module, "weight")
+    return apply_masks(model, masks)
+
+
+# %%
+from_torch_prune(handed)
+get_masks(handed)
+
+# %%
+assert get_masks(handed)["0"].tolist() == [[True, False], [True, True]] and not hasattr(handed[0], "weight_mask")

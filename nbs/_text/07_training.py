@@ -1,0 +1,594 @@
+# %% [markdown]
+# # Training
+#
+# > One visible loop: stages of falling learning rate, each of which keeps its best epoch
+
+# %%
+#| default_exp training
+
+# %%
+#| export
+import hashlib, math, time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from tqdm.auto import tqdm
+from fairgrape.cache import Images, augmentation, batches
+from fairgrape.models import predict_classes, task_loss
+
+
+# %% [markdown]
+# The dense network, every retraining between two pruning steps and the final training all go through this loop, so it is written
+# once and kept short enough to read. It has three duties beyond lowering the loss: the same settings give the same bits, a pruned weight stays
+# pruned, and the test images are never looked at.
+#
+# ## The schedule
+#
+# The paper trains in three stages, 13 epochs at 1e-4, 3 at 1e-5 and 3 at 1e-6, and a stage hands its best epoch to the next. Settings come as two
+# lists, epochs and learning rates, because that is what one varies in a grid.
+
+# %%
+#| export
+@dataclass(frozen=True)
+class Stage:
+    "Some epochs at one learning rate."
+    lr: float    # Adam's learning rate, > 0
+    epochs: int  # How many, ≥ 1
+
+    def __post_init__(self):
+        if not (math.isfinite(self.lr) and self.lr > 0): raise ValueError(f"learning rate {self.lr}: it must be a positive number, such as 1e-4")
+        if self.epochs < 1: raise ValueError(f"{self.epochs} epochs at learning rate {self.lr:g}: a stage has at least 1, leave it out instead")
+
+
+# %%
+Stage(lr=1e-4, epochs=13)
+
+# %%
+assert Stage(1e-4, 13) == Stage(epochs=13, lr=1e-4)
+for wrong in [dict(lr=-1e-4, epochs=3), dict(lr=1e-4, epochs=0), dict(lr=float('nan'), epochs=1)]:
+    try: Stage(**wrong)
+    except ValueError as e: print(e)
+    else: raise AssertionError(f'{wrong} was accepted')
+
+
+# %%
+#| export
+def _numbers(
+    text: str | float, # Numbers with commas between them, or one number
+    kind: type,        # int or float
+    setting: str,      # The setting's name, for the message
+) -> list:             # The numbers
+    try: return [kind(part) for part in str(text).split(',')]
+    except ValueError as e:
+        raise ValueError(f"{setting} = {str(text)!r}: write {'whole ' if kind is int else ''}numbers with commas between them") from e
+
+def stages(
+    epochs: str | int = '13,3,3',          # Epochs of each stage
+    lrs: str | float = '1e-4,1e-5,1e-6',   # Learning rate of each stage
+) -> list[Stage]:                          # The schedule, in order
+    """Read a schedule from two settings; the defaults are the paper's.
+
+    Raises: ValueError where they are no numbers, or not equally many.
+    Source: paper §4.1 and its public code"""
+    e, r = _numbers(epochs, int, 'epochs'), _numbers(lrs, float, 'lrs')
+    if len(e) != len(r):
+        raise ValueError(f"epochs = {str(epochs)!r} has {len(e)} stages, but lrs = {str(lrs)!r} has {len(r)}: give one learning rate a stage")
+    return [Stage(lr, n) for n, lr in zip(e, r)]
+
+
+# %%
+stages()
+
+# %%
+assert stages('13,3', '1e-4,1e-5') == [Stage(1e-4, 13), Stage(1e-5, 3)]
+assert stages(1, 1e-5) == [Stage(1e-5, 1)]
+
+# %% [markdown]
+# A forgotten comma would otherwise show up as a network that trained for a third of its time.
+
+# %%
+for wrong in [('13,3', '1e-4'), ('13;3', '1e-4,1e-5'), ('3', 'fast'), ('3', '-1e-4'), ('0', '1e-4')]:
+    try: stages(*wrong)
+    except ValueError as e: print(e)
+    else: raise AssertionError(f'{wrong} was accepted')
+
+
+# %% [markdown]
+# ## Randomness
+#
+# An epoch draws random numbers for the order of the images, the augmentation and dropout. Each epoch gets a seed of its own, made
+# from the run's seed, what is being trained, the stage and the epoch. So epoch 3 of the second pruning step is the same whether or not somebody
+# drew a random number before it, and a run that was cut off can go on from a saved step.
+
+# %%
+#| export
+def seed_of(
+    seed: int,          # The run's seed
+    *where: str | int,  # What it is for, e.g. the label, the stage and the epoch
+) -> int:               # 0 ≤ seed < 2⁶³
+    "Make a seed for one place of a run."
+    return int.from_bytes(hashlib.sha256(repr((seed, *where)).encode()).digest()[:8], 'big') >> 1
+
+
+# %%
+seed_of(0, 'dense', 0, 0), seed_of(0, 'dense', 0, 1)
+
+# %%
+assert seed_of(0, 'dense', 0, 0) == seed_of(0, 'dense', 0, 0)
+assert len({seed_of(s, label, e) for s in range(3) for label in ('dense', 'step-1') for e in range(3)}) == 18
+assert 0 <= seed_of(7, 'x') < 2**63
+
+
+# %% [markdown]
+# torchvision's augmentation and dropout draw from torch's global generator, so that one is seeded for the length of the epoch, and
+# the caller's state is put back afterwards. On a GPU cuDNN is told to use its deterministic algorithms.
+
+# %%
+#| export
+@contextmanager
+def seeded(
+    seed: int,                            # The seed, from `seed_of`
+    device: torch.device | str = 'cpu',   # Where the work is done
+) -> Iterator[torch.Generator]:           # A generator on the CPU with the same seed, for the order of the images
+    "Make everything random within depend on `seed` alone, and leave the caller's generators as they were."
+    cuda = [torch.device(device)] if torch.device(device).type == 'cuda' else []
+    with torch.random.fork_rng(devices=cuda), torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+        torch.manual_seed(seed)
+        yield torch.Generator().manual_seed(seed)
+
+
+# %%
+with seeded(5) as generator: order, noise = torch.randperm(4, generator=generator), torch.rand(2)
+order, noise
+
+# %%
+before = torch.random.get_rng_state()
+with seeded(5) as generator: assert torch.equal(torch.randperm(4, generator=generator), order) and torch.equal(torch.rand(2), noise)
+with seeded(6): assert not torch.equal(torch.rand(2), noise)
+assert torch.equal(torch.random.get_rng_state(), before)
+
+# %% [markdown]
+# ## Precision
+#
+# GPUs, and recent CPUs, multiply half-precision numbers several times faster. Weights, batch-norm statistics, losses and importance stay in
+# float32; autocast takes the layers that bear it in `bf16` or `fp16`. The 5 bits of fp16's exponent need the loss scaled, bf16 needs nothing.
+
+# %%
+#| export
+PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+def autocast(
+    precision: str = 'fp32',            # 'fp32', 'bf16' or 'fp16'
+    device: torch.device | str = 'cpu', # Where the network is
+) -> torch.autocast:                    # A context for the forward pass
+    "Run the forward pass in the precision that a setting names."
+    if precision not in PRECISIONS: raise ValueError(f"precision = {precision!r} is not known: choose one of {', '.join(PRECISIONS)}")
+    return torch.autocast(torch.device(device).type, PRECISIONS[precision] or torch.bfloat16, enabled=precision != 'fp32')
+
+
+# %%
+linear, x = nn.Linear(4, 2), torch.ones(1, 4)
+for name in PRECISIONS:
+    with autocast(name): print(name, linear(x).dtype)
+
+# %%
+with autocast('bf16'): assert linear(x).dtype == torch.bfloat16
+with autocast('fp32'): assert linear(x).dtype == torch.float32
+try: autocast('fp8')
+except ValueError as e: print(e)
+else: raise AssertionError('fp8 was accepted')
+
+
+# %% [markdown]
+# ## Memory order
+#
+# Convolutions on tensor cores want their numbers pixel by pixel, `channels_last`. On a CPU it depends: depthwise convolutions
+# gain a third (MobileNetV2 at 64 px, batch 64, one thread: 0.44 s a step against 0.64 s), ResNets lose a tenth.
+
+# %%
+#| export
+def memory_order(
+    model: nn.Module,                   # The network
+    device: torch.device | str = 'cpu', # Where it is to run
+) -> torch.memory_format:               # `channels_last` or `contiguous_format`
+    "Choose the faster memory order of images and 4-D weights."
+    depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
+    return torch.channels_last if depthwise or torch.device(device).type == 'cuda' else torch.contiguous_format
+
+
+# %%
+from fairgrape.models import build_model
+
+{name: str(memory_order(build_model(name, 2))) for name in ('resnet10', 'mobilenet_v2')}
+
+# %%
+assert memory_order(build_model('mobilenet_v2', 2), 'cpu') == torch.channels_last
+assert memory_order(build_model('resnet10', 2), 'cuda') == torch.channels_last
+assert memory_order(build_model('resnet10', 2), 'cpu') == torch.contiguous_format
+
+
+# %% [markdown]
+# ## Predictions
+#
+# Prediction is a pass in the order of the split's rows, in evaluation mode and with nothing recorded for gradients. Masked weights are
+# put together once for the whole pass instead of once a batch.
+
+# %%
+#| export
+def predict(
+    model: nn.Module,                   # The network; left in evaluation mode
+    images: Images,                     # Images, labels, and the rows of each split
+    split: str,                         # 'train', 'val' or 'test'
+    sizes: list[int],                   # Number of classes of each head
+    batch: int = 256,                   # Images at a time
+    precision: str = 'fp32',            # 'fp32', 'bf16' or 'fp16'
+    device: torch.device | str = 'cpu', # Where to compute
+) -> Tensor:                            # Logits on the CPU, float32, shape (n, sum of sizes), rows as in `images.rows[split]`
+    "Run the network over a split without augmentation."
+    order = memory_order(model, device)
+    model.to(device, memory_format=order).eval()
+    with torch.inference_mode(), autocast(precision, device), parametrize.cached():
+        out = [model(x.contiguous(memory_format=order)).float() for x, _, _ in batches(images, split, batch, device=device)]
+    logits = torch.cat(out).cpu()
+    task_loss(logits[:1], images.labels[images.rows[split][:1]].cpu(), sizes)   # says so if heads and outputs do not match
+    return logits
+
+
+# %% [markdown]
+# The examples need images and a network, both small enough that this notebook runs in seconds. The images are 16 × 16 noise, brighter at the
+# top in class 0 and at the bottom in class 1, with a second label that is pure chance: one head has something to learn and one has not.
+# The network has what matters here, convolutions, batch norm and one Linear layer for both heads.
+
+# %%
+def noisy_images(n=96, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.stack([torch.arange(n) % 2, torch.randint(3, (n,), generator=g)], 1)
+    pixels = torch.randint(0, 160, (n, 3, 16, 16), generator=g)
+    for half, rows in enumerate((slice(0, 8), slice(8, 16))): pixels[labels[:, 0] == half, :, rows] += 80
+    rows = dict(zip(('train', 'val', 'test'), torch.arange(n).split([n - 32, 16, 16])))
+    return Images(pixels=pixels.byte(), labels=labels, groups=torch.arange(n) % 4, rows=rows)
+
+def tiny_net(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(),
+                             nn.Flatten(), nn.Linear(144, 5))
+
+images = noisy_images()
+model = tiny_net()
+predict(model, images, 'test', sizes=[2, 3]).shape
+
+# %%
+x = torch.cat([x for x, _, _ in batches(images, 'test', 16)])
+with torch.no_grad(): by_hand = model.eval()(x)
+assert torch.allclose(predict(model, images, 'test', [2, 3], batch=16), by_hand, atol=1e-6)
+assert torch.allclose(predict(model, images, 'test', [2, 3], batch=5), by_hand, atol=1e-5)       # row for row, however it is cut
+half = predict(model, images, 'test', [2, 3], precision='bf16')
+assert half.dtype == torch.float32 and torch.allclose(half, by_hand, atol=0.05)
+assert not model.training
+
+# %%
+try: predict(model, images, 'test', sizes=[2, 2])
+except ValueError as e: print(e)
+else: raise AssertionError('five outputs were taken for two heads of 2')
+
+
+# %%
+#| export
+def evaluate_loss(
+    model: nn.Module,                   # The network; left in evaluation mode
+    images: Images,                     # Images, labels, and the rows of each split
+    split: str,                         # 'val', as a rule
+    sizes: list[int],                   # Number of classes of each head
+    batch: int = 256,                   # Images at a time
+    precision: str = 'fp32',            # 'fp32', 'bf16' or 'fp16'
+    device: torch.device | str = 'cpu', # Where to compute
+) -> tuple[float, float]:               # Mean loss in nats; accuracy in percent, mean over the heads
+    "Measure the loss and the accuracy on a split."
+    logits, y = predict(model, images, split, sizes, batch, precision, device), images.labels[images.rows[split]].cpu()
+    return task_loss(logits, y, sizes).item(), 100*(predict_classes(logits, sizes) == y).double().mean().item()
+
+
+# %%
+evaluate_loss(model, images, 'val', [2, 3])
+
+# %% [markdown]
+# A network whose head is all zeros knows nothing: (ln 2 + ln 3)/2 nats, and class 0 everywhere.
+
+# %%
+blank = tiny_net()
+for p in blank[-1].parameters(): nn.init.zeros_(p)
+loss, accuracy = evaluate_loss(blank, images, 'val', [2, 3])
+assert math.isclose(loss, (math.log(2) + math.log(3))/2, rel_tol=1e-6)
+assert math.isclose(accuracy, 100*(images.labels[images.rows['val']] == 0).double().mean().item())
+
+
+# %% [markdown]
+# ## One epoch
+#
+# Here is the loop itself. The fused form of Adam makes one pass over the weights instead of a dozen; with small images that is the difference
+# between the optimizer taking a third of a step and a twentieth. Its rate is the only thing a stage changes.
+
+# %%
+#| export
+def adam(
+    parameters: list[nn.Parameter], # What to train
+    lr: float,                      # Learning rate
+) -> torch.optim.Optimizer:         # A fresh optimizer, without memory of earlier stages
+    "Adam with its usual momenta, in its fused form."
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+# %% [markdown]
+# By hand: Adam's first step has the length of the learning rate, whatever the gradient's size.
+
+# %%
+w = nn.Parameter(torch.tensor([1., 1.]))
+(w*torch.tensor([3., -500.])).sum().backward()
+adam([w], lr=0.1).step()
+w
+
+# %%
+assert torch.allclose(w, torch.tensor([0.9, 1.1]))
+
+
+# %% [markdown]
+# A loss that is not finite ruins the weights for good, so the epoch stops there. Asking for its value makes a GPU wait, which is why only
+# every 50th batch and the epoch's sum are asked. A last batch of a single image is left out: alone, it gives batch norm nothing to normalise.
+
+# %%
+#| export
+def check_finite(
+    loss: float,  # A loss, or a sum of losses
+    where: str,   # The place, for the message
+):
+    "Stop the training where the loss is not a number."
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"{where}: the loss is {loss}. Lower that stage's learning rate (lrs or retrain_lr), or set precision = 'fp32'")
+
+def train_epoch(
+    model: nn.Module,                    # The network, trained in place
+    optimizer: torch.optim.Optimizer,    # Over the network's parameters
+    loader: Iterator[tuple],             # Yields (x, y, g)
+    sizes: list[int],                    # Number of classes of each head
+    scaler: torch.amp.GradScaler,        # Scales the loss under fp16, else does nothing
+    precision: str = 'fp32',             # 'fp32', 'bf16' or 'fp16'
+    bar: tqdm | None = None,             # Progress, moved on by every batch
+    where: str = 'this epoch',           # The place, for the message of an error
+) -> float:                              # Mean training loss in nats, as seen while training
+    "Go through the batches once."
+    model.train()
+    total, n, order = 0., 0, None
+    for i, (x, y, _) in enumerate(loader):
+        if len(x) > 1:
+            order = order or memory_order(model, x.device)
+            with autocast(precision, x.device): loss = task_loss(model(x.contiguous(memory_format=order)), y, sizes)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer); scaler.update()
+            total, n = total + loss.detach().double()*len(x), n + len(x)
+            if i % 50 == 0: check_finite(loss.item(), f'{where}, batch {i + 1}')
+        if bar is not None: bar.update()
+    if n == 0: raise ValueError(f'{where}: no batch of 2 images or more, so there is nothing to train on')
+    check_finite(float(total), where)
+    return float(total)/n
+
+
+# %%
+model = tiny_net()
+off = torch.amp.GradScaler('cpu', enabled=False)
+optimizer = adam(model.parameters(), lr=1e-3)
+[train_epoch(model, optimizer, batches(images, 'train', 16), [2, 3], off) for _ in range(3)]
+
+# %% [markdown]
+# One batch and plain gradient descent can be followed by hand: each weight moves by the learning rate times its gradient.
+
+# %%
+linear = nn.Sequential(nn.Flatten(), nn.Linear(3*16*16, 5, bias=False))
+x, y, g = next(batches(images, 'train', 8))
+gradient, = torch.autograd.grad(task_loss(linear(x), y, [2, 3]), linear[1].weight)
+expected = linear[1].weight.detach() - 0.1*gradient
+value = train_epoch(linear, torch.optim.SGD(linear.parameters(), lr=0.1), [(x, y, g)], [2, 3], off)
+assert torch.allclose(linear[1].weight, expected) and linear.training
+
+# %%
+for loader, error in [([(x*math.nan, y, g)], FloatingPointError), ([(x[:1], y[:1], g[:1])], ValueError)]:
+    try: train_epoch(linear, torch.optim.SGD(linear.parameters(), lr=0.1), loader, [2, 3], off, where='stage 1, epoch 1')
+    except error as e: print(e); assert 'stage 1, epoch 1' in str(e)
+    else: raise AssertionError('a useless epoch went through')
+
+
+# %% [markdown]
+# ## All stages
+#
+# After each epoch the validation loss decides whether its weights are the stage's best so far; at the stage's end those are put back, batch norm's running
+# statistics with them, and the next stage starts from there with a new optimizer. Masks are part of the network, so pruned weights need no mention.
+
+# %%
+#| export
+def train_stage(
+    model: nn.Module,                # The network; ends with the weights of the best epoch
+    images: Images,                  # Trained on 'train', judged on 'val'
+    stage: Stage,                    # Learning rate and epochs
+    epoch_seeds: list[int],          # One seed an epoch
+    sizes: list[int],                # Number of classes of each head
+    where: str,                      # The place, for the bar and for errors
+    batch: int = 64,                 # Images a step
+    augment: Callable | None = None, # On batches of floats in [0, 1]
+    precision: str = 'fp32',         # 'fp32', 'bf16' or 'fp16'
+    device: torch.device | str = 'cpu', # Where to compute
+    progress: bool = True,           # Show a bar over all batches of the stage
+    optimizer: Callable = adam,      # (parameters, lr) -> optimizer
+) -> list[dict]:                     # One row an epoch; `kept` is True at the best
+    "Train for some epochs at one rate and keep the best by validation loss, the earlier one on a tie."
+    opt, best, rows = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr), None, []
+    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == 'fp16')
+    with tqdm(total=stage.epochs*math.ceil(len(images.rows['train'])/batch), desc=where, disable=not progress, leave=False) as bar:
+        for epoch, seed in enumerate(epoch_seeds):
+            start, here = time.perf_counter(), f'{where}, epoch {epoch + 1}'
+            with seeded(seed, device) as generator:
+                loader = batches(images, 'train', batch, generator, augment, device)
+                train_loss = train_epoch(model, opt, loader, sizes, scaler, precision, bar, here)
+            val_loss, accuracy = evaluate_loss(model, images, 'val', sizes, 4*batch, precision, device)
+            check_finite(val_loss, f'{here}, validation')
+            if best is None or val_loss < rows[best[0]]['val_loss']: best = epoch, {k: v.clone() for k, v in model.state_dict().items()}
+            bar.set_postfix(loss=f'{val_loss:.3f}', accuracy=f'{accuracy:.1f}')
+            rows.append(dict(epoch=epoch, lr=stage.lr, train_loss=train_loss, val_loss=val_loss, val_accuracy=accuracy,
+                             seconds=time.perf_counter() - start))
+    model.load_state_dict(best[1])
+    return [row | dict(kept=row['epoch'] == best[0]) for row in rows]
+
+
+# %% [markdown]
+# Does it give back the best epoch, and all of it? At an absurd learning rate the validation loss must rise at some point. Training again for just as many epochs as the best one
+# needed ends, without anything to put back, at those very weights and statistics.
+
+# %%
+import pandas as pd
+
+def run(epochs, seeds=range(10), lr=2e-2):
+    model = tiny_net()
+    return model, train_stage(model, images, Stage(lr, epochs), list(seeds)[:epochs], [2, 3], 'example', batch=16, progress=False)
+
+model, rows = run(10)
+pd.DataFrame(rows).round(3)
+
+
+# %%
+def same(a, b): return all(torch.equal(a[k], b[k]) for k in a | b)
+
+best = min(rows, key=lambda row: row['val_loss'])
+assert [row['kept'] for row in rows] == [row is best for row in rows]
+assert best is not rows[-1], 'the validation loss was to rise on purpose'
+again, _ = run(best['epoch'] + 1)
+assert same(model.state_dict(), again.state_dict())
+assert '1.running_var' in model.state_dict() and evaluate_loss(model, images, 'val', [2, 3], 64)[0] == best['val_loss']
+
+
+# %%
+#| export
+def train(
+    model: nn.Module,                # The network, trained in place, masks held; left in evaluation mode
+    images: Images,                  # Trained on 'train', judged on 'val'; 'test' is not touched
+    stages: Sequence[Stage],         # The schedule
+    sizes: list[int],                # Number of classes of each head
+    seed: int,                       # The run's seed
+    label: str = 'dense',            # What is being trained; part of every epoch's seed and of the history
+    batch: int = 64,                 # Images a step
+    augment: str = 'paper',          # 'paper', 'flip' or 'none'
+    precision: str = 'fp32',         # 'fp32', 'bf16' or 'fp16'
+    device: torch.device | str = 'cpu', # Where to compute
+    progress: bool = True,           # Show a bar for each stage
+    history: list[dict] | None = None,  # Rows of earlier trainings, to go on from
+    optimizer: Callable = adam,      # (parameters, lr) -> optimizer, rebuilt at each stage
+) -> list[dict]:                     # The history, one row an epoch: label, stage, epoch, lr, losses, accuracy, seconds, kept
+    """Train through all stages; each keeps its best epoch by validation loss.
+
+    Raises: ValueError before the first step if a setting is not usable; FloatingPointError when the loss is not finite.
+    Source: paper §4.1"""
+    if not stages: raise ValueError("stages is empty: give at least one Stage, or stages('3', '1e-5')")
+    if batch < 2: raise ValueError(f"batch = {batch}: batch norm needs at least 2 images")
+    autocast(precision, device)
+    transform = None if augment == 'none' else augmentation(augment, images.pixels.shape[-1])
+    history = [] if history is None else history
+    model.to(device, memory_format=memory_order(model, device))
+    for i, stage in enumerate(stages):
+        seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
+        rows = train_stage(model, images, stage, seeds, sizes, f'{label}, stage {i + 1}', batch, transform, precision, device, progress, optimizer)
+        history += [dict(label=label, stage=i) | row for row in rows]
+    return history
+
+
+# %% [markdown]
+# Two short stages. The columns are those of a run's `history.csv`; accuracy is in percent, the mean over both heads, of which the second has only chance to go by.
+
+# %%
+def trained(seed=0, **settings):
+    model = tiny_net()
+    settings = dict(stages=stages('2,1', '1e-3,1e-4'), batch=16, progress=False) | settings
+    return model, train(model, images, sizes=[2, 3], seed=seed, **settings)
+
+model, history = trained()
+pd.DataFrame(history).round(3)
+
+# %%
+columns = ['label', 'stage', 'epoch', 'lr', 'train_loss', 'val_loss', 'val_accuracy', 'seconds', 'kept']
+assert [list(row) for row in history] == [columns]*3
+assert [(row['stage'], row['epoch'], row['lr']) for row in history] == [(0, 0, 1e-3), (0, 1, 1e-3), (1, 0, 1e-4)]
+assert sum(row['kept'] for row in history) == 2                        # one in each stage
+
+# %% [markdown]
+# The same settings give the same bits, another seed or another label gives others.
+
+# %%
+before = torch.random.get_rng_state()
+assert same(model.state_dict(), trained()[0].state_dict())
+assert torch.equal(before, torch.random.get_rng_state())
+assert not same(model.state_dict(), trained(seed=1)[0].state_dict())
+assert not same(model.state_dict(), trained(label='step-1')[0].state_dict())
+
+# %% [markdown]
+# In `bf16` the training takes nearly the same path: the weights stay in float32, and after a few steps the losses agree to about a hundredth.
+
+# %%
+plain = trained(augment='none', stages=[Stage(1e-4, 2)])[1][-1]['train_loss']
+other, rows = trained(augment='none', stages=[Stage(1e-4, 2)], precision='bf16')
+abs(plain - rows[-1]['train_loss'])
+
+# %%
+assert abs(plain - rows[-1]['train_loss']) < 0.05
+assert all(p.dtype == torch.float32 for p in other.parameters())
+
+# %% [markdown]
+# ## Pruned weights stay pruned
+#
+# This is the promise that iterative pruning rests on: a weight that was pruned is 0 after every step, not only at the end. An optimizer could break it
+# in two ways, by momentum from before the pruning and by weight decay on the hidden value. The mask sits between the hidden value and what the
+# network computes with, so neither reaches the network. The check looks after every single step.
+
+# %%
+from fairgrape.masks import apply_masks, get_masks, plain_state, sparsity
+
+optimizers = dict(adam=adam,
+    momentum=lambda ps, lr: torch.optim.SGD(ps, lr=lr, momentum=0.9, weight_decay=1e-2),
+    adamw=lambda ps, lr: torch.optim.AdamW(ps, lr=lr, weight_decay=0.1))
+
+model = tiny_net()
+g = torch.Generator().manual_seed(0)
+masks = {name: torch.rand(mask.shape, generator=g) < 0.1 for name, mask in get_masks(model).items()}
+apply_masks(model, masks)
+print(f'{100*sparsity(get_masks(model)):.1f} % pruned')
+
+
+# %%
+def leaks(model, masks): return sum(int(model.get_submodule(n).weight[~mask].count_nonzero()) for n, mask in masks.items())
+
+def watched(kind, steps):
+    def build(parameters, lr):
+        opt = optimizers[kind](parameters, lr)
+        opt.register_step_post_hook(lambda *_: steps.append(leaks(model, masks)))
+        return opt
+    return build
+
+for kind in optimizers:
+    steps, before = [], {k: v.clone() for k, v in plain_state(model).items()}
+    train(model, images, stages('1,1', '1e-2,1e-3'), [2, 3], seed=0, batch=16, progress=False, optimizer=watched(kind, steps))
+    print(kind, steps)
+    assert steps == [0]*8                                            # 64 training images, 4 steps an epoch, 2 epochs
+    assert not torch.equal(before['0.weight'], plain_state(model)['0.weight'])   # the kept ones did learn
+
+# %% [markdown]
+# ## Errors before the work
+#
+# A setting that cannot work is refused before the first batch; a rate that makes the loss explode names stage and epoch.
+
+# %%
+huge = lambda ps, lr: torch.optim.SGD(ps, lr=1e30)
+for settings, error in [(dict(stages=[]), ValueError), (dict(batch=1), ValueError), (dict(precision='int8'), ValueError),
+                        (dict(augment='mirror'), ValueError), (dict(optimizer=huge), FloatingPointError)]:
+    try: trained(**settings)
+    except error as e: print(type(e).__name__, e)
+    else: raise AssertionError(f'{settings} was accepted')

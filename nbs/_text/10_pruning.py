@@ -1,0 +1,215 @@
+# %% [markdown]
+# # Iterative pruning
+#
+# > Score, select, apply, retrain, until the rate is reached: the one loop that every iterative method uses
+
+# %%
+#| default_exp pruning
+
+# %%
+#| export
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+
+import torch
+from torch import Tensor, nn
+
+from fairgrape.importance import ByGroup, group_importance
+from fairgrape.masks import apply_masks, get_masks, prunable, sparsity
+from fairgrape.selection import Select, check_scope, exact, select_fair, select_masks, select_top
+
+# %%
+import torch.nn.functional as F
+
+
+# %% [markdown]
+# Importance is a statement to first order, about removing one weight from the network as it stands. Remove nine tenths at once and the statement is about a network that no longer exists. So FairGRAPE
+# removes a tenth, lets the rest recover, measures anew, and goes on.
+#
+# ## The schedule
+#
+# After step $i$ the cumulative rate is $r_i = \min(1 - \mathrm{keep}^i, r)$, until the target $r$ is reached. Exact fractions again: the number of weights at each step must not hang on a rounding.
+
+# %%
+#| export
+def schedule(
+    rate: float | str,              # Target pruning rate, 0 < rate < 1
+    keep: float | str | None = 0.9, # Fraction kept at each step, 0 < keep < 1; None: one shot
+) -> list[Fraction]:                # Cumulative pruning rate after each step
+    """The cumulative rates r_i = min(1 − keep^i, rate).
+
+    Raises: ValueError if a rate is not a number between 0 and 1.
+    Source: paper, section 3.3; keep per step 0.9 (0.975 for UTKFace) in its experiments."""
+    target, kept = _fraction("rate", rate), None if keep is None else _fraction("keep", keep)
+    rates = [target] if kept is None else [min(1 - kept, target)]
+    while rates[-1] < target: rates.append(min(1 - kept ** (len(rates) + 1), target))
+    return rates
+
+def _fraction(name: str, value) -> Fraction:
+    "`value` as an exact fraction strictly between 0 and 1"
+    try: number = exact(value)
+    except ValueError: number = None
+    if number is None or not 0 < number < 1: raise ValueError(f"{name} = {value!r}: choose a number above 0 and below 1, such as 0.9")
+    return number
+
+
+# %%
+[float(r) for r in schedule(rate=0.9, keep=0.5)], len(schedule(0.99, 0.9)), len(schedule(0.99, 0.975))
+
+# %%
+assert [float(r) for r in schedule(0.9, 0.5)] == [0.5, 0.75, 0.875, 0.9]
+assert schedule(0.99, None) == [Fraction(99, 100)] and schedule(0.19, 0.9) == [Fraction(1, 10), Fraction(19, 100)]
+assert len(schedule(0.99, 0.9)) == 44        # 0.9 ** 43 = 0.0108, 0.9 ** 44 = 0.0097
+
+# %%
+for rate, keep in ((1.0, 0.9), (0, 0.9), (-0.5, 0.9), ("most", 0.9), (float("nan"), 0.9), (0.9, 1.0), (0.9, 0)):
+    try: schedule(rate, keep)
+    except ValueError as e: print(e)
+    else: raise AssertionError(f"rate {rate}, keep {keep} was accepted")
+
+
+# %% [markdown]
+# ## The loop
+#
+# Four seams: `score` looks at the network and gives each weight a number for each group, `select` turns numbers into masks, the schedule says how many, `retrain` lets the network recover. A method is a choice
+# of the first two; the loop below is everybody's. Each step says what it bought.
+
+# %%
+#| export
+@dataclass(frozen=True)
+class Step:
+    "What one pruning step did"
+    step: int         # 1, 2, …
+    rate: float       # Cumulative pruning rate that was asked for
+    kept: int         # Weights left in all prunable layers
+    total: int        # Weights of all prunable layers
+    score_s: float    # Seconds for the importance
+    select_s: float   # Seconds for the selection
+    retrain_s: float  # Seconds for retraining
+
+    @property
+    def sparsity(self) -> float: return 1 - self.kept / self.total
+    def __str__(self): return f"step {self.step}: rate {self.rate:.4f}, {self.kept:,} of {self.total:,} weights left"
+
+
+# %%
+print(Step(1, 0.5, kept=30, total=60, score_s=0.1, select_s=0.1, retrain_s=1.0))
+
+# %%
+assert Step(1, 0.5, 30, 60, 0, 0, 0).sparsity == 0.5
+
+
+# %%
+#| export
+def prune(
+    model: nn.Module,                               # The trained network, pruned in place
+    rate: float | str,                              # Target pruning rate, 0 < rate < 1
+    score: Callable[[nn.Module], dict[str, Tensor]],# network → layer name → importance, shape `(G, *weight)`
+    select: Select = select_fair,                   # How weights are chosen by their importance
+    keep: float | str | None = 0.9,                 # Fraction kept at each step; None: one shot
+    scope: str = "layer",                           # "layer": the same rate in each layer; "global": one budget for all
+    retrain: Callable[[nn.Module, int], None] | None = None, # Called after each step with the network and the step's number
+    ignore: Iterable[str] = (),                     # Layers to leave dense
+    on_step: Callable[[Step], None] | None = None,  # Told about each step, e.g. `print`
+) -> list[Step]:                                    # What each step did; the masks are in the model (`get_masks`)
+    """Prune `model` in steps: score, select, apply, retrain.
+
+    Raises: ValueError for a rate, keep, scope or layer name that cannot be, before any work.
+    Source: paper, Algorithm 1."""
+    rates, masks, steps = schedule(rate, keep), get_masks(model, ignore), []
+    check_scope(masks, rates[-1], scope)
+    for i, r in enumerate(rates, 1):
+        start = time.perf_counter()
+        importance = score(model)
+        scored = time.perf_counter()
+        masks = select_masks(importance, masks, {n: m.weight.detach() for n, m in prunable(model, ignore).items()}, r, select, scope)
+        apply_masks(model, masks)
+        selected = time.perf_counter()
+        if retrain is not None: retrain(model, i)
+        kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
+        steps.append(Step(i, float(r), kept, total, scored - start, selected - scored, time.perf_counter() - selected))
+        if on_step is not None: on_step(steps[-1])
+    return steps
+
+
+# %% [markdown]
+# The shortest method there is: score by magnitude, one group of everybody, choose the top.
+
+# %%
+net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False))
+with torch.no_grad():
+    net[0].weight.copy_(torch.arange(1., 13).view(3, 4)); net[1].weight.copy_(torch.arange(1., 7).view(2, 3))
+magnitude = lambda model: {n: layer.weight.detach().abs()[None] for n, layer in prunable(model).items()}
+steps = prune(net, rate=0.75, score=magnitude, select=select_top, keep=0.5, on_step=print)
+net[0].weight
+
+# %%
+assert (net[0].weight != 0).tolist() == [[False] * 4, [False] * 4, [False, True, True, True]]      # ⌊0.25 · 12⌋ = 3 of 12
+assert (net[1].weight != 0).tolist() == [[False] * 3, [False, False, True]] and [s.kept for s in steps] == [9, 4]
+
+# %% [markdown]
+# Retraining comes between the steps, on a network whose masks already hold, and a later mask lies inside the earlier one whatever retraining did to the weights:
+
+# %%
+net, seen = nn.Sequential(nn.Linear(8, 8)), []
+def shuffle(model, step):
+    seen.append(get_masks(model)["0"])
+    with torch.no_grad(): next(p for n, p in model.named_parameters() if "original" in n).normal_()
+prune(net, 0.9, magnitude, select_top, keep=0.6, retrain=shuffle)
+[int(m.sum()) for m in seen]
+
+# %%
+assert len(seen) == 5 and all(not (late & ~early).any() for early, late in zip(seen, seen[1:]))
+for bad in (dict(rate=2), dict(rate=0.5, scope="both"), dict(rate=0.5, ignore=["nowhere"]), dict(rate=0.5, ignore=["0"])):
+    try: prune(net, score=None, **bad)        # fails before the score is ever asked for
+    except ValueError as e: print(e)
+    else: raise AssertionError(f"{bad} was accepted")
+
+
+# %% [markdown]
+# ## FairGRAPE in three lines
+#
+# The paper's method with the loop's defaults, for a network and data of one's own. The loader yields `(input, target, group)`; any loss will do that is a mean over the batch.
+
+# %%
+#| export
+def prune_fair(
+    model: nn.Module,                   # The trained network, pruned in place
+    loader: Iterable,                   # Yields (input, target, group): the training data, without augmentation; read at each step
+    rate: float | str,                  # Target pruning rate, 0 < rate < 1
+    groups: int,                        # How many groups; codes in the data are 0 … groups − 1
+    loss: Callable = nn.functional.cross_entropy, # loss(output, target) → scalar, the mean over the batch
+    size: int = 64,                     # Largest batch for the importance
+    autocast: torch.dtype | None = None,# torch.bfloat16: importance in mixed precision
+    ignore: Iterable[str] = (),         # Layers to leave dense
+    **how,                              # keep, scope, retrain, on_step: see `prune`
+) -> list[Step]:                        # What each step did
+    "Prune with FairGRAPE: keep, in every layer, each group's share of the importance. Source: paper, Algorithm 1."
+    batches = ByGroup(loader, groups, size)
+    return prune(model, rate, lambda m: group_importance(m, batches, loss, groups, ignore, autocast), select_fair, ignore=ignore, **how)
+
+
+# %% [markdown]
+# Two groups, told apart by where their signal sits: group 0 in the first input, group 1, three times rarer, in the second.
+
+# %%
+torch.manual_seed(0)
+g = (torch.rand(400) < 0.25).long()
+x = torch.randn(400, 6); y = (x[torch.arange(400), g] > 0).long()
+loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.cat([x, g[:, None] * 2. - 1], 1), y, g), batch_size=50)
+
+def fit(model, _=None, epochs=15):
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(epochs):
+        for x, y, _g in loader: optimizer.zero_grad(); F.cross_entropy(model(x), y).backward(); optimizer.step()
+
+net = nn.Sequential(nn.Linear(7, 32), nn.ReLU(), nn.Linear(32, 2))
+fit(net)
+steps = prune_fair(net, loader, rate=0.8, groups=2, keep=0.6, retrain=fit, on_step=print)
+
+# %%
+right = torch.cat([(net(x).argmax(1) == y) for x, y, _ in loader])
+print({f"group {i}": f"{100 * float(right[g == i].float().mean()):.0f} % right" for i in range(2)})
+assert min(float(right[g == i].float().mean()) for i in range(2)) > 0.85 and abs(sparsity(get_masks(net)) - 0.8) < 0.01
