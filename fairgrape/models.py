@@ -74,8 +74,8 @@ def load_weights(
     if not path.is_file(): raise FileNotFoundError(f"{path}: there is no such file of weights")
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as e:
-        raise ValueError(f"{path}: not a file of plain tensors ({str(e).splitlines()[0][:120]}). "
-                         "Save the network's state_dict() instead of the network, best as .safetensors") from e
+        why = 'a pickle that holds more than tensors' if isinstance(e, pickle.UnpicklingError) else str(e).splitlines()[0][:120]
+        raise ValueError(f"{path}: not a file of plain tensors ({why}). Save the network's state_dict() instead of the network, best as .safetensors") from e
     if isinstance(state, dict) and isinstance(state.get('state_dict'), dict): state = state['state_dict']
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: holds {type(state).__name__}, not a dictionary of named tensors: save the network's state_dict()")
@@ -120,7 +120,7 @@ def build_model(
     weights: str = 'none',      # 'none', 'imagenet', or the path of a dense network's .safetensors or .pth
     seed: int = 0,              # Seed of the initial weights, or of the new head alone
     new_head: bool = False,     # With a path: start a new head, whatever the file's looks like
-    channels_last: bool = True, # Memory order of the 4-D weights
+    channels_last: bool = False,# Memory order of the 4-D weights
 ) -> nn.Module:                 # A plain torchvision network in float32 on the CPU
     """Build a network by name, with the weights that a setting names.
 
@@ -147,9 +147,9 @@ def task_loss(
     sizes: list[int],  # Number of classes of each head
 ) -> Tensor:           # Scalar, in nats
     "Average the heads' cross-entropies."
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = [F.cross_entropy(head, target) for head, target in zip(split_heads(wide, sizes), y.view(len(y), -1).T, strict=True)]
-    return torch.stack(losses).mean()
+    y, wide = y.view(len(y), -1), logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if y.shape[1] != len(sizes): raise ValueError(f"{y.shape[1]} labels an image, but {len(sizes)} heads: every head needs its column of codes")
+    return torch.stack([F.cross_entropy(head, target) for head, target in zip(split_heads(wide, sizes), y.T)]).mean()
 
 # %% ../nbs/05_models.ipynb #6ad97884
 def predict_classes(

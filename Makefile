@@ -1,0 +1,45 @@
+# fairgrape. `make demo` and `make test` do everything, set-up included; `make help` lists the rest.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo test test-slow bench sync outputs lint showcase clean
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.ready  ## make .venv, install everything into it, install the notebook git hooks
+
+# torch by pip (its own index rules hold), the rest by uv, which is ten times faster.
+.venv/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fairgrape needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say make PYTHON=python3.12 …"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/python -m pip install --quiet "torch>=2.9" "torchvision>=0.24"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	@if git rev-parse --git-dir >/dev/null 2>&1; then nbdev-install-hooks; fi
+	touch $@
+
+demo: setup  ## prune on rendered faces: dense, WS and FairGRAPE at 0.9 and 0.99; notebooks and report in runs/
+	fairgrape grid demo
+
+test: setup  ## all tests: notebooks, pairs and export, templates, wheel, determinism
+	python -m pytest
+
+test-slow: setup  ## the same with the cells and tests that take long
+	python -m pytest --nb-flags slow
+
+bench: setup  ## measure selection, importance and the cache; leaves runs/bench.md
+	python nbs/_bench/bench.py
+
+sync: setup  ## text ↔ notebooks ↔ package, cleaned
+	python nbs/_tools/sync.py
+
+outputs: setup  ## run the reference notebooks and keep their outputs
+	python nbs/_tools/sync.py --outputs
+
+lint: setup  ## ruff over the exported package and the tests
+	ruff check
+
+clean:  ## remove what set-up and tests made; data/ and runs/ stay
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache dist *.egg-info

@@ -1,0 +1,281 @@
+# %% [markdown]
+# # Command line
+#
+# > `fairgrape run`, `fairgrape grid`, `fairgrape report`: papermill over the notebooks in nbs/templates
+
+# %%
+#| default_exp cli
+
+# %%
+#| export
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from importlib.resources import files
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from traitlets.config import Config
+
+from fairgrape.experiment import KNOWN, PLACES, Settings, dense_job, from_parameters, is_complete, prepare, run_folder
+from fairgrape.report import write_report
+from fairgrape.settings import read_settings, root
+
+# %%
+import tempfile
+import pandas as pd
+from PIL import Image
+import numpy as np
+
+
+# %% [markdown]
+# A run is a notebook: the same one that a person opens to go through the method. papermill fills in the parameters and executes it; what is left behind is at once the log, the figures and the proof that they came from this code.
+#
+# ## The template
+
+# %%
+#| export
+def template(
+    name: str = "prune", # "prune" or "report"
+) -> Path:               # The notebook
+    "The parameterized notebook of that name: from the checkout, or from the installed package."
+    package = Path(str(files("fairgrape")))
+    found = [f for f in (package.parent / "nbs" / "templates" / f"{name}.ipynb", package / "templates" / f"{name}.ipynb") if f.is_file()]
+    if not found: raise FileNotFoundError(f"no template {name!r}: there are prune and report")
+    return found[0]
+
+
+# %%
+template().name
+
+# %%
+assert template("report").is_file()
+try: template("sweep")
+except FileNotFoundError as e: print(e)
+else: raise AssertionError("an unknown template was accepted")
+
+# %% [markdown]
+# The template's parameters and the library's settings are the same names with the same defaults:
+
+# %%
+parameters = papermill.inspect_notebook(template())
+{k: parameters[k]["default"] for k in ("dataset", "network", "method", "rate", "keep")}
+
+# %%
+defaults = {f.name: f.default for f in fields(Settings)}
+assert tuple(parameters) == tuple(defaults) + PLACES == KNOWN
+assert all(eval(parameters[k]["default"]) == v for k, v in defaults.items())
+
+
+# %% [markdown]
+# ## When a run is done
+#
+# papermill's own status cannot be trusted: after a kernel that was killed, every cell says `completed`. A run is done when no cell of its notebook has an exception *and* `metrics.json`, which the
+# run writes last, is there.
+
+# %%
+#| export
+def notebook_is_whole(
+    path: Path, # An executed notebook
+) -> bool:      # Whether every code cell ran without an exception
+    "Whether papermill went through the whole notebook."
+    if not path.is_file(): return False
+    try: cells = nbformat.read(path, 4).cells
+    except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError): return False
+    return all(c.metadata.get("papermill", {}).get("exception") is False for c in cells if c.cell_type == "code")
+
+
+# %%
+notebook_is_whole(template())
+
+# %%
+assert not notebook_is_whole(template())          # never executed
+half = Path(tempfile.mkdtemp()) / "half.ipynb"; half.write_text('{"cells": [')
+assert not notebook_is_whole(half) and not notebook_is_whole(half.with_name("none.ipynb"))
+
+
+# %% [markdown]
+# ## One run
+#
+# Everything that can be wrong with the settings or the data is found before papermill starts. Progress bars write thousands of half lines into a notebook's error stream; once the run is through they are taken out.
+
+# %%
+#| export
+def execute(
+    parameters: dict, # Settings and places by name, see `fairgrape.experiment.Settings`
+    log: bool = True, # Show the notebook's output while it runs
+) -> Path:            # The run folder
+    """Run the prune template into its run folder, unless it is done.
+
+    Raises: ValueError, FileNotFoundError or OSError before anything starts; papermill's error, with the cell, if the run fails."""
+    settings, places = from_parameters(parameters)
+    job = prepare(settings, progress=log, **{k: v for k, v in places.items() if k not in ("device", "threads", "progress")})
+    folder = run_folder(job)
+    if is_complete(folder) and notebook_is_whole(folder / "prune.ipynb"): return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    run_notebook("prune", folder / "prune.ipynb", {**asdict(settings), **_absolute(places)}, log)
+    return folder
+
+def _absolute(places: dict) -> dict:
+    "Folders as absolute paths, since the notebook may run elsewhere"
+    given = {kind: places.get(f"{kind}_root") for kind in ("data", "runs", "cache")}
+    return {"progress": sys.stderr.isatty()} | places | {f"{kind}_root": str(root(kind, folder)) for kind, folder in given.items()}
+
+def run_notebook(name: str, out: Path, parameters: dict, log: bool):
+    "Execute a template into `out`"
+    quiet = Config({"KernelManager": {"transport": "ipc"}})
+    shown = dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}
+    papermill.execute_notebook(template(name), out, parameters, progress_bar=False, kernel_name="python3", config=quiet, **shown)
+    book = nbformat.read(out, 4)
+    for cell in book.cells:
+        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
+    nbformat.write(book, out)
+
+
+# %% [markdown]
+# A set of one's own once more, as small as it can be:
+
+# %%
+home = Path(tempfile.mkdtemp())
+rng = np.random.default_rng(0)
+rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue")[i // 2 % 2]) for i in range(120)]
+(home / "own").mkdir()
+for row in rows: Image.fromarray((rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(np.uint8)).save(home / "own" / row["file"])
+pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
+tiny = dict(dataset="folder", data_path=str(home / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, method="ws", rate=0.5,
+            epochs="1", lrs="1e-3", batch=16, augment="none", bootstrap=100, data_root=str(home), runs_root=str(home / "runs"), cache_root=str(home / "cache"))
+folder = execute(tiny, log=False)
+sorted(f.name for f in folder.iterdir())
+
+# %%
+assert is_complete(folder) and notebook_is_whole(folder / "prune.ipynb")
+changed = (folder / "prune.ipynb").stat().st_mtime_ns
+assert execute(tiny, log=False) == folder and (folder / "prune.ipynb").stat().st_mtime_ns == changed       # done is done
+for bad in (dict(tiny, rates=0.9), dict(tiny, rate=1.5), dict(tiny, task="colour")):
+    try: execute(bad, log=False)
+    except ValueError as e: print(e)
+    else: raise AssertionError("bad parameters were accepted")
+assert len(list((home / "runs").iterdir())) == 2                                                        # the run, and the dense network it needed
+
+# %% [markdown]
+# ## Many runs
+#
+# A section of settings.ini is a grid: a setting with several values, separated by spaces, multiplies. `[demo]` is what `make demo` runs. (Retries, several processes and several machines are not the business of this small loop.)
+
+# %%
+#| export
+LISTS = ("dataset", "task", "groups", "network", "image_size", "method", "rate", "keep", "scope", "seed")   # settings that may have several values
+
+def grid_cells(
+    section: dict, # Setting → value, or several values with spaces between them
+) -> Iterator[dict]:
+    "The cells of a grid, as dictionaries of parameters, the first setting slowest."
+    values = {k: v.split() if k in LISTS else [v] for k, v in section.items()}
+    for combination in itertools.product(*values.values()): yield dict(zip(values, combination))
+
+
+# %%
+list(grid_cells(dict(method="ws fairgrape", rate="0.9 0.99", epochs="5,2")))[:2]
+
+# %%
+cells = list(grid_cells(dict(method="ws fairgrape", rate="0.9 0.99", epochs="5,2")))
+assert len(cells) == 4 and cells[1] == dict(method="ws", rate="0.99", epochs="5,2")
+
+
+# %%
+#| export
+def grid(
+    section: dict,         # Setting → values, see `grid_cells`
+    overrides: dict | None = None, # Parameters for all cells
+    log: bool = True,      # Show the notebooks' output
+) -> tuple[list[Path], list[str]]: # The run folders, and what failed, in words
+    "Run all cells of a grid; one failure does not stop the others. Settings that cannot be are found before the first cell starts."
+    cells = [{**cell, **(overrides or {})} for cell in grid_cells(section)]
+    for cell in cells: from_parameters(cell)
+    done, failed = [], []
+    for i, cell in enumerate(cells, 1):
+        what = " ".join(str(cell[k]) for k in ("dataset", "task", "method", "rate", "scope", "seed") if k in cell)
+        if log: print(f"[{i}/{len(cells)}] {what}", flush=True)
+        try: done.append(execute(cell, log))
+        except Exception as e: failed.append(f"{what}: {type(e).__name__}: {str(e).strip().splitlines()[-1]}")
+    return done, failed
+
+
+# %%
+done, failed = grid(dict(method="dense ws", rate="0.5 0.6"), {k: v for k, v in tiny.items() if k not in ("method", "rate")}, log=False)
+[f.name.rsplit("-", 1)[0] for f in done], failed
+
+# %%
+assert len(done) == 4 and len(set(done)) == 3 and not failed        # both dense cells are one network
+done, failed = grid(dict(method="ws"), tiny | dict(method="ws", data_path="/nowhere"), log=False)
+assert not done and "/nowhere" in failed[0]
+
+
+# %% [markdown]
+# ## The commands
+
+# %%
+#| export
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("fairgrape", description="Prune classifiers and see who pays for it. Every option is a parameter of nbs/templates/prune.ipynb.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("run", help="one run of the prune notebook")
+    one.add_argument("-f", "--file", help="YAML file of parameters; options override it")
+    many = commands.add_parser("grid", help="the runs of a section of settings.ini, then the report")
+    many.add_argument("section", help="a section of settings.ini, e.g. demo")
+    page = commands.add_parser("report", help="one page about all runs of a folder")
+    page.add_argument("--out", help="default: report.html in the runs folder")
+    page.add_argument("--runs_root", help="default: settings.ini")
+    for command in (one, many):
+        for name in KNOWN: command.add_argument(f"--{name}", default=argparse.SUPPRESS)
+    return parser
+
+def _parameters(args: argparse.Namespace) -> dict:
+    "The parameters of `fairgrape run`: a file's, overridden by options"
+    given = {k: v for k, v in vars(args).items() if k in KNOWN}
+    if not args.file: return given
+    try: from_file = yaml.safe_load(Path(args.file).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as e: raise ValueError(f"{args.file}: not a readable YAML file of parameters ({e})") from e
+    if not isinstance(from_file, dict): raise ValueError(f"{args.file}: write it as lines of 'name: value'")
+    return {**from_file, **given}
+
+
+# %%
+#| export
+def main(
+    arguments: list[str] | None = None, # Default: the command line
+) -> int:                               # 0 done, 1 a run failed, 2 it could not start
+    "The `fairgrape` command."
+    args = _parser().parse_args(arguments)
+    try:
+        if args.command == "run": print(execute(_parameters(args))); return 0
+        if args.command == "grid": return _grid(args)
+        print(write_report(root("runs", args.runs_root), args.out)); return 0
+    except (ValueError, TypeError, OSError) as e: print(f"fairgrape: {e}", file=sys.stderr); return 2
+    except papermill.PapermillExecutionError as e: print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr); return 1
+
+def _grid(args: argparse.Namespace) -> int:
+    sections = read_settings()
+    if args.section not in sections: raise ValueError(f"settings.ini has no section {args.section!r}: choose one of {', '.join(s for s in sections.sections() if s != 'paths')}")
+    given = {k: v for k, v in vars(args).items() if k in KNOWN}
+    done, failed = grid(dict(sections[args.section]), given)
+    for what in failed: print(f"failed: {what}", file=sys.stderr)
+    if done: print(f"\nexecuted notebooks: {', '.join(str(f / 'prune.ipynb') for f in dict.fromkeys(done))}\nreport: {write_report(root('runs', given.get('runs_root')))}")
+    return 1 if failed else 0
+
+
+# %%
+code = main(["run", "--rate", "1.5"])
+
+# %%
+assert code == 2 and main(["grid", "nothing"]) == 2
+(home / "p.yaml").write_text(yaml.safe_dump(dict(tiny, rate=0.25)))
+assert main(["run", "-f", str(home / "p.yaml"), "--rate", "0.5"]) == 0                 # the option wins: this run is done already
+(home / "bad.yaml").write_text("!!python/object/apply:os.system ['echo run']")
+assert main(["run", "-f", str(home / "bad.yaml")]) == 2                                # YAML never runs code
+assert main(["report", "--runs_root", str(home / "runs")]) == 0 and (home / "runs" / "report.html").is_file()

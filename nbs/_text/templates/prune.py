@@ -1,0 +1,123 @@
+# %% [markdown]
+# # One pruning run
+#
+# > Dense, pruned, compared group by group: the notebook that papermill runs for each data set, method and rate
+
+# %% [markdown]
+# The cell below holds the settings; papermill puts its own under it. The defaults are the paper's protocol on FairFace, for a GPU. Everything that a run leaves lies in
+# `runs/<name>-<hash of every setting that changes the result>/`; if that folder is complete already, the notebook only shows it.
+
+# %% tags=["parameters"]
+dataset: str = "fairface"         # synthetic, utkface, fairface or folder (one's own)
+data_path: str = ""               # archive or folder of the set; empty: looked for under the data root
+task: str = "race"                # label column to predict; race*gender crosses two, race+gender has a head for each
+groups: str = "race"              # label column whose groups are compared; race*gender crosses two
+classes: str = ""                 # classes to keep, column by column (see Settings); empty: the usual ones
+split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; official: the set's own
+limit: int = 0                    # use only so many images, drawn at random (seed 42); 0: all
+network: str = "resnet34"         # resnet34, resnet18, mobilenet_v2 or the small resnet10
+weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights
+image_size: int = 224             # side of the square images, pixels
+method: str = "fairgrape"         # dense (no pruning), fairgrape or ws
+rate: float = 0.99                # pruning rate, the fraction of weights removed
+keep: float = 0.9                 # fraction kept at each pruning step
+scope: str = "layer"              # layer: the same rate in every layer; global: one budget for all
+epochs: str = "13,3,3"            # epochs of each training stage, dense and after pruning
+lrs: str = "1e-4,1e-5,1e-6"       # Adam's learning rate in each stage
+retrain_epochs: int = 3           # epochs after each pruning step
+retrain_lr: float = 1e-5          # learning rate after each pruning step
+batch: int = 64                   # images in a training batch
+importance_batch: int = 64        # most images of one group in an importance batch
+importance_cap: int = 0           # most images of a group that are used for the importance; 0: all
+augment: str = "paper"            # paper, flip or none
+precision: str = "fp32"           # fp32, bf16 or fp16
+seed: int = 0                     # initial weights, order of images, augmentation; not the split
+bootstrap: int = 2000             # resamples for the intervals
+name: str = ""                    # the run folder's name; empty: made of the settings
+data_root: str = ""               # folder of the data sets; empty: settings.ini
+runs_root: str = ""               # folder of the runs; empty: settings.ini
+cache_root: str = ""              # folder of decoded images; empty: settings.ini
+device: str = ""                  # cuda, cuda:1, cpu …; empty: CUDA where there is one
+threads: int = 0                  # CPU threads; 0: as they are
+progress: bool = True             # show progress bars
+
+# %% [markdown]
+# A name that is not in the list above is an error, and so is a setting that cannot be; both are found here, before an image is read.
+
+# %%
+from fairgrape.experiment import from_parameters
+settings, places = from_parameters(globals())
+settings
+
+# %%
+import time
+from fairgrape.data import check_cells
+from fairgrape.experiment import (dense_network, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table)
+from fairgrape.plots import plot_groups, plot_history, plot_shares, plot_sparsity
+from fairgrape.report import load_run
+started = time.perf_counter()
+where = set_up(places.pop("device", ""), places.pop("threads", 0))
+job = prepare(settings, **places)
+folder = run_folder(job)
+print(f"{folder.name} on {where}" + (": complete already" if is_complete(folder) else ""))
+
+# %% [markdown]
+# ## The data
+#
+# How many images of each group are in each part. The validation part chooses epochs; the test part is touched once, at the end.
+
+# %%
+check_cells(job.table, job.table["split"], settings.groups)
+
+# %% [markdown]
+# ## The dense network
+#
+# Trained by the full schedule, or read from the run folder of the same settings.
+
+# %%
+if not is_complete(folder):
+    images = images_of(job, where, progress)
+    dense = dense_network(job, images, where, progress)
+
+# %% [markdown]
+# ## Pruning
+#
+# Score, select, apply, retrain, step by step to the rate; then the full schedule once more. A dense run has nothing to do here.
+
+# %%
+if not is_complete(folder):
+    before = share_table(job, images, dense.model, where)
+    pruned, steps = prune_network(job, images, dense, where, progress)
+    layers = layer_table(before, share_table(job, images, pruned.model, where))
+    save_run(job, dense, pruned, steps, layers, time.perf_counter() - started, where)
+
+# %%
+run = load_run(folder)
+plot_history(run.history)
+
+# %%
+if settings.method != "dense": display(plot_sparsity(run.layers))
+
+# %% [markdown]
+# ## Who paid for it
+#
+# Accuracy of each group before and after, on the test images, with 95 % intervals (the same images resampled for both networks). ρ is the standard deviation of the changes over the groups; its floor is what
+# sampling alone would show if all groups had lost the same. A ρ inside its floor says nothing; a small one is no licence to deploy.
+
+# %%
+import pandas as pd
+pd.DataFrame(run.metrics["table"]).set_index("group").round(2)
+
+# %%
+if settings.method != "dense": display(pd.DataFrame(run.metrics["disparities"]).T.round(2), plot_groups(run.metrics))
+
+# %% [markdown]
+# ## What the weights are important for
+#
+# Each group's share of each layer's importance, before and after.
+
+# %%
+if settings.method != "dense": display(plot_shares(run.layers))
+
+# %%
+folder

@@ -1,0 +1,37 @@
+"Bring text, notebooks and package together: `python nbs/_tools/sync.py [--outputs]`. The newer of a notebook and its text wins."
+import subprocess
+import sys
+from pathlib import Path
+
+NBS = Path(__file__).resolve().parents[1]
+TEXT = NBS / "_text"
+
+def call(*command): subprocess.run([str(c) for c in command], cwd=NBS.parent, check=True)
+
+def texts() -> list[Path]:
+    "The py:percent twins of all notebooks, those of notebooks without one included"
+    for book in sorted([*NBS.glob("[!_.]*.ipynb"), *NBS.glob("t*/*.ipynb")]):
+        if not (TEXT / book.relative_to(NBS)).with_suffix(".py").exists(): call("jupytext", "--quiet", "--sync", book)
+    return sorted(TEXT.rglob("*.py"))
+
+def notebook(text: Path) -> Path: return (NBS / text.relative_to(TEXT)).with_suffix(".ipynb")
+
+def sync():
+    "jupytext both ways, export, clean, and jupytext again since cleaning touches the notebooks"
+    call("jupytext", "--quiet", "--sync", *texts())
+    for text in texts():
+        if '"kernelspec"' not in notebook(text).read_text(encoding="utf-8"): call("jupytext", "--quiet", "--set-kernel", "python3", notebook(text))
+    call("nbdev-export")
+    call("nbdev-clean")
+    call("jupytext", "--quiet", "--sync", *texts())
+
+def outputs():
+    "Run every notebook but the templates and keep what it shows"
+    for text in texts():
+        if "templates" in text.parts: continue
+        print(notebook(text).relative_to(NBS.parent), flush=True)
+        call(sys.executable, "-m", "jupyter", "nbconvert", "--to", "notebook", "--execute", "--inplace", "--ExecutePreprocessor.timeout=900", notebook(text))
+
+if __name__ == "__main__":
+    sync()
+    if "--outputs" in sys.argv: outputs(); sync()
