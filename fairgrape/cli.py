@@ -8,8 +8,8 @@ __all__ = ['LISTS', 'template', 'notebook_is_whole', 'execute', 'run_notebook', 
 # %% ../nbs/15_cli.ipynb #914cd185
 import argparse
 import itertools
-import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from importlib.resources import files
@@ -67,9 +67,10 @@ def _absolute(places: dict) -> dict:
 
 def run_notebook(name: str, out: Path, parameters: dict, log: bool):
     "Execute a template into `out`"
-    quiet = Config({"KernelManager": {"transport": "ipc"}})
     shown = dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}
-    papermill.execute_notebook(template(name), out, parameters, progress_bar=False, kernel_name="python3", config=quiet, **shown)
+    with tempfile.TemporaryDirectory(prefix="fairgrape-") as sockets:       # a folder of its own: kernels beside this one must not share a socket
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        papermill.execute_notebook(template(name), out, parameters, progress_bar=False, kernel_name="python3", config=config, **shown)
     book = nbformat.read(out, 4)
     for cell in book.cells:
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
