@@ -66,7 +66,8 @@ def _reserve(file, bytes_needed: int):
 def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress: bool) -> int:
     "Write all pixels to a new file and force them to the disk; their checksum."
     crc, bytes_needed = 0, len(data.table) * 3 * size * size
-    with open(part, "wb") as file, tqdm(total=len(data.table), desc=f"{data.name}: images to {size} px", unit=" images", disable=not progress) as bar:
+    bar = tqdm(total=len(data.table), desc=f"{data.name}: images to {size} px", unit=" images", disable=not progress)
+    with open(part, "wb") as file, bar:
         _reserve(file, bytes_needed)
         for pixels in _chunks(data, size, threads, rows=max(1, min(256, 2**22 // (3 * size * size)))):
             file.write(np.ascontiguousarray(pixels))
@@ -108,7 +109,7 @@ def open_cache(
 ) -> np.memmap | None:    # uint8 (N, 3, size, size), read-only; None where there is no whole cache
     "Map a cache into memory, if it is there and whole."
     try: about = json.loads(Path(path).with_suffix(".json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError): return None
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError): return None
     if not Path(path).exists() or Path(path).stat().st_size != math.prod(about["shape"]): return None
     pixels = np.memmap(path, np.uint8, "r", shape=tuple(about["shape"]))
     crc, rows = 0, max(1, 2**24 // math.prod(about["shape"][1:]))
@@ -140,7 +141,7 @@ def image_cache(
     threads: int = 0,        # Decoding threads; 0 means one per available core
     verify: bool = True,     # Check the checksum of a cache that is there
 ) -> np.memmap:              # uint8 (N, 3, size, size), read-only; row i is row i of the table
-    "The images of a set as one array on disk, decoded now or earlier. Raises: ValueError (damaged image), OSError (disk full, not writable)."
+    "A set's images as one array on disk, decoded now or earlier. Raises: ValueError (damaged image), OSError (disk full, not writable)."
     if size < 8: raise ValueError(f"image_size = {size}: choose at least 8 pixels")
     if not len(data.table): raise ValueError(f"{data.name}: no images to cache")
     root = Path(cache_root)
@@ -162,6 +163,7 @@ class Images:
     rows: dict[str, Tensor]   # 'train', 'val', 'test' -> int64 row numbers
     names: tuple[str, ...] = ()  # The groups' names, in code order
 
+# %% ../nbs/04_cache.ipynb #41bc9993
 def make_images(
     pixels: np.ndarray,   # uint8 (N, 3, size, size), e.g. from `image_cache`
     table: pd.DataFrame,  # The rows to use; its index holds their numbers in `pixels`
@@ -170,7 +172,8 @@ def make_images(
     groups: str,          # The grouping, as for `codes`
 ) -> Images:              # On the CPU, pixels not copied
     "Join cached pixels with the labels of the rows that a task uses. Raises: ValueError, as `codes` does."
-    labels, group, index = torch.full((len(pixels), len(heads)), -1), torch.full((len(pixels),), -1), torch.tensor(table.index.to_numpy(np.int64, copy=True))
+    labels, group = torch.full((len(pixels), len(heads)), -1), torch.full((len(pixels),), -1)
+    index = torch.tensor(table.index.to_numpy(np.int64, copy=True))
     for h, head in enumerate(heads): labels[index, h] = torch.from_numpy(codes(table, head)[0])
     code, names = codes(table, groups)
     group[index] = torch.from_numpy(code)
@@ -211,8 +214,9 @@ def colour_matrices(
 ) -> tuple[Tensor, Tensor]: # (n, 3, 3) and (n, 3, 1): new colours = matrix · old + offset
     "Draw brightness 0.8–1.2, contrast 0.75–1.25 about the image's mean grey, saturation 0.8–1.2. The ranges are ours."
     grey = torch.tensor([.299, .587, .114], device=x.device)
-    b, c, s = (1 + (2 * torch.rand(3, len(x), 1, 1, device=x.device) - 1) * torch.tensor([.2, .25, .2], device=x.device)[:, None, None, None])
-    mean = (x.mean((2, 3)) @ grey)[:, None, None]
+    widths = torch.tensor([.2, .25, .2], device=x.device)[:, None, None, None]
+    b, c, s = 1 + (2 * torch.rand(3, len(x), 1, 1, device=x.device) - 1) * widths
+    mean = (x[..., ::4, ::4].mean((2, 3)) @ grey)[:, None, None]                        # a sixteenth of the pixels will do
     return c * b * (s * torch.eye(3, device=x.device) + (1 - s) * grey.expand(3, 3)), ((1 - c) * b * mean).expand(-1, 3, 1)
 
 # %% ../nbs/04_cache.ipynb #384d0603
@@ -223,8 +227,8 @@ def blur_each(
     "Blur each image with its own strength, in place."
     for axis in (2, 3):
         inner = x.shape[axis] - 2
-        change = torch.add(x.narrow(axis, 0, inner), x.narrow(axis, 2, inner)).sub_(x.narrow(axis, 1, inner), alpha=2).mul_(k[:, None, None, None])
-        x.narrow(axis, 1, inner).add_(change)
+        before, middle, after = (x.narrow(axis, start, inner) for start in range(3))
+        middle.add_(torch.add(before, after).sub_(middle, alpha=2).mul_(k[:, None, None, None]))
     return x
 
 # %% ../nbs/04_cache.ipynb #1ec202cc
@@ -235,16 +239,20 @@ def _grid(matrices: Tensor, size: int) -> Tensor:
     return (places @ matrices.transpose(1, 2)).view(-1, size, size, 2)
 
 class PerImage(v2.Transform):
-    "A random affine map and colour change for each image of a batch, and a random blur for its first half (batches are shuffled)."
+    "An affine map and a colour change for each image, blur for the first half of a batch, noise for the last quarter; all drawn per image."
     def transform(self, x: Tensor, params: dict) -> Tensor:
         "`x` is float (n, 3, S, S) in [0, 1]; so is what comes back."
-        x = F.grid_sample(x, _grid(affine_matrices(len(x), x.device), x.shape[-1]), mode="bilinear", padding_mode="reflection", align_corners=False)
+        grid = _grid(affine_matrices(len(x), x.device), x.shape[-1])
+        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
         matrix, offset = colour_matrices(x)
         x = torch.baddbmm(offset, matrix, x.flatten(2)).view_as(x).clamp_(0, 1)
-        some = x[:round(len(x) / 2 + torch.rand(()).item() - .5)]
-        blur_each(some, .1065 * torch.rand(len(some), device=x.device))
+        chance = torch.rand(()).item()                                         # rounds a half or a quarter of few images up or down
+        blurred, noisy = x[:int(len(x) / 2 + chance)], x[len(x) - int(len(x) / 4 + chance):]
+        blur_each(blurred, .1065 * torch.rand(len(blurred), device=x.device))
+        noisy.addcmul_(torch.randn_like(noisy), .04 * torch.rand(len(noisy), 1, 1, 1, device=x.device)).clamp_(0, 1)
         return x
 
+# %% ../nbs/04_cache.ipynb #643b4f52
 class FlipEach(v2.Transform):
     "Flip each image of a batch with probability a half."
     def transform(self, x: Tensor, params: dict) -> Tensor:
@@ -261,7 +269,7 @@ def augmentation(
     if kind not in AUGMENTATIONS: raise ValueError(f"unknown augmentation {kind!r}: choose one of {', '.join(AUGMENTATIONS)}")
     if kind == "none": return nn.Identity()
     if kind == "flip": return FlipEach()
-    return nn.Sequential(PerImage(), v2.RandomApply([v2.GaussianNoise(sigma=.02)], p=.25))
+    return PerImage()
 
 # %% ../nbs/04_cache.ipynb #496084ec
 IMAGENET_MEAN, IMAGENET_STD = (.485, .456, .406), (.229, .224, .225)
@@ -270,10 +278,11 @@ def normalise(
     x: Tensor,                 # float (n, 3, S, S) in [0, 1]
     out: Tensor | None = None, # Where to put the result; may be `x` itself
 ) -> Tensor:                   # (n, 3, S, S): minus mean, over deviation, per channel
-    "Normalise with ImageNet's statistics, in one pass."
+    "Normalise with ImageNet's statistics."
     mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return torch.addcmul(-mean / std, x, 1 / std, out=out)
+    return torch.sub(x, mean, out=out).div_(std)
 
+# %% ../nbs/04_cache.ipynb #f45c6935
 def _piece(x: Tensor) -> int:
     "How many images to work on at a time: all on a GPU, a megabyte of them on the CPU."
     return max(1, 2**18 // x[0].numel()) if x.device.type == "cpu" else len(x)
@@ -303,13 +312,14 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]: # As `get_batch` gives them
     "One epoch over a part. Raises: ValueError (unknown or empty part)."
     rows = images.rows.get(split, torch.empty(0))
-    if not len(rows): raise ValueError(f"no images in {split!r}: there are {', '.join(f'{len(r)} in {part}' for part, r in images.rows.items())}")
+    there = ", ".join(f"{len(r)} in {part}" for part, r in images.rows.items())
+    if not len(rows): raise ValueError(f"no images in {split!r}: there are {there}")
     if shuffle is not None: rows = rows[torch.randperm(len(rows), generator=shuffle).to(rows.device)]
     return (get_batch(images, index, augment, device) for index in rows.split(size))
 
 # %% ../nbs/04_cache.ipynb #eb0c76bf
 class group_batches:
-    "Batches of one group each, group after group. Raises: ValueError for a group without images. Source: paper §3.2; near-equal batches are ours."
+    "Batches of one group each, group after group. Raises: ValueError (a group without images). Source: paper §3.2; equal batches: ours."
     def __init__(self,
         images: Images,       # Where to take them from
         split: str = "train", # 'train', 'val' or 'test'
@@ -324,7 +334,8 @@ class group_batches:
         n = len(images.names) or int(group.max()) + 1
         own = [self._order(rows[group == g], seed + g, cap) for g in range(n)]
         for g, mine in enumerate(own):
-            if not len(mine): raise ValueError(f"group {(images.names or range(n))[g]!r} has no image in {split!r}: its importance is not defined")
+            name = images.names[g] if images.names else g
+            if not len(mine): raise ValueError(f"group {name!r} has no image in {split!r}: its importance is not defined")
         self.counts = [len(mine) for mine in own]         # images of each group
         self.parts = [(g, part) for g, mine in enumerate(own) for part in mine.tensor_split(math.ceil(len(mine) / size))]
 

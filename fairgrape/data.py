@@ -33,7 +33,7 @@ def decode_image(
     path: str | Path, # An image file that PIL can read
     size: int,        # Side of the square, pixels
 ) -> np.ndarray:      # uint8 (3, size, size), RGB
-    "Decode an image, resize its shorter side to `size` and cut out the centred square. Raises: FileNotFoundError, ValueError (damaged file)."
+    "Decode an image, resize its shorter side to `size`, cut out the centred square. Raises: FileNotFoundError, ValueError (damaged)."
     try:
         with Image.open(path) as image:
             image.draft("RGB", (2 * size, 2 * size))
@@ -68,7 +68,8 @@ def label_columns(
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     "One label column, whole; or an error that says what there is."
     if name not in label_columns(table): raise ValueError(f"no label column {name!r}: this set has {', '.join(label_columns(table))}")
-    if (empty := table[name].isna()).any(): raise ValueError(f"column {name!r} has no label in row {empty.idxmax()} ({empty.sum()} such rows)")
+    empty = table[name].isna()
+    if empty.any(): raise ValueError(f"column {name!r} has no label in row {empty.idxmax()} ({empty.sum()} such rows)")
     return table[name]
 
 def codes(
@@ -77,7 +78,8 @@ def codes(
 ) -> tuple[np.ndarray, list[str]]:  # int64 (n,), and the name of each code
     "Labels as codes 0 … K-1, and what each code means. Raises: ValueError (no such column, a row without label)."
     columns = [_column(table, name.strip()) for name in spec.split("*")]
-    code = reduce(lambda so_far, c: so_far * len(c.cat.categories) + c.cat.codes.to_numpy(np.int64), columns, np.zeros(len(table), np.int64))
+    code = np.zeros(len(table), np.int64)
+    for c in columns: code = code * len(c.cat.categories) + c.cat.codes.to_numpy(np.int64)
     names = reduce(lambda so_far, c: [f"{a} × {b}" if a else str(b) for a in so_far for b in c.cat.categories], columns, [""])
     return code, names
 
@@ -129,7 +131,7 @@ def _official(table: pd.DataFrame, seed: int) -> np.ndarray:
     "The set's own split; where it has two parts, a tenth of train becomes val and the other part is the test."
     if "official" not in table: raise ValueError("this set has no official split: use split='photo'")
     names = table["official"].astype(str).to_numpy()
-    if not set(names) <= set(SPLITS): raise ValueError(f"column 'official' holds {sorted(set(names) - set(SPLITS))[0]!r}: use train, val, test")
+    if unknown := sorted(set(names) - set(SPLITS)): raise ValueError(f"column 'official' holds {unknown[0]!r}: use train, val, test")
     if len(set(names)) == 3: return np.array([SPLITS.index(n) for n in names])
     part, train = np.full(len(table), 2), names == "train"
     part[train] = _deal(table.loc[train, "photo"], seed, (.9, .1))

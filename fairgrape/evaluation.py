@@ -8,7 +8,9 @@ __all__ = ['DISPARITIES', 'check_groups', 'group_table', 'rates_table', 'dispari
 
 # %% ../nbs/12_evaluation.ipynb #e708fb05
 from collections.abc import Callable
-import numpy as np, pandas as pd
+
+import numpy as np
+import pandas as pd
 from fairlearn.metrics import MetricFrame
 
 # %% ../nbs/12_evaluation.ipynb #cf206355
@@ -19,7 +21,7 @@ def check_groups(
     """Count the images of each group.
 
     Raises: ValueError for fewer than two groups, a code without a name, a group with fewer than two images."""
-    if len(names) < 2: raise ValueError(f"a disparity compares groups, but there is only {list(names)}: choose groups with two names or more")
+    if len(names) < 2: raise ValueError(f"a disparity compares groups, but there is only {list(names)}: choose two groups or more")
     counts = np.bincount(np.asarray(groups, dtype=np.int64), minlength=len(names))
     if len(counts) > len(names): raise ValueError(f"group code {len(counts) - 1} has no name: there are {len(names)} names, {list(names)}")
     few = [f"{name} ({n})" for name, n in zip(names, counts) if n < 2]
@@ -37,8 +39,8 @@ def group_table(
     check_groups(groups, names)
     metrics = {"n": lambda d, p: len(d), "accuracy_dense": lambda d, p: 100 * np.mean(d), "accuracy_pruned": lambda d, p: 100 * np.mean(p)}
     frame = MetricFrame(metrics=metrics, y_true=correct_dense, y_pred=correct_pruned, sensitive_features=np.asarray(names)[groups])
-    table = pd.concat([frame.by_group.loc[list(names)], frame.overall.to_frame("all").T]).astype(float).astype({"n": int}).rename_axis("group")
-    return table.assign(delta=table.accuracy_pruned - table.accuracy_dense)
+    table = pd.concat([frame.by_group.loc[list(names)], frame.overall.to_frame("all").T]).astype(float)
+    return table.astype({"n": int}).rename_axis("group").assign(delta=table.accuracy_pruned - table.accuracy_dense)
 
 # %% ../nbs/12_evaluation.ipynb #bdce369b
 def rates_table(
@@ -47,7 +49,7 @@ def rates_table(
     groups: np.ndarray,      # Group code, shape `(n,)`
     class_names: list[str],  # Name of each class
     group_names: list[str],  # Name of each group
-) -> pd.DataFrame:           # Index (class, group), groups end with `all`; `n` images of that class, `tpr`, `fpr` (percent, NaN if undefined)
+) -> pd.DataFrame:           # Index (class, group), groups end with `all`; `n` of that class, `tpr`, `fpr` (percent or NaN)
     "True and false positive rate of each class, for each group and for all images."
     def rate(among): return lambda y, p: 100 * np.mean(np.asarray(p)[np.asarray(y) == among]) if (y == among).any() else np.nan
     metrics = {"n": lambda y, p: int(np.sum(y)), "tpr": rate(True), "fpr": rate(False)}
@@ -152,14 +154,9 @@ def disparities(
     diff = np.asarray(correct_pruned, dtype=float) - np.asarray(correct_dense, dtype=float)
     n = check_groups(groups, [f"group {g}" for g in range(int(np.max(groups)) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)
-    rows = {kind: (float(disparity(delta, kind, n)), *disparity_interval(delta, noise, kind, n, level), *noise_floor(noise, kind, n)) for kind in DISPARITIES}
+    def row(kind): return float(disparity(delta, kind, n)), *disparity_interval(delta, noise, kind, n, level), *noise_floor(noise, kind, n)
+    rows = {kind: row(kind) for kind in DISPARITIES}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "floor_mean", "floor_95"])
-
-# %% ../nbs/12_evaluation.ipynb #8b82a601
-def _records(table: pd.DataFrame) -> list[dict]:
-    "The rows of a table, index included, as plain dictionaries; NaN becomes None."
-    rows = table.reset_index().astype(object)
-    return [{k: v.item() if isinstance(v, np.generic) else v for k, v in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")]
 
 # %% ../nbs/12_evaluation.ipynb #5aeccbfe
 def interval_table(
@@ -179,7 +176,13 @@ def interval_table(
         table[f"{column}_low"], table[f"{column}_high"] = ends
     return table
 
-# %% ../nbs/12_evaluation.ipynb #a6f2246e
+# %% ../nbs/12_evaluation.ipynb #8b82a601
+def _records(table: pd.DataFrame) -> list[dict]:
+    "The rows of a table, index included, as plain dictionaries; NaN becomes None."
+    rows = table.reset_index().astype(object)
+    plain = lambda v: v.item() if isinstance(v, np.generic) else v
+    return [{k: plain(v) for k, v in row.items()} for row in rows.where(rows.notna(), None).to_dict("records")]
+
 def compare(
     labels: np.ndarray,             # True class codes, shape `(n,)` or `(n, heads)`
     dense: np.ndarray,              # Classes predicted by the dense net, same shape
@@ -199,8 +202,11 @@ def compare(
         raise ValueError(f"labels {y.shape}, dense {d.shape} and pruned {p.shape} must all be {len(groups)} images × {len(classes)} heads")
     right = (d == y).mean(axis=1), (p == y).mean(axis=1)
     table = interval_table(*right, groups, names, B, seed, level)
-    rates = pd.concat({head: rates_table(y[:, h], d[:, h], groups, of, names).join(rates_table(y[:, h], p[:, h], groups, of, names).drop(columns="n"), 
-        lsuffix="_dense", rsuffix="_pruned") for h, (head, of) in enumerate(classes.items())}, names=["head"])
-    return dict(n=len(groups), accuracy_dense=float(table.accuracy_dense["all"]), accuracy_pruned=float(table.accuracy_pruned["all"]), groups=list(names),
+    def head_rates(h, of):
+        before, after = (rates_table(y[:, h], x[:, h], groups, of, names) for x in (d, p))
+        return before.join(after.drop(columns="n"), lsuffix="_dense", rsuffix="_pruned")
+    rates = pd.concat({head: head_rates(h, of) for h, (head, of) in enumerate(classes.items())}, names=["head"])
+    both = {column: float(table[column]["all"]) for column in ("accuracy_dense", "accuracy_pruned")}
+    return dict(n=len(groups), **both, groups=list(names),
                 table=_records(table), rates=_records(rates), disparities=disparities(*right, groups, B, seed, level).to_dict("index"),
                 bootstrap=dict(B=B, seed=seed, level=level))

@@ -156,6 +156,7 @@ def prepare(
     check_cells(table, table["split"], settings.groups)
     check_groups(group[table["split"] == "test"], names)
     _check_heads({spec: n for spec, (_, n) in heads.items()}, settings)
+    if settings.weights not in ("none", "imagenet"): build_model(settings.network, sum(len(n) for _, n in heads.values()), settings.weights)
     return Job(settings, data, table, {spec: n for spec, (_, n) in heads.items()}, np.stack([c for c, _ in heads.values()], 1),
                group, names, writable(root("runs", runs_root)), root("cache", cache_root), name)
 

@@ -7,11 +7,14 @@ __all__ = ['NETWORKS', 'plain_model', 'head_name', 'save_weights', 'load_weights
            'split_heads', 'task_loss', 'predict_classes']
 
 # %% ../nbs/05_models.ipynb #b9d3e820
-import os, pickle, tempfile
+import os
+import pickle
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -75,7 +78,8 @@ def load_weights(
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as e:
         why = 'a pickle that holds more than tensors' if isinstance(e, pickle.UnpicklingError) else str(e).splitlines()[0][:120]
-        raise ValueError(f"{path}: not a file of plain tensors ({why}). Save the network's state_dict() instead of the network, best as .safetensors") from e
+        raise ValueError(f"{path}: not a file of plain tensors ({why}). "
+                         "Save the network's state_dict() instead of the network, best as .safetensors") from e
     if isinstance(state, dict) and isinstance(state.get('state_dict'), dict): state = state['state_dict']
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: holds {type(state).__name__}, not a dictionary of named tensors: save the network's state_dict()")
@@ -96,7 +100,8 @@ def fit_state(
     wrong += [f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}' for k, v in want.items() if k in state and state[k].shape != v.shape]
     only_head = wrong and all(w.startswith(head) for w in wrong)
     hint = ": the head has another size, new_head=True starts a new one" if only_head else ": are they of the same network?"
-    if wrong: raise ValueError(f"{source} does not fit{hint} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
+    more = f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''
+    if wrong: raise ValueError(f"{source} does not fit{hint} ({'; '.join(wrong[:3])}{more})")
     return state
 
 # %% ../nbs/05_models.ipynb #38389063
@@ -148,7 +153,7 @@ def task_loss(
 ) -> Tensor:           # Scalar, in nats
     "Average the heads' cross-entropies."
     y, wide = y.view(len(y), -1), logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if y.shape[1] != len(sizes): raise ValueError(f"{y.shape[1]} labels an image, but {len(sizes)} heads: every head needs its column of codes")
+    if y.shape[1] != len(sizes): raise ValueError(f"{y.shape[1]} labels an image, but {len(sizes)} heads: give a column of codes a head")
     return torch.stack([F.cross_entropy(head, target) for head, target in zip(split_heads(wide, sizes), y.T)]).mean()
 
 # %% ../nbs/05_models.ipynb #6ad97884

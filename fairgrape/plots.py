@@ -13,9 +13,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 # %% ../nbs/14_plots.ipynb #dc91ab4b
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00")  # Okabe–Ito; the yellow darkened for paper
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00")  # Okabe–Ito, the yellow darkened
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-ORDER = ("fairgrape", "ws", "importance", "lottery", "snip", "grasp", "random")                     # a method looks the same in every figure
+ORDER = ("fairgrape", "ws", "importance", "lottery", "snip", "grasp", "random")                     # a method looks alike everywhere
 
 def look(
     method: str, # A method's name
@@ -84,7 +84,8 @@ def plot_sparsity(
     ax.plot(kept, y, "o", color=PALETTE[0], label="layer")
     ax.axvline(total, color=PALETTE[3], ls="--", label=f"all weights: {total:.3g} %")
     ax.set_yticks(y, layers.layer, fontsize=8)
-    ax.set(xscale="log", xlabel="weights kept (%)", xlim=(edge, 130), ylim=(len(y) - .4, -.6), xticks=[t for t in 10. ** np.arange(-6, 3) if t >= edge])
+    ticks = [t for t in 10. ** np.arange(-6, 3) if t >= edge]
+    ax.set(xscale="log", xlabel="weights kept (%)", xlim=(edge, 130), ylim=(len(y) - .4, -.6), xticks=ticks)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.grid(axis="x", color="0.88"); ax.grid(axis="y", visible=False)
     ax.set_title(f"Kept weights per layer (sparsity {100 - total:.4g} %)")
@@ -113,8 +114,9 @@ def plot_history(
     low.set(ylabel="validation accuracy (%)", xlabel="epoch, all stages in a row")
     fig.legend(loc="outside lower center", ncols=3, fontsize=9)
     first, last = h.iloc[0], h.iloc[-1]
-    fig.set_label(f"Learning curves over {len(h)} epochs ({', '.join(h.label.astype(str).unique())}). Validation loss {first.val_loss:.2f} at first, "
-                  f"{last.val_loss:.2f} at the end; validation accuracy {first.val_accuracy:.1f} and {last.val_accuracy:.1f} percent.")
+    fig.set_label(f"Learning curves over {len(h)} epochs ({', '.join(h.label.astype(str).unique())}). "
+                  f"Validation loss {first.val_loss:.2f} at first, {last.val_loss:.2f} at the end; "
+                  f"validation accuracy {first.val_accuracy:.1f} and {last.val_accuracy:.1f} percent.")
     return fig
 
 # %% ../nbs/14_plots.ipynb #5dede855

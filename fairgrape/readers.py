@@ -27,6 +27,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .data import SPLITS, FaceData, load_images
+from .synthetic import RENDERER_VERSION, render_faces, synthetic_table
 
 # %% ../nbs/03_readers.ipynb #69b20f19
 def _refuse(archive: Path, name: str, plain: bool):
@@ -38,6 +39,7 @@ def _refuse(archive: Path, name: str, plain: bool):
     else: return
     raise ValueError(f"{archive}: member {name!r} is {why}; nothing was unpacked. Take the archive from its official source")
 
+# %% ../nbs/03_readers.ipynb #9df91a92
 def _extract_tar(archive: Path, folder: Path, progress: bool):
     with tarfile.open(archive) as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
@@ -71,7 +73,8 @@ def unpack(
     marker = target/".unpacked"
     if marker.exists(): return target
     if not archive.is_file(): raise FileNotFoundError(f"{archive}: no such archive")
-    if target.exists(): raise FileExistsError(f"{target}: this folder is there but was not unpacked from {archive.name}: move it, or read it as a folder")
+    if target.exists():
+        raise FileExistsError(f"{target}: this folder is there but was not unpacked from {archive.name}: move it, or read it as a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     temp = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
@@ -95,7 +98,9 @@ def files_key(
         try: info = os.stat(root/path)
         except (FileNotFoundError, NotADirectoryError): missing.append(path)
         else: digest.update(f"{path}\0{info.st_size}\0{info.st_mtime_ns}\n".encode())
-    if missing: raise FileNotFoundError(f"{root/missing[0]}: the labels name this image, but the file is not there ({len(missing)} of {len(paths)} are missing)")
+    if missing:
+        raise FileNotFoundError(f"{root/missing[0]}: the labels name this image, but the file is not there "
+                                f"({len(missing)} of {len(paths)} are missing)")
     return digest.hexdigest()
 
 # %% ../nbs/03_readers.ipynb #61652bce
@@ -113,7 +118,8 @@ def open_set(
     "The folder of a set, unpacked if need be. Raises: FileNotFoundError, and what `unpack` raises."
     path = Path(path)
     if path.is_dir(): return path
-    if not path.exists(): raise FileNotFoundError(f"{path}: no such folder or archive. {SOURCES.get(name, 'Give a folder, a tar or a zip')}; see data/README.md")
+    source = SOURCES.get(name, "Give a folder, a tar or a zip")
+    if not path.exists(): raise FileNotFoundError(f"{path}: no such folder or archive. {source}; see data/README.md")
     info = path.stat()
     mark = hashlib.sha256(f"{info.st_size} {info.st_mtime_ns}".encode()).hexdigest()[:8]
     return unpack(path, Path(data_root)/"unpacked"/f"{path.name.split('.')[0]}-{mark}", progress)
@@ -156,7 +162,9 @@ def _image_folder(root: Path, pattern: str, what: str) -> Path:
     raise FileNotFoundError(f"{root}: no {what} in this folder, nor one folder below it; see data/README.md")
 
 def _warn_skipped(skipped: list[str]):
-    if skipped: warnings.warn(f"UTKFace: {len(skipped)} files are left out, their names are not age_gender_race_time: {', '.join(skipped[:5])}", stacklevel=3)
+    if not skipped: return
+    named = ", ".join(skipped[:5]) + (" …" if len(skipped) > 5 else "")
+    warnings.warn(f"UTKFace: {len(skipped)} files are left out, their names are not age_gender_race_time: {named}", stacklevel=3)
 
 def read_utkface(
     path: str | Path,      # UTKFace.tar.gz, or the folder unpacked from it
@@ -169,7 +177,8 @@ def read_utkface(
     if not names: raise ValueError(f"{folder/skipped[0]}: no file here is named as in UTKFace, e.g. 26_1_2_20170116184024662.jpg.chip.jpg")
     _warn_skipped(skipped)
     age, gender, race, stamp = zip(*fields)
-    content = pd.Series([hashlib.sha256((folder/n).read_bytes()).hexdigest() for n in tqdm(names, "UTKFace: looking for copies", disable=not progress)])
+    bar = tqdm(names, "UTKFace: looking for copies", disable=not progress)
+    content = pd.Series([hashlib.sha256((folder/n).read_bytes()).hexdigest() for n in bar])
     table = pd.DataFrame(dict(path=names, photo=join_photos(pd.Series(stamp), content), age=age,
                               gender=pd.Categorical(gender, UTKFACE_GENDERS), race=pd.Categorical(race, UTKFACE_RACES)))
     notes = dict(skipped=skipped, copies=int(content.duplicated().sum()), classes=dict(race=UTKFACE_RACES[:4]))
@@ -183,7 +192,8 @@ def read_labels(
     "Read a CSV of labels. Raises: FileNotFoundError, ValueError (no such column, not a CSV, no rows)."
     if not Path(csv).is_file(): raise FileNotFoundError(f"{csv}: no such label file; see data/README.md")
     try: table = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e: raise ValueError(f"{csv}: not a readable CSV: {e}") from e
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+        raise ValueError(f"{csv}: not a readable CSV: {e}") from e
     for column in required:
         if column not in table: raise ValueError(f"{csv}: no column {column!r}: its columns are {', '.join(table)}")
     if table.empty: raise ValueError(f"{csv}: a header, but no rows")
@@ -199,7 +209,8 @@ def named_labels(
     unknown = ~values.isin(list(vocabulary))
     if unknown.any():
         row = unknown.to_numpy().argmax()
-        raise ValueError(f"{csv}, line {row + 2}, column {values.name!r}: {values.iloc[row]!r} is not one of {', '.join(vocabulary)} ({unknown.sum()} such lines)")
+        raise ValueError(f"{csv}, line {row + 2}, column {values.name!r}: {values.iloc[row]!r} is not one of "
+                         f"{', '.join(vocabulary)} ({unknown.sum()} such lines)")
     return pd.Categorical(values, list(vocabulary))
 
 # %% ../nbs/03_readers.ipynb #dc0c8202
@@ -251,8 +262,9 @@ def read_folder(
     text = read_labels(root/csv, ["file"])
     labels = [c for c in text if c not in ("file", "photo", "split")]
     if not labels: raise ValueError(f"{root/csv}: no label column beside 'file': add one, e.g. 'expression'")
-    if taken := {"path", "official"} & set(labels): raise ValueError(f"{root/csv}: a label column may not be named {min(taken)!r}: rename it")
-    if (twice := text["file"].duplicated()).any(): raise ValueError(f"{root/csv}, line {twice.to_numpy().argmax() + 2}: this file has a row already")
+    for taken in {"path", "official"} & set(labels): raise ValueError(f"{root/csv}: a label column may not be named {taken!r}: rename it")
+    twice = text["file"].duplicated().to_numpy()
+    if twice.any(): raise ValueError(f"{root/csv}, line {twice.argmax() + 2}: this file has a row already")
     table = pd.DataFrame(dict(path=text["file"], photo=text.get("photo", text["file"]), **_official_parts(root/csv, text)))
     for column in labels: table[column] = _own_label(root/csv, text[column])
     return FaceData("folder", root, table, partial(load_images, root), files_key(root, table["path"]))
@@ -263,7 +275,6 @@ def read_synthetic(
     **sizes,       # Passed on to `synthetic_table`, e.g. fewer images per tone
 ) -> FaceData:     # Labels `expression`, `tone`; official parts train, val, test
     "The project's rendered faces."
-    from fairgrape.synthetic import RENDERER_VERSION, render_faces, synthetic_table
     table = synthetic_table(seed=seed, **sizes).reset_index(drop=True).rename(columns={"split": "official"})
     table["official"] = table["official"].cat.set_categories(SPLITS)
     table.insert(0, "path", "")
@@ -287,7 +298,8 @@ def find_set(
     places = [Path(data_root)/n for n in _USUAL_NAMES[name]]
     found = next((p for p in places if p.exists()), None)
     if found is None:
-        raise FileNotFoundError(f"{name}: none of {', '.join(_USUAL_NAMES[name][:3])} … in {data_root}. {SOURCES[name]}; put it there, or give its path; see data/README.md")
+        raise FileNotFoundError(f"{name}: none of {', '.join(_USUAL_NAMES[name][:3])} … in {data_root}. {SOURCES[name]}; "
+                                "put it there, or give its path; see data/README.md")
     return found
 
 # %% ../nbs/03_readers.ipynb #56edc674

@@ -20,8 +20,8 @@ EXPRESSIONS = pd.DataFrame.from_dict(dict(
     surprised=(.00, .150, .09, .0, 1.4), angry=(-.05, .000, -.05, -.5, .75),
 ), orient="index", columns=["smile", "mouth_open", "brow_raise", "brow_tilt", "eye_open"])
 TONES = pd.DataFrame.from_dict({   # The skin's colour, and what bad light leaves of the features' contrast
-    "tone-1": (.95, .81, .71, 1.), "tone-2": (.82, .64, .52, 0.9),
-    "tone-3": (.63, .45, .35, 0.42), "tone-4": (.46, .32, .25, 0.33),
+    "tone-1": (.95, .81, .71, 1.), "tone-2": (.82, .64, .52, 0.95),
+    "tone-3": (.63, .45, .35, 0.3), "tone-4": (.46, .32, .25, 0.22),
 }, orient="index", columns=["skin_red", "skin_green", "skin_blue", "contrast"])
 HAIR = pd.DataFrame.from_dict(dict(   # Opacity of the hair, height and slant of the hair line, whether it falls to the shoulders
     cropped=(.25, -.50, .06, 0.), short=(1., -.42, .06, 0.), parted=(1., -.50, .22, 0.), long=(1., -.50, .06, 1.),
@@ -72,21 +72,21 @@ def light_and_colour(
 ) -> pd.DataFrame:        # The same, with light, contrast, skin, hair and glasses settled
     "Turn the drawn fractions into light, skin, hair and glasses."
     tone, style = TONES.iloc[rows.tone.cat.codes].reset_index(drop=True), HAIR.iloc[(rows.hair*len(HAIR)).astype(int)].reset_index(drop=True)
-    rows, bad = rows.reset_index(drop=True), rows.bad_light.to_numpy() < 0.5
+    rows, bad = rows.reset_index(drop=True), rows.bad_light.to_numpy() < 0.6
     between = lambda name, good, poor: np.where(bad, poor[0] + (poor[1]-poor[0])*rows[name], good[0] + (good[1]-good[0])*rows[name])
     return rows.assign(
         bad_light=bad.astype(float), contrast=np.where(bad, tone.contrast, 1.), glasses=(rows.glasses < .25).astype(float),
         light_level=between("light_level", (.95, 1.05), (.55, .8)), light_side=between("light_side", (0, .2), (.2, .4)),
-        grain=between("grain", (.02, .05), (0.02, 0.035)), noise=np.floor(rows.noise), hair=np.floor(rows.hair*len(HAIR)),
+        grain=.01 + .01*rows.grain, noise=np.floor(rows.noise), hair=np.floor(rows.hair*len(HAIR)),
         hair_red=rows.hair_shade, hair_green=rows.hair_shade*(1 - .6*rows.hair_warmth), hair_blue=rows.hair_shade*(1 - 1.2*rows.hair_warmth),
         **style, **{name: tone[name]*rows.skin for name in TONES.columns[:3]})
 
 # %% ../nbs/01_synthetic.ipynb #32699103
 def synthetic_table(
     seed: int = 0,                       # Seed of every random choice
-    train: tuple = (1500, 1200, 900, 700),   # Training images of each tone, in the order of `TONES`
+    train: tuple = (1400, 1200, 900, 800),   # Training images of each tone, in the order of `TONES`
     val: tuple = (100, 100, 100, 100),   # Validation images of each tone
-    test: tuple = (1200, 1200, 1200, 1200),   # Test images of each tone
+    test: tuple = (2500, 2500, 2500, 2500),   # Test images of each tone
 ) -> pd.DataFrame:                       # A row an image: expression, tone, split, then the render parameters
     "Draw a whole set of faces: labels, split and everything that rendering needs."
     for split, counts in zip(SPLITS, (train, val, test)):

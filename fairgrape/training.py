@@ -7,10 +7,13 @@ __all__ = ['PRECISIONS', 'Stage', 'stages', 'seed_of', 'seeded', 'autocast', 'me
            'check_finite', 'train_epoch', 'train_stage', 'train']
 
 # %% ../nbs/07_training.ipynb #cee7cbeb
-import hashlib, math, time
+import hashlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -26,8 +29,8 @@ class Stage:
     epochs: int  # How many, ≥ 1
 
     def __post_init__(self):
-        if not (math.isfinite(self.lr) and self.lr > 0): raise ValueError(f"learning rate {self.lr}: it must be a positive number, such as 1e-4")
-        if self.epochs < 1: raise ValueError(f"{self.epochs} epochs at learning rate {self.lr:g}: a stage has at least 1, leave it out instead")
+        if not 0 < self.lr < math.inf: raise ValueError(f"learning rate {self.lr}: it must be a positive number, such as 1e-4")
+        if self.epochs < 1: raise ValueError(f"{self.epochs} epochs at learning rate {self.lr:g}: a stage has at least 1, or leave it out")
 
 # %% ../nbs/07_training.ipynb #7909349d
 def _numbers(
@@ -49,7 +52,7 @@ def stages(
     Source: paper §4.1 and its public code"""
     e, r = _numbers(epochs, int, 'epochs'), _numbers(lrs, float, 'lrs')
     if len(e) != len(r):
-        raise ValueError(f"epochs = {str(epochs)!r} has {len(e)} stages, but lrs = {str(lrs)!r} has {len(r)}: give one learning rate a stage")
+        raise ValueError(f"epochs = {str(epochs)!r} has {len(e)} stages, but lrs = {str(lrs)!r} has {len(r)}: one learning rate a stage")
     return [Stage(lr, n) for n, lr in zip(e, r)]
 
 # %% ../nbs/07_training.ipynb #23a0b022
@@ -140,7 +143,8 @@ def check_finite(
 ):
     "Stop the training where the loss is not a number."
     if not math.isfinite(loss):
-        raise FloatingPointError(f"{where}: the loss is {loss}. Lower that stage's learning rate (lrs or retrain_lr), or set precision = 'fp32'")
+        raise FloatingPointError(f"{where}: the loss is {loss}. "
+                                 "Lower that stage's learning rate (lrs or retrain_lr), or set precision = 'fp32'")
 
 def train_epoch(
     model: nn.Module,                    # The network, trained in place
@@ -224,12 +228,14 @@ def train(
     Source: paper §4.1"""
     if not stages: raise ValueError("stages is empty: give at least one Stage, or stages('3', '1e-5')")
     if batch < 2: raise ValueError(f"batch = {batch}: batch norm needs at least 2 images")
+    if images.labels.shape[1] != len(sizes): raise ValueError(f"{images.labels.shape[1]} labels an image, but {len(sizes)} heads")
     autocast(precision, device)
     transform = None if augment == 'none' else augmentation(augment, images.pixels.shape[-1])
     history = [] if history is None else history
     model.to(device, memory_format=memory_order(model, device))
     for i, stage in enumerate(stages):
         seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
-        rows = train_stage(model, images, stage, seeds, sizes, f'{label}, stage {i + 1}', batch, transform, precision, device, progress, optimizer)
+        where = f'{label}, stage {i + 1}'
+        rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, precision, device, progress, optimizer)
         history += [dict(label=label, stage=i) | row for row in rows]
     return history

@@ -1,5 +1,8 @@
 "What the models and training notebooks promise, tried on whole networks, on processes and on bad files."
-import os, pickle, subprocess, sys
+import os
+import pickle
+import subprocess
+import sys
 from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError

@@ -50,7 +50,8 @@ def tiny_table():
     "Six images from five photographs: d.jpg and e.jpg show two faces of one photograph."
     names = [f"{c}.jpg" for c in "abcdef"]
     return pd.DataFrame(dict(path=names, photo=["a", "b", "c", "de", "de", "f"], age=[30, 41, 8, 77, 25, 19],
-                             race=pd.Categorical(["Black", "White", "Black", "Asian", "White", "Other"], ["White", "Black", "Asian", "Other"]),
+                             race=pd.Categorical(["Black", "White", "Black", "Asian", "White", "Other"],
+                                                 ["White", "Black", "Asian", "Other"]),
                              gender=pd.Categorical(["Male", "Male", "Female", "Male", "Female", "Male"], ["Male", "Female"])))
 def flat(rows, size): return np.stack([np.full((3, size, size), 10 * i, np.uint8) for i in rows.index])
 
@@ -78,7 +79,7 @@ def decode_image(
     path: str | Path, # An image file that PIL can read
     size: int,        # Side of the square, pixels
 ) -> np.ndarray:      # uint8 (3, size, size), RGB
-    "Decode an image, resize its shorter side to `size` and cut out the centred square. Raises: FileNotFoundError, ValueError (damaged file)."
+    "Decode an image, resize its shorter side to `size`, cut out the centred square. Raises: FileNotFoundError, ValueError (damaged)."
     try:
         with Image.open(path) as image:
             image.draft("RGB", (2 * size, 2 * size))
@@ -182,7 +183,8 @@ assert label_columns(faces.table) == ["race", "gender"]   # age is a number, pat
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     "One label column, whole; or an error that says what there is."
     if name not in label_columns(table): raise ValueError(f"no label column {name!r}: this set has {', '.join(label_columns(table))}")
-    if (empty := table[name].isna()).any(): raise ValueError(f"column {name!r} has no label in row {empty.idxmax()} ({empty.sum()} such rows)")
+    empty = table[name].isna()
+    if empty.any(): raise ValueError(f"column {name!r} has no label in row {empty.idxmax()} ({empty.sum()} such rows)")
     return table[name]
 
 def codes(
@@ -191,7 +193,8 @@ def codes(
 ) -> tuple[np.ndarray, list[str]]:  # int64 (n,), and the name of each code
     "Labels as codes 0 … K-1, and what each code means. Raises: ValueError (no such column, a row without label)."
     columns = [_column(table, name.strip()) for name in spec.split("*")]
-    code = reduce(lambda so_far, c: so_far * len(c.cat.categories) + c.cat.codes.to_numpy(np.int64), columns, np.zeros(len(table), np.int64))
+    code = np.zeros(len(table), np.int64)
+    for c in columns: code = code * len(c.cat.categories) + c.cat.codes.to_numpy(np.int64)
     names = reduce(lambda so_far, c: [f"{a} × {b}" if a else str(b) for a in so_far for b in c.cat.categories], columns, [""])
     return code, names
 
@@ -206,8 +209,6 @@ codes(faces.table, "race"), codes(faces.table, "race*gender")
 code, names = codes(faces.table, "race*gender")
 assert code.tolist() == [2, 0, 3, 4, 1, 6] and code.dtype == np.int64
 assert len(names) == 8 and names[2] == "Black × Male" and names[5] == "Asian × Female"     # the empty cell has a name too
-
-# %%
 try: codes(faces.table, "ethnicity")
 except ValueError as e: print(e)
 else: raise AssertionError("an unknown column was accepted")
@@ -240,8 +241,6 @@ four = drop_classes(faces.table, "race", ["Other"])
 assert len(four) == 5 and codes(four, "race")[1] == ["White", "Black", "Asian"]
 assert drop_classes(faces.table, "race", ["White"]).index.tolist() == [0, 2, 3, 5]
 assert len(faces.table) == 6                                                        # the table given is left as it was
-
-# %%
 try: drop_classes(faces.table, "race", ["Others"])
 except ValueError as e: print(e)
 else: raise AssertionError("an unknown class was accepted")
@@ -327,7 +326,7 @@ def _official(table: pd.DataFrame, seed: int) -> np.ndarray:
     "The set's own split; where it has two parts, a tenth of train becomes val and the other part is the test."
     if "official" not in table: raise ValueError("this set has no official split: use split='photo'")
     names = table["official"].astype(str).to_numpy()
-    if not set(names) <= set(SPLITS): raise ValueError(f"column 'official' holds {sorted(set(names) - set(SPLITS))[0]!r}: use train, val, test")
+    if unknown := sorted(set(names) - set(SPLITS)): raise ValueError(f"column 'official' holds {unknown[0]!r}: use train, val, test")
     if len(set(names)) == 3: return np.array([SPLITS.index(n) for n in names])
     part, train = np.full(len(table), 2), names == "train"
     part[train] = _deal(table.loc[train, "photo"], seed, (.9, .1))
@@ -379,8 +378,6 @@ official = split_table(fairface_like, "official")
 assert official.value_counts()[SPLITS].tolist() == [810, 90, 200] and (official[900:] == "test").all()
 all_three = many.assign(official=pd.Categorical((["train"] * 8 + ["val", "test"]) * 110, SPLITS))
 assert (split_table(all_three, "official") == all_three.official).all()      # nothing to add: taken as it is
-
-# %%
 for table, settings in [(many, dict(how="official")), (many, dict(how="random")), (many, dict(fractions=(.8, .1, .2)))]:
     try: split_table(table, **settings)
     except ValueError as e: print(e)
@@ -418,8 +415,6 @@ check_cells(two_tones, split, "tone")
 # %%
 counts = check_cells(two_tones, split, "tone")
 assert counts.to_numpy().sum() == 1100 and counts.loc["tone-2"].sum() == 220
-
-# %%
 try: check_cells(labelled, split, "tone")
 except ValueError as e: print(e)
 else: raise AssertionError("a group without images was accepted")

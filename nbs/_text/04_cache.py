@@ -74,7 +74,8 @@ def flat(rows, size):
 
 table = pd.DataFrame(dict(path="", photo=[f"p{i}" for i in range(300)],
                           look=pd.Categorical.from_codes(np.arange(300) % 3, ["dark", "mid", "light"]),
-                          tone=pd.Categorical.from_codes(np.array([0, 0, 0, 0, 0, 1, 1, 2, 0, 1])[np.arange(300) % 10], ["tone-1", "tone-2", "tone-3"])))
+                          tone=pd.Categorical.from_codes(np.array([0, 0, 0, 0, 0, 1, 1, 2, 0, 1])[np.arange(300) % 10],
+                                                         ["tone-1", "tone-2", "tone-3"])))
 faces = FaceData("flat", None, table, flat, key="v1")
 cache_key(faces, 16), cache_key(faces, 32)
 
@@ -116,7 +117,8 @@ def _reserve(file, bytes_needed: int):
 def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress: bool) -> int:
     "Write all pixels to a new file and force them to the disk; their checksum."
     crc, bytes_needed = 0, len(data.table) * 3 * size * size
-    with open(part, "wb") as file, tqdm(total=len(data.table), desc=f"{data.name}: images to {size} px", unit=" images", disable=not progress) as bar:
+    bar = tqdm(total=len(data.table), desc=f"{data.name}: images to {size} px", unit=" images", disable=not progress)
+    with open(part, "wb") as file, bar:
         _reserve(file, bytes_needed)
         for pixels in _chunks(data, size, threads, rows=max(1, min(256, 2**22 // (3 * size * size)))):
             file.write(np.ascontiguousarray(pixels))
@@ -193,7 +195,7 @@ def open_cache(
 ) -> np.memmap | None:    # uint8 (N, 3, size, size), read-only; None where there is no whole cache
     "Map a cache into memory, if it is there and whole."
     try: about = json.loads(Path(path).with_suffix(".json").read_text())
-    except (FileNotFoundError, json.JSONDecodeError): return None
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError): return None
     if not Path(path).exists() or Path(path).stat().st_size != math.prod(about["shape"]): return None
     pixels = np.memmap(path, np.uint8, "r", shape=tuple(about["shape"]))
     crc, rows = 0, max(1, 2**24 // math.prod(about["shape"][1:]))
@@ -246,7 +248,7 @@ def image_cache(
     threads: int = 0,        # Decoding threads; 0 means one per available core
     verify: bool = True,     # Check the checksum of a cache that is there
 ) -> np.memmap:              # uint8 (N, 3, size, size), read-only; row i is row i of the table
-    "The images of a set as one array on disk, decoded now or earlier. Raises: ValueError (damaged image), OSError (disk full, not writable)."
+    "A set's images as one array on disk, decoded now or earlier. Raises: ValueError (damaged image), OSError (disk full, not writable)."
     if size < 8: raise ValueError(f"image_size = {size}: choose at least 8 pixels")
     if not len(data.table): raise ValueError(f"{data.name}: no images to cache")
     root = Path(cache_root)
@@ -308,6 +310,22 @@ class Images:
     rows: dict[str, Tensor]   # 'train', 'val', 'test' -> int64 row numbers
     names: tuple[str, ...] = ()  # The groups' names, in code order
 
+
+# %% [markdown]
+# Two rows by hand.
+
+# %%
+Images(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([[1], [0]]), torch.tensor([0, 1]), dict(train=torch.tensor([0, 1])), ("a", "b")).rows
+
+# %%
+assert Images(*[torch.zeros(1)] * 3, {}).names == ()
+
+
+# %% [markdown]
+# From a table: its index says which row of the cache is meant, so a table that was filtered still finds its pixels.
+
+# %%
+#| export
 def make_images(
     pixels: np.ndarray,   # uint8 (N, 3, size, size), e.g. from `image_cache`
     table: pd.DataFrame,  # The rows to use; its index holds their numbers in `pixels`
@@ -316,7 +334,8 @@ def make_images(
     groups: str,          # The grouping, as for `codes`
 ) -> Images:              # On the CPU, pixels not copied
     "Join cached pixels with the labels of the rows that a task uses. Raises: ValueError, as `codes` does."
-    labels, group, index = torch.full((len(pixels), len(heads)), -1), torch.full((len(pixels),), -1), torch.tensor(table.index.to_numpy(np.int64, copy=True))
+    labels, group = torch.full((len(pixels), len(heads)), -1), torch.full((len(pixels),), -1)
+    index = torch.tensor(table.index.to_numpy(np.int64, copy=True))
     for h, head in enumerate(heads): labels[index, h] = torch.from_numpy(codes(table, head)[0])
     code, names = codes(table, groups)
     group[index] = torch.from_numpy(code)
@@ -335,7 +354,8 @@ images = make_images(pixels, table, split, ["look"], "tone")
 assert images.labels[:4, 0].tolist() == [0, 1, 2, 0] and images.rows["val"][:2].tolist() == [8, 18]
 some = table[table.look != "mid"]
 part = make_images(pixels, some, split[some.index], ["look", "tone"], "tone")
-assert part.rows["train"][:3].tolist() == [0, 2, 3] and part.labels[1].tolist() == [-1, -1] and part.pixels.data_ptr() == images.pixels.data_ptr()
+assert part.rows["train"][:3].tolist() == [0, 2, 3] and part.labels[1].tolist() == [-1, -1]
+assert part.pixels.data_ptr() == images.pixels.data_ptr()                                # nothing was copied
 
 
 # %%
@@ -403,8 +423,9 @@ def colour_matrices(
 ) -> tuple[Tensor, Tensor]: # (n, 3, 3) and (n, 3, 1): new colours = matrix · old + offset
     "Draw brightness 0.8–1.2, contrast 0.75–1.25 about the image's mean grey, saturation 0.8–1.2. The ranges are ours."
     grey = torch.tensor([.299, .587, .114], device=x.device)
-    b, c, s = (1 + (2 * torch.rand(3, len(x), 1, 1, device=x.device) - 1) * torch.tensor([.2, .25, .2], device=x.device)[:, None, None, None])
-    mean = (x.mean((2, 3)) @ grey)[:, None, None]
+    widths = torch.tensor([.2, .25, .2], device=x.device)[:, None, None, None]
+    b, c, s = 1 + (2 * torch.rand(3, len(x), 1, 1, device=x.device) - 1) * widths
+    mean = (x[..., ::4, ::4].mean((2, 3)) @ grey)[:, None, None]                        # a sixteenth of the pixels will do
     return c * b * (s * torch.eye(3, device=x.device) + (1 - s) * grey.expand(3, 3)), ((1 - c) * b * mean).expand(-1, 3, 1)
 
 
@@ -433,8 +454,8 @@ def blur_each(
     "Blur each image with its own strength, in place."
     for axis in (2, 3):
         inner = x.shape[axis] - 2
-        change = torch.add(x.narrow(axis, 0, inner), x.narrow(axis, 2, inner)).sub_(x.narrow(axis, 1, inner), alpha=2).mul_(k[:, None, None, None])
-        x.narrow(axis, 1, inner).add_(change)
+        before, middle, after = (x.narrow(axis, start, inner) for start in range(3))
+        middle.add_(torch.add(before, after).sub_(middle, alpha=2).mul_(k[:, None, None, None]))
     return x
 
 
@@ -443,14 +464,15 @@ point = torch.zeros(1, 1, 5, 5); point[..., 2, 2] = 1
 blur_each(point.clone(), torch.tensor([.1]))
 
 # %%
-assert torch.allclose(blur_each(point.clone(), torch.tensor([.1]))[0, 0, 1:4, 1:4], torch.tensor([[.01, .08, .01], [.08, .64, .08], [.01, .08, .01]]))
+by_hand = torch.tensor([[.01, .08, .01], [.08, .64, .08], [.01, .08, .01]])              # (.1, .8, .1) along both axes
+assert torch.allclose(blur_each(point.clone(), torch.tensor([.1]))[0, 0, 1:4, 1:4], by_hand)
 assert torch.equal(blur_each(point.clone(), torch.tensor([0.])), point)
 same = v2.functional.gaussian_blur(drawing := torch.rand(1, 3, 16, 16), [3, 3], [.5, .5])
 assert torch.allclose(blur_each(drawing.clone(), torch.tensor([.10650698]))[..., 1:-1, 1:-1], same[..., 1:-1, 1:-1], atol=1e-5)
 
 
 # %% [markdown]
-# All of it as a torchvision transform, and torchvision's own noise after it, in a quarter of the draws. Outside the picture its mirror image is seen.
+# All of it as a torchvision transform. Outside the picture its border goes on. Half of a batch is blurred and another quarter gets noise: batches are shuffled, so it need not be drawn which half that is.
 
 # %%
 #| export
@@ -461,16 +483,48 @@ def _grid(matrices: Tensor, size: int) -> Tensor:
     return (places @ matrices.transpose(1, 2)).view(-1, size, size, 2)
 
 class PerImage(v2.Transform):
-    "A random affine map and colour change for each image of a batch, and a random blur for its first half (batches are shuffled)."
+    "An affine map and a colour change for each image, blur for the first half of a batch, noise for the last quarter; all drawn per image."
     def transform(self, x: Tensor, params: dict) -> Tensor:
         "`x` is float (n, 3, S, S) in [0, 1]; so is what comes back."
-        x = F.grid_sample(x, _grid(affine_matrices(len(x), x.device), x.shape[-1]), mode="bilinear", padding_mode="reflection", align_corners=False)
+        grid = _grid(affine_matrices(len(x), x.device), x.shape[-1])
+        x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
         matrix, offset = colour_matrices(x)
         x = torch.baddbmm(offset, matrix, x.flatten(2)).view_as(x).clamp_(0, 1)
-        some = x[:round(len(x) / 2 + torch.rand(()).item() - .5)]
-        blur_each(some, .1065 * torch.rand(len(some), device=x.device))
+        chance = torch.rand(()).item()                                         # rounds a half or a quarter of few images up or down
+        blurred, noisy = x[:int(len(x) / 2 + chance)], x[len(x) - int(len(x) / 4 + chance):]
+        blur_each(blurred, .1065 * torch.rand(len(blurred), device=x.device))
+        noisy.addcmul_(torch.randn_like(noisy), .04 * torch.rand(len(noisy), 1, 1, 1, device=x.device)).clamp_(0, 1)
         return x
 
+
+# %% [markdown]
+# One drawing, seven times.
+
+# %%
+y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+drawing = torch.stack([.2 + .6 * (x**2 + y**2 < .6), .5 + .3 * x, ((x - .3)**2 + (y + .2)**2 < .02).float()])
+torch.manual_seed(1)
+shown = torch.cat([drawing[None], PerImage()(drawing.repeat(7, 1, 1, 1))])
+fig, axes = plt.subplots(1, 8, figsize=(8, 1.2))
+for ax, image in zip(axes, shown): ax.imshow(image.permute(1, 2, 0).clamp(0, 1)); ax.axis("off")
+
+# %% [markdown]
+# Each image differs from the others, a seed gives them again, values stay in [0, 1], and the input is left alone. The short cut for the grid gives torch's own.
+
+# %%
+batch = drawing.repeat(7, 1, 1, 1)
+assert (shown[1:] - shown[1]).abs().amax((1, 2, 3))[1:].min() > .1 and 0 <= shown.min() and shown.max() < 1 + 1e-5
+torch.manual_seed(1)
+assert torch.equal(PerImage()(batch), shown[1:]) and torch.equal(batch, drawing.repeat(7, 1, 1, 1))
+matrices = affine_matrices(3)
+assert torch.allclose(_grid(matrices, 64), F.affine_grid(matrices, [3, 3, 64, 64], align_corners=False), atol=1e-6)
+
+
+# %% [markdown]
+# A run may ask for less: flips alone, or nothing.
+
+# %%
+#| export
 class FlipEach(v2.Transform):
     "Flip each image of a batch with probability a half."
     def transform(self, x: Tensor, params: dict) -> Tensor:
@@ -487,36 +541,17 @@ def augmentation(
     if kind not in AUGMENTATIONS: raise ValueError(f"unknown augmentation {kind!r}: choose one of {', '.join(AUGMENTATIONS)}")
     if kind == "none": return nn.Identity()
     if kind == "flip": return FlipEach()
-    return nn.Sequential(PerImage(), v2.RandomApply([v2.GaussianNoise(sigma=.02)], p=.25))
+    return PerImage()
 
-
-# %% [markdown]
-# One drawing, seven times.
 
 # %%
-y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
-drawing = torch.stack([.2 + .6 * (x**2 + y**2 < .6), .5 + .3 * x, ((x - .3)**2 + (y + .2)**2 < .02).float()])
-torch.manual_seed(1)
-shown = torch.cat([drawing[None], augmentation("paper")(drawing.repeat(7, 1, 1, 1))])
-fig, axes = plt.subplots(1, 8, figsize=(8, 1.2))
-for ax, image in zip(axes, shown): ax.imshow(image.permute(1, 2, 0).clamp(0, 1)); ax.axis("off")
-
-# %% [markdown]
-# Each image differs from the others, a seed gives them again, values stay in [0, 1], and the input is left alone.
-
-# %%
-batch = drawing.repeat(7, 1, 1, 1)
-assert (shown[1:] - shown[1]).abs().amax((1, 2, 3))[1:].min() > .1 and 0 <= shown.min() and shown.max() < 1 + 1e-5
-torch.manual_seed(1); first = augmentation("paper")(batch)
-assert torch.equal(first, shown[1:]) and torch.equal(batch, drawing.repeat(7, 1, 1, 1))
-flipped = augmentation("flip")(drawing.repeat(400, 1, 1, 1))
+flipped = FlipEach()(drawing.repeat(400, 1, 1, 1))
 changed = (flipped != drawing).flatten(1).any(1)
-assert .4 < changed.float().mean() < .6 and torch.equal(flipped[changed][0], drawing.flip(2))
-assert augmentation("none")(batch) is batch
-matrices = affine_matrices(3)
-assert torch.allclose(_grid(matrices, 64), F.affine_grid(matrices, [3, 3, 64, 64], align_corners=False), atol=1e-6)
+changed.float().mean()
 
 # %%
+assert .4 < changed.float().mean() < .6 and torch.equal(flipped[changed][0], drawing.flip(2))
+assert isinstance(augmentation("paper"), PerImage) and isinstance(augmentation("flip"), FlipEach) and augmentation("none")(batch) is batch
 try: augmentation("heavy")
 except ValueError as e: print(e)
 else: raise AssertionError("an unknown augmentation was accepted")
@@ -525,7 +560,7 @@ else: raise AssertionError("an unknown augmentation was accepted")
 # ## Batches
 #
 # Bytes become numbers only now, a batch at a time: gathered, moved, divided by 255, augmented, and normalised with ImageNet's mean and deviation, as every torchvision backbone expects. On the CPU this happens in
-# pieces of a megabyte, which stay in the processor's cache: at 224 px that is several times faster. (The noise is then drawn per piece.)
+# pieces of a megabyte, which stay in the processor's cache: at 224 px that is several times faster.
 
 # %%
 #| export
@@ -535,10 +570,21 @@ def normalise(
     x: Tensor,                 # float (n, 3, S, S) in [0, 1]
     out: Tensor | None = None, # Where to put the result; may be `x` itself
 ) -> Tensor:                   # (n, 3, S, S): minus mean, over deviation, per channel
-    "Normalise with ImageNet's statistics, in one pass."
+    "Normalise with ImageNet's statistics."
     mean, std = (torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return torch.addcmul(-mean / std, x, 1 / std, out=out)
+    return torch.sub(x, mean, out=out).div_(std)
 
+
+# %%
+normalise(torch.full((1, 3, 1, 1), .485)).flatten()
+
+# %%
+assert torch.allclose(normalise(torch.tensor(IMAGENET_MEAN)[None, :, None, None]), torch.zeros(1, 3, 1, 1))
+assert normalise(same := torch.ones(1, 3, 2, 2), same) is same                          # in place, where that is wanted
+
+
+# %%
+#| export
 def _piece(x: Tensor) -> int:
     "How many images to work on at a time: all on a GPU, a megabyte of them on the CPU."
     return max(1, 2**18 // x[0].numel()) if x.device.type == "cpu" else len(x)
@@ -582,7 +628,8 @@ def batches(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]: # As `get_batch` gives them
     "One epoch over a part. Raises: ValueError (unknown or empty part)."
     rows = images.rows.get(split, torch.empty(0))
-    if not len(rows): raise ValueError(f"no images in {split!r}: there are {', '.join(f'{len(r)} in {part}' for part, r in images.rows.items())}")
+    there = ", ".join(f"{len(r)} in {part}" for part, r in images.rows.items())
+    if not len(rows): raise ValueError(f"no images in {split!r}: there are {there}")
     if shuffle is not None: rows = rows[torch.randperm(len(rows), generator=shuffle).to(rows.device)]
     return (get_batch(images, index, augment, device) for index in rows.split(size))
 
@@ -594,7 +641,8 @@ def batches(
 assert [len(x) for x, y, g in batches(images, "train")] == [64, 64, 64, 48]
 labels = lambda seed: torch.cat([y for x, y, g in batches(images, "train", shuffle=seed and torch.Generator().manual_seed(seed))])[:, 0]
 assert torch.equal(labels(None), images.labels[images.rows["train"], 0])
-assert torch.equal(labels(1), labels(1)) and not torch.equal(labels(1), labels(2)) and torch.equal(labels(1).sort().values, labels(None).sort().values)
+assert torch.equal(labels(1), labels(1)) and not torch.equal(labels(1), labels(2))
+assert torch.equal(labels(1).sort().values, labels(None).sort().values)
 try: batches(images, "dev")
 except ValueError as e: print(e)
 else: raise AssertionError("an unknown part was accepted")
@@ -609,7 +657,7 @@ else: raise AssertionError("an unknown part was accepted")
 # %%
 #| export
 class group_batches:
-    "Batches of one group each, group after group. Raises: ValueError for a group without images. Source: paper §3.2; near-equal batches are ours."
+    "Batches of one group each, group after group. Raises: ValueError (a group without images). Source: paper §3.2; equal batches: ours."
     def __init__(self,
         images: Images,       # Where to take them from
         split: str = "train", # 'train', 'val' or 'test'
@@ -624,7 +672,8 @@ class group_batches:
         n = len(images.names) or int(group.max()) + 1
         own = [self._order(rows[group == g], seed + g, cap) for g in range(n)]
         for g, mine in enumerate(own):
-            if not len(mine): raise ValueError(f"group {(images.names or range(n))[g]!r} has no image in {split!r}: its importance is not defined")
+            name = images.names[g] if images.names else g
+            if not len(mine): raise ValueError(f"group {name!r} has no image in {split!r}: its importance is not defined")
         self.counts = [len(mine) for mine in own]         # images of each group
         self.parts = [(g, part) for g, mine in enumerate(own) for part in mine.tensor_split(math.ceil(len(mine) / size))]
 
@@ -646,14 +695,13 @@ print(loader.counts, [(g, len(x)) for x, y, g in loader])
 # By hand: `train` has the last digits 0 … 7 of 300 images. 0 … 4 are tone-1 (150), 5 and 6 tone-2 (60), 7 is tone-3 (30). 150 images at 64 are three batches of 50.
 
 # %%
-assert loader.counts == [150, 60, 30] and [(g, len(x)) for x, y, g in loader] == [(0, 50), (0, 50), (0, 50), (1, 60), (2, 30)] and len(loader) == 5
+assert loader.counts == [150, 60, 30] and len(loader) == 5
+assert [(g, len(x)) for x, y, g in loader] == [(0, 50), (0, 50), (0, 50), (1, 60), (2, 30)]
 assert sorted(len(x) for x, y, g in group_batches(images, size=40) if g == 0) == [37, 37, 38, 38]          # near-equal
 assert group_batches(images, cap=35).counts == [35, 35, 30]
 order = lambda seed: torch.cat([part for g, part in group_batches(images, seed=seed).parts])
 assert torch.equal(order(0), order(0)) and not torch.equal(order(0), order(1))
 assert torch.equal(order(0).sort().values, images.rows["train"])                                           # every image once
-
-# %%
 try: group_batches(images, "val")
 except ValueError as e: print(e)
 else: raise AssertionError("a group without images was accepted")

@@ -8,11 +8,14 @@
 
 # %%
 #| export
-import os, pickle, tempfile
+import os
+import pickle
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -141,9 +144,9 @@ assert same(load_file(saved), small.state_dict())
 
 
 # %% [markdown]
-# Reading takes one's own safetensors and, since most published weights come that way, PyTorch's `.pth`. The latter is a pickle, and opening a
-# pickle can run whatever its author put in. `weights_only=True` admits tensors and plain containers and refuses the rest; a checkpoint that
-# holds a whole module object is refused with a way out.
+# Reading takes one's own safetensors and, since most published weights come that way, PyTorch's `.pth`. The latter is a pickle, and
+# opening a pickle can run whatever its author put in. `weights_only=True` admits tensors and plain containers and refuses the rest; a
+# checkpoint that holds a whole module object is refused with a way out.
 
 # %%
 #| export
@@ -158,7 +161,8 @@ def load_weights(
     try: state = load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as e:
         why = 'a pickle that holds more than tensors' if isinstance(e, pickle.UnpicklingError) else str(e).splitlines()[0][:120]
-        raise ValueError(f"{path}: not a file of plain tensors ({why}). Save the network's state_dict() instead of the network, best as .safetensors") from e
+        raise ValueError(f"{path}: not a file of plain tensors ({why}). "
+                         "Save the network's state_dict() instead of the network, best as .safetensors") from e
     if isinstance(state, dict) and isinstance(state.get('state_dict'), dict): state = state['state_dict']
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: holds {type(state).__name__}, not a dictionary of named tensors: save the network's state_dict()")
@@ -206,12 +210,14 @@ def fit_state(
     wrong += [f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}' for k, v in want.items() if k in state and state[k].shape != v.shape]
     only_head = wrong and all(w.startswith(head) for w in wrong)
     hint = ": the head has another size, new_head=True starts a new one" if only_head else ": are they of the same network?"
-    if wrong: raise ValueError(f"{source} does not fit{hint} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
+    more = f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''
+    if wrong: raise ValueError(f"{source} does not fit{hint} ({'; '.join(wrong[:3])}{more})")
     return state
 
 
 # %% [markdown]
-# Weights for 7 classes in a network of 2: without a word about the head an error, with it the backbone of the one and the head of the other.
+# Weights for 7 classes in a network of 2: without a word about the head an error, with it the backbone of the one and the head of the
+# other.
 
 # %%
 two = plain_model('resnet10', 2, seed=5)
@@ -250,8 +256,8 @@ def imagenet_state(
 
 
 # %% [markdown]
-# A test must not depend on a network, so here the server is played by a function: once it answers, with random weights in place of ImageNet's,
-# and once it does not.
+# A test must not depend on a network, so here the server is played by a function: once it answers, with random weights in place of
+# ImageNet's, and once it does not.
 
 # %%
 from unittest.mock import patch
@@ -282,9 +288,9 @@ else: raise AssertionError('resnet10 has no ImageNet weights')
 # %% [markdown]
 # ## All of it in one call
 #
-# `weights` is what a run's settings say: `none`, `imagenet`, or the path of a file. ImageNet always gets a new head, since its 1,000 classes
-# are not ours. `channels_last` stores the convolutions' weights pixel by pixel instead of plane by plane; that is a matter of speed alone, and training
-# chooses it where it pays.
+# `weights` is what a run's settings say: `none`, `imagenet`, or the path of a file. ImageNet always gets a new head, since its 1,000
+# classes are not ours. `channels_last` stores the convolutions' weights pixel by pixel instead of plane by plane; that is a matter of
+# speed alone, and training chooses it where it pays.
 
 # %%
 #| export
@@ -340,8 +346,8 @@ else: raise AssertionError('a misspelt word was taken for weights')
 # %% [markdown]
 # ## Several tasks, one layer
 #
-# A network that tells race and gender has two heads. They are consecutive rows of *one* Linear layer, 7 + 2 = 9 of them, so the network stays
-# a plain torchvision network and only these three functions know where one head ends and the next begins.
+# A network that tells race and gender has two heads. They are consecutive rows of *one* Linear layer, 7 + 2 = 9 of them, so the
+# network stays a plain torchvision network and only these three functions know where one head ends and the next begins.
 
 # %%
 #| export
@@ -380,7 +386,7 @@ def task_loss(
 ) -> Tensor:           # Scalar, in nats
     "Average the heads' cross-entropies."
     y, wide = y.view(len(y), -1), logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if y.shape[1] != len(sizes): raise ValueError(f"{y.shape[1]} labels an image, but {len(sizes)} heads: every head needs its column of codes")
+    if y.shape[1] != len(sizes): raise ValueError(f"{y.shape[1]} labels an image, but {len(sizes)} heads: give a column of codes a head")
     return torch.stack([F.cross_entropy(head, target) for head, target in zip(split_heads(wide, sizes), y.T)]).mean()
 
 

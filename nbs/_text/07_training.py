@@ -8,10 +8,13 @@
 
 # %%
 #| export
-import hashlib, math, time
+import hashlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -21,14 +24,14 @@ from fairgrape.models import predict_classes, task_loss
 
 
 # %% [markdown]
-# The dense network, every retraining between two pruning steps and the final training all go through this loop, so it is written
-# once and kept short enough to read. It has three duties beyond lowering the loss: the same settings give the same bits, a pruned weight stays
-# pruned, and the test images are never looked at.
+# The dense network, every retraining between two pruning steps and the final training all go through this loop, so it is written once
+# and kept short enough to read. It has three duties beyond lowering the loss: the same settings give the same bits, a pruned weight
+# stays pruned, and the test images are never looked at.
 #
 # ## The schedule
 #
-# The paper trains in three stages, 13 epochs at 1e-4, 3 at 1e-5 and 3 at 1e-6, and a stage hands its best epoch to the next. Settings come as two
-# lists, epochs and learning rates, because that is what one varies in a grid.
+# The paper trains in three stages, 13 epochs at 1e-4, 3 at 1e-5 and 3 at 1e-6, and a stage hands its best epoch to the next. Settings
+# come as two lists, epochs and learning rates, because that is what one varies in a grid.
 
 # %%
 #| export
@@ -39,8 +42,8 @@ class Stage:
     epochs: int  # How many, ≥ 1
 
     def __post_init__(self):
-        if not (math.isfinite(self.lr) and self.lr > 0): raise ValueError(f"learning rate {self.lr}: it must be a positive number, such as 1e-4")
-        if self.epochs < 1: raise ValueError(f"{self.epochs} epochs at learning rate {self.lr:g}: a stage has at least 1, leave it out instead")
+        if not 0 < self.lr < math.inf: raise ValueError(f"learning rate {self.lr}: it must be a positive number, such as 1e-4")
+        if self.epochs < 1: raise ValueError(f"{self.epochs} epochs at learning rate {self.lr:g}: a stage has at least 1, or leave it out")
 
 
 # %%
@@ -75,7 +78,7 @@ def stages(
     Source: paper §4.1 and its public code"""
     e, r = _numbers(epochs, int, 'epochs'), _numbers(lrs, float, 'lrs')
     if len(e) != len(r):
-        raise ValueError(f"epochs = {str(epochs)!r} has {len(e)} stages, but lrs = {str(lrs)!r} has {len(r)}: give one learning rate a stage")
+        raise ValueError(f"epochs = {str(epochs)!r} has {len(e)} stages, but lrs = {str(lrs)!r} has {len(r)}: one learning rate a stage")
     return [Stage(lr, n) for n, lr in zip(e, r)]
 
 
@@ -100,8 +103,8 @@ for wrong in [('13,3', '1e-4'), ('13;3', '1e-4,1e-5'), ('3', 'fast'), ('3', '-1e
 # ## Randomness
 #
 # An epoch draws random numbers for the order of the images, the augmentation and dropout. Each epoch gets a seed of its own, made
-# from the run's seed, what is being trained, the stage and the epoch. So epoch 3 of the second pruning step is the same whether or not somebody
-# drew a random number before it, and a run that was cut off can go on from a saved step.
+# from the run's seed, what is being trained, the stage and the epoch. So epoch 3 of the second pruning step is the same whether or
+# not somebody drew a random number before it, and a run that was cut off can go on from a saved step.
 
 # %%
 #| export
@@ -153,8 +156,9 @@ assert torch.equal(torch.random.get_rng_state(), before)
 # %% [markdown]
 # ## Precision
 #
-# GPUs, and recent CPUs, multiply half-precision numbers several times faster. Weights, batch-norm statistics, losses and importance stay in
-# float32; autocast takes the layers that bear it in `bf16` or `fp16`. The 5 bits of fp16's exponent need the loss scaled, bf16 needs nothing.
+# GPUs, and recent CPUs, multiply half-precision numbers several times faster. Weights, batch-norm statistics, losses and importance
+# stay in float32; autocast takes the layers that bear it in `bf16` or `fp16`. The 5 bits of fp16's exponent need the loss scaled,
+# bf16 needs nothing.
 
 # %%
 #| export
@@ -238,9 +242,9 @@ def predict(
 
 
 # %% [markdown]
-# The examples need images and a network, both small enough that this notebook runs in seconds. The images are 16 × 16 noise, brighter at the
-# top in class 0 and at the bottom in class 1, with a second label that is pure chance: one head has something to learn and one has not.
-# The network has what matters here, convolutions, batch norm and one Linear layer for both heads.
+# The examples need images and a network, both small enough that this notebook runs in seconds. The images are 16 × 16 noise, brighter
+# at the top in class 0 and at the bottom in class 1, with a second label that is pure chance: one head has something to learn and one
+# has not. The network has what matters here, convolutions, batch norm and one Linear layer for both heads.
 
 # %%
 def noisy_images(n=96, seed=0):
@@ -254,8 +258,8 @@ def noisy_images(n=96, seed=0):
 def tiny_net(seed=0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(),
-                             nn.Flatten(), nn.Linear(144, 5))
+        return nn.Sequential(nn.Conv2d(3, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(),
+                             nn.Conv2d(16, 16, 3, stride=2), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
 
 images = noisy_images()
 model = tiny_net()
@@ -309,8 +313,8 @@ assert math.isclose(accuracy, 100*(images.labels[images.rows['val']] == 0).doubl
 # %% [markdown]
 # ## One epoch
 #
-# Here is the loop itself. The fused form of Adam makes one pass over the weights instead of a dozen; with small images that is the difference
-# between the optimizer taking a third of a step and a twentieth. Its rate is the only thing a stage changes.
+# Here is the loop itself. The fused form of Adam makes one pass over the weights instead of a dozen; with small images that is the
+# difference between the optimizer taking a third of a step and a twentieth. Its rate is the only thing a stage changes.
 
 # %%
 #| export
@@ -336,8 +340,9 @@ assert torch.allclose(w, torch.tensor([0.9, 1.1]))
 
 
 # %% [markdown]
-# A loss that is not finite ruins the weights for good, so the epoch stops there. Asking for its value makes a GPU wait, which is why only
-# every 50th batch and the epoch's sum are asked. A last batch of a single image is left out: alone, it gives batch norm nothing to normalise.
+# A loss that is not finite ruins the weights for good, so the epoch stops there. Asking for its value makes a GPU wait, which is why
+# only every 50th batch and the epoch's sum are asked. A last batch of a single image is left out: alone, it gives batch norm nothing
+# to normalise.
 
 # %%
 #| export
@@ -347,7 +352,8 @@ def check_finite(
 ):
     "Stop the training where the loss is not a number."
     if not math.isfinite(loss):
-        raise FloatingPointError(f"{where}: the loss is {loss}. Lower that stage's learning rate (lrs or retrain_lr), or set precision = 'fp32'")
+        raise FloatingPointError(f"{where}: the loss is {loss}. "
+                                 "Lower that stage's learning rate (lrs or retrain_lr), or set precision = 'fp32'")
 
 def train_epoch(
     model: nn.Module,                    # The network, trained in place
@@ -404,8 +410,9 @@ for loader, error in [([(x*math.nan, y, g)], FloatingPointError), ([(x[:1], y[:1
 # %% [markdown]
 # ## All stages
 #
-# After each epoch the validation loss decides whether its weights are the stage's best so far; at the stage's end those are put back, batch norm's running
-# statistics with them, and the next stage starts from there with a new optimizer. Masks are part of the network, so pruned weights need no mention.
+# After each epoch the validation loss decides whether its weights are the stage's best so far; at the stage's end those are put back,
+# batch norm's running statistics with them, and the next stage starts from there with a new optimizer. Masks are part of the network,
+# so pruned weights need no mention.
 
 # %%
 #| export
@@ -443,8 +450,8 @@ def train_stage(
 
 
 # %% [markdown]
-# Does it give back the best epoch, and all of it? At an absurd learning rate the validation loss must rise at some point. Training again for just as many epochs as the best one
-# needed ends, without anything to put back, at those very weights and statistics.
+# Does it give back the best epoch, and all of it? At an absurd learning rate the validation loss must rise at some point. Training
+# again for just as many epochs as the best one needed ends, without anything to put back, at those very weights and statistics.
 
 # %%
 import pandas as pd
@@ -491,19 +498,22 @@ def train(
     Source: paper §4.1"""
     if not stages: raise ValueError("stages is empty: give at least one Stage, or stages('3', '1e-5')")
     if batch < 2: raise ValueError(f"batch = {batch}: batch norm needs at least 2 images")
+    if images.labels.shape[1] != len(sizes): raise ValueError(f"{images.labels.shape[1]} labels an image, but {len(sizes)} heads")
     autocast(precision, device)
     transform = None if augment == 'none' else augmentation(augment, images.pixels.shape[-1])
     history = [] if history is None else history
     model.to(device, memory_format=memory_order(model, device))
     for i, stage in enumerate(stages):
         seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
-        rows = train_stage(model, images, stage, seeds, sizes, f'{label}, stage {i + 1}', batch, transform, precision, device, progress, optimizer)
+        where = f'{label}, stage {i + 1}'
+        rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, precision, device, progress, optimizer)
         history += [dict(label=label, stage=i) | row for row in rows]
     return history
 
 
 # %% [markdown]
-# Two short stages. The columns are those of a run's `history.csv`; accuracy is in percent, the mean over both heads, of which the second has only chance to go by.
+# Two short stages. The columns are those of a run's `history.csv`; accuracy is in percent, the mean over both heads, of which the
+# second has only chance to go by.
 
 # %%
 def trained(seed=0, **settings):
@@ -531,7 +541,8 @@ assert not same(model.state_dict(), trained(seed=1)[0].state_dict())
 assert not same(model.state_dict(), trained(label='step-1')[0].state_dict())
 
 # %% [markdown]
-# In `bf16` the training takes nearly the same path: the weights stay in float32, and after a few steps the losses agree to about a hundredth.
+# In `bf16` the training takes nearly the same path: the weights stay in float32, and after a few steps the losses agree to about a
+# hundredth.
 
 # %%
 plain = trained(augment='none', stages=[Stage(1e-4, 2)])[1][-1]['train_loss']
@@ -545,9 +556,10 @@ assert all(p.dtype == torch.float32 for p in other.parameters())
 # %% [markdown]
 # ## Pruned weights stay pruned
 #
-# This is the promise that iterative pruning rests on: a weight that was pruned is 0 after every step, not only at the end. An optimizer could break it
-# in two ways, by momentum from before the pruning and by weight decay on the hidden value. The mask sits between the hidden value and what the
-# network computes with, so neither reaches the network. The check looks after every single step.
+# This is the promise that iterative pruning rests on: a weight that was pruned is 0 after every step, not only at the end. An
+# optimizer could break it in two ways, by momentum from before the pruning and by weight decay on the hidden value. The mask sits
+# between the hidden value and what the network computes with, so neither reaches the network. The check looks after every single
+# step.
 
 # %%
 from fairgrape.masks import apply_masks, get_masks, plain_state, sparsity

@@ -219,6 +219,7 @@ def prepare(
     check_cells(table, table["split"], settings.groups)
     check_groups(group[table["split"] == "test"], names)
     _check_heads({spec: n for spec, (_, n) in heads.items()}, settings)
+    if settings.weights not in ("none", "imagenet"): build_model(settings.network, sum(len(n) for _, n in heads.values()), settings.weights)
     return Job(settings, data, table, {spec: n for spec, (_, n) in heads.items()}, np.stack([c for c, _ in heads.values()], 1),
                group, names, writable(root("runs", runs_root)), root("cache", cache_root), name)
 
@@ -273,7 +274,7 @@ assert job.sizes == [2] and job.group_names == ["blue", "red"] and job.labels.sh
 # %%
 (home / "file").write_text("")
 for bad, where in ((dict(task="colour"), {}), (dict(groups="hue"), {}), (dict(dataset="imdb"), {}), (dict(classes="tint=green"), {}), (dict(classes="tint"), {}), (dict(limit=3), {}),
-                   (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file"))):
+                   (dict(weights=str(home / "none.safetensors")), {}), (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file"))):
     try: prepare(replace(tiny, **bad), **(places | where))
     except (ValueError, OSError) as e: print(f"{bad or 'runs_root'}: {e}".replace(str(home), "…"))
     else: raise AssertionError(f"{bad} was accepted")

@@ -21,14 +21,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fairgrape import baselines
 from fairgrape.evaluation import disparity
 from fairgrape.plots import plot_deltas, plot_disparity, plot_groups, plot_history, plot_price, plot_shares, plot_sparsity
-
-_all_ = ["plot_deltas", "plot_disparity", "plot_groups", "plot_history", "plot_price", "plot_shares", "plot_sparsity"]
 
 # %% [markdown]
 # A run leaves a folder of plain files: JSON for settings and results, CSV for what was logged on the way, parquet for predictions,
@@ -44,9 +43,9 @@ from safetensors.torch import save_file
 from fairgrape.evaluation import compare
 
 names = [f"tone-{i}" for i in (1, 2, 3, 4)]
-start = dict(name="example", dataset="synthetic", task="expression", groups="tone", classes="", split="official", limit=0, network="resnet10",
-             weights="none", image_size=32, method="fairgrape", rate=.9, keep=.6, scope="layer", epochs="4,1", lrs="1e-3,1e-4", retrain_epochs=1,
-             retrain_lr=1e-4, batch=64, augment="flip", seed=0, bootstrap=200)
+start = dict(name="example", dataset="synthetic", task="expression", groups="tone", classes="", split="official", limit=0,
+             network="resnet10", weights="none", image_size=32, method="fairgrape", rate=.9, keep=.6, scope="layer",
+             epochs="4,1", lrs="1e-3,1e-4", retrain_epochs=1, retrain_lr=1e-4, batch=64, augment="flip", seed=0, bootstrap=200)
 
 def answers(loss, seed):                               # labels, dense and pruned predictions, groups: the same images for every seed
     y, groups, rng = np.arange(400) % 3, np.repeat(np.arange(4), [160, 120, 80, 40]), np.random.default_rng(seed)
@@ -242,8 +241,8 @@ def experiment(
     s = {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in settings.items()}
     say = lambda **names: [f"{name} {s[key]}" for key, name in names.items() if s.get(key) not in (None, "", 0)]
     head = f"{s.get('dataset')}: {s.get('task')} by {s.get('groups')}, {s.get('network')} at {s.get('image_size')} px"
-    return "; ".join([head] + say(weights="weights", classes="classes", split="split", limit="limited to", epochs="epochs", lrs="learning rates",
-                                  batch="batch", augment="augmentation"))
+    return "; ".join([head] + say(weights="weights", classes="classes", split="split", limit="limited to", epochs="epochs",
+                                  lrs="learning rates", batch="batch", augment="augmentation"))
 
 
 # %%
@@ -275,7 +274,9 @@ def _row(run: Run) -> dict:
     row |= {k: s.get(k) for k in ("dataset", "task", "groups", "network", "image_size", "method", "scope", "seed")}
     row |= dict(rate=float(s["rate"]), keep=np.nan if once else float(s["keep"]), retrain_epochs=np.nan if once else s["retrain_epochs"],
                 test_images=m["n"], accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"])
-    for kind in ("rho", "psi"): row |= {kind if k == "value" else f"{kind}_{k}": v for k, v in m["disparities"][kind].items() if k[:5] != "floor"}
+    for kind in ("rho", "psi"):
+        measured = m["disparities"][kind]
+        row |= {kind: measured["value"], f"{kind}_low": measured["low"], f"{kind}_high": measured["high"]}
     row |= {k: m["disparities"]["rho"][k] for k in ("floor_mean", "floor_95")}
     for group in m["table"]:
         if group["group"] != "all": row |= {f"{k}:{group['group']}": group.get(v) for k, v in
@@ -289,7 +290,7 @@ def report_table(
 
     Raises: ValueError if none of them is pruned."""
     rows = [_row(run) for run in runs if run.settings["method"] != "dense"]
-    if not rows: raise ValueError(f"none of the {len(runs)} runs is pruned, so there is nothing to compare: run a method other than 'dense'")
+    if not rows: raise ValueError(f"none of the {len(runs)} runs is pruned, so there is nothing to compare: run another method")
     return pd.DataFrame(rows).sort_values(["experiment", "rate", "scope", "method", "seed"], ignore_index=True)
 
 
@@ -323,14 +324,16 @@ def display_table(
     "The table as a reader wants it: rounded, intervals beside values, n in the headings of the groups."
     t, blank, one = table, lambda x: "–" if pd.isna(x) else f"{x:g}", "{:.1f}".format
     between = lambda k: [f"{v:.1f} [{a:.1f}, {b:.1f}]" for v, a, b in zip(t[k], t[f"{k}_low"], t[f"{k}_high"])]
-    shown = {"Method": t.method, "Rate": t.rate.map(blank), "Scope": t.scope, "Accuracy dense": t.accuracy_dense.map(one), "Accuracy": t.accuracy.map(one),
-             "ρ [95 %]": between("rho"), "Floor of ρ: mean, 95 %": [f"{a:.1f}, {b:.1f}" for a, b in zip(t.floor_mean, t.floor_95)], "ψ [95 %]": between("psi")}
+    shown = {"Method": t.method, "Rate": t.rate.map(blank), "Scope": t.scope, "Accuracy dense": t.accuracy_dense.map(one),
+             "Accuracy": t.accuracy.map(one), "ρ [95 %]": between("rho"),
+             "Floor of ρ: mean, 95 %": [f"{a:.1f}, {b:.1f}" for a, b in zip(t.floor_mean, t.floor_95)], "ψ [95 %]": between("psi")}
     for name in (c[2:] for c in t if c.startswith("n:") and t[c].notna().any()):
         sizes, values = t[f"n:{name}"].dropna().unique(), t[f"delta:{name}"].map(_signed)
         if len(sizes) == 1: shown[f"Δ {name} (n = {int(sizes[0]):,})"] = values
         else: shown[f"Δ {name} (n)"] = [v if v == "–" else f"{v} ({int(n):,})" for v, n in zip(values, t[f"n:{name}"])]
     how = {"Keep a step": t.keep.map(blank), "Retraining epochs a step": t.retrain_epochs.map(blank), "Seed": t.seed, "Dataset": t.dataset,
-           "Groups": t.groups, "Test images": t.test_images.map("{:,}".format), "Network": [f"{n}, {px} px" for n, px in zip(t.network, t.image_size)]}
+           "Groups": t.groups, "Test images": t.test_images.map("{:,}".format),
+           "Network": [f"{n}, {px} px" for n, px in zip(t.network, t.image_size)]}
     return pd.DataFrame(shown | how)
 
 
@@ -441,6 +444,7 @@ seed_floor(hand)
 assert np.isclose(seed_floor(hand).rho[0], 100 / 2 ** .5) and seed_floor(hand).seeds[0] == "0 and 1"
 assert seed_floor(hand[:1]).empty and np.isclose(_right(hand[0], "dense").mean(), .5)
 
+
 # %% [markdown]
 # ## The page
 #
@@ -458,7 +462,7 @@ def html_table(
     head = "".join(f'<th scope="col">{say(c)}</th>' for c in frame)
     row = lambda first, *rest: f'<tr><th scope="row">{say(first)}</th>' + "".join(f"<td>{say(x)}</td>" for x in rest) + "</tr>"
     body = "".join(row(*values) for values in frame.itertuples(index=False, name=None))
-    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{say(caption)}"><table><caption>{say(caption)}</caption>'
+    return (f'<div class="scroll" tabindex="0" role="region" aria-label="{say(caption)}"><table><caption><span>{say(caption)}</span></caption>'
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
 
 def html_figure(
@@ -466,11 +470,13 @@ def html_figure(
     caption: str, # What a reader should look for
 ) -> str:         # HTML with the picture inside
     "A picture with its description, inside the page."
-    data = io.BytesIO(); fig.savefig(data, dpi=110, metadata={"Software": None})
+    drawn, data = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, dpi=110)
+    Image.open(drawn).convert("RGB").quantize(64).save(data, "PNG")   # 64 colours are plenty for a plot: fewer bytes
     picture = base64.b64encode(data.getvalue()).decode()
     said, alt = html.escape(caption), html.escape(fig.get_label())
-    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{said}"><img alt="{alt}" src="data:image/png;base64,{picture}"></div>'
-            f"<figcaption>{said}</figcaption></figure>")
+    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{said}"><img alt="{alt}" '
+            f'src="data:image/png;base64,{picture}"></div><figcaption>{said}</figcaption></figure>')
 
 
 # %%
@@ -488,20 +494,24 @@ assert 'alt="Share of importance per layer' in html_figure(fig, "Shares") and ht
 
 # %%
 #| export
-HOW_TO_READ = """<p>Each run trains a dense network, prunes it and compares the two on the same test images. <b>Δ</b> of a group is its accuracy
-after pruning less that before, in percentage points. <b>ρ</b> is the standard deviation (n − 1) of Δ over the groups: 0 if all lost alike, larger the
-more unequal the losses. <b>ψ</b> is how much more the worst group lost than all test images together.</p>
-<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large: its mean is what ρ would be on average if all groups
-had truly lost the same, and only one test set in twenty exceeds its 95 % value. The <b>interval</b> in brackets holds the true disparities that agree
-with what was observed, at 95 %; if it begins at 0, the run is no evidence of a disparity. It covers the choice of test images, not the luck of a
-training: for that, compare several seeds.</p>
-<p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a network that fails for everybody has no disparity left.
-The groups are labels as others perceived them, and a small disparity on one test set is no licence to use a model on people.</p>"""
+HOW_TO_READ = """<p>Each run trains a dense network, prunes it and compares the two on the same test images. <b>Δ</b> of a group is its
+accuracy after pruning less that before, in percentage points. <b>ρ</b> is the standard deviation (n − 1) of Δ over the
+groups: 0 if all lost alike, larger the more unequal the losses. <b>ψ</b> is how much more the worst group lost than all
+test images together.</p>
+<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large: its mean is what ρ
+would be on average if all groups had truly lost the same, and only one test set in twenty exceeds its 95 % value. The
+<b>interval</b> in brackets holds the true disparities that agree with what was observed, at 95 %; if it begins at 0, the
+run is no evidence of a disparity. It covers the choice of test images, not the luck of a training: for that, compare
+several seeds.</p>
+<p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a network that fails for
+everybody has no disparity left. The groups are labels as others perceived them, and a small disparity on one test set is
+no licence to use a model on people.</p>"""
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;margin:0;color:#1a1a1a;background:#fff}
 main{max-width:80rem;margin:auto;padding:1rem}p,li{max-width:48rem}h1{font-size:1.6rem}h2{margin-top:2.5rem;font-size:1.3rem}
 h2,summary,.settings{overflow-wrap:anywhere}summary{cursor:pointer;padding:.5rem 0}.scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}caption{text-align:left;font-weight:600;padding:.4rem 0}
+caption span{position:sticky;left:0;display:inline-block;max-width:88vw}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
 th:first-child{text-align:left;position:sticky;left:0;background:#f3f3f3}
 thead th{vertical-align:bottom;white-space:normal;min-width:4rem;background:#f3f3f3}
@@ -516,6 +526,7 @@ def _run_section(run: Run) -> str:
     if any(c.startswith("before:") for c in run.layers):
         figures.append((plot_shares(run.layers), "Each group’s share of each layer’s importance before and after pruning."))
     return f"<details><summary>{html.escape(run.path.name)}</summary>{''.join(html_figure(*f) for f in figures)}</details>"
+
 
 # %%
 print(_run_section(run)[:200], "…")
@@ -549,7 +560,7 @@ def write_report(
     runs_root: str | Path,          # The folder that holds run folders
     out: str | Path | None = None,  # The page; default `report.html` in that folder
     pattern: str = "*",             # Which runs, as a glob over folder names
-    details: int = 24,              # For how many runs of an experiment the own figures are drawn
+    details: int = 12,              # For how many runs of an experiment the own figures are drawn
 ) -> Path:                          # Where the page lies
     "Write one self-contained page about all finished runs of a folder."
     runs = find_runs(runs_root, pattern)
@@ -558,7 +569,8 @@ def write_report(
         own = [r for r in runs if experiment(r.settings) == name and r.path.name in set(rows.run)]
         body += _experiment_section(name, rows.reset_index(drop=True), own, floor[floor.experiment == name], details)
     title = "Who paid for the pruning?"
-    page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
             f"<title>{title} {len(table)} runs</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>"
             f"<h2>How to read this page</h2>{HOW_TO_READ}{body}</main></body></html>")
     out.parent.mkdir(parents=True, exist_ok=True); out.write_text(page, encoding="utf-8")

@@ -10,8 +10,8 @@
 #| export
 import argparse
 import itertools
-import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from importlib.resources import files
@@ -22,12 +22,10 @@ import papermill
 import yaml
 from traitlets.config import Config
 
-from fairgrape.experiment import KNOWN, PLACES, Settings, dense_job, from_parameters, is_complete, prepare, run_folder
-from fairgrape.report import write_report
+from fairgrape.experiment import KNOWN, PLACES, Settings, device_of, from_parameters, is_complete, prepare, run_folder
 from fairgrape.settings import read_settings, root
 
 # %%
-import tempfile
 import pandas as pd
 from PIL import Image
 import numpy as np
@@ -114,6 +112,7 @@ def execute(
 
     Raises: ValueError, FileNotFoundError or OSError before anything starts; papermill's error, with the cell, if the run fails."""
     settings, places = from_parameters(parameters)
+    device_of(places.get("device", ""))
     job = prepare(settings, progress=log, **{k: v for k, v in places.items() if k not in ("device", "threads", "progress")})
     folder = run_folder(job)
     if is_complete(folder) and notebook_is_whole(folder / "prune.ipynb"): return folder
@@ -128,9 +127,10 @@ def _absolute(places: dict) -> dict:
 
 def run_notebook(name: str, out: Path, parameters: dict, log: bool):
     "Execute a template into `out`"
-    quiet = Config({"KernelManager": {"transport": "ipc"}})
     shown = dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}
-    papermill.execute_notebook(template(name), out, parameters, progress_bar=False, kernel_name="python3", config=quiet, **shown)
+    with tempfile.TemporaryDirectory(prefix="fairgrape-") as sockets:       # a folder of its own: kernels beside this one must not share a socket
+        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
+        papermill.execute_notebook(template(name), out, parameters, progress_bar=False, kernel_name="python3", config=config, **shown)
     book = nbformat.read(out, 4)
     for cell in book.cells:
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
@@ -175,7 +175,7 @@ def grid_cells(
     section: dict, # Setting → value, or several values with spaces between them
 ) -> Iterator[dict]:
     "The cells of a grid, as dictionaries of parameters, the first setting slowest."
-    values = {k: v.split() if k in LISTS else [v] for k, v in section.items()}
+    values = {k: str(v).split() if k in LISTS else [v] for k, v in section.items()}
     for combination in itertools.product(*values.values()): yield dict(zip(values, combination))
 
 
@@ -191,11 +191,11 @@ assert len(cells) == 4 and cells[1] == dict(method="ws", rate="0.99", epochs="5,
 #| export
 def grid(
     section: dict,         # Setting → values, see `grid_cells`
-    overrides: dict | None = None, # Parameters for all cells
+    overrides: dict | None = None, # Settings that replace the section's
     log: bool = True,      # Show the notebooks' output
 ) -> tuple[list[Path], list[str]]: # The run folders, and what failed, in words
     "Run all cells of a grid; one failure does not stop the others. Settings that cannot be are found before the first cell starts."
-    cells = [{**cell, **(overrides or {})} for cell in grid_cells(section)]
+    cells = list(grid_cells({**section, **(overrides or {})}))
     for cell in cells: from_parameters(cell)
     done, failed = [], []
     for i, cell in enumerate(cells, 1):
@@ -214,6 +214,30 @@ done, failed = grid(dict(method="dense ws", rate="0.5 0.6"), {k: v for k, v in t
 assert len(done) == 4 and len(set(done)) == 3 and not failed        # both dense cells are one network
 done, failed = grid(dict(method="ws"), tiny | dict(method="ws", data_path="/nowhere"), log=False)
 assert not done and "/nowhere" in failed[0]
+
+
+# %% [markdown]
+# ## The report
+#
+# The second template, over whatever the runs folder holds. It leaves the executed notebook and a page that can be sent to someone.
+
+# %%
+#| export
+def report(
+    runs_root: Path, # Folder of run folders
+    out: str = "",   # The page; empty: report.html in that folder
+) -> Path:           # The page
+    "Run the report template; its notebook lies in the runs folder."
+    run_notebook("report", runs_root / "report.ipynb", dict(runs_root=str(runs_root), out=out), log=False)
+    return Path(out) if out else runs_root / "report.html"
+
+
+# %%
+page = report(home / "runs")
+page.name, len(page.read_text())
+
+# %%
+assert notebook_is_whole(home / "runs" / "report.ipynb") and "<table" in page.read_text()
 
 
 # %% [markdown]
@@ -255,7 +279,7 @@ def main(
     try:
         if args.command == "run": print(execute(_parameters(args))); return 0
         if args.command == "grid": return _grid(args)
-        print(write_report(root("runs", args.runs_root), args.out)); return 0
+        print(report(root("runs", args.runs_root), args.out or "")); return 0
     except (ValueError, TypeError, OSError) as e: print(f"fairgrape: {e}", file=sys.stderr); return 2
     except papermill.PapermillExecutionError as e: print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr); return 1
 
@@ -265,7 +289,7 @@ def _grid(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
     done, failed = grid(dict(sections[args.section]), given)
     for what in failed: print(f"failed: {what}", file=sys.stderr)
-    if done: print(f"\nexecuted notebooks: {', '.join(str(f / 'prune.ipynb') for f in dict.fromkeys(done))}\nreport: {write_report(root('runs', given.get('runs_root')))}")
+    if done: print("\nexecuted notebooks:", *[f"  {f / 'prune.ipynb'}" for f in dict.fromkeys(done)], f"report:\n  {report(root('runs', given.get('runs_root')))}", sep="\n")
     return 1 if failed else 0
 
 
@@ -278,4 +302,4 @@ assert code == 2 and main(["grid", "nothing"]) == 2
 assert main(["run", "-f", str(home / "p.yaml"), "--rate", "0.5"]) == 0                 # the option wins: this run is done already
 (home / "bad.yaml").write_text("!!python/object/apply:os.system ['echo run']")
 assert main(["run", "-f", str(home / "bad.yaml")]) == 2                                # YAML never runs code
-assert main(["report", "--runs_root", str(home / "runs")]) == 0 and (home / "runs" / "report.html").is_file()
+assert main(["report", "--runs_root", str(home / "runs"), "--out", str(home / "page.html")]) == 0 and (home / "page.html").is_file()

@@ -1,0 +1,78 @@
+"Real faces, where they are: counts, labels and the cache. Without the files every test skips and says what it looked for."
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fairgrape.cache import image_cache
+from fairgrape.data import check_cells, codes, keep_classes, limit_table, split_table
+from fairgrape.readers import read_fairface, read_utkface
+
+SHARED = Path(__file__).resolve().parents[2].parent/"shared"/"data"
+
+def find(variable: str, *names: str) -> Path:
+    "The set that an environment variable points to, or one beside the repo; else skip, loudly."
+    if value := os.environ.get(variable):
+        if not Path(value).exists(): pytest.fail(f"{variable} = {value}: no such file or folder")
+        return Path(value)
+    places = [SHARED/name for name in names]
+    for place in places:
+        if place.exists(): return place
+    pytest.skip(f"REAL FACES NOT TESTED: {variable} is not set and there is none of {', '.join(map(str, places))}")
+
+@pytest.fixture(scope="module")
+def utkface(tmp_path_factory):
+    path = find("FAIRGRAPE_UTKFACE", "UTKFace.tar.gz", "UTKFace")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = read_utkface(path, tmp_path_factory.mktemp("data"), progress=False)
+    return data, [str(w.message) for w in caught]
+
+@pytest.fixture(scope="module")
+def fairface(tmp_path_factory):
+    path = find("FAIRGRAPE_FAIRFACE", "fairface-subset.tar", "FairFace")
+    return read_fairface(path, tmp_path_factory.mktemp("data"), progress=False)
+
+def test_utkface_counts(utkface):
+    data, _ = utkface
+    assert data.table.race.value_counts().to_dict() == dict(White=10078, Black=4525, Indian=3975, Asian=3434, Others=1692)
+    assert len(data.table) + len(data.notes["skipped"]) == 23707
+
+def test_utkface_misnamed_files_are_counted_and_named(utkface):
+    data, said = utkface
+    assert data.notes["skipped"] == ["39_1_20170116174525125.jpg.chip.jpg", "61_1_20170109142408075.jpg.chip.jpg", "61_1_20170109150557335.jpg.chip.jpg"]
+    assert any("3 files are left out" in s and "61_1_20170109150557335.jpg.chip.jpg" in s for s in said)
+
+def test_utkface_photographs_stay_together(utkface):
+    data, _ = utkface
+    split = split_table(data.table)
+    assert (split.groupby(data.table.photo).nunique() == 1).all()
+    shares = split.value_counts(normalize=True)
+    assert abs(shares["train"] - .8) < .005 and abs(shares["test"] - .1) < .005
+    assert data.notes["copies"] == 390 and data.table.photo.nunique() == 23087
+
+def test_utkface_task(utkface):
+    data, _ = utkface
+    four = keep_classes(data.table, "race", data.notes["classes"]["race"])
+    counts = check_cells(four, split_table(data.table)[four.index], "race*gender")
+    assert len(four) == 22012 and counts.shape == (8, 3) and codes(four, "race")[1] == ["White", "Black", "Asian", "Indian"]
+
+def test_utkface_cache(utkface, tmp_path):
+    "A cached row is the decoded file; a small part is enough here."
+    from dataclasses import replace
+    data, _ = utkface
+    part = replace(data, table=limit_table(data.table, 200).reset_index(drop=True))
+    pixels = image_cache(part, 32, tmp_path, progress=False)
+    assert np.array_equal(pixels[7], part.load(part.table[7:8], 32)[0]) and 40 < pixels.mean() < 200
+
+def test_fairface(fairface):
+    assert len(fairface.table) >= 10_000 and fairface.table.race.nunique() == 7
+    counts = check_cells(fairface.table, split_table(fairface.table, "official"), "race*gender")
+    assert counts.shape == (14, 3) and counts["test"].sum() == (fairface.table.official == "val").sum()
+    row = fairface.table.set_index("path").loc["train/2.jpg"]
+    labels = pd.read_csv(next(fairface.root.glob("**/fairface_label_train.csv"))).set_index("file").loc["train/2.jpg"]
+    assert all(row[c] == labels[c] for c in ("age", "gender", "race"))
+    assert fairface.load(fairface.table[:2], 48).shape == (2, 3, 48, 48)

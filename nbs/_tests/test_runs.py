@@ -1,0 +1,91 @@
+"Whole runs through papermill and the command: what they leave, what they refuse, and that the same settings give the same bits."
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+from PIL import Image
+
+from fairgrape.cli import main, template
+from fairgrape.report import load_run
+
+FAIRGRAPE = Path(sys.executable).with_name("fairgrape")
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    "A set of 160 little pictures: brightness is the task, tint the group"
+    home, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue", "blue")[i % 3]) for i in range(160)]
+    for row in rows:
+        pixels = rng.integers(0, 160, (20, 20, 3)) + (60 if row["shade"] == "light" else 0)
+        pixels[..., 0 if row["tint"] == "red" else 2] += 30
+        Image.fromarray(pixels.astype(np.uint8)).save(home / row["file"])
+    pd.DataFrame(rows).to_csv(home / "labels.csv", index=False)
+    return home
+
+def tiny(own: Path, home: Path, **changed) -> dict:
+    "Parameters of a run of a few seconds, with its own empty caches under `home`"
+    return dict(dataset="folder", data_path=str(own), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, method="fairgrape", rate=0.9, keep=0.4,
+                epochs="2", lrs="1e-3", retrain_epochs=1, retrain_lr=1e-4, batch=16, augment="paper", bootstrap=100, threads=1,
+                data_root=str(home), runs_root=str(home / "runs"), cache_root=str(home / "cache")) | changed
+
+def command(parameters: dict, *extra: str) -> subprocess.CompletedProcess:
+    options = [part for k, v in parameters.items() for part in (f"--{k}", str(v))]
+    return subprocess.run([FAIRGRAPE, "run", *options, *extra], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
+
+def folder_of(done: subprocess.CompletedProcess) -> Path:
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip().splitlines()[-1])
+
+@pytest.fixture(scope="module")
+def first(own, tmp_path_factory) -> Path: return folder_of(command(tiny(own, tmp_path_factory.mktemp("first"))))
+
+def test_a_run_leaves_everything(first):
+    run = load_run(first)
+    book = nbformat.read(first / "prune.ipynb", 4)
+    assert all(c.metadata["papermill"]["exception"] is False for c in book.cells if c.cell_type == "code")
+    pictures = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 4                                           # curves, sparsity, groups, shares
+    assert set(run.metrics["disparities"]) == {"rho", "psi", "range"} and abs(run.metrics["sparsity"] - 0.9) < 1e-3
+    assert len(run.steps) == 3 and run.steps["kept"].is_monotonic_decreasing and set(run.history["label"]) == {"dense", "step 1", "step 2", "step 3", "final"}
+    assert all((run.weights[f"{name}.weight"][~mask] == 0).all() for name, mask in run.masks.items())
+    assert run.environment["threads"] == 1 and run.settings["scope"] == "layer"
+
+def test_two_processes_with_empty_caches_agree_bit_for_bit(own, first, tmp_path):
+    again = folder_of(command(tiny(own, tmp_path)))
+    assert again.name == first.name and again != first
+    for name in ("masks.safetensors", "model.safetensors"): assert (again / name).read_bytes() == (first / name).read_bytes(), name
+    metrics = [json.loads((f / "metrics.json").read_text()) | dict(seconds=0) for f in (again, first)]
+    assert metrics[0] == metrics[1]
+
+def test_another_seed_gives_another_network(own, first, tmp_path):
+    other = folder_of(command(tiny(own, tmp_path, seed=1)))
+    assert other.name != first.name and (other / "masks.safetensors").read_bytes() != (first / "masks.safetensors").read_bytes()
+
+def test_papermill_by_itself(own, tmp_path):
+    parameters = tiny(own, tmp_path, method="ws", scope="global", epochs="1")
+    papermill.execute_notebook(template(), tmp_path / "out.ipynb", parameters, progress_bar=False, kernel_name="python3")
+    assert [load_run(f).settings["scope"] for f in (tmp_path / "runs").iterdir() if "-ws-" in f.name] == ["global"]
+
+def test_an_unknown_parameter_stops_papermill_before_anything_starts(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter rates"):
+        papermill.execute_notebook(template(), tmp_path / "out.ipynb", dict(rates=0.9, runs_root=str(tmp_path / "runs")), progress_bar=False, kernel_name="python3")
+    assert not (tmp_path / "runs").exists()
+
+@pytest.mark.parametrize("changed, said", [
+    (dict(dataset="imdb"), "unknown dataset 'imdb'"), (dict(task="age"), "no label column 'age'"), (dict(groups="race"), "no label column 'race'"),
+    (dict(network="vgg16"), "network = 'vgg16'"), (dict(method="grape"), "method = 'grape'"), (dict(rate=1.0), "rate = 1.0"), (dict(rate=-0.1), "rate = -0.1"),
+    (dict(keep=1.0), "keep = 1.0"), (dict(keep=0), "keep = 0.0"), (dict(data_path="/nowhere/faces"), "/nowhere/faces"), (dict(runs_root="/dev/null/runs"), "/dev/null/runs"),
+    (dict(weights="/nowhere/w.safetensors"), "/nowhere/w.safetensors"), (dict(scope="all"), "scope = 'all'"), (dict(device="abacus"), "device = 'abacus'"),
+], ids=lambda x: "" if isinstance(x, str) else "-".join(f"{k}={v}" for k, v in x.items()).replace("/", "_"))
+def test_bad_settings_are_named_before_work_starts(own, tmp_path, capsys, changed, said):
+    options = [part for k, v in tiny(own, tmp_path, **changed).items() for part in (f"--{k}", str(v))]
+    assert main(["run", *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not list((tmp_path / "runs").glob("*")) and not list((tmp_path / "cache").glob("*"))

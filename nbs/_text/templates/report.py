@@ -1,0 +1,66 @@
+# %% [markdown]
+# # Report over runs
+#
+# > Every finished run of a folder in one table, then the plots: who paid, how unequally, and how much of that is noise
+
+# %% [markdown]
+# Nothing is trained here; the run folders are read and shown. The same tables and plots go into one page, `report.html`, that needs nothing
+# else and can be sent to someone.
+
+# %% tags=["parameters"]
+runs_root: str = ""   # folder that holds the run folders; empty: settings.ini
+out: str = ""         # where the page goes; empty: report.html in that folder
+pattern: str = "*"    # which run folders, e.g. utkface-*
+
+# %%
+import pandas as pd
+from IPython.display import HTML, Markdown, display
+from fairgrape.plots import plot_deltas, plot_disparity, plot_price
+from fairgrape.report import HOW_TO_READ, display_table, find_runs, report_table, seed_floor, verdicts, write_report
+from fairgrape.settings import root
+
+folder = root("runs", runs_root)
+runs = find_runs(folder, pattern)
+table = report_table(runs)
+print(f"{len(runs)} finished runs, {len(table)} of them pruned, in {table.experiment.nunique()} experiments")
+
+# %% [markdown]
+# ## How to read it
+
+# %%
+HTML(HOW_TO_READ)
+
+# %% [markdown]
+# ## All runs
+#
+# Accuracies in percent, the rest in percentage points. Compare rows only if they agree in data set, groups, network, scope and rate.
+
+# %%
+with pd.option_context("display.max_columns", None, "display.max_rows", None): display(display_table(table))
+
+# %% [markdown]
+# ## Each experiment
+#
+# Runs of one experiment started from the same data, task, groups, network and training, so their plots may share a frame.
+
+# %%
+for name, rows in table.groupby("experiment", sort=False):
+    said = "\n".join(f"- {sentence}" for sentence in verdicts(rows))
+    display(Markdown(f"### {name}"), Markdown(said or "No baseline run to compare with."))
+    display(plot_disparity(rows), plot_deltas(rows), plot_price(rows))
+
+# %% [markdown]
+# ## Another seed
+#
+# ρ between dense networks that differ in their seed only. Nothing was pruned there, so this is what training luck alone does. The table is
+# empty while all runs have one seed.
+
+# %%
+seed_floor(runs)
+
+# %% [markdown]
+# ## The page
+
+# %%
+page = write_report(folder, out or None, pattern)
+print(f"{page.name}: {page.stat().st_size / 1e6:.1f} MB")
