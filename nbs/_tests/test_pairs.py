@@ -31,6 +31,10 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
     files = lambda root: {p.name: p.read_text() for p in (root / "fairgrape").glob("*.py")}
     assert files(tmp_path) == files(REPO)
 
+def test_ruff_is_content():
+    done = subprocess.run([Path(sys.executable).with_name("ruff"), "check"], cwd=REPO, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
 def test_notebooks_are_clean():
     "nbdev-clean would change nothing, and papermill's parameter cells keep their tag"
     for notebook in NOTEBOOKS:

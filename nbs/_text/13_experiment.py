@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 import fairgrape
 from fairgrape.baselines import METHODS, method
@@ -64,7 +65,7 @@ class Settings:
     split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; official: the set's own
     limit: int = 0                    # Use only so many images, drawn at random (seed 42); 0: all
     network: str = "resnet34"         # resnet34, resnet18, mobilenet_v2 or the small resnet10
-    weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights
+    weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights, which is then taken as it is
     image_size: int = 224             # Side of the square images, pixels
     method: str = "fairgrape"         # dense (no pruning), fairgrape or ws
     rate: float = 0.99                # Pruning rate, the fraction of weights removed
@@ -361,6 +362,8 @@ else: raise AssertionError("an unknown device was accepted")
 # ## The dense network
 #
 # Every comparison is with the same seed's network before pruning. It is a run of its own, and once trained it is there for all the others. A run is complete when `metrics.json`, which is written last, is there.
+#
+# Where `weights` is a file, that file *is* the dense network: somebody's classifier, to be pruned. It is judged and not trained further.
 
 # %%
 #| export
@@ -391,7 +394,9 @@ def dense_network(
         table = pd.read_parquet(folder / "predictions.parquet")
         return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
     start = time.perf_counter()
-    history = train(model, images, stages(s.epochs, s.lrs), job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress)
+    own = s.weights not in ("none", "imagenet")
+    history = [] if own else train(model, images, stages(s.epochs, s.lrs), job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress)
+    model.to(device)
     trained = Trained(model, history, test_classes(dense, images, model, device))
     save_run(dense, trained, trained, [], None, time.perf_counter() - start)
     return trained
@@ -418,7 +423,7 @@ def prune_network(
     s, history = job.settings, list(dense.history)
     how, model = method(s.method), dense.model
     batches = group_batches(images, "train", s.importance_batch, s.importance_cap, s.seed, device)
-    def score(net): return how.score(net, batches, lambda out, y: task_loss(out, y, job.sizes), job.G, autocast=torch.bfloat16 if s.precision == "bf16" else None)
+    def score(net): return how.score(net, tqdm(batches, "importance", leave=False, disable=not progress), lambda out, y: task_loss(out, y, job.sizes), job.G, autocast=torch.bfloat16 if s.precision == "bf16" else None)
     def fit(net, label, plan): train(net, images, plan, job.sizes, s.seed, label, s.batch, s.augment, s.precision, device, progress, history=history)
     iterative = how.steps == "iterative"
     steps = prune(model, s.rate, score, how.select, s.keep if iterative else None, s.scope, on_step=on_step,
@@ -527,9 +532,10 @@ print(write_json(home / "x.json", dict(rho=1.5)).read_text())
 # %%
 assert json.loads((home / "x.json").read_text()) == dict(rho=1.5) and not (home / "x.json.part").exists()
 
-
 # %%
 #| export
+HISTORY = ["label", "stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "seconds", "kept"]   # of a training history, a row an epoch
+
 def save_run(
     job: Job,                    # Settings and data
     dense: Trained,              # The network before pruning
@@ -544,7 +550,7 @@ def save_run(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "settings.json", asdict(job.settings) | dict(name=job.name, classes_used=job.heads, group_names=job.group_names))
     write_json(folder / "environment.json", environment(device))
-    pd.DataFrame(pruned.history).to_csv(folder / "history.csv", index=False)
+    pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
     pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(folder / "steps.csv", index=False)
     if layers is not None: layers.to_csv(folder / "layers.csv")
     predictions_table(job, dense.predictions, pruned.predictions).to_parquet(folder / "predictions.parquet", index=False)
@@ -621,6 +627,17 @@ ws = run(replace(tiny, method="ws", scope="global"), **places)
 assert (dense_folder / "metrics.json").stat().st_mtime_ns == before
 print(ws.name.rsplit("-", 1)[0], "| steps:", pd.read_csv(ws / "steps.csv")["kept"].tolist())
 assert len(pd.read_csv(ws / "steps.csv")) == 1
+
+# %% [markdown]
+# And one's own dense network, from its file: it is not trained, so the dense accuracy is that of the file, and there is no `dense` row in the history.
+
+# %%
+mine = run(replace(tiny, method="ws", weights=str(dense_folder / "model.safetensors")), **places)
+theirs, ours = (json.loads((f / "metrics.json").read_text())["accuracy_dense"] for f in (dense_folder, mine))
+set(pd.read_csv(mine / "history.csv")["label"])
+
+# %%
+assert theirs == ours and set(pd.read_csv(mine / "history.csv")["label"]) == {"final"}
 
 # %%
 assert layer_table(shares, shares).columns.tolist() == ["weights", "kept", "before:blue", "before:red", "after:blue", "after:red"]

@@ -16,7 +16,7 @@ classes: str = ""                 # classes to keep, column by column (see Setti
 split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; official: the set's own
 limit: int = 0                    # use only so many images, drawn at random (seed 42); 0: all
 network: str = "resnet34"         # resnet34, resnet18, mobilenet_v2 or the small resnet10
-weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights
+weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights, taken as it is
 image_size: int = 224             # side of the square images, pixels
 method: str = "fairgrape"         # dense (no pruning), fairgrape or ws
 rate: float = 0.99                # pruning rate, the fraction of weights removed
@@ -72,7 +72,7 @@ check_cells(job.table, job.table["split"], settings.groups)
 # %% [markdown]
 # ## The dense network
 #
-# Trained by the full schedule, or read from the run folder of the same settings.
+# Trained by the full schedule, or read from the run folder of the same settings; a file named by `weights` is taken as it is.
 
 # %%
 if not is_complete(folder):
@@ -93,7 +93,7 @@ if not is_complete(folder):
 
 # %%
 run = load_run(folder)
-plot_history(run.history)
+if len(run.history): display(plot_history(run.history))
 
 # %%
 if settings.method != "dense": display(plot_sparsity(run.layers))

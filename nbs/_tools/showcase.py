@@ -1,0 +1,48 @@
+"""Publish finished runs: `python nbs/_tools/showcase.py RUNS_ROOT [OUT]` copies what may be shown into runs/showcase and writes a report and a picture.
+
+Numbers and plots only: executed notebooks, settings, environment, metrics, tables. Predictions (they name image files), weights and masks stay behind.
+Folders of the machine that ran them are written as data, runs and data/cache."""
+import json
+import sys
+from pathlib import Path
+
+from fairgrape.cli import notebook_is_whole, run_notebook
+from fairgrape.plots import plot_deltas
+from fairgrape.report import SMALL, find_runs, report_table, seed_floor
+
+REPO = Path(__file__).resolve().parents[2]
+
+def plain(text: str, places: dict[str, str]) -> str:
+    "The text with this machine's folders replaced"
+    for here, there in sorted(places.items(), key=lambda pair: -len(pair[0])): text = text.replace(here, there)
+    return text
+
+def places_of(notebook: Path) -> dict[str, str]:
+    "Folder → what to call it, from the parameters that papermill wrote down"
+    given = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]["parameters"]
+    return {given["data_root"]: "data", given["runs_root"]: "runs", given["cache_root"]: "data/cache", str(REPO): "."}
+
+def publish(run: Path, out: Path):
+    "Copy one run's notebook and small files"
+    if not notebook_is_whole(run / "prune.ipynb"): raise SystemExit(f"{run}: no executed notebook, or it stopped: fairgrape run it first")
+    folder, places = out / run.name, places_of(run / "prune.ipynb")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*SMALL, "prune.ipynb"):
+        if (run / name).is_file(): (folder / name).write_text(plain((run / name).read_text(encoding="utf-8"), places), encoding="utf-8")
+
+def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
+    "Publish all finished runs of a folder"
+    root, out = Path(runs_root).resolve(), Path(out)
+    runs = find_runs(root)
+    for run in runs: publish(run.path, out)
+    seeds = seed_floor(runs)
+    if len(seeds): seeds.round(2).to_csv(out / "seed_floor.csv", index=False)
+    run_notebook("report", out / "report.ipynb", dict(runs_root=str(out)), log=False)
+    for page in ("report.ipynb", "report.html"): (out / page).write_text(plain((out / page).read_text(encoding="utf-8"), {str(out): "runs/showcase", str(REPO): "."}), encoding="utf-8")
+    for name, rows in report_table(find_runs(out)).groupby("dataset"):
+        for experiment, part in rows.groupby("experiment"):
+            figure = plot_deltas(part)
+            figure.savefig(out / f"{'demo' if name == 'synthetic' else name}.png", dpi=110)
+            print(f"{experiment}\n  {figure.get_label()}")
+
+if __name__ == "__main__": main(*sys.argv[1:])
