@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RENDERER_VERSION', 'SPLITS', 'EXPRESSIONS', 'TONES', 'HAIR', 'RANGES', 'draw_rows', 'express', 'light_and_colour',
-           'synthetic_table', 'ellipse', 'band', 'Canvas', 'new_canvas', 'paint', 'draw_background', 'head_shape',
-           'draw_head', 'draw_eyes', 'draw_mouth', 'draw_hair', 'grain', 'expose', 'render_faces']
+           'synthetic_table', 'ellipse', 'band', 'Canvas', 'new_canvas', 'paint', 'draw_background', 'draw_head',
+           'draw_eyes', 'draw_mouth', 'draw_hair', 'grain', 'expose', 'render_faces']
 
 # %% ../nbs/01_synthetic.ipynb #a55a1eb8
 from dataclasses import dataclass
@@ -21,12 +21,11 @@ EXPRESSIONS = pd.DataFrame.from_dict(dict(
 ), orient="index", columns=["smile", "mouth_open", "brow_raise", "brow_tilt", "eye_open"])
 TONES = pd.DataFrame.from_dict({   # The skin's colour, and what bad light leaves of the features' contrast
     "tone-1": (.95, .81, .71, 1.), "tone-2": (.82, .64, .52, 0.95),
-    "tone-3": (.63, .45, .35, 0.3), "tone-4": (.46, .32, .25, 0.22),
+    "tone-3": (.63, .45, .35, 0.24), "tone-4": (.46, .32, .25, 0.2),
 }, orient="index", columns=["skin_red", "skin_green", "skin_blue", "contrast"])
 HAIR = pd.DataFrame.from_dict(dict(   # Opacity of the hair, height and slant of the hair line, whether it falls to the shoulders
     cropped=(.25, -.50, .06, 0.), short=(1., -.42, .06, 0.), parted=(1., -.50, .22, 0.), long=(1., -.50, .06, 1.),
 ), orient="index", columns=["hair_density", "hair_line", "hair_slant", "hair_long"])
-TONES
 
 # %% ../nbs/01_synthetic.ipynb #430e3dd4
 RANGES = dict(
@@ -36,7 +35,6 @@ RANGES = dict(
     back_red=(.2, .9), back_green=(.2, .9), back_blue=(.2, .9), back_slope=(-.2, .2),
     cloth_red=(.1, .9), cloth_green=(.1, .9), cloth_blue=(.1, .9), light_angle=(0, 2*np.pi),
     hair=(0, 1), glasses=(0, 1), bad_light=(0, 1), light_level=(0, 1), light_side=(0, 1), grain=(0, 1))
-RANGES["yaw"], RANGES["roll"]
 
 # %% ../nbs/01_synthetic.ipynb #28253d9e
 def draw_rows(
@@ -46,7 +44,8 @@ def draw_rows(
     seed: int = 0,   # Seed of the whole set
 ) -> pd.DataFrame:   # Labels as Categoricals, then a float column for each of `RANGES`
     "Draw the labels and the raw render parameters of `n` faces of one tone."
-    if n < len(EXPRESSIONS): raise ValueError(f"{split} {tone}: {n} images for {len(EXPRESSIONS)} expressions: ask for {len(EXPRESSIONS)} or more")
+    least = len(EXPRESSIONS)
+    if n < least: raise ValueError(f"{split} {tone}: {n} images for {least} expressions: ask for {least} or more")
     stream = np.random.default_rng([seed, SPLITS.index(split), TONES.index.get_loc(tone)])
     low, high = np.array(list(RANGES.values()), float).T
     rows = pd.DataFrame(low + (high-low)*stream.random((n, len(RANGES))), columns=list(RANGES))
@@ -71,27 +70,29 @@ def light_and_colour(
     rows: pd.DataFrame,   # As `draw_rows` gives them, of any tones
 ) -> pd.DataFrame:        # The same, with light, contrast, skin, hair and glasses settled
     "Turn the drawn fractions into light, skin, hair and glasses."
-    tone, style = TONES.iloc[rows.tone.cat.codes].reset_index(drop=True), HAIR.iloc[(rows.hair*len(HAIR)).astype(int)].reset_index(drop=True)
-    rows, bad = rows.reset_index(drop=True), rows.bad_light.to_numpy() < 0.6
-    between = lambda name, good, poor: np.where(bad, poor[0] + (poor[1]-poor[0])*rows[name], good[0] + (good[1]-good[0])*rows[name])
+    styles = (rows.hair*len(HAIR)).astype(int)
+    rows, tone, style = (t.reset_index(drop=True) for t in (rows, TONES.iloc[rows.tone.cat.codes], HAIR.iloc[styles]))
+    bad = rows.bad_light.to_numpy() < 0.6
+    between = lambda name, good, poor: np.where(bad, np.interp(rows[name], (0, 1), poor), np.interp(rows[name], (0, 1), good))
     return rows.assign(
         bad_light=bad.astype(float), contrast=np.where(bad, tone.contrast, 1.), glasses=(rows.glasses < .25).astype(float),
         light_level=between("light_level", (.95, 1.05), (.55, .8)), light_side=between("light_side", (0, .2), (.2, .4)),
-        grain=.01 + .01*rows.grain, noise=np.floor(rows.noise), hair=np.floor(rows.hair*len(HAIR)),
-        hair_red=rows.hair_shade, hair_green=rows.hair_shade*(1 - .6*rows.hair_warmth), hair_blue=rows.hair_shade*(1 - 1.2*rows.hair_warmth),
-        **style, **{name: tone[name]*rows.skin for name in TONES.columns[:3]})
+        grain=.01 + .01*rows.grain, noise=np.floor(rows.noise), hair=styles.to_numpy(float),
+        hair_red=rows.hair_shade, hair_green=rows.hair_shade*(1 - .6*rows.hair_warmth),
+        hair_blue=rows.hair_shade*(1 - 1.2*rows.hair_warmth), **style, **{name: tone[name]*rows.skin for name in TONES.columns[:3]})
 
 # %% ../nbs/01_synthetic.ipynb #32699103
 def synthetic_table(
     seed: int = 0,                       # Seed of every random choice
-    train: tuple = (1400, 1200, 900, 800),   # Training images of each tone, in the order of `TONES`
+    train: tuple = (1300, 1100, 1000, 900),   # Training images of each tone, in the order of `TONES`
     val: tuple = (100, 100, 100, 100),   # Validation images of each tone
     test: tuple = (2500, 2500, 2500, 2500),   # Test images of each tone
 ) -> pd.DataFrame:                       # A row an image: expression, tone, split, then the render parameters
     "Draw a whole set of faces: labels, split and everything that rendering needs."
     for split, counts in zip(SPLITS, (train, val, test)):
-        if len(counts) != len(TONES): raise ValueError(f"{split} has {len(counts)} numbers, but there are {len(TONES)} tones: give one for each")
-    drawn = [draw_rows(n, split, tone, seed) for split, counts in zip(SPLITS, (train, val, test)) for tone, n in zip(TONES.index, counts)]
+        if len(counts) != len(TONES): raise ValueError(f"{split} has {len(counts)} numbers for {len(TONES)} tones: give one for each")
+    asked = [(n, split, tone) for split, counts in zip(SPLITS, (train, val, test)) for tone, n in zip(TONES.index, counts)]
+    drawn = [draw_rows(*one, seed) for one in asked]
     return light_and_colour(express(pd.concat(drawn, ignore_index=True)))
 
 # %% ../nbs/01_synthetic.ipynb #9aa094af
@@ -121,7 +122,7 @@ def band(
     slope = tilt - 2*bend*t/half
     return np.maximum(across/np.sqrt(1 + slope*slope) - thick, np.abs(x) - half)
 
-# %% ../nbs/01_synthetic.ipynb #24c29e4c
+# %% ../nbs/01_synthetic.ipynb #ff2f0208
 @dataclass(frozen=True)
 class Canvas:
     "Images being drawn, and where their pixels lie in each face's frame."
@@ -135,7 +136,6 @@ class Canvas:
         "The columns `name`_red, _green and _blue as an array (n, 3, 1, 1)."
         return np.stack([self.p[f"{name}_{c}"] for c in ("red", "green", "blue")], 1)
 
-# %% ../nbs/01_synthetic.ipynb #994cecb5
 def new_canvas(
     rows: pd.DataFrame,   # Rows of `synthetic_table`
     size: int,            # Image width and height, pixels
@@ -173,14 +173,11 @@ def draw_background(
     paint(canvas, canvas.colour("skin")*np.float32(.78), np.maximum(np.abs(x)-.2, np.abs(y-.7)-.28))
 
 # %% ../nbs/01_synthetic.ipynb #abf2b5ea
-def head_shape(
-    canvas: Canvas,   # Any canvas
-) -> np.ndarray:      # Signed distance to the outline of the head, (n, size, size)
-    "The outline of the head, narrower at the chin."
+def _head_shape(canvas: Canvas) -> np.ndarray:
+    "Signed distance to the outline of the head, an ellipse narrower at the chin, (n, size, size)"
     jaw = 1 - np.float32(.16)*np.clip(canvas.y, 0, 1)
     return ellipse(canvas.x/jaw, canvas.y, .57*canvas.p["width"], .76)
 
-# %% ../nbs/01_synthetic.ipynb #9f16bace
 def draw_head(
     canvas: Canvas,   # With its background
 ) -> None:
@@ -188,7 +185,7 @@ def draw_head(
     x, y, p, skin = canvas.x, canvas.y, canvas.p, canvas.colour("skin")
     for side in (-1, 1): paint(canvas, skin*np.float32(.85), ellipse(x - side*.56*p["width"], y-.02, .09, .15))
     away = (x - .2*p["yaw"])**2 + y*y
-    paint(canvas, skin*(np.float32(1.03) - .25*away)[:, None], head_shape(canvas))
+    paint(canvas, skin*(np.float32(1.03) - .25*away)[:, None], _head_shape(canvas))
 
 # %% ../nbs/01_synthetic.ipynb #5691b7fd
 def draw_eyes(
@@ -220,7 +217,7 @@ def draw_hair(
     canvas: Canvas,   # With its face
 ) -> None:
     "Hair above the hair line, long hair beside the face, glasses."
-    x, y, p, head = canvas.x, canvas.y, canvas.p, head_shape(canvas) - np.float32(.06)
+    x, y, p, head = canvas.x, canvas.y, canvas.p, _head_shape(canvas) - np.float32(.06)
     top = np.maximum(head, y - p["hair_line"] - p["hair_slant"]*x - .25*x*x)
     paint(canvas, canvas.colour("hair"), top, p["hair_density"])
     paint(canvas, canvas.colour("hair"), np.maximum(np.maximum(head, .5*p["width"] - np.abs(x)), y-.35), p["hair_long"])

@@ -42,19 +42,20 @@ EXPRESSIONS = pd.DataFrame.from_dict(dict(
 ), orient="index", columns=["smile", "mouth_open", "brow_raise", "brow_tilt", "eye_open"])
 TONES = pd.DataFrame.from_dict({   # The skin's colour, and what bad light leaves of the features' contrast
     "tone-1": (.95, .81, .71, 1.), "tone-2": (.82, .64, .52, 0.95),
-    "tone-3": (.63, .45, .35, 0.3), "tone-4": (.46, .32, .25, 0.22),
+    "tone-3": (.63, .45, .35, 0.24), "tone-4": (.46, .32, .25, 0.2),
 }, orient="index", columns=["skin_red", "skin_green", "skin_blue", "contrast"])
 HAIR = pd.DataFrame.from_dict(dict(   # Opacity of the hair, height and slant of the hair line, whether it falls to the shoulders
     cropped=(.25, -.50, .06, 0.), short=(1., -.42, .06, 0.), parted=(1., -.50, .22, 0.), long=(1., -.50, .06, 1.),
 ), orient="index", columns=["hair_density", "hair_line", "hair_slant", "hair_long"])
-TONES
 
 # %%
 assert len(EXPRESSIONS) == 5 and list(TONES.index) == ["tone-1", "tone-2", "tone-3", "tone-4"]
 assert TONES.contrast.is_monotonic_decreasing
+TONES
 
 # %% [markdown]
-# Everything else is a number between two bounds, drawn uniformly. The last five are fractions that become hair style, glasses and light further down.
+# Everything else is a number between two bounds, drawn uniformly. The last six are fractions that become hair style, glasses and
+# light further down.
 
 # %%
 #| export
@@ -65,10 +66,10 @@ RANGES = dict(
     back_red=(.2, .9), back_green=(.2, .9), back_blue=(.2, .9), back_slope=(-.2, .2),
     cloth_red=(.1, .9), cloth_green=(.1, .9), cloth_blue=(.1, .9), light_angle=(0, 2*np.pi),
     hair=(0, 1), glasses=(0, 1), bad_light=(0, 1), light_level=(0, 1), light_side=(0, 1), grain=(0, 1))
-RANGES["yaw"], RANGES["roll"]
 
 # %%
 assert all(low < high for low, high in RANGES.values())
+RANGES["yaw"], RANGES["roll"]
 
 
 # %% [markdown]
@@ -87,7 +88,8 @@ def draw_rows(
     seed: int = 0,   # Seed of the whole set
 ) -> pd.DataFrame:   # Labels as Categoricals, then a float column for each of `RANGES`
     "Draw the labels and the raw render parameters of `n` faces of one tone."
-    if n < len(EXPRESSIONS): raise ValueError(f"{split} {tone}: {n} images for {len(EXPRESSIONS)} expressions: ask for {len(EXPRESSIONS)} or more")
+    least = len(EXPRESSIONS)
+    if n < least: raise ValueError(f"{split} {tone}: {n} images for {least} expressions: ask for {least} or more")
     stream = np.random.default_rng([seed, SPLITS.index(split), TONES.index.get_loc(tone)])
     low, high = np.array(list(RANGES.values()), float).T
     rows = pd.DataFrame(low + (high-low)*stream.random((n, len(RANGES))), columns=list(RANGES))
@@ -148,15 +150,16 @@ def light_and_colour(
     rows: pd.DataFrame,   # As `draw_rows` gives them, of any tones
 ) -> pd.DataFrame:        # The same, with light, contrast, skin, hair and glasses settled
     "Turn the drawn fractions into light, skin, hair and glasses."
-    tone, style = TONES.iloc[rows.tone.cat.codes].reset_index(drop=True), HAIR.iloc[(rows.hair*len(HAIR)).astype(int)].reset_index(drop=True)
-    rows, bad = rows.reset_index(drop=True), rows.bad_light.to_numpy() < 0.6
-    between = lambda name, good, poor: np.where(bad, poor[0] + (poor[1]-poor[0])*rows[name], good[0] + (good[1]-good[0])*rows[name])
+    styles = (rows.hair*len(HAIR)).astype(int)
+    rows, tone, style = (t.reset_index(drop=True) for t in (rows, TONES.iloc[rows.tone.cat.codes], HAIR.iloc[styles]))
+    bad = rows.bad_light.to_numpy() < 0.6
+    between = lambda name, good, poor: np.where(bad, np.interp(rows[name], (0, 1), poor), np.interp(rows[name], (0, 1), good))
     return rows.assign(
         bad_light=bad.astype(float), contrast=np.where(bad, tone.contrast, 1.), glasses=(rows.glasses < .25).astype(float),
         light_level=between("light_level", (.95, 1.05), (.55, .8)), light_side=between("light_side", (0, .2), (.2, .4)),
-        grain=.01 + .01*rows.grain, noise=np.floor(rows.noise), hair=np.floor(rows.hair*len(HAIR)),
-        hair_red=rows.hair_shade, hair_green=rows.hair_shade*(1 - .6*rows.hair_warmth), hair_blue=rows.hair_shade*(1 - 1.2*rows.hair_warmth),
-        **style, **{name: tone[name]*rows.skin for name in TONES.columns[:3]})
+        grain=.01 + .01*rows.grain, noise=np.floor(rows.noise), hair=styles.to_numpy(float),
+        hair_red=rows.hair_shade, hair_green=rows.hair_shade*(1 - .6*rows.hair_warmth),
+        hair_blue=rows.hair_shade*(1 - 1.2*rows.hair_warmth), **style, **{name: tone[name]*rows.skin for name in TONES.columns[:3]})
 
 
 # %%
@@ -165,7 +168,7 @@ light_and_colour(rows)[["bad_light", "light_level", "contrast", "skin_red", "ski
 # %%
 many = light_and_colour(draw_rows(2000, "test", "tone-4"))
 assert abs(many.bad_light.mean() - 0.6) < .04 and abs(many.glasses.mean() - .25) < .04
-assert set(many.contrast[many.bad_light == 1]) == {0.22} and set(many.contrast[many.bad_light == 0]) == {1.}
+assert set(many.contrast[many.bad_light == 1]) == {0.2} and set(many.contrast[many.bad_light == 0]) == {1.}
 assert np.allclose(many.skin_red/many.skin, .46)
 
 
@@ -177,14 +180,15 @@ assert np.allclose(many.skin_red/many.skin, .46)
 #| export
 def synthetic_table(
     seed: int = 0,                       # Seed of every random choice
-    train: tuple = (1400, 1200, 900, 800),   # Training images of each tone, in the order of `TONES`
+    train: tuple = (1300, 1100, 1000, 900),   # Training images of each tone, in the order of `TONES`
     val: tuple = (100, 100, 100, 100),   # Validation images of each tone
     test: tuple = (2500, 2500, 2500, 2500),   # Test images of each tone
 ) -> pd.DataFrame:                       # A row an image: expression, tone, split, then the render parameters
     "Draw a whole set of faces: labels, split and everything that rendering needs."
     for split, counts in zip(SPLITS, (train, val, test)):
-        if len(counts) != len(TONES): raise ValueError(f"{split} has {len(counts)} numbers, but there are {len(TONES)} tones: give one for each")
-    drawn = [draw_rows(n, split, tone, seed) for split, counts in zip(SPLITS, (train, val, test)) for tone, n in zip(TONES.index, counts)]
+        if len(counts) != len(TONES): raise ValueError(f"{split} has {len(counts)} numbers for {len(TONES)} tones: give one for each")
+    asked = [(n, split, tone) for split, counts in zip(SPLITS, (train, val, test)) for tone, n in zip(TONES.index, counts)]
+    drawn = [draw_rows(*one, seed) for one in asked]
     return light_and_colour(express(pd.concat(drawn, ignore_index=True)))
 
 
@@ -193,7 +197,7 @@ table = synthetic_table()
 pd.crosstab(table.tone, table.split)
 
 # %%
-assert pd.crosstab(table.tone, table.split).to_numpy().tolist() == [[1400, 100, 2500], [1200, 100, 2500], [900, 100, 2500], [800, 100, 2500]]
+assert pd.crosstab(table.tone, table.split).to_numpy().tolist() == [[1300, 100, 2500], [1100, 100, 2500], [1000, 100, 2500], [900, 100, 2500]]
 classes = table.groupby(["split", "tone", "expression"], observed=True).size().unstack()
 assert (classes.max(axis=1) - classes.min(axis=1)).max() == 0, "each expression as often as any other in each tone and split"
 pd.testing.assert_frame_equal(table, synthetic_table())
@@ -210,7 +214,8 @@ else: raise AssertionError("two numbers were accepted for four tones")
 # ## Shapes
 #
 # A shape is its signed distance: negative inside, zero on the edge, positive outside. That works at any size, and the edge can be made
-# soft by as much as a pixel is wide. Only sums, products, quotients and square roots touch the pixels, so the bits come out the same each time.
+# soft by as much as a pixel is wide. Only sums, products, quotients and square roots touch the pixels, so the bits come out the same
+# each time.
 
 # %%
 #| export
@@ -226,9 +231,7 @@ def ellipse(
 
 
 # %%
-ellipse(np.array([0., 1, 2, 3]), np.zeros(4), 2, 1)
-
-# %%
+print(ellipse(np.array([0., 1, 2, 3]), np.zeros(4), 2, 1))
 assert np.allclose(ellipse(np.array([2., 0, 3]), np.array([0., 1, 4]), 2, 1)[:2], 0, atol=1e-5)
 assert np.allclose(ellipse(np.array([3.]), np.array([4.]), 2, 2), 3, atol=1e-4), "a circle's distance is exact: 5 - 2"
 
@@ -255,9 +258,7 @@ def band(
 
 
 # %%
-band(np.array([0., 0., 1.]), np.array([0., .5, .5]), half=1, thick=.1, bend=.5)   # the smile's middle lies at y = .5
-
-# %%
+print(band(np.array([0., 0., 1.]), np.array([0., .5, .5]), half=1, thick=.1, bend=.5))   # the smile's middle lies at y = .5
 assert band(0., .5, 1, .1, bend=.5) < 0 < band(0., 0., 1, .1, bend=.5)
 assert band(.5, .1, 1, .1, tilt=.2) < 0 < band(-.5, .1, 1, .1, tilt=.2), "a positive tilt falls to the right"
 assert band(0., .3, 1, .1) > 0 > band(0., .3, 1, .1, swell=.4)
@@ -267,7 +268,8 @@ assert band(0., .3, 1, .1) > 0 > band(0., .3, 1, .1, swell=.4)
 # ## Canvas
 #
 # A canvas holds a few dozen images at once and the place of every pixel in its own face's frame: shifted, turned and scaled by
-# the row's pose. Drawing functions can then speak of one upright face at the origin.
+# the row's pose. Drawing functions can then speak of one upright face at the origin. A canvas reads the float columns of its rows and
+# nothing else, the label of the tone included.
 
 # %%
 #| export
@@ -284,12 +286,6 @@ class Canvas:
         "The columns `name`_red, _green and _blue as an array (n, 3, 1, 1)."
         return np.stack([self.p[f"{name}_{c}"] for c in ("red", "green", "blue")], 1)
 
-
-# %% [markdown]
-# A new canvas is made from rows of the table. It reads their float columns and nothing else, the label of the tone included.
-
-# %%
-#| export
 def new_canvas(
     rows: pd.DataFrame,   # Rows of `synthetic_table`
     size: int,            # Image width and height, pixels
@@ -336,9 +332,7 @@ def paint(
 # %%
 disc = new_canvas(upright, 16)
 paint(disc, np.float32(1), ellipse(disc.x, disc.y, .5, .5))
-(disc.pixels[0, 0, 8]*100).astype(int)
-
-# %%
+print((disc.pixels[0, 0, 8]*100).astype(int))
 assert disc.pixels[0, 0, 8, 8] == 1 and disc.pixels[0, 0, 0, 0] == 0 and disc.pixels.dtype == np.float32
 assert abs(disc.pixels[0, 0].mean()*4 - np.pi*.25) < .01, "a soft edge keeps the area of the disc"
 
@@ -384,9 +378,9 @@ def strip(
 
 strip(look(draw_background).pixels)
 
-# %%
 behind = look(draw_background)
-assert np.allclose(behind.pixels[:, :, 0, 0], behind.colour("back")[:, :, 0, 0] + behind.p["back_slope"][:, 0]*behind.y[:, 0, :1], atol=1e-6)
+corner = behind.colour("back")[:, :, 0, 0] + behind.p["back_slope"][:, 0]*behind.y[:, 0, :1]
+assert np.allclose(behind.pixels[:, :, 0, 0], corner, atol=1e-6)
 
 
 # %% [markdown]
@@ -394,25 +388,11 @@ assert np.allclose(behind.pixels[:, :, 0, 0], behind.colour("back")[:, :, 0, 0] 
 
 # %%
 #| export
-def head_shape(
-    canvas: Canvas,   # Any canvas
-) -> np.ndarray:      # Signed distance to the outline of the head, (n, size, size)
-    "The outline of the head, narrower at the chin."
+def _head_shape(canvas: Canvas) -> np.ndarray:
+    "Signed distance to the outline of the head, an ellipse narrower at the chin, (n, size, size)"
     jaw = 1 - np.float32(.16)*np.clip(canvas.y, 0, 1)
     return ellipse(canvas.x/jaw, canvas.y, .57*canvas.p["width"], .76)
 
-
-# %%
-blank = new_canvas(upright.assign(width=1.), 16)
-(head_shape(blank)[0] < 0).sum(1)   # pixels inside the head, row by row
-
-# %%
-inside = head_shape(blank)[0] < 0
-assert (inside == inside[:, ::-1]).all() and inside[7].sum() > inside[12].sum() > 0, "upright it is symmetric, and narrower at the chin"
-
-
-# %%
-#| export
 def draw_head(
     canvas: Canvas,   # With its background
 ) -> None:
@@ -420,13 +400,12 @@ def draw_head(
     x, y, p, skin = canvas.x, canvas.y, canvas.p, canvas.colour("skin")
     for side in (-1, 1): paint(canvas, skin*np.float32(.85), ellipse(x - side*.56*p["width"], y-.02, .09, .15))
     away = (x - .2*p["yaw"])**2 + y*y
-    paint(canvas, skin*(np.float32(1.03) - .25*away)[:, None], head_shape(canvas))
+    paint(canvas, skin*(np.float32(1.03) - .25*away)[:, None], _head_shape(canvas))
 
 
 # %%
 strip(look(draw_background, draw_head).pixels)
 
-# %%
 head = look(draw_background, draw_head)
 middle, skin = head.pixels[:, :, 32, 32], head.colour("skin")[:, :, 0, 0]
 assert (np.abs(middle/skin - 1) < .06).all() and (np.diff(middle.mean(1)) < 0).all(), "skin colour, darker from tone-1 to tone-4"
@@ -487,7 +466,6 @@ def draw_mouth(
 # %%
 strip(look(draw_background, draw_head, draw_eyes, draw_mouth).pixels)
 
-# %%
 assert (change(draw_mouth, contrast=0.) == 0).all()
 assert (change(draw_mouth, mouth_open=.15) > 1.5*change(draw_mouth, mouth_open=0.)).all(), "an open mouth covers more"
 
@@ -501,7 +479,7 @@ def draw_hair(
     canvas: Canvas,   # With its face
 ) -> None:
     "Hair above the hair line, long hair beside the face, glasses."
-    x, y, p, head = canvas.x, canvas.y, canvas.p, head_shape(canvas) - np.float32(.06)
+    x, y, p, head = canvas.x, canvas.y, canvas.p, _head_shape(canvas) - np.float32(.06)
     top = np.maximum(head, y - p["hair_line"] - p["hair_slant"]*x - .25*x*x)
     paint(canvas, canvas.colour("hair"), top, p["hair_density"])
     paint(canvas, canvas.colour("hair"), np.maximum(np.maximum(head, .5*p["width"] - np.abs(x)), y-.35), p["hair_long"])
@@ -513,7 +491,6 @@ def draw_hair(
 # %%
 strip(look(draw_background, draw_head, draw_eyes, draw_mouth, draw_hair).pixels)
 
-# %%
 assert (change(draw_hair, hair_density=0., hair_long=0., glasses=0.) == 0).all()
 assert (change(draw_hair, hair_density=1., hair_long=0., glasses=1.) > change(draw_hair, hair_density=1., hair_long=0., glasses=0.)).all()
 
@@ -540,9 +517,7 @@ def grain(
 
 # %%
 numbers = np.arange(100, dtype=np.float32)[:, None, None]
-grain(numbers, 3)[0].round(2)
-
-# %%
+print(grain(numbers, 3)[0].round(2))
 sample = grain(numbers, 64)
 assert abs(sample.mean()) < .005 and abs(sample.std() - 6**-.5) < .005, "triangular on ±1: standard deviation 1/√6"
 neighbours = np.corrcoef(sample[:, :, 1:].ravel(), sample[:, :, :-1].ravel())[0, 1]
@@ -565,7 +540,6 @@ def expose(
 # %%
 strip(expose(look(draw_background, draw_head, draw_eyes, draw_mouth, draw_hair)))
 
-# %%
 grey = new_canvas(upright.assign(light_level=1., light_side=0., grain=0.), 16)
 grey.pixels[:] = .4
 assert (expose(grey) == 102).all(), ".4 · 255"
@@ -610,7 +584,8 @@ sheet = pd.concat([part.head(10) for _, part in test.groupby(["tone", "bad_light
 strip(render_faces(sheet), columns=10, width=7.)
 
 # %% [markdown]
-# The same rows give the same bits, whichever rows are asked for together. Every size works; a coarse image is about what one gets by averaging a fine one.
+# The same rows give the same bits, whichever rows are asked for together. Every size works; a coarse image is about what one gets by
+# averaging a fine one.
 
 # %%
 few = table.sample(150, random_state=0)
@@ -637,14 +612,15 @@ else: raise AssertionError("rows without yaw were accepted")
 # %% [markdown]
 # ## What the light leaves, by tone
 #
-# What a network can see of an expression is how much the image changes with it. So each test face is rendered twice, happy and sad, all else
-# equal, and the two images' mean difference over the pixels is taken in grey levels. Light skin reflects more, so it differs more in good light already; bad light
-# takes a larger part from the darker tones.
+# What a network can see of an expression is how much the image changes with it. So each test face is rendered twice, happy and sad,
+# all else equal, and the two images' mean difference over the pixels is taken in grey levels. Light skin reflects more, so it differs
+# more in good light already; bad light takes a larger part from the darker tones.
 
 # %%
 pairs = test.groupby(["tone", "bad_light"], observed=True).head(150)
 happy, sad = (render_faces(pairs.assign(**EXPRESSIONS.loc[name], grain=0.), 32).astype(float) for name in ("happy", "sad"))
-seen = pairs.assign(difference=np.abs(happy - sad).mean((1, 2, 3))).groupby(["tone", "bad_light"], observed=True).difference.mean().unstack()
+pairs = pairs.assign(difference=np.abs(happy - sad).mean((1, 2, 3)))
+seen = pairs.groupby(["tone", "bad_light"], observed=True).difference.mean().unstack()
 seen.columns = ["good light", "bad light"]
 seen.assign(kept=seen["bad light"]/seen["good light"], contrast=TONES.contrast).round(2)
 
@@ -652,3 +628,29 @@ seen.assign(kept=seen["bad light"]/seen["good light"], contrast=TONES.contrast).
 kept = seen["bad light"]/seen["good light"]
 assert kept.is_monotonic_decreasing and kept["tone-4"] < .5*kept["tone-1"]
 assert np.allclose(kept/kept["tone-1"], TONES.contrast/TONES.contrast["tone-1"], atol=.08), "the contrast column is what the pixels show"
+
+# %% [markdown]
+# ## Why these constants
+#
+# The light, the grain, the contrasts and the numbers of images were tried out and then frozen on two facts, before any group-aware
+# pruning had been run on these faces: a dense network is right on 85 to 97 % of the test images, and one-shot magnitude pruning (WS, the
+# same rate in every layer) followed by retraining shows a disparity ρ whose bootstrap interval lies above its noise floor. So the set is
+# made to have a disparity to look for; it is no evidence of how often one is met elsewhere.
+#
+# The setting: 32 px, torchvision's `ResNet(BasicBlock, [1, 1, 1, 1])` from scratch, batches of 64, Adam, 6 epochs at 4e-3 and 2 at 4e-4,
+# the best epoch of each stage by validation loss, random horizontal flips; after pruning the same schedule again. Measured outside this
+# notebook by a script of its own, on all 10,000 test images; accuracy in percent, ρ and its floor in percentage points; the 95 % interval
+# comes from inverting the paired bootstrap:
+#
+# | seed | rate | dense (tone-1 to tone-4) | change after pruning, tone-1 to tone-4 | ρ | interval | floor: mean, 95 % quantile |
+# |---|---|---|---|---|---|---|
+# | 0 | 0.99 | 95.5 (98.9, 99.1, 93.6, 90.3) | −5.1, −4.7, −10.9, −11.8 | 3.74 | 2.98 to 4.43 | 0.58, 1.05 |
+# | 1 | 0.99 | 94.2 (98.7, 98.7, 92.1, 87.5) | −5.2, −3.7, −9.7, −6.9 | 2.58 | 1.75 to 3.22 | 0.60, 1.08 |
+# | 0 | 0.9 | 95.5 (98.9, 99.1, 93.6, 90.3) | −0.5, −0.2, +0.8, +1.5 | 0.93 | 0.44 to 1.32 | 0.31, 0.58 |
+# | 1 | 0.9 | 94.2 (98.7, 98.7, 92.1, 87.5) | −0.0, −0.1, +1.2, +3.3 | 1.61 | 1.04 to 2.17 | 0.37, 0.70 |
+#
+# At 0.99 the interval lies above the floor's 95 % quantile with both seeds, and the two tones with little contrast lose the most. At 0.9
+# nothing of the kind: pruning and the second round of training cost little, and the darker tones *gain* from it. ρ counts a gain like a loss,
+# so it is above the floor's mean there too: read the changes of each tone beside it, never ρ alone.
+#
+# The dense network is itself less accurate on tone-3 and tone-4. ρ is about what pruning adds to that.

@@ -217,6 +217,19 @@ model = nn.Sequential(neuron)
 by_hand = [(torch.tensor([[1., 0.], [3., 0.]]), None, 0), (torch.tensor([[0., 1.]]), None, 1)]
 group_importance(model, by_hand, loss=lambda out, _: out.mean(), groups=2)
 
+# %% [markdown]
+# However many groups there are, each image goes forward once: a counter on the network sees as many as there are.
+
+# %%
+seen = []
+counter = model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+twelve = [(torch.randn(2, 2), None, g) for g in range(6)]
+for G, batches in ((2, by_hand), (6, twelve)):
+    seen.clear(); group_importance(model, batches, lambda out, _: out.mean(), G)
+    print(f"G = {G}: {sum(seen)} images forward for {sum(len(x) for x, _, _ in batches)}")
+    assert sum(seen) == sum(len(x) for x, _, _ in batches)
+counter.remove()
+
 # %%
 assert group_importance(model, by_hand, lambda out, _: out.mean(), 2)["0"].tolist() == [[[16., 0.]], [[0., 9.]]]
 halves = [(torch.tensor([[1., 0.]]), None, 0), (torch.tensor([[3., 0.]]), None, 0), by_hand[1]]   # batches of 1: mean of (2·1)² and (2·3)²
@@ -283,8 +296,9 @@ assert torch.corrcoef(torch.stack([half["5"].flatten(), full["5"].flatten()]))[0
 # %% [markdown]
 # ## The authors' way of batching
 #
-# In the public code each batch mixes the groups, and a group's loss is taken over those of its images that happen to be in it. As a named variant, it lets a reader see what the choice changes: with 4 images
-# of group 1 in each of two mixed batches instead of 8 in one batch of its own, its importance comes out larger.
+# In the public code each batch mixes the groups, and a group's loss is taken over those of its images that happen to be in it. As a named variant, it lets a reader see what the choice changes. In the
+# toy data, groups 0 and 2 lie in two mixed batches each, so their means are over half as many images as in batches of their own, while group 1 has its four images together either way. The ratios say what
+# that alone does to the totals.
 
 # %%
 #| export
@@ -317,5 +331,7 @@ own = group_importance(net, ByGroup(rounds, 3), F.cross_entropy, 3)
 {f"group {g}": round(float(sum(m[g].sum() for m in mixed.values()) / sum(m[g].sum() for m in own.values())), 2) for g in range(3)}
 
 # %%
+ratio = {g: float(sum(m[g].sum() for m in mixed.values()) / sum(m[g].sum() for m in own.values())) for g in range(3)}
+assert abs(ratio[1] - 1) < 1e-9 and ratio[0] > 1 and ratio[2] > 1
 same = by_definition(net, rounds, F.cross_entropy, 3)
 for name in same: torch.testing.assert_close(mixed[name], same[name], rtol=1e-9, atol=0)

@@ -23,6 +23,7 @@ import yaml
 from traitlets.config import Config
 
 from fairgrape.experiment import KNOWN, PLACES, Settings, device_of, from_parameters, is_complete, prepare, run_folder
+from fairgrape.report import find_runs
 from fairgrape.settings import read_settings, root
 
 # %%
@@ -289,7 +290,9 @@ def _grid(args: argparse.Namespace) -> int:
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
     done, failed = grid(dict(sections[args.section]), given)
     for what in failed: print(f"failed: {what}", file=sys.stderr)
-    if done: print("\nexecuted notebooks:", *[f"  {f / 'prune.ipynb'}" for f in dict.fromkeys(done)], f"report:\n  {report(root('runs', given.get('runs_root')))}", sep="\n")
+    if done: print("\nexecuted notebooks:", *[f"  {f / 'prune.ipynb'}" for f in dict.fromkeys(done)], sep="\n")
+    runs_root = root("runs", given.get("runs_root"))
+    if any(run.settings["method"] != "dense" for run in (find_runs(runs_root) if done else [])): print(f"report:\n  {report(runs_root)}")
     return 1 if failed else 0
 
 
