@@ -130,8 +130,8 @@ def bench_a(args):
 
 # b: importance
 
-def job_importance(network, size, images, repetitions, **_):
-    "One plain forward-backward pass at batch 64, and importance for 1, 2, 7 and 14 groups of equal size over the same images"
+def job_importance(network, size, images, batch, repetitions, **_):
+    "One plain forward-backward pass, and importance for 1, 2, 7 and 14 groups of equal size over the same images in batches of the same size"
     import torch
     from fairgrape.importance import cut, group_importance
     from fairgrape.models import build_model, task_loss
@@ -139,27 +139,25 @@ def job_importance(network, size, images, repetitions, **_):
     x, y = torch.randn(images, 3, size, size, generator=g), torch.randint(7, (images, 1), generator=g)
     loss = lambda logits, y: task_loss(logits, y, [7])
     def plain():
-        for a, b in zip(x.split(64), y.split(64)):
+        for a, b in zip(x.split(batch), y.split(batch)):
             model.zero_grad()
             loss(model(a), b).backward()
     def importance(groups):
         of_group = images//groups
-        cuts = [(n, g) for g in range(groups) for n in cut(of_group, 64)]
+        cuts = [(n, g) for g in range(groups) for n in cut(of_group, batch)]
         parts = [n for n, _ in cuts]
         group_importance(model, ((a, b, g) for a, b, (_, g) in zip(x.split(parts), y.split(parts), cuts)), loss, groups)
     t = alternate(repetitions, plain=plain, **{f'G{g}': lambda g=g: importance(g) for g in (1, 2, 7, 14)})
     return t | dict(peak=peak_memory())
 
 def bench_b(args):
-    cases = [('resnet34', 64, 896), ('resnet18', 64, 896), ('resnet34', 224, 112), ('resnet18', 224, 112)]
-    if args.quick: cases = cases[1:2]
-    for network, size, images in cases:
-        r = run_job('importance', args.threads, network=network, size=size, images=images, repetitions=1 if args.quick else 3)
-        what = f'{network}, {images} images of {size} px'
-        yield row('b', f'plain forward-backward pass, batch 64; {what}', args.threads, r['plain'], peak=r['peak'], record=r)
-        for g in (1, 2, 7, 14):
-            batch = min(64, -(-images//g))
-            yield row('b', f'importance, G = {g}, batch {batch}; {what}', args.threads, r[f'G{g}'], r[f'G{g}']/r['plain'], 1.15, record=r)
+    cases = [('resnet34', 64, 896, 64), ('resnet34', 224, 112, 8), ('resnet18', 64, 896, 64)]   # images = batch x 14: full batches at every G
+    if args.quick: cases = cases[2:]
+    for network, size, images, batch in cases:
+        r = run_job('importance', args.threads, network=network, size=size, images=images, batch=batch, repetitions=1 if args.quick else 3)
+        what = f'{network}, {images} images of {size} px, batch {batch}'
+        yield row('b', f'plain forward-backward pass; {what}', args.threads, r['plain'], peak=r['peak'], record=r)
+        for g in (1, 2, 7, 14): yield row('b', f'importance, G = {g}; {what}', args.threads, r[f'G{g}'], r[f'G{g}']/r['plain'], 1.15, record=r)
 
 
 # c: data
