@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 import fairgrape
 from .baselines import METHODS, method

@@ -261,7 +261,7 @@ def render_faces(
     if missing: raise ValueError(f"rows lack the render parameters {', '.join(missing)}: pass rows of synthetic_table()")
     out, starts = np.empty((len(rows), 3, size, size), np.uint8), range(0, len(rows), chunk)
     if progress:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
         starts = tqdm(starts, desc="rendering", unit="chunk")
     for start in starts:
         canvas = new_canvas(rows.iloc[start:start+chunk], size)

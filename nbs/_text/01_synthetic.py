@@ -566,7 +566,7 @@ def render_faces(
     if missing: raise ValueError(f"rows lack the render parameters {', '.join(missing)}: pass rows of synthetic_table()")
     out, starts = np.empty((len(rows), 3, size, size), np.uint8), range(0, len(rows), chunk)
     if progress:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
         starts = tqdm(starts, desc="rendering", unit="chunk")
     for start in starts:
         canvas = new_canvas(rows.iloc[start:start+chunk], size)
@@ -650,7 +650,12 @@ assert np.allclose(kept/kept["tone-1"], TONES.contrast/TONES.contrast["tone-1"],
 # | 1 | 0.9 | 94.2 (98.7, 98.7, 92.1, 87.5) | −0.0, −0.1, +1.2, +3.3 | 1.61 | 1.04 to 2.17 | 0.37, 0.70 |
 #
 # At 0.99 the interval lies above the floor's 95 % quantile with both seeds, and the two tones with little contrast lose the most. At 0.9
-# nothing of the kind: pruning and the second round of training cost little, and the darker tones *gain* from it. ρ counts a gain like a loss,
-# so it is above the floor's mean there too: read the changes of each tone beside it, never ρ alone.
+# nothing of the kind: pruning and the second round of training cost little, and the darker tones *gain* from it. ρ counts a gain like a
+# loss, so it is above the floor's mean there too: read the changes of each tone beside it, never ρ alone.
+#
+# Thirteen variants of light, contrast, numbers of images and schedule were tried to get here, and these two seeds were the ones looked at.
+# So the figures are those that led to the choice. A check came after it: this project's own `fairgrape run` with the same settings and
+# seed 0, which starts from other weights and another order of images, has dense 94.4 (98.5, 98.5, 92.6, 88.0) and after WS at 0.99 the
+# changes −3.2, −2.8, −8.6, −7.3: ρ 2.90, 2.15 to 3.52, floor 0.57 and 1.04. At 0.9 every tone gains: +0.3, +0.4, +1.7, +4.1.
 #
 # The dense network is itself less accurate on tone-3 and tone-4. ρ is about what pruning adds to that.

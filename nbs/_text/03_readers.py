@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 
 import pandas as pd
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from fairgrape.data import SPLITS, FaceData, load_images
 from fairgrape.synthetic import RENDERER_VERSION, render_faces, synthetic_table

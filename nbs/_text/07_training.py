@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from fairgrape.cache import Images, augmentation, batches
 from fairgrape.models import predict_classes, task_loss
 

@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import nbformat
+
 from fairgrape.cli import notebook_is_whole, run_notebook
 from fairgrape.plots import plot_deltas
 from fairgrape.report import SMALL, find_runs, report_table, seed_floor
@@ -27,8 +29,12 @@ def publish(run: Path, out: Path):
     if not notebook_is_whole(run / "prune.ipynb"): raise SystemExit(f"{run}: no executed notebook, or it stopped: fairgrape run it first")
     folder, places = out / run.name, places_of(run / "prune.ipynb")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*SMALL, "prune.ipynb"):
+    for name in SMALL:
         if (run / name).is_file(): (folder / name).write_text(plain((run / name).read_text(encoding="utf-8"), places), encoding="utf-8")
+    book = nbformat.reads(plain((run / "prune.ipynb").read_text(encoding="utf-8"), places), 4)
+    for cell in book.cells:
+        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]      # warnings name files of that machine
+    nbformat.write(book, folder / "prune.ipynb")
 
 def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
     "Publish all finished runs of a folder"
