@@ -101,9 +101,10 @@ def group_importance(
     with measuring(model, training_mode):
         weights = {n: layer.weight.detach() for n, layer in layers.items()}
         sums = {n: torch.zeros(groups, *w.shape, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device) for n, w in weights.items()}
+        room = {n: torch.empty_like(total[0]) for n, total in sums.items()}         # of each weight's size: allocating it anew for every batch would cost time
         for x, y, g in batches:
             gradients = weight_gradients(model, layers.values(), x, y, loss, autocast)
-            for (name, w), gradient in zip(weights.items(), gradients): add_square(sums[name][g], w, gradient)
+            for (name, w), gradient in zip(weights.items(), gradients): add_square(sums[name][g], w, gradient, room[name])
             counts[g] += 1
     return _mean_over_batches(sums, counts)
 
@@ -117,10 +118,10 @@ def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Te
     with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None): value = loss(model(x), y)
     return torch.autograd.grad(value, [original(layer) for layer in layers], allow_unused=True, **how)
 
-def add_square(total: Tensor, weight: Tensor, gradient: Tensor | None):
-    "total += (weight · gradient)², in place, in the width of `total`"
+def add_square(total: Tensor, weight: Tensor, gradient: Tensor | None, room: Tensor | None = None):
+    "total += (weight · gradient)², in place, in the width of `total`; the product is put into `room`, of the shape and type of `total`"
     if gradient is None: return
-    change = (weight * gradient).to(total.dtype)
+    change = torch.mul(weight, gradient, out=torch.empty_like(total) if room is None else room)
     total.addcmul_(change, change)
 
 # %% ../nbs/08_importance.ipynb #de010e0c

@@ -433,7 +433,7 @@ def prune_network(
 
 
 # %% [markdown]
-# What the weights that stay are important for, layer by layer: each group's share of the importance before and after. It is an illustration, so a sample will do: at most 512 images of each group.
+# What the weights that stay are important for, layer by layer: each group's share of the importance before and after. It is an illustration, so a sample will do: at most 256 images of each group.
 
 # %%
 #| export
@@ -442,7 +442,7 @@ def share_table(
     images: Images,                     # The job's images
     model: nn.Module,                   # Dense or pruned
     device: str | torch.device = "cpu", # Where to compute
-    cap: int = 512,                     # Most images of a group
+    cap: int = 256,                     # Most images of a group
 ) -> pd.DataFrame:                      # Index layer; `weights`, `kept`, and each group's share of the importance (0 to 1)
     "Weights, weights kept and importance shares of each layer."
     importance = group_importance(model, group_batches(images, "train", 64, cap, 0, device), lambda out, y: task_loss(out, y, job.sizes), job.G)
