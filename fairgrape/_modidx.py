@@ -107,6 +107,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'fairgrape.experiment.save_run': ('experiment.html#save_run', 'fairgrape/experiment.py'),
                                       'fairgrape.experiment.set_up': ('experiment.html#set_up', 'fairgrape/experiment.py'),
                                       'fairgrape.experiment.share_table': ('experiment.html#share_table', 'fairgrape/experiment.py'),
+                                      'fairgrape.experiment.starting_network': ( 'experiment.html#starting_network',
+                                                                                 'fairgrape/experiment.py'),
                                       'fairgrape.experiment.test_classes': ('experiment.html#test_classes', 'fairgrape/experiment.py'),
                                       'fairgrape.experiment.writable': ('experiment.html#writable', 'fairgrape/experiment.py'),
                                       'fairgrape.experiment.write_json': ('experiment.html#write_json', 'fairgrape/experiment.py')},

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CHOICES', 'LEAST', 'PLACES', 'KNOWN', 'ITERATIVE', 'HISTORY', 'Settings', 'check_settings', 'from_parameters',
            'identity', 'Job', 'prepare', 'writable', 'fingerprint', 'run_folder', 'dense_job', 'images_of', 'fits',
-           'device_of', 'Trained', 'is_complete', 'dense_network', 'test_classes', 'prune_network', 'share_table',
-           'predictions_table', 'environment', 'commit', 'write_json', 'save_run', 'layer_table', 'run', 'set_up']
+           'device_of', 'is_complete', 'starting_network', 'Trained', 'dense_network', 'test_classes', 'prune_network',
+           'share_table', 'predictions_table', 'environment', 'commit', 'write_json', 'save_run', 'layer_table', 'run',
+           'set_up']
 
 # %% ../nbs/13_experiment.ipynb #cea1ea56
 import hashlib
@@ -36,7 +37,7 @@ from .data import SPLITS, FaceData, check_cells, codes, keep_classes, limit_tabl
 from .evaluation import check_groups, compare
 from .importance import group_importance
 from .masks import get_masks, plain_state, sparsity
-from .models import NETWORKS, build_model, load_weights, predict_classes, save_weights, task_loss
+from .models import NETWORKS, build_model, load_weights, plain_model, predict_classes, save_weights, task_loss
 from .pruning import Step, prune, schedule
 from .readers import read_dataset
 from .selection import SCOPES, target_share
@@ -157,7 +158,6 @@ def prepare(
     check_cells(table, table["split"], settings.groups)
     check_groups(group[table["split"] == "test"], names)
     _check_heads({spec: n for spec, (_, n) in heads.items()}, settings)
-    if settings.weights not in ("none", "imagenet"): build_model(settings.network, sum(len(n) for _, n in heads.values()), settings.weights)
     return Job(settings, data, table, {spec: n for spec, (_, n) in heads.items()}, np.stack([c for c, _ in heads.values()], 1),
                group, names, writable(root("runs", runs_root)), root("cache", cache_root), name)
 
@@ -227,6 +227,16 @@ def device_of(name: str = "") -> torch.device:
     except (RuntimeError, AssertionError) as e: raise ValueError(f"device = {name!r} is not to be had here ({str(e).splitlines()[0]}): use 'cpu', or leave it empty") from e
     return device
 
+# %% ../nbs/13_experiment.ipynb #4e2515cf
+def is_complete(folder: Path) -> bool: return (folder / "metrics.json").is_file()
+
+def starting_network(
+    job: Job, # Settings and data
+) -> nn.Module | None: # Initial, ImageNet or one's own weights; None where the dense network is there already
+    "The network before any training. Raises: ValueError, FileNotFoundError or ConnectionError where the weights cannot be had."
+    if is_complete(run_folder(dense_job(job))): return None
+    return build_model(job.settings.network, sum(job.sizes), job.settings.weights, job.settings.seed)
+
 # %% ../nbs/13_experiment.ipynb #dcb34e52
 @dataclass(frozen=True)
 class Trained:
@@ -234,8 +244,6 @@ class Trained:
     model: nn.Module
     history: list[dict]        # One row an epoch
     predictions: np.ndarray    # Class codes, shape `(test images, heads)`
-
-def is_complete(folder: Path) -> bool: return (folder / "metrics.json").is_file()
 
 # %% ../nbs/13_experiment.ipynb #a27c2897
 def dense_network(
@@ -247,8 +255,9 @@ def dense_network(
     "Load the dense network of these settings, or train it and keep it in a run folder of its own."
     dense = dense_job(job)
     folder, s = run_folder(dense), job.settings
-    model = build_model(s.network, sum(job.sizes), s.weights, s.seed)
-    if is_complete(folder):
+    model = starting_network(job)
+    if model is None:
+        model = plain_model(s.network, sum(job.sizes))
         model.load_state_dict(load_weights(folder / "model.safetensors"))
         table = pd.read_parquet(folder / "predictions.parquet")
         return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
@@ -257,7 +266,7 @@ def dense_network(
     history = [] if own else train(model, images, stages(s.epochs, s.lrs), job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress)
     model.to(device)
     trained = Trained(model, history, test_classes(dense, images, model, device))
-    save_run(dense, trained, trained, [], None, time.perf_counter() - start)
+    save_run(dense, trained, trained, [], None, time.perf_counter() - start, device)
     return trained
 
 def test_classes(job: Job, images: Images, model: nn.Module, device) -> np.ndarray:
@@ -385,6 +394,7 @@ def run(
     where = set_up(device, threads)
     job, start = prepare(settings, progress=progress, **places), time.perf_counter()
     if is_complete(run_folder(job)): return run_folder(job)
+    starting_network(job)
     images = images_of(job, where, progress)
     dense = dense_network(job, images, where, progress)
     if settings.method == "dense": return run_folder(job)

@@ -35,7 +35,7 @@ from fairgrape.data import SPLITS, FaceData, check_cells, codes, keep_classes, l
 from fairgrape.evaluation import check_groups, compare
 from fairgrape.importance import group_importance
 from fairgrape.masks import get_masks, plain_state, sparsity
-from fairgrape.models import NETWORKS, build_model, load_weights, predict_classes, save_weights, task_loss
+from fairgrape.models import NETWORKS, build_model, load_weights, plain_model, predict_classes, save_weights, task_loss
 from fairgrape.pruning import Step, prune, schedule
 from fairgrape.readers import read_dataset
 from fairgrape.selection import SCOPES, target_share
@@ -220,7 +220,6 @@ def prepare(
     check_cells(table, table["split"], settings.groups)
     check_groups(group[table["split"] == "test"], names)
     _check_heads({spec: n for spec, (_, n) in heads.items()}, settings)
-    if settings.weights not in ("none", "imagenet"): build_model(settings.network, sum(len(n) for _, n in heads.values()), settings.weights)
     return Job(settings, data, table, {spec: n for spec, (_, n) in heads.items()}, np.stack([c for c, _ in heads.values()], 1),
                group, names, writable(root("runs", runs_root)), root("cache", cache_root), name)
 
@@ -275,7 +274,7 @@ assert job.sizes == [2] and job.group_names == ["blue", "red"] and job.labels.sh
 # %%
 (home / "file").write_text("")
 for bad, where in ((dict(task="colour"), {}), (dict(groups="hue"), {}), (dict(dataset="imdb"), {}), (dict(classes="tint=green"), {}), (dict(classes="tint"), {}), (dict(limit=3), {}),
-                   (dict(weights=str(home / "none.safetensors")), {}), (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file"))):
+                   (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file"))):
     try: prepare(replace(tiny, **bad), **(places | where))
     except (ValueError, OSError) as e: print(f"{bad or 'runs_root'}: {e}".replace(str(home), "…"))
     else: raise AssertionError(f"{bad} was accepted")
@@ -363,7 +362,30 @@ else: raise AssertionError("an unknown device was accepted")
 #
 # Every comparison is with the same seed's network before pruning. It is a run of its own, and once trained it is there for all the others. A run is complete when `metrics.json`, which is written last, is there.
 #
-# Where `weights` is a file, that file *is* the dense network: somebody's classifier, to be pruned. It is judged and not trained further.
+# Where `weights` is a file, that file *is* the dense network: somebody's classifier, to be pruned. It is judged and not trained further. A file that does not fit, or ImageNet weights that cannot be
+# downloaded, should not come to light after an hour of decoding, so `starting_network` is asked for early.
+
+# %%
+#| export
+def is_complete(folder: Path) -> bool: return (folder / "metrics.json").is_file()
+
+def starting_network(
+    job: Job, # Settings and data
+) -> nn.Module | None: # Initial, ImageNet or one's own weights; None where the dense network is there already
+    "The network before any training. Raises: ValueError, FileNotFoundError or ConnectionError where the weights cannot be had."
+    if is_complete(run_folder(dense_job(job))): return None
+    return build_model(job.settings.network, sum(job.sizes), job.settings.weights, job.settings.seed)
+
+
+# %%
+type(starting_network(job)).__name__, is_complete(run_folder(job))
+
+# %%
+try: starting_network(replace(job, settings=replace(tiny, weights=str(home / "none.safetensors"))))
+except FileNotFoundError as e: print(str(e).replace(str(home), "…"))
+else: raise AssertionError("missing weights were accepted")
+assert not is_complete(run_folder(job))
+
 
 # %%
 #| export
@@ -373,8 +395,6 @@ class Trained:
     model: nn.Module
     history: list[dict]        # One row an epoch
     predictions: np.ndarray    # Class codes, shape `(test images, heads)`
-
-def is_complete(folder: Path) -> bool: return (folder / "metrics.json").is_file()
 
 
 # %%
@@ -388,8 +408,9 @@ def dense_network(
     "Load the dense network of these settings, or train it and keep it in a run folder of its own."
     dense = dense_job(job)
     folder, s = run_folder(dense), job.settings
-    model = build_model(s.network, sum(job.sizes), s.weights, s.seed)
-    if is_complete(folder):
+    model = starting_network(job)
+    if model is None:
+        model = plain_model(s.network, sum(job.sizes))
         model.load_state_dict(load_weights(folder / "model.safetensors"))
         table = pd.read_parquet(folder / "predictions.parquet")
         return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
@@ -398,7 +419,7 @@ def dense_network(
     history = [] if own else train(model, images, stages(s.epochs, s.lrs), job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress)
     model.to(device)
     trained = Trained(model, history, test_classes(dense, images, model, device))
-    save_run(dense, trained, trained, [], None, time.perf_counter() - start)
+    save_run(dense, trained, trained, [], None, time.perf_counter() - start, device)
     return trained
 
 def test_classes(job: Job, images: Images, model: nn.Module, device) -> np.ndarray:
@@ -585,6 +606,7 @@ def run(
     where = set_up(device, threads)
     job, start = prepare(settings, progress=progress, **places), time.perf_counter()
     if is_complete(run_folder(job)): return run_folder(job)
+    starting_network(job)
     images = images_of(job, where, progress)
     dense = dense_network(job, images, where, progress)
     if settings.method == "dense": return run_folder(job)

@@ -22,7 +22,7 @@ import papermill
 import yaml
 from traitlets.config import Config
 
-from fairgrape.experiment import KNOWN, PLACES, Settings, device_of, from_parameters, is_complete, prepare, run_folder
+from fairgrape.experiment import KNOWN, PLACES, Settings, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
 from fairgrape.report import find_runs
 from fairgrape.settings import read_settings, root
 
@@ -117,6 +117,7 @@ def execute(
     job = prepare(settings, progress=log, **{k: v for k, v in places.items() if k not in ("device", "threads", "progress")})
     folder = run_folder(job)
     if is_complete(folder) and notebook_is_whole(folder / "prune.ipynb"): return folder
+    if not is_complete(folder): starting_network(job)
     folder.mkdir(parents=True, exist_ok=True)
     run_notebook("prune", folder / "prune.ipynb", {**asdict(settings), **_absolute(places)}, log)
     return folder

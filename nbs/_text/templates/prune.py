@@ -52,7 +52,7 @@ settings
 # %%
 import time
 from fairgrape.data import check_cells
-from fairgrape.experiment import (dense_network, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table)
+from fairgrape.experiment import (dense_network, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table, starting_network)
 from fairgrape.plots import plot_groups, plot_history, plot_shares, plot_sparsity
 from fairgrape.report import load_run
 started = time.perf_counter()
@@ -76,6 +76,7 @@ check_cells(job.table, job.table["split"], settings.groups)
 
 # %%
 if not is_complete(folder):
+    starting_network(job)      # says now if its weights cannot be had
     images = images_of(job, where, progress)
     dense = dense_network(job, images, where, progress)
 
