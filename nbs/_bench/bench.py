@@ -282,10 +282,12 @@ def main():
     if args.faces and not next(Path(args.faces).rglob('*.jpg'), None): p.error(f'--faces {args.faces}: no .jpg file in or under that folder')
     import torch
     about = f'torch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores ({platform.machine()}); medians, sides in turn'
-    rows = [r for s in wanted for r in SECTIONS[s](args)]
-    out = Path(args.out); out.mkdir(parents=True, exist_ok=True)
-    (out/'bench.json').write_text(json.dumps(dict(about=about, quick=args.quick, rows=rows), indent=1) + '\n')
-    (out/'bench.md').write_text(f'{about}\n\n{table(rows)}\n')
+    out, rows = Path(args.out), []
+    out.mkdir(parents=True, exist_ok=True)
+    for r in (r for s in wanted for r in SECTIONS[s](args)):          # written after every row: an interrupted run keeps what it measured
+        rows.append(r)
+        (out/'bench.json').write_text(json.dumps(dict(about=about, quick=args.quick, rows=rows), indent=1) + '\n')
+        (out/'bench.md').write_text(f'{about}\n\n{table(rows)}\n')
     print(f'{about}\n\n{table(rows)}')
     return int(any(r['limit'] is not None and r['ratio'] > r['limit'] for r in rows))
 

@@ -562,7 +562,7 @@ def compare(
     table = interval_table(*right, groups, names, B, seed, level)
     def head_rates(h, of):
         before, after = (rates_table(y[:, h], x[:, h], groups, of, names) for x in (d, p))
-        return before.join(after.drop(columns="n"), lsuffix="_dense", rsuffix="_pruned")
+        return before[["n"]].join([before[["tpr", "fpr"]].add_suffix("_dense"), after[["tpr", "fpr"]].add_suffix("_pruned")])
     rates = pd.concat({head: head_rates(h, of) for h, (head, of) in enumerate(classes.items())}, names=["head"])
     both = {column: float(table[column]["all"]) for column in ("accuracy_dense", "accuracy_pruned")}
     return dict(n=len(groups), **both, groups=list(names),
