@@ -118,9 +118,9 @@ def bench_a(args):
         yield row('a', f'stable torch.sort of the 7 columns; {what}', threads, sort, record=r)
         for side, name in [('fair', 'select_fair'), ('fair_weight', 'select_fair, ties by magnitude')]:
             yield row('a', f'{name}; {what}', threads, r[side], r[side]/sort, 1.25 if threads == 1 else None, r)
-    r = run_job('plain', 1, shape=[64, 32 if args.quick else 64, 3, 3], groups=7)
+    r = run_job('plain', 1, shape=[64, 64, 3, 3] if args.quick else layer, groups=7)
     what = f"{r['weights']:,} weights x 7 groups, keep {r['k']:,}"
-    yield row('a', f'the plain loop, once (its time grows with the square of the layer); {what}', 1, r['plain'], record=r)
+    yield row('a', f'the plain loop, once; {what}', 1, r['plain'], record=r)
     yield row('a', f'select_fair on the same; {what}', 1, r['fair'], r['fair']/r['plain'], record=r)
     for scope, threads in [('layer', 1), ('layer', 2), ('global', 2)]:
         r = run_job('network', threads, network='resnet34', groups=7, scope=scope, repetitions=1 if args.quick else 3)

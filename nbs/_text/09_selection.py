@@ -171,8 +171,9 @@ def select_fair_plain(
     "FairGRAPE's selection as a plain Python loop: the reference for `select_fair`. Source: paper, section 3.2 and Algorithm 1."
     check_selection(importance, mask, k, layer)
     share, rows = target_share(importance).tolist(), importance.flatten(1).double().tolist()
-    candidates = [i for i in by_magnitude(weight, mask).tolist() if mask.flatten()[i]]
-    order = [sorted(candidates, key=lambda i: -row[i]) for row in rows]      # sorted is stable
+    alive = mask.flatten().tolist()
+    candidates = [i for i in by_magnitude(weight, mask).tolist() if alive[i]]
+    order = [iter(sorted(candidates, key=lambda i: -row[i])) for row in rows]      # sorted is stable; what a group has passed over stays passed over
     kept, sums = {}, [0.] * len(rows)
     labels = None if layer is None else layer.flatten().tolist()
     empty = set() if labels is None else {labels[i] for i in candidates}

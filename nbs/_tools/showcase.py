@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 
-from fairgrape.cli import notebook_is_whole, run_notebook
+from fairgrape.cli import notebook_is_whole, run_notebook, template
 from fairgrape.plots import plot_deltas
-from fairgrape.report import SMALL, find_runs, report_table, seed_floor
+from fairgrape.report import SMALL, find_runs, report_table, seed_floor, verdicts
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -21,8 +22,9 @@ def plain(text: str, places: dict[str, str]) -> str:
 
 def places_of(notebook: Path) -> dict[str, str]:
     "Folder → what to call it, from the parameters that papermill wrote down"
-    given = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]["parameters"]
-    return {given["data_root"]: "data", given["runs_root"]: "runs", given["cache_root"]: "data/cache", str(REPO): "."}
+    written = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]
+    given = written["parameters"]
+    return {given["data_root"]: "data", given["runs_root"]: "runs", given["cache_root"]: "data/cache", str(Path(written["input_path"]).parents[2]): "."}
 
 def publish(run: Path, out: Path):
     "Copy one run's notebook and small files"
@@ -36,6 +38,34 @@ def publish(run: Path, out: Path):
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]      # warnings name files of that machine
     nbformat.write(book, folder / "prune.ipynb")
 
+def floor_text(seeds) -> str:
+    "ρ between dense networks of two seeds: what training luck alone does"
+    if not len(seeds): return ""
+    return "\n## Another seed\n\nρ between dense networks that differ in their seed only: nothing was pruned there.\n\n" + "".join(f"- {r.experiment}: seeds {r.seeds}, ρ {r.rho:.1f}\n" for r in seeds.itertuples())
+
+HEAD = """# Showcase
+
+Executed notebooks, settings, environments and metrics of finished runs, one folder each, and [the report](report.ipynb) over them (report.html is the same as one page). Numbers and
+plots only. Accuracies in percent, ρ and Δ (pruned − dense) in percentage points; the interval and the noise floor are explained in nbs/12_evaluation.ipynb. A ρ inside its floor says nothing.
+WS prunes at once and is retrained by the full schedule; FairGRAPE has one more epoch after each of its steps, so part of any difference may be owed to retraining.
+"""
+
+def page(runs: list) -> str:
+    "The tables of all experiments, and what they say, in markdown"
+    lines = [HEAD]
+    for experiment, part in report_table(runs).groupby("experiment", sort=False):
+        groups = [c[6:] for c in part if c.startswith("delta:") and part[c].notna().any()]
+        first = part.iloc[0]
+        head = ["method", "rate", "scope", "keep", "retraining epochs a step", "seed", "dense", "pruned", "ρ [95 %]", "floor: mean, 95 %", "ψ"] + [f"Δ {g} (n = {first[f'n:{g}']:,.0f})" for g in groups]
+        lines += [f"\n## {experiment}\n\n{first.test_images:,} test images.\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+        for _, r in part.sort_values(["rate", "scope", "method"], ascending=[True, False, True]).iterrows():
+            steps = ["–", "–"] if pd.isna(r.keep) else [f"{r.keep:g}", f"{r.retrain_epochs:.0f}"]
+            cells = [r.method, f"{r.rate:g}", r["scope"], *steps, r.seed, f"{r.accuracy_dense:.1f}", f"{r.accuracy:.1f}", f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}]",
+                     f"{r.floor_mean:.1f}, {r.floor_95:.1f}", f"{r.psi:.1f}"] + [f"{r[f'delta:{g}']:+.1f}" for g in groups]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines += ["", *(f"- {sentence}" for sentence in verdicts(part))]
+    return "\n".join(lines) + "\n"
+
 def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
     "Publish all finished runs of a folder"
     root, out = Path(runs_root).resolve(), Path(out)
@@ -44,7 +74,8 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
     seeds = seed_floor(runs)
     if len(seeds): seeds.round(2).to_csv(out / "seed_floor.csv", index=False)
     run_notebook("report", out / "report.ipynb", dict(runs_root=str(out)), log=False)
-    for page in ("report.ipynb", "report.html"): (out / page).write_text(plain((out / page).read_text(encoding="utf-8"), {str(out): "runs/showcase", str(REPO): "."}), encoding="utf-8")
+    for file in ("report.ipynb", "report.html"): (out / file).write_text(plain((out / file).read_text(encoding="utf-8"), {str(out): "runs/showcase", str(template().parents[2]): "."}), encoding="utf-8")
+    (out / "README.md").write_text(page(find_runs(out)) + floor_text(seeds), encoding="utf-8")
     for name, rows in report_table(find_runs(out)).groupby("dataset"):
         for experiment, part in rows.groupby("experiment"):
             figure = plot_deltas(part)
