@@ -41,5 +41,10 @@ outputs: setup  ## run the reference notebooks and keep their outputs
 lint: setup  ## ruff over the exported package and the tests
 	ruff check
 
+showcase: setup  ## the real sets in data/ (hours on a CPU), then publish all of runs/ to runs/showcase
+	fairgrape grid showcase-utkface
+	fairgrape grid showcase-fairface
+	python nbs/_tools/showcase.py runs
+
 clean:  ## remove what set-up and tests made; data/ and runs/ stay
 	rm -rf .venv .pytest_cache .hypothesis .ruff_cache dist *.egg-info

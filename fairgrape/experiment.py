@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -83,8 +84,11 @@ LEAST = dict(image_size=16, batch=2, importance_batch=1, importance_cap=0, limit
 def check_settings(s: Settings):
     "Bring numbers into their type; raise ValueError or TypeError for a setting that cannot be"
     for f in fields(s):
-        try: object.__setattr__(s, f.name, f.type(getattr(s, f.name)))
-        except (TypeError, ValueError): raise TypeError(f"{f.name} = {getattr(s, f.name)!r}: it must be {f.type.__name__}") from None
+        given = getattr(s, f.name)
+        try: value = f.type(given)
+        except (TypeError, ValueError): value = None
+        if value is None or (f.type is int and float(given) != value): raise TypeError(f"{f.name} = {given!r}: it must be {f.type.__name__}")
+        object.__setattr__(s, f.name, value)
     for name, choices in CHOICES.items():
         if getattr(s, name) not in choices: raise ValueError(f"{name} = {getattr(s, name)!r}: choose one of {', '.join(choices)}")
     for name, least in LEAST.items():
@@ -101,10 +105,13 @@ def from_parameters(
     ignore: tuple = ("In", "Out", "exit", "quit", "open", "get_ipython"), # What IPython itself puts there
 ) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, progress)
     "Make settings of parameters. Raises: ValueError for an unknown name, and what `Settings` raises."
-    given = {k: v for k, v in names.items() if not k.startswith("_") and k not in ignore and isinstance(v, (str, int, float, bool, type(None)))}
+    given = {k: v for k, v in names.items() if not k.startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
     unknown = sorted(set(given) - set(KNOWN))
     if unknown: raise ValueError(f"unknown parameter {', '.join(unknown)}: the known ones are {', '.join(KNOWN)}")
-    return Settings(**{k: v for k, v in given.items() if k not in PLACES}), {k: v for k, v in given.items() if k in PLACES}
+    places = {k: v for k, v in given.items() if k in PLACES}
+    if str(places.get("progress", True)) not in ("True", "False"): raise TypeError(f"progress = {places['progress']!r}: it must be True or False")
+    if "progress" in places: places["progress"] = str(places["progress"]) == "True"
+    return Settings(**{k: v for k, v in given.items() if k not in PLACES}), places
 
 # %% ../nbs/13_experiment.ipynb #db1275d8
 ITERATIVE = ("keep", "retrain_epochs", "retrain_lr", "importance_batch", "importance_cap")

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -97,8 +98,11 @@ LEAST = dict(image_size=16, batch=2, importance_batch=1, importance_cap=0, limit
 def check_settings(s: Settings):
     "Bring numbers into their type; raise ValueError or TypeError for a setting that cannot be"
     for f in fields(s):
-        try: object.__setattr__(s, f.name, f.type(getattr(s, f.name)))
-        except (TypeError, ValueError): raise TypeError(f"{f.name} = {getattr(s, f.name)!r}: it must be {f.type.__name__}") from None
+        given = getattr(s, f.name)
+        try: value = f.type(given)
+        except (TypeError, ValueError): value = None
+        if value is None or (f.type is int and float(given) != value): raise TypeError(f"{f.name} = {given!r}: it must be {f.type.__name__}")
+        object.__setattr__(s, f.name, value)
     for name, choices in CHOICES.items():
         if getattr(s, name) not in choices: raise ValueError(f"{name} = {getattr(s, name)!r}: choose one of {', '.join(choices)}")
     for name, least in LEAST.items():
@@ -113,7 +117,7 @@ Settings(method="ws", rate="0.9", image_size=64)
 # %%
 assert Settings(rate="0.9").rate == 0.9 and Settings(seed="3").seed == 3
 for bad in (dict(method="grape"), dict(network="vgg16"), dict(scope="all"), dict(rate=1.0), dict(rate=0), dict(keep=1), dict(keep=0.0), dict(image_size=8),
-            dict(epochs="13,3"), dict(retrain_epochs=0), dict(batch="many"), dict(augment="mixup"), dict(precision="int8"), dict(split="random")):
+            dict(epochs="13,3"), dict(retrain_epochs=0), dict(batch="many"), dict(seed=1.5), dict(rate=[0.9, 0.99]), dict(augment="mixup"), dict(precision="int8"), dict(split="random")):
     try: Settings(**bad)
     except (ValueError, TypeError) as e: print(e)
     else: raise AssertionError(f"{bad} was accepted")
@@ -131,10 +135,13 @@ def from_parameters(
     ignore: tuple = ("In", "Out", "exit", "quit", "open", "get_ipython"), # What IPython itself puts there
 ) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, progress)
     "Make settings of parameters. Raises: ValueError for an unknown name, and what `Settings` raises."
-    given = {k: v for k, v in names.items() if not k.startswith("_") and k not in ignore and isinstance(v, (str, int, float, bool, type(None)))}
+    given = {k: v for k, v in names.items() if not k.startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
     unknown = sorted(set(given) - set(KNOWN))
     if unknown: raise ValueError(f"unknown parameter {', '.join(unknown)}: the known ones are {', '.join(KNOWN)}")
-    return Settings(**{k: v for k, v in given.items() if k not in PLACES}), {k: v for k, v in given.items() if k in PLACES}
+    places = {k: v for k, v in given.items() if k in PLACES}
+    if str(places.get("progress", True)) not in ("True", "False"): raise TypeError(f"progress = {places['progress']!r}: it must be True or False")
+    if "progress" in places: places["progress"] = str(places["progress"]) == "True"
+    return Settings(**{k: v for k, v in given.items() if k not in PLACES}), places
 
 
 # %%
@@ -142,9 +149,11 @@ from_parameters(dict(method="ws", rate=0.9, runs_root="/tmp/runs"))[1]
 
 # %%
 assert from_parameters(dict(rate=0.5, seed=1)) == (Settings(rate=0.5, seed=1), {})
-try: from_parameters(dict(rates=0.9))
-except ValueError as e: print(e)
-else: raise AssertionError("an unknown parameter was accepted")
+assert from_parameters(dict(progress="False"))[1] == dict(progress=False)      # as a shell writes it
+for unknown in (dict(rates=0.9), dict(rates=[0.9, 0.99])):
+    try: from_parameters(unknown)
+    except ValueError as e: print(e)
+    else: raise AssertionError("an unknown parameter was accepted")
 
 # %% [markdown]
 # Some settings do not touch some methods: WS has no steps, the dense network no rate. They are left out of what identifies a run, so that one dense network serves all runs that start from it.
