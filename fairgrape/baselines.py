@@ -9,7 +9,6 @@ __all__ = ['METHODS', 'magnitude_score', 'Method', 'method']
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from .importance import group_importance

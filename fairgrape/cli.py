@@ -11,7 +11,7 @@ import itertools
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import papermill
 import yaml
 from traitlets.config import Config
 
-from .experiment import KNOWN, PLACES, Settings, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
+from .experiment import KNOWN, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
 from .report import find_runs
 from .settings import read_settings, root
 

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -34,7 +33,7 @@ from tqdm import tqdm
 import fairgrape
 from .baselines import METHODS, method
 from .cache import Images, group_batches, image_cache, make_images
-from .data import SPLITS, FaceData, check_cells, codes, keep_classes, limit_table, split_table
+from .data import FaceData, check_cells, codes, keep_classes, limit_table, split_table
 from .evaluation import check_groups, compare
 from .importance import group_importance
 from .masks import get_masks, plain_state, sparsity

@@ -9,8 +9,6 @@ __all__ = ['NETWORKS', 'plain_model', 'head_name', 'save_weights', 'load_weights
 # %% ../nbs/05_models.ipynb #b9d3e820
 import os
 import pickle
-import tempfile
-from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path

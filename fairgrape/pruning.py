@@ -8,15 +8,15 @@ __all__ = ['schedule', 'Step', 'prune', 'prune_fair']
 # %% ../nbs/10_pruning.ipynb #5c9b9d6a
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
 from .importance import ByGroup, group_importance
-from .masks import apply_masks, get_masks, prunable, sparsity
-from .selection import Select, check_scope, exact, select_fair, select_masks, select_top
+from .masks import apply_masks, get_masks, prunable
+from .selection import Select, check_scope, exact, select_fair, select_masks
 
 # %% ../nbs/10_pruning.ipynb #f6394fbc
 def schedule(

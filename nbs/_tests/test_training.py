@@ -16,7 +16,7 @@ from fairgrape import models, training
 from fairgrape.cache import Images
 from fairgrape.masks import apply_masks, get_masks, plain_state
 from fairgrape.models import build_model, load_weights, save_weights
-from fairgrape.training import Stage, adam, evaluate_loss, predict, stages, train
+from fairgrape.training import Stage, adam, predict, stages, train
 
 
 def noise_images(n=48, size=16, seed=0):

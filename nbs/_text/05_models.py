@@ -10,8 +10,6 @@
 #| export
 import os
 import pickle
-import tempfile
-from collections.abc import Callable
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -134,6 +132,8 @@ def save_weights(
 
 
 # %%
+import tempfile
+
 folder = Path(tempfile.mkdtemp())
 saved = save_weights(small.state_dict(), folder/'nets'/'small.safetensors')
 f'{saved.stat().st_size/1e6:.1f} MB'

@@ -10,18 +10,21 @@
 #| export
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
 from fairgrape.importance import ByGroup, group_importance
-from fairgrape.masks import apply_masks, get_masks, prunable, sparsity
-from fairgrape.selection import Select, check_scope, exact, select_fair, select_masks, select_top
+from fairgrape.masks import apply_masks, get_masks, prunable
+from fairgrape.selection import Select, check_scope, exact, select_fair, select_masks
 
 # %%
 import torch.nn.functional as F
+
+from fairgrape.masks import sparsity
+from fairgrape.selection import select_top
 
 
 # %% [markdown]

@@ -11,7 +11,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from fairgrape.importance import group_importance
@@ -19,7 +18,8 @@ from fairgrape.masks import prunable
 from fairgrape.selection import Select, select_fair, select_top
 
 # %%
-from fairgrape.masks import get_masks
+import torch
+
 from fairgrape.pruning import prune
 
 

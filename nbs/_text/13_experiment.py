@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +31,7 @@ from tqdm import tqdm
 import fairgrape
 from fairgrape.baselines import METHODS, method
 from fairgrape.cache import Images, group_batches, image_cache, make_images
-from fairgrape.data import SPLITS, FaceData, check_cells, codes, keep_classes, limit_table, split_table
+from fairgrape.data import FaceData, check_cells, codes, keep_classes, limit_table, split_table
 from fairgrape.evaluation import check_groups, compare
 from fairgrape.importance import group_importance
 from fairgrape.masks import get_masks, plain_state, sparsity

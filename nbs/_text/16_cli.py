@@ -13,7 +13,7 @@ import itertools
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,14 +22,18 @@ import papermill
 import yaml
 from traitlets.config import Config
 
-from fairgrape.experiment import KNOWN, PLACES, Settings, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
+from fairgrape.experiment import KNOWN, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
 from fairgrape.report import find_runs
 from fairgrape.settings import read_settings, root
 
 # %%
+from dataclasses import fields
+
 import pandas as pd
 from PIL import Image
 import numpy as np
+
+from fairgrape.experiment import PLACES, Settings
 
 
 # %% [markdown]
