@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-slow bench sync outputs lint showcase clean
+.PHONY: help setup demo test test-slow bench sync outputs lint showcase studies clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -45,6 +45,11 @@ showcase: setup  ## the real sets in data/ (hours on a CPU), then publish all of
 	fairgrape grid showcase-utkface
 	fairgrape grid showcase-fairface
 	python nbs/_tools/showcase.py runs
+
+STUDIES := $(filter-out protocol,$(basename $(notdir $(wildcard nbs/templates/studies/*.yaml))))
+ROW ?= synthetic
+studies: setup  ## every study in its fast form, about ten minutes each; ROW=utkface for real faces in data/
+	for name in $(STUDIES); do fairgrape study $$name --dataset $(ROW) --fast || exit 1; done
 
 clean:  ## remove what set-up and tests made; data/ and runs/ stay
 	rm -rf .venv .pytest_cache .hypothesis .ruff_cache dist *.egg-info

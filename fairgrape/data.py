@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'FaceData', 'decode_image', 'load_images', 'label_columns', 'codes', 'drop_classes', 'keep_classes',
-           'limit_table', 'split_table', 'check_cells']
+           'limit_table', 'matching', 'thin_table', 'join_photos', 'split_table', 'count_cells', 'check_cells']
 
 # %% ../nbs/02_data.ipynb #ad922bcd
 import hashlib
@@ -117,7 +117,55 @@ def limit_table(
     if n == 0: return table
     return table.iloc[np.sort(np.random.default_rng(seed).permutation(len(table))[:n])]
 
+# %% ../nbs/02_data.ipynb #fb1f59da
+def _condition(table: pd.DataFrame, text: str) -> np.ndarray:
+    "Which rows fulfil one condition, such as 'race!=White'."
+    column, equals, names = text.partition("=")
+    if not equals: raise ValueError(f"{text!r} is no condition: write column=name,name or column!=name,name; the columns are "
+                                    f"{', '.join(label_columns(table))}")
+    unlike = column.endswith("!")
+    code, have = codes(table, column.removesuffix("!").strip())
+    wanted = [name.strip() for name in names.split(",")]
+    if unknown := [n for n in wanted if n not in have]:
+        raise ValueError(f"{text!r}: {column.removesuffix('!').strip()} has no class {unknown[0]!r}: it has {', '.join(have)}")
+    return np.isin(code, [have.index(n) for n in wanted]) != unlike
+
+def matching(
+    table: pd.DataFrame, # A data set's table
+    spec: str,           # 'race=White,Black' or 'race!=White'; several joined by ';' must all hold
+) -> np.ndarray:         # bool (n,)
+    "Which images have the labels asked for. Raises: ValueError (no such column or class, no such image)."
+    found = reduce(np.logical_and, [_condition(table, text.strip()) for text in spec.split(";")])
+    if not found.any(): raise ValueError(f"{spec!r}: none of the {len(table)} images is like that")
+    return found
+
+# %% ../nbs/02_data.ipynb #f6480d9e
+def thin_table(
+    table: pd.DataFrame, # A data set's table
+    spec: str,           # A condition as for `matching`, ':' and a probability, e.g. 'race=White:0.2'
+    seed: int = 42,      # The choice depends on it and on the rows' order
+) -> pd.DataFrame:       # All rows that match, each other one with that probability; index kept
+    "Make all but some classes rare. Raises: ValueError (no such column or class, no probability). Source: paper §4, public code."
+    condition, _, number = spec.rpartition(":")
+    try: keep = float(number)
+    except ValueError: keep = 0.
+    if not condition or not 0 < keep <= 1:
+        raise ValueError(f"imbalance = {spec!r}: write column=name:probability with a probability above 0, up to 1, e.g. race=White:0.2")
+    return table[matching(table, condition) | (np.random.default_rng(seed).random(len(table)) < keep)]
+
 # %% ../nbs/02_data.ipynb #9f0c17d9
+def join_photos(
+    stamp: pd.Series,   # What a photograph's faces share, e.g. the time stamp
+    content: pd.Series, # Another such sign, e.g. a hash of each file's bytes, same index
+) -> pd.Series:         # One name for all images that are linked by either
+    "Name photographs so that images with the same stamp, or the same bytes, are of one photograph."
+    photo = stamp
+    while True:
+        joined = photo.groupby(content).transform("min").groupby(stamp).transform("min")
+        if joined.equals(photo): return photo
+        photo = joined
+
+# %% ../nbs/02_data.ipynb #97adecda
 SPLITS = ["train", "val", "test"]
 
 def _deal(photos: pd.Series, seed: int, fractions: Sequence[float]) -> np.ndarray:
@@ -137,29 +185,45 @@ def _official(table: pd.DataFrame, seed: int) -> np.ndarray:
     part[train] = _deal(table.loc[train, "photo"], seed, (.9, .1))
     return part
 
+def _persons(table: pd.DataFrame) -> pd.Series:
+    "Who is on each image; the persons of one photograph count as one."
+    if "person" not in table: raise ValueError("this set does not say who is on an image (no column 'person'): use split='photo'")
+    empty = table["person"].isna()
+    if empty.any(): raise ValueError(f"column 'person' is empty in row {empty.idxmax()} ({empty.sum()} such rows): use split='photo'")
+    return join_photos(table["person"].astype(str), table["photo"])
+
 def split_table(
     table: pd.DataFrame,  # A data set's table
-    how: str = "photo",   # 'photo': dealt out anew, by photograph; 'official': the set's own
+    how: str = "photo",   # 'photo': dealt out anew, by photograph; 'person': by person; 'official': the set's own
     seed: int = 42,       # The split's seed, which is not the run's
-    fractions: Sequence[float] = (.8, .1, .1), # Of the photographs, for train, val and test; they add up to 1
+    fractions: Sequence[float] = (.8, .1, .1), # Of the photographs or persons, for train, val and test; they add up to 1
 ) -> pd.Series:           # Categorical train / val / test, index as the table's
     "Which part each image belongs to; the faces of one photograph stay together. Raises: ValueError. Source: paper §4, public code."
-    if how not in ("photo", "official"): raise ValueError(f"split = {how!r}: use 'photo' or 'official'")
+    if how not in ("photo", "person", "official"): raise ValueError(f"split = {how!r}: use 'photo', 'person' or 'official'")
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions = {tuple(fractions)}: give three positive numbers that add up to 1")
-    part = _deal(table["photo"], seed, fractions) if how == "photo" else _official(table, seed)
+    if how == "official": part = _official(table, seed)
+    else: part = _deal(table["photo"] if how == "photo" else _persons(table), seed, fractions)
     return pd.Series(pd.Categorical.from_codes(part, SPLITS), index=table.index, name="split")
 
 # %% ../nbs/02_data.ipynb #e56f2aa6
+def count_cells(
+    table: pd.DataFrame, # A data set's table
+    split: pd.Series,    # Its split, same index
+    spec: str,           # A label column, or several joined by '*', as for `codes`
+) -> pd.DataFrame:       # Number of images: a row a class or cell, a column a part
+    "Count the images of each class, or of each cell of a product, in each part."
+    code, names = codes(table, spec)
+    counts = np.bincount(3 * code + pd.Categorical(split, SPLITS).codes, minlength=3 * len(names)).reshape(-1, 3)
+    return pd.DataFrame(counts, pd.Index(names, name=spec), pd.Index(SPLITS, name="split"))
+
 def check_cells(
     table: pd.DataFrame, # A data set's table
     split: pd.Series,    # Its split, same index
     spec: str,           # The groups, as for `codes`
 ) -> pd.DataFrame:       # Number of images: a row a group, a column a part
     "Count the images of each group in each part. Raises: ValueError where a group has none."
-    code, names = codes(table, spec)
-    counts = pd.crosstab(pd.Categorical.from_codes(code, names), pd.Categorical(split, SPLITS), dropna=False)
-    counts = counts.reindex(index=names, columns=SPLITS, fill_value=0).rename_axis(index=spec, columns="split")
+    counts = count_cells(table, split, spec)
     for part in SPLITS:
         if (empty := counts.index[counts[part] == 0]).size:
             raise ValueError(f"{spec} {empty[0]!r} has no image in {part} (of {counts.loc[empty[0]].sum()} in all): "

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DISPARITIES', 'check_groups', 'group_table', 'rates_table', 'disparity', 'paired_bootstrap', 'noise_interval',
-           'noise_floor', 'disparity_interval', 'disparities', 'interval_table', 'compare']
+           'noise_floor', 'disparity_interval', 'disparities', 'interval_table', 'unmeasured', 'compare']
 
 # %% ../nbs/17_evaluation.ipynb #e708fb05
 from collections.abc import Callable
@@ -51,13 +51,14 @@ def rates_table(
     group_names: list[str],  # Name of each group
 ) -> pd.DataFrame:           # Index (class, group), groups end with `all`; `n` of that class, `tpr`, `fpr` (percent or NaN)
     "True and false positive rate of each class, for each group and for all images."
-    def rate(among): return lambda y, p: 100 * np.mean(np.asarray(p)[np.asarray(y) == among]) if (y == among).any() else np.nan
-    metrics = {"n": lambda y, p: int(np.sum(y)), "tpr": rate(True), "fpr": rate(False)}
-    tables, who = {}, np.asarray(group_names)[groups]
-    for code, name in enumerate(class_names):
-        frame = MetricFrame(metrics=metrics, y_true=y_true == code, y_pred=y_pred == code, sensitive_features=who)
-        tables[name] = pd.concat([frame.by_group.reindex(group_names), frame.overall.to_frame("all").T])
-    return pd.concat(tables, names=["class", "group"]).fillna({"n": 0}).astype({"n": int})
+    G, C = len(group_names), len(class_names)
+    cells = np.bincount(np.ravel_multi_index((groups, y_true, y_pred), (G, C, C)), minlength=G * C * C).reshape(G, C, C)
+    cells = np.concatenate([cells, cells.sum(axis=0, keepdims=True)])                # the last group is all
+    n, found = cells.sum(axis=2), cells.diagonal(axis1=1, axis2=2)                   # shape (G + 1, C)
+    others, mistaken = n.sum(axis=1, keepdims=True) - n, cells.sum(axis=1) - found
+    with np.errstate(invalid="ignore"): tpr, fpr = 100 * (found / n), 100 * (mistaken / others)     # 0 of 0: NaN
+    index = pd.MultiIndex.from_product([class_names, [*group_names, "all"]], names=["class", "group"])
+    return pd.DataFrame({k: v.T.ravel() for k, v in dict(n=n, tpr=tpr, fpr=fpr).items()}, index=index)
 
 # %% ../nbs/17_evaluation.ipynb #5eaa177a
 DISPARITIES = ("rho", "psi", "range")
@@ -176,6 +177,43 @@ def interval_table(
         table[f"{column}_low"], table[f"{column}_high"] = ends
     return table
 
+# %% ../nbs/17_evaluation.ipynb #a4cab29e
+def _some(items: list[str], most: int = 8) -> str:
+    "A list in words, cut after `most` items"
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
+
+def _constant(present: dict[str, np.ndarray], classes: dict[str, list[str]], g: int) -> dict[str, str]:
+    "Heads with one class only in group `g` (-1: in all images), and that class"
+    seen = {head: np.flatnonzero(n[g] if g >= 0 else n.sum(axis=0)) for head, n in present.items()}
+    return {head: classes[head][c[0]] for head, c in seen.items() if len(c) == 1}
+
+def unmeasured(
+    labels: np.ndarray,            # True class codes of the test images, shape `(n, heads)`
+    groups: np.ndarray,            # Group code of each image, shape `(n,)`
+    classes: dict[str, list[str]], # For each head its name and the names of its classes
+    names: list[str],              # Name of each group
+) -> list[str]:                    # Sentences; none if everything can be measured
+    "Heads that are constant, in all test images or in a group, and cells of class × group without an image."
+    shape = lambda of: (len(names), len(of))
+    n = {h: np.bincount(np.ravel_multi_index((groups, labels[:, i]), shape(of)), minlength=np.prod(shape(of))).reshape(shape(of))
+         for i, (h, of) in enumerate(classes.items())}                              # head → images, shape (G, C)
+    everywhere, within = _constant(n, classes, -1), [_constant(n, classes, g) for g in range(len(names))]
+    apart = [h for h in classes if h not in everywhere and all(h in w for w in within)]
+    always = lambda heads: _some([f"{h} (always {c})" for h, c in heads.items()])
+    said = [f"one class in all {len(groups):,} test images, nothing is known of the others: {always(everywhere)}"] if everywhere else []
+    said += [f"{h}: each group holds one class only, so no rate of a class can be compared between groups" for h in apart]
+    for name, g, heads in zip(names, range(len(names)), within):
+        own = {h: c for h, c in heads.items() if h not in everywhere and h not in apart}
+        if own: said.append(f"one class in {name} ({int((groups == g).sum()):,} test images): {always(own)}")
+    return said + _empty(n, classes, names, everywhere, apart)
+
+def _empty(n: dict, classes: dict, names: list[str], everywhere: dict, apart: list[str]) -> list[str]:
+    "The cells without an image, counted, and named where no other sentence has said it"
+    empty = [(h, classes[h][c], names[g]) for h, cells in n.items() for g, c in np.argwhere(cells == 0)]
+    named = [f"{c if len(classes) == 1 else f'{h}={c}'} in {g}" for h, c, g in empty if h not in everywhere and h not in apart]
+    counted = f"{len(empty)} of {sum(cells.size for cells in n.values())} cells of class × group"
+    return [f"{counted} hold no test image and have no true positive rate" + (f": {_some(named)}" if named else "")] if empty else []
+
 # %% ../nbs/17_evaluation.ipynb #8b82a601
 def _records(table: pd.DataFrame) -> list[dict]:
     "The rows of a table, index included, as plain dictionaries; NaN becomes None."
@@ -193,7 +231,7 @@ def compare(
     B: int = 2000,                  # Number of resamples
     seed: int = 0,                  # Seed of the bootstrap
     level: float = .95,             # Coverage of the intervals
-) -> dict:                          # n, accuracy_dense, accuracy_pruned, groups, table, rates, disparities, bootstrap
+) -> dict:                          # n, accuracy_dense, accuracy_pruned, groups, table, rates, disparities, bootstrap, notes
     """All that is measured on the test images, ready for JSON.
 
     Raises: ValueError for arrays that do not fit one another or groups that cannot be compared."""
@@ -209,4 +247,4 @@ def compare(
     both = {column: float(table[column]["all"]) for column in ("accuracy_dense", "accuracy_pruned")}
     return dict(n=len(groups), **both, groups=list(names),
                 table=_records(table), rates=_records(rates), disparities=disparities(*right, groups, B, seed, level).to_dict("index"),
-                bootstrap=dict(B=B, seed=seed, level=level))
+                bootstrap=dict(B=B, seed=seed, level=level), notes=unmeasured(y, groups, classes, names))

@@ -63,7 +63,7 @@ def prune(
     select: Select = select_fair,                   # How weights are chosen by their importance
     keep: float | str | None = 0.9,                 # Fraction kept at each step; None: one shot
     scope: str = "layer",                           # "layer": the same rate in each layer; "global": one budget for all
-    retrain: Callable[[nn.Module, int], None] | None = None, # Called after each step with the network and the step's number
+    retrain: Callable[[nn.Module, int], None] | None = None, # Called after each step with the network and its number; None: no training
     ignore: Iterable[str] = (),                     # Layers to leave dense
     on_step: Callable[[Step], None] | None = None,  # Told about each step, e.g. `print`
 ) -> list[Step]:                                    # What each step did; the masks are in the model (`get_masks`)

@@ -171,6 +171,7 @@ def select_fair(
 
     Source: paper, section 3.2 and Algorithm 1."""
     check_selection(importance, mask, k, layer)
+    if importance.min() < 0: raise ValueError(f"importance of {float(importance.min()):.3g}: shares cannot be negative, take select_top")
     share, index = target_share(importance).cpu().numpy(), np.int32 if mask.numel() < 2**31 else np.int64
     rows = importance.detach().flatten(1).cpu()
     rows = rows if rows.dtype == torch.float64 else rows.float()
@@ -217,7 +218,7 @@ def select_masks(
         new |= select_globally(*({n: d[n] for n in rest} for d in (importance, masks, weights)), k=k, select=select)
     return {n: new[n] for n in masks}
 
-def usable(importance: Tensor) -> bool: return bool(torch.isfinite(importance).all() and (importance > 0).any())
+def usable(importance: Tensor) -> bool: return bool(torch.isfinite(importance).all() and (importance != 0).any())
 
 def _budget(mask: Tensor, rate) -> int: return min(keep_count(mask.numel(), rate), int(mask.sum()))
 

@@ -20,8 +20,9 @@ from PIL import Image
 
 from fairgrape import cache
 from fairgrape.cache import image_cache, open_cache
-from fairgrape.data import check_cells, drop_classes, split_table
-from fairgrape.readers import read_dataset, read_fairface, read_folder, read_utkface, unpack
+from fairgrape.data import check_cells, codes, drop_classes, split_table
+from fairgrape.datasets import read_dataset
+from fairgrape.readers import read_fairface, read_folder, read_utkface, unpack
 
 def gradient(path: Path, seed: int, size: int = 48):
     "A small JPEG of a random colour gradient."
@@ -107,7 +108,7 @@ def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="fairface: none of FairFace.*github.com/joojs"): read_dataset("fairface", None, tmp_path)
 
 def test_unknown_set(tmp_path):
-    with pytest.raises(ValueError, match="unknown dataset 'celeba': choose one of synthetic, utkface"): read_dataset("celeba", None, tmp_path)
+    with pytest.raises(ValueError, match="unknown dataset 'faces': choose one of synthetic, utkface"): read_dataset("faces", None, tmp_path)
 
 def test_misnamed_utkface_files(tmp_path):
     with pytest.warns(UserWarning, match="2 files are left out.*39_1_20170116174525125.jpg.chip.jpg, 61_1_20170109142408075.jpg.chip.jpg"):
@@ -128,6 +129,8 @@ def test_fairface_as_it_should_be(tmp_path):
     (dict(header="file,age,gender,ethnicity,x"), ValueError, "fairface_label_train.csv: no column 'race': its columns are file, age, gender, ethnicity, x"),
     (dict(row="train/1.jpg,20-29,Male,Latino Hispanic,True"), ValueError, "fairface_label_train.csv, line 2, column 'race': 'Latino Hispanic' is not one of White"),
     (dict(row="train/1.jpg,20-29,male,White,True"), ValueError, "line 2, column 'gender': 'male' is not one of Male, Female"),
+    (dict(row="train/1.jpg,03-Sep,Male,White,True"), ValueError, "train.csv, line 2, column 'age': '03-Sep' is a date: a spreadsheet turned a range such as '3-9' into it"),
+    (dict(row="train/1.jpg,10/19/2026,Male,White,True"), ValueError, "'10/19/2026' is a date: a spreadsheet .*Take the original CSV"),
     (dict(row="train/7.jpg,20-29,Male,White,True"), FileNotFoundError, "train/7.jpg: the labels name this image, but the file is not there .1 of 2"),
 ])
 def test_fairface_faults(tmp_path, settings, error, message):
@@ -136,6 +139,28 @@ def test_fairface_faults(tmp_path, settings, error, message):
 def test_fairface_without_a_csv(tmp_path):
     (fairface(tmp_path/"f")/"fairface_label_val.csv").unlink()
     with pytest.raises(FileNotFoundError, match="fairface_label_val.csv: no such label file"): read_fairface(tmp_path/"f", tmp_path)
+
+@pytest.mark.parametrize("text, message", [
+    ("file,age\na.jpg,3-9\nb.jpg,Oct-19\n", "labels.csv, line 3, column 'age': 'Oct-19' is a date: a spreadsheet"),
+    ("name,age\na.jpg,3-9\n", "no column 'file' .or 'image'.: its columns are name, age"),
+    ("image,age\na.jpg,3-9\na.jpg,20-29\n", "labels.csv, line 3: this file has a row already"),
+    ("file,age,person\na.jpg,3-9,\n", "labels.csv, line 2, column 'person': no label"),
+    ("file,photo\na.jpg,1\n", "no label column beside the file's"),
+])
+def test_folder_faults(tmp_path, text, message):
+    for name in "ab": gradient(tmp_path/f"{name}.jpg", 0)
+    (tmp_path/"labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=message): read_folder(tmp_path)
+
+def test_folder_without_persons_cannot_be_split_by_person(tmp_path):
+    gradient(tmp_path/"a.jpg", 0)
+    (tmp_path/"labels.csv").write_text("file,age\na.jpg,3-9\n")
+    with pytest.raises(ValueError, match="does not say who is on an image .no column 'person'.: use split='photo'"): split_table(read_folder(tmp_path).table, "person")
+
+def test_folder_with_one_class_is_read(tmp_path):
+    for name in "ab": gradient(tmp_path/f"{name}.jpg", 0)
+    (tmp_path/"mine.csv").write_text("image,age\na.jpg,3-9\nb.jpg,3-9\n")
+    assert codes(read_folder(tmp_path/"mine.csv").table, "age")[1] == ["3-9"]              # who groups by it is told by the run
 
 def test_folder_whose_csv_is_no_text(tmp_path):
     gradient(tmp_path/"a.jpg", 0); (tmp_path/"a.jpg").rename(tmp_path/"labels.csv")

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from fairgrape.cache import image_cache
-from fairgrape.data import check_cells, codes, keep_classes, limit_table, split_table
+from fairgrape.data import check_cells, codes, keep_classes, limit_table, matching, split_table, thin_table
+from fairgrape.datasets import check_dataset, set_text
 from fairgrape.readers import read_fairface, read_utkface
 
 SHARED = Path(__file__).resolve().parents[2].parent/"shared"/"data"
@@ -76,3 +77,22 @@ def test_fairface(fairface):
     labels = pd.read_csv(next(fairface.root.glob("**/fairface_label_train.csv"))).set_index("file").loc["train/2.jpg"]
     assert all(row[c] == labels[c] for c in ("age", "gender", "race"))
     assert fairface.load(fairface.table[:2], 48).shape == (2, 3, 48, 48)
+
+def test_check_of_utkface(utkface, tmp_path):
+    "Nothing is damaged, and no split by photograph tears two copies apart."
+    data, _ = utkface
+    check = check_dataset("utkface", data.root, tmp_path, progress=False)
+    text = set_text(check)
+    assert check.sound and check.counts.loc[("race × gender", "Black × Female"), ("all", "")] == 2208
+    for line in ["utkface: 23,704 images in", "same as another: 390", "with its twin in another part, photo split: 0", "3 files are left out"]: assert line in text, line
+
+def test_check_of_fairface(fairface, tmp_path):
+    check = check_dataset("fairface", fairface.root, tmp_path, decode=False, progress=False)
+    text = set_text(check)
+    assert check.sound and check.counts.loc["race × gender"]["official"].to_numpy().sum() == len(fairface.table)
+    if len(fairface.table) < 97_698: assert f"The published set has 97,698 images; the labels here name {len(fairface.table):,}." in text
+
+def test_imbalanced_fairface(fairface):
+    "Every White image and about a fifth of the others (the standard deviation is under 0.5 %)."
+    white, thin = matching(fairface.table, "race=White"), thin_table(fairface.table, "race=White:0.2")
+    assert (thin.race == "White").sum() == white.sum() and abs((thin.race != "White").sum() / (~white).sum() - .2) < .02

@@ -21,7 +21,7 @@ FAIRGRAPE = Path(sys.executable).with_name("fairgrape")
 def own(tmp_path_factory) -> Path:
     "A set of 160 little pictures: brightness is the task, tint the group"
     home, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
-    rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue", "blue")[i % 3]) for i in range(160)]
+    rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue", "blue")[i % 3], place="here") for i in range(160)]
     for row in rows:
         pixels = rng.integers(0, 160, (20, 20, 3)) + (60 if row["shade"] == "light" else 0)
         pixels[..., 0 if row["tint"] == "red" else 2] += 30
@@ -80,9 +80,13 @@ def test_an_unknown_parameter_stops_papermill_before_anything_starts(tmp_path):
 
 @pytest.mark.parametrize("changed, said", [
     (dict(dataset="imdb"), "unknown dataset 'imdb'"), (dict(task="age"), "no label column 'age'"), (dict(groups="race"), "no label column 'race'"),
-    (dict(network="vgg16"), "network = 'vgg16'"), (dict(method="grape"), "method = 'grape'"), (dict(rate=1.0), "rate = 1.0"), (dict(rate=-0.1), "rate = -0.1"),
+    (dict(network="resnet35"), "resnet35"), (dict(network="timm:resnet10x"), "resnet10x"), (dict(method="grape"), "method = 'grape'"), (dict(rate=1.0), "rate = 1.0"), (dict(rate=-0.1), "rate = -0.1"),
     (dict(keep=1.0), "keep = 1.0"), (dict(keep=0), "keep = 0.0"), (dict(data_path="/nowhere/faces"), "/nowhere/faces"), (dict(runs_root="/dev/null/runs"), "/dev/null/runs"),
     (dict(weights="/nowhere/w.safetensors"), "/nowhere/w.safetensors"), (dict(scope="all"), "scope = 'all'"), (dict(device="abacus"), "device = 'abacus'"),
+    (dict(groups="place"), "a disparity compares groups, but there is only ['here']"), (dict(importance_groups="place"), "importance_groups = 'place' has one group only"),
+    (dict(groups="clusters", clusters=200), "clusters = 200, but there are only 128 training images"), (dict(scope="global", rate=0.999999), "which would empty a layer"),
+    (dict(importance_on="tint=green"), "tint has no class 'green'"), (dict(imbalance="tint=red"), "tint=red"), (dict(method="random", as_released=True), "random"),
+    (dict(method="snip", weights="own.safetensors"), "needs the weights before training"), (dict(split="person"), "person"),
 ], ids=lambda x: "" if isinstance(x, str) else "-".join(f"{k}={v}" for k, v in x.items()).replace("/", "_"))
 def test_bad_settings_are_named_before_work_starts(own, tmp_path, capsys, changed, said):
     options = [part for k, v in tiny(own, tmp_path, **changed).items() for part in (f"--{k}", str(v))]

@@ -302,6 +302,91 @@ try: limit_table(faces.table, 7)
 except ValueError as e: print(e)
 else: raise AssertionError("7 of 6 images were accepted")
 
+
+# %% [markdown]
+# ## Some of the images
+#
+# Three of the paper's studies need a part of the images by their labels: importance on one race only, importance without one race, and a training set in which the other races are scarce. One
+# short notation says which: `race=White,Black` are the images of these races, `race!=White` all but one, and `;` joins conditions that must all hold. A product of columns goes too. A name that the
+# set does not have is an error, and so is a condition that nothing fulfils: the study would be an empty one.
+
+# %%
+#| export
+def _condition(table: pd.DataFrame, text: str) -> np.ndarray:
+    "Which rows fulfil one condition, such as 'race!=White'."
+    column, equals, names = text.partition("=")
+    if not equals: raise ValueError(f"{text!r} is no condition: write column=name,name or column!=name,name; the columns are "
+                                    f"{', '.join(label_columns(table))}")
+    unlike = column.endswith("!")
+    code, have = codes(table, column.removesuffix("!").strip())
+    wanted = [name.strip() for name in names.split(",")]
+    if unknown := [n for n in wanted if n not in have]:
+        raise ValueError(f"{text!r}: {column.removesuffix('!').strip()} has no class {unknown[0]!r}: it has {', '.join(have)}")
+    return np.isin(code, [have.index(n) for n in wanted]) != unlike
+
+def matching(
+    table: pd.DataFrame, # A data set's table
+    spec: str,           # 'race=White,Black' or 'race!=White'; several joined by ';' must all hold
+) -> np.ndarray:         # bool (n,)
+    "Which images have the labels asked for. Raises: ValueError (no such column or class, no such image)."
+    found = reduce(np.logical_and, [_condition(table, text.strip()) for text in spec.split(";")])
+    if not found.any(): raise ValueError(f"{spec!r}: none of the {len(table)} images is like that")
+    return found
+
+
+# %%
+faces.table[matching(faces.table, "race=White,Black; gender=Male")]
+
+# %%
+assert matching(faces.table, "race=White").tolist() == [False, True, False, False, True, False]
+assert matching(faces.table, "race!=White").tolist() == [True, False, True, True, False, True]
+assert matching(faces.table, "race=White,Black; gender=Male").tolist() == [True, True, False, False, False, False]
+assert matching(faces.table, "race*gender=White × Male").tolist() == [False, True, False, False, False, False]
+for spec in ["White", "ethnicity=White", "race=Grey", "race=Asian;gender=Female"]:
+    try: matching(faces.table, spec)
+    except ValueError as e: print(e)
+    else: raise AssertionError(f"{spec} was accepted")
+
+
+# %% [markdown]
+# The imbalanced FairFace of the paper keeps every White image and each other one with probability 0.2. It is drawn once, *before* the split, so that all three parts are thin. The spec is a condition and the
+# probability for those that do not fulfil it.
+
+# %%
+#| export
+def thin_table(
+    table: pd.DataFrame, # A data set's table
+    spec: str,           # A condition as for `matching`, ':' and a probability, e.g. 'race=White:0.2'
+    seed: int = 42,      # The choice depends on it and on the rows' order
+) -> pd.DataFrame:       # All rows that match, each other one with that probability; index kept
+    "Make all but some classes rare. Raises: ValueError (no such column or class, no probability). Source: paper §4, public code."
+    condition, _, number = spec.rpartition(":")
+    try: keep = float(number)
+    except ValueError: keep = 0.
+    if not condition or not 0 < keep <= 1:
+        raise ValueError(f"imbalance = {spec!r}: write column=name:probability with a probability above 0, up to 1, e.g. race=White:0.2")
+    return table[matching(table, condition) | (np.random.default_rng(seed).random(len(table)) < keep)]
+
+
+# %%
+six_hundred = pd.concat([faces.table] * 100, ignore_index=True)
+thin_table(six_hundred, "race=White:0.2").race.value_counts()
+
+# %% [markdown]
+# All 200 White images stay. Of the 200 Black ones about 40 stay: their number is binomial, with a standard deviation of √(200 · 0.2 · 0.8) ≈ 5.7. A wrong spec is told by its part.
+
+# %%
+thin = thin_table(six_hundred, "race=White:0.2").race.value_counts()
+assert thin["White"] == 200 and 20 < thin["Black"] < 60 and 5 < thin["Asian"] < 40
+assert thin_table(six_hundred, "race=White:0.2").equals(thin_table(six_hundred, "race=White:0.2", seed=42))
+assert not thin_table(six_hundred, "race=White:0.2", seed=1).index.equals(thin_table(six_hundred, "race=White:0.2").index)
+assert thin_table(six_hundred, "race=White:1").equals(six_hundred)
+for spec in ["race=White", "race=White:half", "race=White:20", "race=Grey:0.2", "skin=White:0.2"]:
+    try: thin_table(six_hundred, spec)
+    except ValueError as e: print(e)
+    else: raise AssertionError(f"{spec} was accepted")
+
+
 # %% [markdown]
 # ## The split
 #
@@ -310,6 +395,36 @@ else: raise AssertionError("7 of 6 images were accepted")
 #
 # The order in which photographs are dealt comes from a hash of seed and name, not from a random generator: it does not
 # depend on the order of the files, nor on the version of any library.
+
+# %% [markdown]
+# What is one photograph? Most sets do not say, but something tells: an equal time stamp, equal bytes. Two such signs are joined, also in chains.
+
+# %%
+#| export
+def join_photos(
+    stamp: pd.Series,   # What a photograph's faces share, e.g. the time stamp
+    content: pd.Series, # Another such sign, e.g. a hash of each file's bytes, same index
+) -> pd.Series:         # One name for all images that are linked by either
+    "Name photographs so that images with the same stamp, or the same bytes, are of one photograph."
+    photo = stamp
+    while True:
+        joined = photo.groupby(content).transform("min").groupby(stamp).transform("min")
+        if joined.equals(photo): return photo
+        photo = joined
+
+
+# %% [markdown]
+# By hand: 0 and 1 share a stamp, 1 and 2 their bytes, 2 and 3 a stamp. All four are one. Image 4 is alone.
+
+# %%
+join_photos(pd.Series(["s", "s", "r", "r", "t"]), pd.Series(["A", "B", "B", "C", "D"])).tolist()
+
+# %%
+assert join_photos(pd.Series(["s", "s", "r", "r", "t"]), pd.Series(["A", "B", "B", "C", "D"])).tolist() == ["r", "r", "r", "r", "t"]
+assert join_photos(pd.Series(["1", "2"]), pd.Series(["x", "y"])).tolist() == ["1", "2"]
+
+# %% [markdown]
+# Now the split itself. A set that knows *who* is on an image (CelebA has 10,177 persons) can be dealt out by person, so that nobody is tested on a face that was trained on. A photograph of two such persons joins them.
 
 # %%
 #| export
@@ -332,17 +447,25 @@ def _official(table: pd.DataFrame, seed: int) -> np.ndarray:
     part[train] = _deal(table.loc[train, "photo"], seed, (.9, .1))
     return part
 
+def _persons(table: pd.DataFrame) -> pd.Series:
+    "Who is on each image; the persons of one photograph count as one."
+    if "person" not in table: raise ValueError("this set does not say who is on an image (no column 'person'): use split='photo'")
+    empty = table["person"].isna()
+    if empty.any(): raise ValueError(f"column 'person' is empty in row {empty.idxmax()} ({empty.sum()} such rows): use split='photo'")
+    return join_photos(table["person"].astype(str), table["photo"])
+
 def split_table(
     table: pd.DataFrame,  # A data set's table
-    how: str = "photo",   # 'photo': dealt out anew, by photograph; 'official': the set's own
+    how: str = "photo",   # 'photo': dealt out anew, by photograph; 'person': by person; 'official': the set's own
     seed: int = 42,       # The split's seed, which is not the run's
-    fractions: Sequence[float] = (.8, .1, .1), # Of the photographs, for train, val and test; they add up to 1
+    fractions: Sequence[float] = (.8, .1, .1), # Of the photographs or persons, for train, val and test; they add up to 1
 ) -> pd.Series:           # Categorical train / val / test, index as the table's
     "Which part each image belongs to; the faces of one photograph stay together. Raises: ValueError. Source: paper §4, public code."
-    if how not in ("photo", "official"): raise ValueError(f"split = {how!r}: use 'photo' or 'official'")
+    if how not in ("photo", "person", "official"): raise ValueError(f"split = {how!r}: use 'photo', 'person' or 'official'")
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions = {tuple(fractions)}: give three positive numbers that add up to 1")
-    part = _deal(table["photo"], seed, fractions) if how == "photo" else _official(table, seed)
+    if how == "official": part = _official(table, seed)
+    else: part = _deal(table["photo"] if how == "photo" else _persons(table), seed, fractions)
     return pd.Series(pd.Categorical.from_codes(part, SPLITS), index=table.index, name="split")
 
 
@@ -383,23 +506,48 @@ for table, settings in [(many, dict(how="official")), (many, dict(how="random"))
     except ValueError as e: print(e)
     else: raise AssertionError(f"{settings} was accepted")
 
+# %% [markdown]
+# By person: 100 people with eleven images each, and one photograph that shows two of them. Who has no name cannot be dealt out.
+
+# %%
+known = many.assign(person=[f"n{i % 100}" for i in range(1100)])
+known.loc[1, "photo"] = known.photo[0]                                       # n0 and n1 on one photograph
+people = split_table(known, "person")
+people.value_counts()
+
+# %%
+assert (people.groupby(known.person).nunique() == 1).all() and people[0] == people[1]
+assert (split_table(known).groupby(known.person).nunique() > 1).any()        # by photograph the same people are on both sides
+for table in (many, known.assign(person=known.person.where(known.index != 7))):
+    try: split_table(table, "person")
+    except ValueError as e: print(e)
+    else: raise AssertionError("images without a person were dealt out by person")
+
 
 # %% [markdown]
 # ## A group that is not there
 #
-# Importance is computed per group on the training images, accuracy per group on the test images. A group that has none there would fail hours later, so we look first.
+# Importance is computed per group on the training images, accuracy per group on the test images. A group that has none there would fail hours later, so we count first.
 
 # %%
 #| export
+def count_cells(
+    table: pd.DataFrame, # A data set's table
+    split: pd.Series,    # Its split, same index
+    spec: str,           # A label column, or several joined by '*', as for `codes`
+) -> pd.DataFrame:       # Number of images: a row a class or cell, a column a part
+    "Count the images of each class, or of each cell of a product, in each part."
+    code, names = codes(table, spec)
+    counts = np.bincount(3 * code + pd.Categorical(split, SPLITS).codes, minlength=3 * len(names)).reshape(-1, 3)
+    return pd.DataFrame(counts, pd.Index(names, name=spec), pd.Index(SPLITS, name="split"))
+
 def check_cells(
     table: pd.DataFrame, # A data set's table
     split: pd.Series,    # Its split, same index
     spec: str,           # The groups, as for `codes`
 ) -> pd.DataFrame:       # Number of images: a row a group, a column a part
     "Count the images of each group in each part. Raises: ValueError where a group has none."
-    code, names = codes(table, spec)
-    counts = pd.crosstab(pd.Categorical.from_codes(code, names), pd.Categorical(split, SPLITS), dropna=False)
-    counts = counts.reindex(index=names, columns=SPLITS, fill_value=0).rename_axis(index=spec, columns="split")
+    counts = count_cells(table, split, spec)
     for part in SPLITS:
         if (empty := counts.index[counts[part] == 0]).size:
             raise ValueError(f"{spec} {empty[0]!r} has no image in {part} (of {counts.loc[empty[0]].sum()} in all): "
@@ -409,12 +557,12 @@ def check_cells(
 
 # %%
 labelled = many.assign(tone=pd.Categorical(np.where(many.index % 5 == 0, "tone-2", "tone-1"), ["tone-1", "tone-2", "tone-3"]))
-two_tones = drop_classes(labelled, "tone", ["tone-3"])
-check_cells(two_tones, split, "tone")
+count_cells(labelled, split, "tone")
 
 # %%
-counts = check_cells(two_tones, split, "tone")
-assert counts.to_numpy().sum() == 1100 and counts.loc["tone-2"].sum() == 220
+counts = count_cells(labelled, split, "tone")
+assert counts.loc["tone-3"].tolist() == [0, 0, 0] and counts.loc["tone-2"].sum() == 220 and counts["train"].sum() == (split == "train").sum()
+assert check_cells(drop_classes(labelled, "tone", ["tone-3"]), split, "tone").equals(counts.iloc[:2])
 try: check_cells(labelled, split, "tone")
 except ValueError as e: print(e)
 else: raise AssertionError("a group without images was accepted")

@@ -312,6 +312,7 @@ def select_fair(
 
     Source: paper, section 3.2 and Algorithm 1."""
     check_selection(importance, mask, k, layer)
+    if importance.min() < 0: raise ValueError(f"importance of {float(importance.min()):.3g}: shares cannot be negative, take select_top")
     share, index = target_share(importance).cpu().numpy(), np.int32 if mask.numel() < 2**31 else np.int64
     rows = importance.detach().flatten(1).cpu()
     rows = rows if rows.dtype == torch.float64 else rows.float()
@@ -338,6 +339,9 @@ select_fair(importance, everything, k=2)
 
 # %%
 assert select_fair(importance, everything, k=2).tolist() == [True, False, True]
+try: select_fair(-importance, everything, k=2)
+except ValueError as e: print(e)
+else: raise AssertionError("negative importances were shared out")
 
 # %% [markdown]
 # Equal on everything that hypothesis can think of: random and tied importances, zeros, one group, fifty groups, magnitudes from 1e-300 to 1e300, weights already pruned, both scopes.
@@ -396,6 +400,7 @@ assert gap(kept) < 1e-3 < 0.1 < gap(blind)
 # matters little may give up nearly all of its weights. At 99 % where the weights go over the layers can matter more than anything else, so scope is a setting of every method and named in every result.
 #
 # A layer whose importance is all zero or not finite (a dead branch, an overflow) gives no shares to preserve. It falls back to magnitude, at the layer's own fraction of the budget in either scope, and its name is said in a warning.
+# Negative scores are nothing to fall back for: GraSP's often are, and `select_top` puts them in order like any others.
 
 # %%
 #| export
@@ -424,7 +429,7 @@ def select_masks(
         new |= select_globally(*({n: d[n] for n in rest} for d in (importance, masks, weights)), k=k, select=select)
     return {n: new[n] for n in masks}
 
-def usable(importance: Tensor) -> bool: return bool(torch.isfinite(importance).all() and (importance > 0).any())
+def usable(importance: Tensor) -> bool: return bool(torch.isfinite(importance).all() and (importance != 0).any())
 
 def _budget(mask: Tensor, rate) -> int: return min(keep_count(mask.numel(), rate), int(mask.sum()))
 
@@ -472,6 +477,8 @@ with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     dead = select_masks({**importance, "small": torch.zeros(1, 4)}, masks, {**weights, "small": torch.tensor([1., -4., 2., 3.])}, 0.5, select_fair, "global")
 print(said[0].message, to_list(dead))
+negative = select_masks({"one": torch.tensor([[-3., -1., -2.]])}, {"one": torch.ones(3) > 0}, {"one": torch.ones(3)}, 0.5, select_top)
+assert to_list(negative) == {"one": [0, 1, 0]}
 assert "small" in str(said[0].message) and to_list(dead) == {"big": [1, 1, 0, 0], "small": [0, 1, 0, 1]}
 for rate, scope in ((0.5, "network"), (0.8, "global")):
     try: select_masks(importance, masks, weights, rate, select_fair, scope)

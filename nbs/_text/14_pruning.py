@@ -77,7 +77,7 @@ for rate, keep in ((1.0, 0.9), (0, 0.9), (-0.5, 0.9), ("most", 0.9), (float("nan
 # ## The loop
 #
 # Four seams: `score` looks at the network and gives each weight a number for each group, `select` turns numbers into masks, the schedule says how many, `retrain` lets the network recover. A method is a choice
-# of the first two; the loop below is everybody's. Each step says what it bought.
+# of the first two; the loop below is everybody's. `retrain` may be left out: methods that prune before training score, prune and score again without any. It may also do more than train, as for the lottery ticket, which rewinds first. Each step says what it bought.
 
 # %%
 #| export
@@ -113,7 +113,7 @@ def prune(
     select: Select = select_fair,                   # How weights are chosen by their importance
     keep: float | str | None = 0.9,                 # Fraction kept at each step; None: one shot
     scope: str = "layer",                           # "layer": the same rate in each layer; "global": one budget for all
-    retrain: Callable[[nn.Module, int], None] | None = None, # Called after each step with the network and the step's number
+    retrain: Callable[[nn.Module, int], None] | None = None, # Called after each step with the network and its number; None: no training
     ignore: Iterable[str] = (),                     # Layers to leave dense
     on_step: Callable[[Step], None] | None = None,  # Told about each step, e.g. `print`
 ) -> list[Step]:                                    # What each step did; the masks are in the model (`get_masks`)

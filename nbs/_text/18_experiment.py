@@ -29,18 +29,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import fairgrape
-from fairgrape.baselines import METHODS, method
-from fairgrape.cache import Images, group_batches, image_cache, make_images
-from fairgrape.data import FaceData, check_cells, codes, keep_classes, limit_table, split_table
+from fairgrape.as_released import as_released
+from fairgrape.baselines import BLIND, METHODS, Method, balanced_rows, method, rewind
+from fairgrape.cache import Images, augmentation, batches, get_batch, group_batches, image_cache, make_images
+from fairgrape.clusters import Clusters, cluster_groups, save_clusters, with_clusters
+from fairgrape.data import FaceData, check_cells, codes, keep_classes, limit_table, matching, split_table, thin_table
+from fairgrape.datasets import read_dataset
 from fairgrape.evaluation import check_groups, compare
 from fairgrape.importance import group_importance
 from fairgrape.masks import get_masks, plain_state, sparsity
-from fairgrape.models import NETWORKS, build_model, load_weights, plain_model, predict_classes, save_weights, task_loss
+from fairgrape.models import build_model, check_network, load_weights, plain_model, predict_classes, save_weights, task_loss
 from fairgrape.pruning import Step, prune, schedule
-from fairgrape.readers import read_dataset
-from fairgrape.selection import SCOPES, target_share
+from fairgrape.selection import SCOPES, check_scope, target_share
 from fairgrape.settings import root
-from fairgrape.training import PRECISIONS, stages, train, predict
+from fairgrape.training import PRECISIONS, predict, seed_of, seeded, stages, train
 
 # %%
 from PIL import Image
@@ -57,20 +59,23 @@ from PIL import Image
 @dataclass(frozen=True)
 class Settings:
     "Everything that decides a run's result; the defaults are the paper's protocol"
-    dataset: str = "fairface"         # synthetic, utkface, fairface or folder (one's own)
+    dataset: str = "fairface"         # synthetic, utkface, fairface, celeba, people (ImageNet's person subtree) or folder (one's own)
     data_path: str = ""               # Archive or folder of the set; empty: looked for under the data root
-    task: str = "race"                # Label column to predict; "race*gender" crosses two, "race+gender" has a head for each
-    groups: str = "race"              # Label column whose groups are compared; "race*gender" crosses two
+    task: str = "race"                # Label column to predict; "race*gender" crosses two, "race+gender" has a head for each; CelebA: "attributes", 39 heads
+    groups: str = "race"              # Label column whose groups are compared; "race*gender" crosses two; "clusters": found in the dense network's features
     classes: str = ""                 # Classes to keep, as "race=White,Black;gender=Male"; empty: the set's usual ones
-    split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; official: the set's own
+    imbalance: str = ""               # "race=White:0.2" keeps all White images and every other with probability 0.2, before the split
+    split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; person: by identity; official: the set's own
     limit: int = 0                    # Use only so many images, drawn at random (seed 42); 0: all
-    network: str = "resnet34"         # resnet34, resnet18, mobilenet_v2 or the small resnet10
+    network: str = "resnet34"         # Any torchvision classifier by name, timm:NAME, efficientnet_lite0, or the small resnet10
     weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights, which is then taken as it is
     image_size: int = 224             # Side of the square images, pixels
-    method: str = "fairgrape"         # dense (no pruning), fairgrape or ws
+    method: str = "fairgrape"         # dense (no pruning), fairgrape, importance, ws, magnitude, lottery, lottery_short, snip, grasp or random
     rate: float = 0.99                # Pruning rate, the fraction of weights removed
     keep: float = 0.9                 # Fraction kept at each pruning step (iterative methods)
-    scope: str = "layer"              # layer: the same rate in every layer; global: one budget for all
+    steps: str = "published"          # published: as the method was published; iterative or one shot
+    scope: str = "published"          # published: as the method was published; layer: the same rate in every layer; global: one budget for all
+    as_released: bool = False         # The public code's importance and selection instead of the paper's
     epochs: str = "13,3,3"            # Epochs of each training stage, dense and after pruning
     lrs: str = "1e-4,1e-5,1e-6"       # Adam's learning rate in each stage
     retrain_epochs: int = 3           # Epochs after each pruning step
@@ -78,6 +83,9 @@ class Settings:
     batch: int = 64                   # Images in a training batch
     importance_batch: int = 64        # Most images of one group in an importance batch
     importance_cap: int = 0           # Most images of a group that are used for the importance; 0: all
+    importance_on: str = ""           # Training images that the importance sees, as "race=White" or "race!=White"; empty: all
+    importance_groups: str = ""       # Groups whose importance shares are kept, where they are not those compared; "clusters" as for groups
+    clusters: int = 0                 # How many clusters, where groups are clusters; 0: chosen by silhouette
     augment: str = "paper"            # paper, flip or none
     precision: str = "fp32"           # fp32, bf16 or fp16 (importance then in fp32)
     seed: int = 0                     # Initial weights, order of images, augmentation; not the split
@@ -91,23 +99,56 @@ class Settings:
 
 # %%
 #| export
-CHOICES = dict(network=tuple(NETWORKS), method=("dense", *METHODS), scope=SCOPES, split=("photo", "official"), augment=("paper", "flip", "none"), precision=tuple(PRECISIONS))
-LEAST = dict(image_size=16, batch=2, importance_batch=1, importance_cap=0, limit=0, retrain_epochs=1, retrain_lr=0, bootstrap=100, seed=0)
+CHOICES = dict(method=("dense", *METHODS), steps=("published", "iterative", "one shot"), scope=("published", *SCOPES), split=("photo", "person", "official"),
+               augment=("paper", "flip", "none"), precision=tuple(PRECISIONS))
+LEAST = dict(image_size=16, batch=2, importance_batch=1, importance_cap=0, limit=0, clusters=0, retrain_epochs=1, retrain_lr=0, bootstrap=100, seed=0)
 
 def check_settings(s: Settings):
     "Bring numbers into their type; raise ValueError or TypeError for a setting that cannot be"
-    for f in fields(s):
-        given = getattr(s, f.name)
-        try: value = f.type(given)
-        except (TypeError, ValueError): value = None
-        if value is None or (f.type is int and float(given) != value): raise TypeError(f"{f.name} = {given!r}: it must be {f.type.__name__}")
-        object.__setattr__(s, f.name, value)
+    for f in fields(s): object.__setattr__(s, f.name, typed(f.name, getattr(s, f.name), f.type))
     for name, choices in CHOICES.items():
         if getattr(s, name) not in choices: raise ValueError(f"{name} = {getattr(s, name)!r}: choose one of {', '.join(choices)}")
     for name, least in LEAST.items():
         if not getattr(s, name) >= least: raise ValueError(f"{name} = {getattr(s, name)}: it must be at least {least}")
+    if s.clusters == 1: raise ValueError("clusters = 1: one cluster is no grouping; choose 2 or more, or 0 to have the number chosen")
     schedule(s.rate, s.keep)
     stages(s.epochs, s.lrs), stages(s.retrain_epochs, s.retrain_lr)
+    if s.method != "dense": check_method(s)
+
+def typed(name: str, given, kind: type):
+    "`given` as int, float, str or bool (which a shell writes as text)"
+    if kind is bool and str(given) in ("True", "False"): return str(given) == "True"
+    try: value = None if kind is bool else kind(given)
+    except (TypeError, ValueError): value = None
+    if value is None or (kind is int and float(given) != value): raise TypeError(f"{name} = {given!r}: it must be {'True or False' if kind is bool else kind.__name__}")
+    return value
+
+
+# %% [markdown]
+# `steps` and `scope` say "published" until somebody says otherwise, because each method was published in a form of its own: SNIP with one budget for all layers and in one shot, FairGRAPE layer by layer and in
+# steps. `form` looks up what that means; two settings that come to the same are the same run.
+
+# %%
+#| export
+def form(
+    settings: Settings, # A run's settings; its method is not "dense"
+) -> Method:            # The method with the steps and the scope that are asked for, or as the public code has it
+    "The method that these settings mean. Raises: ValueError for a form that cannot be."
+    how = as_released(method(settings.method)) if settings.as_released else method(settings.method)
+    asked = {k: getattr(settings, k) for k in ("steps", "scope") if getattr(settings, k) != "published"}
+    return replace(how, **asked)
+
+def check_method(s: Settings):
+    "Raise ValueError where the method and other settings exclude one another"
+    how, own = form(s), s.weights not in ("none", "imagenet")
+    if own and (how.start == "initial" or how.rewind):
+        raise ValueError(f"method = {s.method!r} needs the weights before training, and weights = {s.weights!r} is a trained network: use weights = 'imagenet' or 'none'")
+    grouped = [f"{k} = {getattr(s, k)!r}" for k in ("importance_on", "importance_groups") if getattr(s, k)]
+    if grouped and (how.batches != "all" or how.score in BLIND): raise ValueError(f"{grouped[0]}: {s.method} does not score by the images of groups; use it with fairgrape or importance")
+    if s.importance_groups and not how.groups: raise ValueError(f"importance_groups = {s.importance_groups!r}: {s.method} has no groups; use method = 'fairgrape'")
+    if s.as_released and how.scope != method(s.method).scope: raise ValueError(f"scope = {s.scope!r} with as_released: the public code knows {s.method} with scope {method(s.method).scope!r} only")
+    if s.importance_on and s.as_released: raise ValueError("importance_on with as_released: in the public code the choice never reaches the importance's images; leave one of them out")
+    if s.clusters and "clusters" not in (s.groups, s.importance_groups): raise ValueError(f"clusters = {s.clusters}: say which groups are clusters, with groups or importance_groups = 'clusters'")
 
 
 # %%
@@ -115,8 +156,20 @@ Settings(method="ws", rate="0.9", image_size=64)
 
 # %%
 assert Settings(rate="0.9").rate == 0.9 and Settings(seed="3").seed == 3
-for bad in (dict(method="grape"), dict(network="vgg16"), dict(scope="all"), dict(rate=1.0), dict(rate=0), dict(keep=1), dict(keep=0.0), dict(image_size=8),
+for bad in (dict(method="grape"), dict(steps="two"), dict(scope="all"), dict(rate=1.0), dict(rate=0), dict(keep=1), dict(keep=0.0), dict(image_size=8),
             dict(epochs="13,3"), dict(retrain_epochs=0), dict(batch="many"), dict(seed=1.5), dict(rate=[0.9, 0.99]), dict(augment="mixup"), dict(precision="int8"), dict(split="random")):
+    try: Settings(**bad)
+    except (ValueError, TypeError) as e: print(e)
+    else: raise AssertionError(f"{bad} was accepted")
+
+# %%
+pd.DataFrame([dict(method=m, steps=form(Settings(method=m)).steps, scope=form(Settings(method=m)).scope) for m in METHODS]).set_index("method").T
+
+# %%
+assert form(Settings(method="snip")).scope == "global" and form(Settings(method="snip", scope="layer")).scope == "layer"
+assert form(Settings()) == form(Settings(steps="iterative", scope="layer")) and form(Settings(steps="one shot")).steps == "one shot"
+for bad in (dict(method="snip", weights="own.safetensors"), dict(method="ws", importance_on="race=White"), dict(method="importance", importance_groups="gender"),
+            dict(as_released=True, importance_on="race=White"), dict(clusters=4), dict(groups="clusters", clusters=1), dict(method="random", as_released=True), dict(as_released="perhaps"), dict(as_released=True, scope="global")):
     try: Settings(**bad)
     except (ValueError, TypeError) as e: print(e)
     else: raise AssertionError(f"{bad} was accepted")
@@ -155,27 +208,41 @@ for unknown in (dict(rates=0.9), dict(rates=[0.9, 0.99])):
     else: raise AssertionError("an unknown parameter was accepted")
 
 # %% [markdown]
-# Some settings do not touch some methods: WS has no steps, the dense network no rate. They are left out of what identifies a run, so that one dense network serves all runs that start from it.
+# Some settings do not touch some methods: WS has no steps, the dense network no rate, magnitude reads no images. They are left out of what identifies a run, so that one dense network serves all runs that start from
+# it. A setting that came later is left out as well while it has its default: runs made before it was there keep their names.
 
 # %%
 #| export
-ITERATIVE = ("keep", "retrain_epochs", "retrain_lr", "importance_batch", "importance_cap")
+LATER = dict(imbalance="", as_released=False, importance_on="", importance_groups="", clusters=0)   # settings younger than some runs, with their defaults
+
+def unused(
+    settings: Settings, # A run's settings
+) -> set[str]:          # Names of settings that do not change its result
+    "Which settings do not touch this method. `data_path` never does: the data speak for themselves."
+    steps, images = {"keep", "retrain_epochs", "retrain_lr"}, {"importance_batch", "importance_cap"}
+    if settings.method == "dense": return {"data_path", "rate", "scope", "steps", "as_released", "importance_on", "importance_groups", "clusters", *steps, *images}
+    how, out = form(settings), {"data_path"}
+    if how.steps == "one shot": out |= steps
+    elif how.rounds == "full" or how.start == "initial": out |= {"retrain_epochs", "retrain_lr"}
+    return out | images if how.batches != "all" or how.mixed or how.score in BLIND else out
 
 def identity(
     settings: Settings,   # A run's settings
 ) -> dict:                # Those that change its result
-    "The settings that matter to this method. `data_path` is left out: the data speak for themselves."
-    out = ("data_path",) + (ITERATIVE if settings.method == "dense" or method(settings.method).steps == "one shot" else ())
-    out += ("rate", "scope") if settings.method == "dense" else ()
-    return {k: v for k, v in asdict(settings).items() if k not in out}
+    "The settings that matter to this method, with `steps` and `scope` as they are meant."
+    mine = asdict(settings) | ({} if settings.method == "dense" else dict(scope=form(settings).scope, steps=form(settings).steps))
+    if settings.method != "dense" and mine["steps"] == method(settings.method).steps: mine.pop("steps")
+    return {k: v for k, v in mine.items() if k not in unused(settings) and not (k in LATER and v == LATER[k])}
 
 
 # %%
 [k for k in asdict(Settings()) if k not in identity(Settings(method="dense"))]
 
 # %%
-assert identity(Settings(method="ws", keep=0.5)) == identity(Settings(method="ws", keep=0.9))
-assert identity(Settings(keep=0.5)) != identity(Settings(keep=0.9)) and "rate" in identity(Settings())
+assert identity(Settings(method="ws", keep=0.5)) == identity(Settings(method="ws", keep=0.9, scope="layer", steps="one shot", importance_cap=9))
+assert identity(Settings(keep=0.5)) != identity(Settings(keep=0.9)) and "rate" in identity(Settings()) and "clusters" not in identity(Settings())
+assert identity(Settings(method="ws", steps="iterative")) != identity(Settings(method="ws")) and "keep" in identity(Settings(method="ws", steps="iterative"))
+assert identity(Settings(importance_on="race=White"))["importance_on"] == "race=White"
 
 
 # %% [markdown]
@@ -199,6 +266,7 @@ class Job:
     runs_root: Path              # Where run folders go
     cache_root: Path             # Where decoded images are kept
     name: str = ""               # The run folder's name before the hash; empty: made of the settings
+    clusters: Clusters | None = None # Groups found in the dense network's features, once they are found
 
     @property
     def sizes(self) -> list[int]: return [len(names) for names in self.heads.values()]
@@ -220,32 +288,55 @@ def prepare(
 
     Raises: ValueError, FileNotFoundError or OSError that name the setting, file, column or row at fault."""
     data = read_dataset(settings.dataset, settings.data_path or None, root("data", data_root), progress=progress)
-    table = limit_table(_classes(data, settings), settings.limit)
-    specs = settings.task.split("+")
+    specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
+    if settings.method == "dense" and settings.groups == "clusters": settings = replace(settings, groups=specs[0])    # clusters come after it
+    table = _rows(data, settings, specs)
     heads = {spec: codes(table, spec) for spec in specs}
-    group, names = codes(table, settings.groups)
+    group, names = codes(table, specs[0] if settings.groups == "clusters" else settings.groups)
     table = table.assign(split=split_table(table, settings.split))
-    check_cells(table, table["split"], settings.groups)
-    check_groups(group[table["split"] == "test"], names)
-    _check_heads({spec: n for spec, (_, n) in heads.items()}, settings)
-    return Job(settings, data, table, {spec: n for spec, (_, n) in heads.items()}, np.stack([c for c, _ in heads.values()], 1),
-               group, names, writable(root("runs", runs_root)), root("cache", cache_root), name)
+    job = Job(settings, data, table, {spec: n for spec, (_, n) in heads.items()}, np.stack([c for c, _ in heads.values()], 1),
+              group, names, writable(root("runs", runs_root)), root("cache", cache_root), name)
+    _check_groups(job), _check_heads(job), _check_network(job)
+    return job
 
-def _classes(data: FaceData, settings: Settings) -> pd.DataFrame:
-    "The table without the classes that the settings, or the set's custom, leave out of the columns in use"
-    used = set("*".join([*settings.task.split("+"), settings.groups]).split("*"))
-    keep = {c: v for c, v in data.notes.get("classes", {}).items() if c in used}
+def _rows(data: FaceData, settings: Settings, specs: list[str]) -> pd.DataFrame:
+    "The images that the settings use: some classes, thinned out, and at most `limit` of them"
+    used = set("*".join([*specs, settings.groups]).split("*"))
+    table = _classes(data.table, settings, {c: v for c, v in data.notes.get("classes", {}).items() if c in used})
+    return limit_table(thin_table(table, settings.imbalance) if settings.imbalance else table, settings.limit)
+
+def _classes(table: pd.DataFrame, settings: Settings, keep: dict) -> pd.DataFrame:
+    "The table without the classes that the settings, or the set's custom (`keep`), leave out"
     for part in filter(None, settings.classes.split(";")):
         column, _, names = part.partition("=")
         if not names: raise ValueError(f"classes = {settings.classes!r}: write it as column=class,class;column=class,class")
         keep[column.strip()] = [n.strip() for n in names.split(",")]
-    table = data.table
     for column, names in keep.items(): table = keep_classes(table, column, names)
     return table
 
-def _check_heads(heads: dict, settings: Settings):
-    for task, names in heads.items():
-        if len(names) < 2: raise ValueError(f"task {task!r} has only the class {names}: a classifier needs two or more (classes = {settings.classes!r})")
+def _check_groups(job: Job):
+    "Raise ValueError where groups, or what the importance is to see, have no images, or clusters too few"
+    s, train = job.settings, job.table["split"] == "train"
+    if s.groups == "clusters" and s.clusters > train.sum() or s.importance_groups == "clusters" and s.clusters > train.sum():
+        raise ValueError(f"clusters = {s.clusters}, but there are only {train.sum()} training images to find them in: choose fewer")
+    if s.groups != "clusters":
+        check_cells(job.table, job.table["split"], s.groups)
+        check_groups(job.group[job.table["split"] == "test"], job.group_names)
+    if s.importance_groups not in ("", "clusters") and len(codes(job.table, s.importance_groups)[1]) < 2:
+        raise ValueError(f"importance_groups = {s.importance_groups!r} has one group only: choose another column, or method = 'importance', which has none")
+    if s.importance_on and not (matching(job.table, s.importance_on) & train).any():
+        raise ValueError(f"importance_on = {s.importance_on!r}: none of the {train.sum()} training images is of that kind")
+
+def _check_heads(job: Job):
+    for task, names in job.heads.items():
+        if len(names) < 2: raise ValueError(f"task {task!r} has only the class {names}: a classifier needs two or more (classes = {job.settings.classes!r})")
+
+def _check_network(job: Job):
+    "Raise ValueError for a network that is not there, cannot take these images, has nothing to prune, or that a global rate would cut through"
+    s = job.settings
+    check_network(s.network, sum(job.sizes), s.image_size)
+    with torch.device("meta"): masks = get_masks(plain_model(s.network, sum(job.sizes), image_size=s.image_size))
+    if s.method != "dense": check_scope(masks, s.rate, form(s).scope)
 
 def writable(folder: Path) -> Path:
     "The folder, made if need be; OSError if nothing can be written there"
@@ -302,19 +393,23 @@ def fingerprint(
     "Hash of all that changes a run's result: settings, images (by name), labels, split, starting weights."
     digest = hashlib.sha256(json.dumps(identity(job.settings), sort_keys=True).encode())
     digest.update(job.table.to_csv(index=False).encode() + (job.data.key.encode() if job.data.root is None else b""))
-    digest.update(json.dumps([job.heads, job.group_names]).encode())
+    digest.update(json.dumps([job.heads, None if job.settings.groups == "clusters" else job.group_names]).encode())
     if Path(job.settings.weights).is_file(): digest.update(Path(job.settings.weights).read_bytes())
     return digest.hexdigest()
 
 def run_folder(job: Job) -> Path:
     "The folder of this run: a readable name and the first 8 digits of its fingerprint"
     s = job.settings
-    what = [s.dataset, s.task.replace("*", "x"), s.network, s.method] + ([] if s.method == "dense" else [f"{s.rate:g}", s.scope]) + [f"s{s.seed}"]
+    what = [s.dataset, s.task.replace("*", "x"), s.network.replace(":", "-"), s.method] + ([] if s.method == "dense" else [f"{s.rate:g}", form(s).scope]) + [f"s{s.seed}"]
     return job.runs_root / f"{job.name or '-'.join(what)}-{fingerprint(job)[:8]}"
 
 def dense_job(job: Job) -> Job:
-    "The job that trains the dense network this one starts from"
-    return replace(job, settings=replace(job.settings, method="dense"), name="")
+    "The job that trains the dense network this one starts from; where groups are to be clusters of its features, it is judged by its own classes"
+    s = job.settings
+    groups = next(iter(job.heads)) if s.groups == "clusters" else s.groups
+    none = {k: Settings.__dataclass_fields__[k].default for k in ("as_released", "importance_on", "importance_groups", "clusters", "steps", "scope")}
+    if s.groups == "clusters": job = replace(job, group=job.labels[:, 0], group_names=job.heads[groups], clusters=None)
+    return replace(job, settings=replace(s, method="dense", groups=groups, **none), name=job.name if s.method == "dense" else "")
 
 
 # %%
@@ -339,7 +434,7 @@ def images_of(
 ) -> Images:                             # Pixels, labels, groups, and the rows of each split
     "Open the decoded images of a job."
     pixels = image_cache(job.data, job.settings.image_size, job.cache_root, progress=progress)
-    images = make_images(pixels, job.table, job.table["split"], list(job.heads), job.settings.groups)
+    images = make_images(pixels, job.table, job.table["split"], list(job.heads), dense_job(job).settings.groups)
     return images.to(device) if fits(images.pixels, device) else images
 
 def fits(pixels: Tensor, device: str | torch.device) -> bool:
@@ -382,7 +477,12 @@ def starting_network(
 ) -> nn.Module | None: # Initial, ImageNet or one's own weights; None where the dense network is there already
     "The network before any training. Raises: ValueError, FileNotFoundError or ConnectionError where the weights cannot be had."
     if is_complete(run_folder(dense_job(job))): return None
-    return build_model(job.settings.network, sum(job.sizes), job.settings.weights, job.settings.seed)
+    return initial_network(job)
+
+def initial_network(job: Job) -> nn.Module:
+    "The network that training starts from"
+    s = job.settings
+    return build_model(s.network, sum(job.sizes), s.weights, s.seed, image_size=s.image_size)
 
 
 # %%
@@ -418,7 +518,7 @@ def dense_network(
     folder, s = run_folder(dense), job.settings
     model = starting_network(job)
     if model is None:
-        model = plain_model(s.network, sum(job.sizes))
+        model = plain_model(s.network, sum(job.sizes), image_size=s.image_size)
         model.load_state_dict(load_weights(folder / "model.safetensors"))
         table = pd.read_parquet(folder / "predictions.parquet")
         return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
@@ -436,10 +536,135 @@ def test_classes(job: Job, images: Images, model: nn.Module, device) -> np.ndarr
 
 
 # %% [markdown]
-# `save_run` comes below; first the pruning itself, which only ties the seams together: the method's score over the group batches, its selector, short retraining after each step, and the full schedule at the end.
+# ## What the importance sees
+#
+# The groups that are compared need not be those whose importance is kept. A method without groups sees everybody as one. A study may show the importance the images of one race only, or of all but one. And where nobody
+# labelled groups, they can be clusters of the dense network's features, found once the dense network is there. Groups that then have no image are no groups.
 
 # %%
 #| export
+def find_clusters(
+    job: Job,                           # Settings and data
+    images: Images,                     # The job's images
+    model: nn.Module,                   # The dense network
+    device: str | torch.device = "cpu", # Where to compute
+) -> tuple[Job, Images]:                # The same, with `clusters`; where they are the groups compared, with new groups
+    "Find the clusters if the settings ask for them. Raises: ValueError where a cluster has too few images."
+    s = job.settings
+    if "clusters" not in (s.groups, s.importance_groups): return job, images
+    job = replace(job, clusters=cluster_groups(model, images, s.clusters, s.seed, device))
+    if s.groups != "clusters": return job, images
+    return replace(job, group=job.clusters.codes[job.table.index], group_names=list(job.clusters.names)), with_clusters(images, job.clusters)
+
+def importance_images(
+    job: Job,       # Settings and data, with clusters where they are needed
+    images: Images, # The job's images
+) -> Images:        # With the groups and the training rows of the importance
+    "The images as the importance sees them."
+    s, index, rows = job.settings, torch.tensor(job.table.index.to_numpy(np.int64, copy=True)), images.rows["train"].cpu()
+    group, names = images.groups.cpu().clone(), images.names
+    if not form(s).groups: group, names = torch.zeros_like(group), ("everybody",)
+    elif s.importance_groups == "clusters": group, names = torch.from_numpy(job.clusters.codes).clone(), job.clusters.names
+    elif s.importance_groups:
+        code, names = codes(job.table, s.importance_groups)
+        group[index] = torch.from_numpy(code)
+    if s.importance_on:
+        seen = torch.zeros(len(group), dtype=torch.bool)
+        seen[index] = torch.from_numpy(matching(job.table, s.importance_on))
+        rows = rows[seen[rows]]
+    there = group[rows].unique()
+    group[rows] = torch.searchsorted(there, group[rows])
+    move = lambda t: t.to(images.groups.device)
+    return replace(images, groups=move(group), names=tuple(names[g] for g in there), rows=images.rows | dict(train=move(rows)))
+
+
+# %%
+red = importance_images(replace(job, settings=replace(tiny, importance_on="tint=red")), images)
+both = importance_images(replace(job, settings=replace(tiny, method="importance")), images)
+dict(red=(red.names, len(red.rows["train"])), importance=(both.names, len(both.rows["train"])))
+
+# %%
+assert red.names == ("red",) and set(red.groups[red.rows["train"]].tolist()) == {0} and both.names == ("everybody",)
+assert len(red.rows["train"]) == int((images.groups[images.rows["train"]] == 1).sum()) and len(both.rows["train"]) == 128
+shades = importance_images(replace(job, settings=replace(tiny, importance_groups="shade")), images)
+assert shades.names == ("dark", "light") and torch.equal(shades.groups[shades.rows["train"]], images.labels[shades.rows["train"], 0])
+assert find_clusters(job, images, None) == (job, images)                                                # nobody asked for clusters
+
+# %% [markdown]
+# A method says which batches its score wants: all training images, cut by group; one batch (SNIP); one batch with equally many images of each class (GraSP). The public
+# code's importance goes over mixed, augmented batches, another order each time.
+
+# %%
+#| export
+LARGEST = 256   # A class-balanced batch larger than this is cut: it is differentiated twice
+
+class Mixed:
+    "Mixed, augmented batches of the training images, in another order at each pass; yields (x, y, group codes)"
+    def __init__(self, images: Images, batch: int, augment: str, seed: int, device="cpu"):
+        self.images, self.batch, self.seed, self.device, self.passes = images, batch, seed, device, 0
+        self.augment = None if augment == "none" else augmentation(augment, images.pixels.shape[-1])
+
+    def __len__(self): return -(-len(self.images.rows["train"]) // self.batch)
+
+    def __iter__(self):
+        self.passes += 1
+        with seeded(seed_of(self.seed, "importance", self.passes), self.device) as generator:
+            yield from (b for b in batches(self.images, "train", self.batch, generator, self.augment, self.device) if len(b[0]) > 1)     # as in training: batch norm cannot take one
+
+def score_batches(
+    job: Job,                           # Settings and data
+    images: Images,                     # From `importance_images`
+    device: str | torch.device = "cpu", # Where the batches go
+):                                      # Something to go over as often as there are steps; yields (x, y, group)
+    "The batches that the method's score wants."
+    s, how, rows = job.settings, form(job.settings), images.rows["train"].cpu()
+    if how.mixed: return Mixed(images, s.batch, s.augment, s.seed, device)
+    if how.batches == "all": return group_batches(images, "train", s.importance_batch, s.importance_cap, s.seed, device)
+    if how.batches == "one": parts = [rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(s.seed))[:s.batch]]]
+    else:
+        rows = rows[balanced_rows(images.labels[rows.to(images.labels.device)], seed=s.seed)]
+        parts = rows.tensor_split(-(-len(rows) // LARGEST))
+    return [(*get_batch(images, part, None, device)[:2], 0) for part in parts]
+
+
+# %%
+(x, y, g), = score_batches(replace(job, settings=replace(tiny, method="grasp")), images)
+x.shape, y.flatten().bincount()
+
+# %%
+assert x.shape == (20, 3, 16, 16) and y.flatten().bincount().tolist() == [10, 10] and g == 0                     # ten of each class
+assert [len(x) for x, _, _ in score_batches(replace(job, settings=replace(tiny, method="snip")), images)] == [16] # one batch of the training's size
+assert [g for _, _, g in score_batches(replace(job, settings=replace(tiny, importance_batch=64)), images)] == [0, 0, 1]
+mixed = Mixed(images, 16, "none", 0)
+orders = [torch.cat([g for _, _, g in mixed]).tolist() for _ in range(2)]
+assert len(mixed) == 8 and orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1])
+
+
+# %% [markdown]
+# ## Pruning
+#
+# This only ties the seams together: where the method starts, its score over its batches, its selector, what happens after each step, and the full schedule at the end. FairGRAPE trains a little after each step. The lottery
+# goes back to the weights before training and trains again, in full; after its last step the final training is that. SNIP and GraSP prune weights that were never trained, so there is nothing to train between.
+
+# %%
+#| export
+def between_steps(
+    job: Job,       # Settings and data
+    model: nn.Module, # The network as it is before pruning
+    fit: Callable,  # (network, label, stages): trains
+) -> Callable | None: # (network, step): what to do after each step; None: nothing
+    "What happens after a pruning step."
+    s, how = job.settings, form(job.settings)
+    iterative = how.steps == "iterative"
+    if how.start == "initial" or not (iterative or how.rewind): return None
+    last = len(schedule(s.rate, s.keep if iterative else None))
+    back = {k: v.clone() for k, v in plain_state(model if how.rewind_to == "trained" else initial_network(job)).items()} if how.rewind else None
+    plan = stages(s.epochs, s.lrs) if how.rounds == "full" else stages(s.retrain_epochs, s.lrs.split(",")[0] if how.rewind_to == "initial" and how.rewind else s.retrain_lr)
+    def after(net, i):
+        if back is not None: rewind(net, back)
+        if back is None or i < last: fit(net, f"step {i}", plan)
+    return after
+
 def prune_network(
     job: Job,                             # Settings and data
     images: Images,                       # The job's images
@@ -449,14 +674,14 @@ def prune_network(
     on_step: Callable[[Step], None] | None = print, # Told about each pruning step
 ) -> tuple[Trained, list[Step]]:          # The pruned network, and what each step did
     "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
-    s, history = job.settings, list(dense.history)
-    how, model = method(s.method), dense.model
-    batches = group_batches(images, "train", s.importance_batch, s.importance_cap, s.seed, device)
-    def score(net): return how.score(net, tqdm(batches, "importance", leave=False, disable=not progress), lambda out, y: task_loss(out, y, job.sizes), job.G, autocast=torch.bfloat16 if s.precision == "bf16" else None)
+    s, how, trained = job.settings, form(job.settings), form(job.settings).start == "trained"
+    model, history = (dense.model, list(dense.history)) if trained else (initial_network(job).to(device), [])
+    seen = importance_images(job, images)
+    found, autocast = score_batches(job, seen, device), torch.bfloat16 if s.precision == "bf16" else None
+    def loss(out, y): return task_loss(out, y, job.sizes)
+    def score(net): return how.score(net, tqdm(found, "importance", leave=False, disable=not progress), loss, len(seen.names), autocast=autocast, seed=s.seed)
     def fit(net, label, plan): train(net, images, plan, job.sizes, s.seed, label, s.batch, s.augment, s.precision, device, progress, history=history)
-    iterative = how.steps == "iterative"
-    steps = prune(model, s.rate, score, how.select, s.keep if iterative else None, s.scope, on_step=on_step,
-                  retrain=(lambda net, i: fit(net, f"step {i}", stages(s.retrain_epochs, s.retrain_lr))) if iterative else None)
+    steps = prune(model, s.rate, score, how.select, s.keep if how.steps == "iterative" else None, how.scope, between_steps(job, model, fit), on_step=on_step)
     fit(model, "final", stages(s.epochs, s.lrs))
     return Trained(model, history, test_classes(job, images, model, device)), steps
 
@@ -502,9 +727,8 @@ def predictions_table(
     "The test images with their labels and both networks' predictions, as class codes."
     test = (job.table["split"] == "test").to_numpy()
     table = pd.DataFrame(dict(row=job.table.index[test], path=job.table["path"][test].to_numpy(), split="test", group=np.array(job.group_names)[job.group[test]]))
-    for kind, values in (("label", job.labels[test]), ("dense", dense), ("pruned", pruned)):
-        for i, head in enumerate(job.heads): table[f"{kind}_{head}"] = values[:, i]
-    return table
+    classes = (("label", job.labels[test]), ("dense", dense), ("pruned", pruned))
+    return table.join(pd.DataFrame({f"{kind}_{head}": values[:, i] for kind, values in classes for i, head in enumerate(job.heads)}))
 
 
 # %%
@@ -577,7 +801,8 @@ def save_run(
     "Write a run's results; metrics.json comes last and says that the rest is there."
     folder, test = run_folder(job), (job.table["split"] == "test").to_numpy()
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "settings.json", asdict(job.settings) | dict(name=job.name, classes_used=job.heads, group_names=job.group_names))
+    meant = {} if job.settings.method == "dense" else {k: getattr(form(job.settings), k) for k in ("steps", "scope")}
+    write_json(folder / "settings.json", asdict(job.settings) | meant | dict(name=job.name, classes_used=job.heads, group_names=job.group_names))
     write_json(folder / "environment.json", environment(device))
     pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
     pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(folder / "steps.csv", index=False)
@@ -586,6 +811,7 @@ def save_run(
     masks = get_masks(pruned.model)
     save_weights(plain_state(pruned.model), folder / "model.safetensors")
     save_weights({n: m.to(torch.uint8) for n, m in masks.items()}, folder / "masks.safetensors")
+    if job.clusters is not None: save_clusters(job.clusters, folder / "clusters.safetensors")
     metrics = compare(job.labels[test], dense.predictions, pruned.predictions, job.group[test], job.heads, job.group_names, job.settings.bootstrap, job.settings.seed)
     write_json(folder / "metrics.json", metrics | dict(sparsity=sparsity(masks), steps=len(steps), seconds=seconds, images={k: int(v) for k, v in job.table["split"].value_counts().items()}))
     return folder
@@ -618,6 +844,7 @@ def run(
     images = images_of(job, where, progress)
     dense = dense_network(job, images, where, progress)
     if settings.method == "dense": return run_folder(job)
+    job, images = find_clusters(job, images, dense.model, where)
     before = share_table(job, images, dense.model, where)
     pruned, steps = prune_network(job, images, dense, where, progress, print if progress else None)
     layers = layer_table(before, share_table(job, images, pruned.model, where))

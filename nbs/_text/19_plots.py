@@ -23,29 +23,37 @@ from matplotlib.figure import Figure
 
 # %%
 #| export
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00")  # Okabe–Ito, the yellow darkened
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-ORDER = ("fairgrape", "ws", "importance", "lottery", "snip", "grasp", "random")                     # a method looks alike everywhere
+# Okabe and Ito's colours, the yellow darkened, and two more
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00", "#8F3B1B", "#7F7F7F")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "h")
+ORDER = ("fairgrape", "ws", "importance", "lottery", "snip", "grasp", "random", "magnitude", "lottery_short")
+FILLS = ("full", "none", "left", "top", "right", "bottom")   # a method looks alike everywhere; its variants are filled differently
 
 def look(
-    method: str, # A method's name
-) -> dict:       # Colour and marker for matplotlib
-    "The colour and marker of a method, the same in every figure; all unknown methods share one."
+    label: str,       # A method's name, or a variant of it: "ws, iterative"
+    labels: list[str] = (), # All labels of the figure, to tell variants of one method apart
+) -> dict:            # Colour, marker and filling for matplotlib
+    "The colour and marker of a method, the same in every figure; all unknown methods share one. Its variants are filled differently."
+    method = label.partition(",")[0]
     i = ORDER.index(method) if method in ORDER else len(ORDER)
-    return dict(color=PALETTE[i], marker=MARKERS[i])
+    variants = sorted((v for v in {*labels, label} if v != method and v.partition(",")[0] == method), key=str)
+    fill = FILLS[0] if label == method else FILLS[1 + variants.index(label) % (len(FILLS) - 1)]
+    return dict(color=PALETTE[i], marker=MARKERS[i], fillstyle=fill, markerfacecoloralt="white")
 
 
 # %%
-look("fairgrape"), look("ws")
+look("fairgrape"), look("ws, iterative")
 
 # %% [markdown]
 # Lightness is what remains in grey. FairGRAPE and WS, which share most figures, differ by more than a quarter of the way from black to
-# white.
+# white. Two variants of a method have its colour and marker, and are told apart by the filling.
 
 # %%
 assert len({tuple(look(m).values()) for m in (*ORDER, "one's own")}) == len(ORDER) + 1
 lightness = lambda c: np.dot([int(c[i:i + 2], 16) / 255 for i in (1, 3, 5)], [.299, .587, .114])
 assert lightness(look("ws")["color"]) - lightness(look("fairgrape")["color"]) > .25
+forms = ["ws", "ws, iterative", "ws, as released"]
+assert [look(f, forms)["fillstyle"] for f in forms] == ["full", "left", "none"] and len({look(f, forms)["color"] for f in forms}) == 1
 
 
 # %%
@@ -67,8 +75,10 @@ def figure_of(
 
 
 # %%
-fig, (ax,) = figure_of(size=(7, 1.2))
-for x, name in enumerate((*ORDER, "one's own")): ax.plot(x, 0, markersize=12, **look(name)); ax.annotate(name, (x, .02), ha="center")
+fig, (ax,) = figure_of(size=(8, 1.2))
+for x, name in enumerate((*ORDER, "one's own", "ws, iterative")):
+    ax.plot(x, 0, markersize=12, **look(name))
+    ax.annotate(name.replace(", ", ",\n").replace("_", "_\n"), (x, .02), ha="center", fontsize=8)
 fig
 
 # %%
@@ -282,41 +292,48 @@ else: raise AssertionError("shares were plotted that are not there")
 # %% [markdown]
 # ## Many runs: ρ with its interval and its floor
 #
-# Many runs come as a table, one row a run, which the next notebook makes. There is a panel for each scope, because methods are compared at
-# equal scope. The hatched bar behind each point is the noise floor: a point inside it is no evidence of a disparity, whatever its height.
+# Many runs come as a table, one row a run, which the next notebook makes; its column `label` says which method, and which variant of it.
+# There is a panel for each scope, because methods are compared at equal scope. The hatched bar behind each point is the noise floor: a point inside it is no evidence of a disparity, whatever its height.
 
 # %%
 #| export
 def _panels(table: pd.DataFrame, by: list[str], **kwargs) -> tuple[Figure, list[tuple]]:
     "A panel for each combination of the columns `by`: the figure, and axes, heading and rows of each."
-    cells = list(table.groupby(by, sort=True))
+    cells = list(_labelled(table).groupby(by, sort=True))
     across = min(len(cells), 2); down = -(-len(cells) // across)
     fig, axes = figure_of(down, across, (max(4.6 * across, 6), .7 + 3.1 * down), **kwargs)
     for ax in axes[len(cells):]: ax.set_visible(False)
     return fig, [(ax, ", ".join(f"{c} {v}" for c, v in zip(by, key)), rows) for ax, (key, rows) in zip(axes, cells)]
 
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    "The table with a column `label`: the method, where nothing else is said"
+    return table if "label" in table else table.assign(label=table.method)
+
 def _finish(fig: Figure, title: str, table: pd.DataFrame, say) -> Figure:
     "One legend for all panels, each entry once, and the description: a part for each run."
     entries = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}
-    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, fontsize=9)
-    runs = (f"{r.method}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}: {say(r)}" for _, r in table.iterrows())
+    columns = int(12 * fig.get_size_inches()[0] / (max(map(len, entries)) + 6))   # as many as fit, at 12 letters an inch
+    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(max(columns, 1), 4), fontsize=9)
+    runs = (f"{r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}: {say(r)}" for _, r in _labelled(table).iterrows())
     fig.set_label(f"{title} {'; '.join(runs)}.")
     return fig
 
 def plot_disparity(
-    table: pd.DataFrame, # Runs of one experiment: method, scope, rate, seed, rho, rho_low, rho_high, floor_95
+    table: pd.DataFrame, # Runs of one experiment: label or method, scope, rate, seed, rho, rho_low, rho_high, floor_95
 ) -> Figure:             # A panel per scope
     "ρ of every run with its 95 % interval, over its noise floor."
     fig, panels = _panels(table, ["scope"], sharey=True)
+    labels = list(_labelled(table).label)
     for ax, heading, cell in panels:
-        cell = cell.sort_values(["rate", "method", "seed"]).reset_index(drop=True)
+        cell = cell.sort_values(["rate", "label", "seed"]).reset_index(drop=True)
         x = cell.index + cell.rate.rank(method="dense")                       # a gap between the rates
         ax.bar(x, cell.floor_95, .8, color="0.9", hatch="....", edgecolor="0.7", lw=0, label="noise floor (95 %)")
-        for name, r in cell.groupby("method"):
-            ax.errorbar(x[r.index], r.rho, _bars(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=name, **look(name))
+        for name, r in cell.groupby("label"):
+            ax.errorbar(x[r.index], r.rho, _bars(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=name, **look(name, labels))
         middles = x.groupby(cell.rate).mean()
         ax.set_xticks(middles, [f"rate {rate:g}" for rate in middles.index])
-        ax.set(title=heading, ylim=(0, None), ylabel="ρ (percentage points)")
+        ax.set(title=heading, ylabel="ρ (percentage points)")
+    panels[0][0].set_ylim(0, None)                                            # of all panels, once all is drawn
     say = lambda r: f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}], floor {r.floor_95:.1f}"
     return _finish(fig, "Disparity ρ with 95 percent interval and noise floor.", table, say)
 
@@ -340,7 +357,20 @@ fig = plot_disparity(table); panel = fig.axes[1]
 assert panel.get_title() == "scope layer" and [t.get_text() for t in panel.get_xticklabels()] == ["rate 0.9", "rate 0.99"]
 assert np.allclose([bar.get_height() for bar in panel.patches], table.floor_95[[0, 6, 1, 2, 3]])       # by rate, method, seed
 drawn = sorted(y for c in panel.containers if hasattr(c, "lines") for y in c.lines[0].get_ydata())
+assert panel.get_ylim()[1] > table.rho_high.max()                                                       # nothing is cut off
 assert np.allclose(drawn, sorted(table[table["scope"] == "layer"].rho)) and "fairgrape, scope layer, rate 0.9, seed 1" in fig.get_label()
+
+# %% [markdown]
+# With labels, the variants of a method stand apart, and long names get fewer columns in the legend.
+
+# %%
+named = table.assign(label=[*table.method[:-1], "fairgrape, importance on race=White"])
+plot_disparity(named)
+
+# %%
+fig = plot_disparity(named); legend = [t.get_text() for t in fig.legends[0].get_texts()]
+assert "fairgrape, importance on race=White" in legend and "fairgrape" in legend
+assert "race=White, scope layer, rate 0.9, seed 1" in fig.get_label()
 
 
 # %% [markdown]
@@ -351,16 +381,17 @@ assert np.allclose(drawn, sorted(table[table["scope"] == "layer"].rho)) and "fai
 # %%
 #| export
 def plot_deltas(
-    table: pd.DataFrame, # Runs of one experiment: method, scope, rate, seed, and `n:`, `delta:`, `low:`, `high:` of each group
+    table: pd.DataFrame, # Runs of one experiment: label or method, scope, rate, seed, and `n:`, `delta:`, `low:`, `high:` of each group
 ) -> Figure:             # A panel per scope and rate
     "Change of each group's accuracy, method by method, with 95 % intervals."
     groups = [c[6:] for c in table if c.startswith("delta:") and table[c].notna().any()]
     fig, panels = _panels(table, ["scope", "rate"], sharey=True)
+    labels = list(_labelled(table).label)
     for ax, heading, cell in panels:
         for i, (_, r) in enumerate(cell.iterrows()):
             value, low, high = (r[[f"{k}:{g}" for g in groups]].to_numpy(float) for k in ("delta", "low", "high"))
             x = np.arange(len(groups)) + (i - (len(cell) - 1) / 2) * min(.16, .7 / len(cell))
-            ax.errorbar(x, value, _bars(low, value, high), ls="", capsize=2, ms=5, label=r.method, **look(r.method))
+            ax.errorbar(x, value, _bars(low, value, high), ls="", capsize=2, ms=5, label=r.label, **look(r.label, labels))
         ax.axhline(0, color="0.3", lw=1)
         ax.set(title=heading, ylabel="Δ (points)")
         named = [f"{g}\nn = {table[f'n:{g}'].max():,.0f}" for g in groups]
@@ -389,16 +420,18 @@ assert f"tone-4 {table.loc[0, 'delta:tone-4']:+.1f}" in fig.get_label()
 # %%
 #| export
 def plot_price(
-    table: pd.DataFrame, # Runs of one experiment: method, scope, rate, seed, accuracy, accuracy_dense, rho, rho_low, rho_high
+    table: pd.DataFrame, # Runs of one experiment: label or method, scope, rate, seed, accuracy, accuracy_dense, rho, rho_low, rho_high
 ) -> Figure:             # A panel per scope
     "ρ of every run against its accuracy; the dashed line is the dense networks' mean accuracy."
     fig, panels = _panels(table, ["scope"], sharex=True, sharey=True)
+    labels = list(_labelled(table).label)
     for ax, heading, cell in panels:
-        for name, r in cell.groupby("method"):
-            ax.errorbar(r.accuracy, r.rho, _bars(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=name, **look(name))
+        for name, r in cell.groupby("label"):
+            ax.errorbar(r.accuracy, r.rho, _bars(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=name, **look(name, labels))
         for _, r in cell.iterrows(): ax.annotate(f"{r.rate:g}", (r.accuracy, r.rho), xytext=(6, 3), textcoords="offset points", fontsize=8)
         ax.axvline(cell.accuracy_dense.mean(), color="0.4", ls="--", lw=1, label="dense")
-        ax.set(title=heading, xlabel="accuracy (%)", ylabel="ρ (percentage points)", ylim=(0, None))
+        ax.set(title=heading, xlabel="accuracy (%)", ylabel="ρ (percentage points)")
+    panels[0][0].set_ylim(0, None)
     return _finish(fig, "Disparity ρ against accuracy.", table, lambda r: f"accuracy {r.accuracy:.1f}, ρ {r.rho:.1f}")
 
 
@@ -409,3 +442,6 @@ plot_price(table)
 fig = plot_price(table)
 assert len(fig.axes) == 2 and f"accuracy {table.accuracy[0]:.1f}, ρ {table.rho[0]:.1f}" in fig.get_label()
 assert [t.get_text() for t in fig.axes[0].texts] == ["0.9", "0.9"]
+for draw in (plot_disparity, plot_deltas, plot_price):      # legends with long labels stay inside the figure
+    fig = draw(named); fig.draw_without_rendering()
+    box = fig.legends[0].get_window_extent(); assert 0 <= box.x0 and box.x1 <= fig.bbox.width

@@ -13,6 +13,7 @@ import html
 import io
 import json
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -39,6 +40,7 @@ from fairgrape.plots import plot_deltas, plot_disparity, plot_groups, plot_histo
 
 # %%
 import tempfile, torch
+from dataclasses import replace
 from safetensors.torch import save_file
 from fairgrape.evaluation import compare
 
@@ -227,6 +229,49 @@ for wrong in ((root / "nowhere",), (root, "snip-*")):
     except FileNotFoundError as e: print(str(e).replace(str(root), "runs"))
     else: raise AssertionError(f"{wrong} was accepted")
 
+# %% [markdown]
+# ## What a run is called
+#
+# A method's name alone is not enough once its form can be set: WS in steps, FairGRAPE in one shot, importance of one group only. `variant` names the run by what differs from the method's published form, and says nothing
+# where nothing does. The scope is not in the name. It has a column of its own and a place in every sentence, for *each* run and not only for those that deviate, because methods are compared at equal scope.
+#
+# Runs made before a setting was there lack it. They were made with its default, so that is what a missing one means.
+
+# %%
+#| export
+# settings that older runs lack
+ADDED = dict(steps="published", as_released=False, importance_on="", importance_groups="", clusters=0, imbalance="")
+
+def variant(
+    settings: dict, # A run's settings
+) -> str:           # E.g. "ws, iterative"
+    "How a run is called in tables: its method, and what differs from the published form."
+    s = ADDED | settings
+    known, k = baselines.METHODS.get(s["method"]), f"{s['clusters']} " if s["clusters"] else ""
+    said = [s["steps"]] if known and s["steps"] not in ("published", known.steps) else []
+    if s["importance_on"]: said.append(f"importance on {s['importance_on']}")
+    by = f"{k}clusters" if s["importance_groups"] == "clusters" else s["importance_groups"]
+    if by: said.append(f"groups by {by}")
+    if s["as_released"]: said.append("as released")
+    return ", ".join([s["method"], *said])
+
+
+# %%
+forms = (dict(), dict(steps="one shot"), dict(importance_on="race!=White"),
+         dict(importance_groups="clusters", clusters=4), dict(as_released=True))
+[variant(dict(method="fairgrape") | form) for form in forms]
+
+# %% [markdown]
+# WS was published as one shot and FairGRAPE in steps, so each is plain in its own form, whether the setting says "published" or the form itself.
+
+# %%
+assert variant(run.settings) == "fairgrape" and not {"steps", "as_released"} & set(run.settings)
+for name, own, other in (("fairgrape", "iterative", "one shot"), ("ws", "one shot", "iterative")):
+    assert {variant(dict(method=name) | form) for form in (dict(steps=own), dict(steps="published"), dict(scope="global"))} == {name}
+    assert variant(dict(method=name, steps=other)) == f"{name}, {other}"
+assert variant(dict(method="dense")) == "dense" and variant(dict(method="one's own", steps="iterative")) == "one's own"
+assert variant(dict(method="fairgrape", importance_groups="gender", as_released=True)) == "fairgrape, groups by gender, as released"
+
 
 # %% [markdown]
 # Two runs can be compared if they started from the same thing: the same data, task, groups, network and training. `experiment` says in one
@@ -240,9 +285,10 @@ def experiment(
     "The part of the settings that must be equal before two runs are compared."
     s = {k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in settings.items()}
     say = lambda **names: [f"{name} {s[key]}" for key, name in names.items() if s.get(key) not in (None, "", 0)]
-    head = f"{s.get('dataset')}: {s.get('task')} by {s.get('groups')}, {s.get('network')} at {s.get('image_size')} px"
-    return "; ".join([head] + say(weights="weights", classes="classes", split="split", limit="limited to", epochs="epochs",
-                                  lrs="learning rates", batch="batch", augment="augmentation"))
+    groups = f"{s.get('clusters') or ''} clusters".strip() if s.get("groups") == "clusters" else s.get("groups")
+    head = f"{s.get('dataset')}: {s.get('task')} by {groups}, {s.get('network')} at {s.get('image_size')} px"
+    return "; ".join([head] + say(weights="weights", classes="classes", imbalance="imbalance", split="split", limit="limited to",
+                                  epochs="epochs", lrs="learning rates", batch="batch", augment="augmentation"))
 
 
 # %%
@@ -251,29 +297,39 @@ experiment(run.settings)
 # %%
 assert len({experiment(r.settings) for r in runs}) == 1
 assert experiment(run.settings | {"method": "ws", "rate": .5, "scope": "global", "seed": 7}) == experiment(run.settings)
-for change in ({"limit": 500}, {"epochs": "9"}, {"groups": "tone*expression"}, {"classes": ["happy", "sad"]}):
+for change in (dict(limit=500), dict(epochs="9"), dict(groups="tone*expression"), dict(classes=["happy", "sad"]),
+               dict(imbalance="tone=tone-1:0.2")):
     assert experiment(run.settings | change) != experiment(run.settings)
+assert experiment(run.settings | ADDED) == experiment(run.settings)          # an old run and a new one with the defaults belong together
+clustered = run.settings | dict(groups="clusters")
+assert "by 4 clusters," in experiment(clustered | dict(clusters=4)) and "by clusters," in experiment(clustered)
 
 
 # %% [markdown]
 # The table: one row a run, numbers only, so that plots and one's own analyses can start from it. What a reader of a result must know to
 # judge it is in the row: scope, keep rate, retraining epochs, test images. Dense networks have no row of their own; they stand in the
-# column `accuracy_dense`. A method that prunes at one stroke has no keep rate and no retraining between steps, whatever its settings say.
+# column `accuracy_dense`. A method that prunes at one stroke has no keep rate and no retraining between steps, whatever its settings say;
+# the lottery trains in full after each step, and SNIP and GraSP in steps do not train between them.
 
 # %%
 #| export
-def _one_shot(run: Run) -> bool:
-    "Whether the run pruned everything at once, so that keep and retraining epochs did not matter."
-    name = run.settings["method"]
-    return baselines.method(name).steps == "one shot" if name in baselines.METHODS else len(run.steps) <= 1
+def _rounds(run: Run) -> tuple[float, float]:
+    "Fraction kept at each step and epochs of training after it; NaN where everything was pruned at once."
+    s, how = ADDED | run.settings, baselines.METHODS.get(run.settings["method"])
+    steps = how.steps if how and s["steps"] == "published" else s["steps"]
+    if steps == "one shot" or (steps == "published" and len(run.steps) <= 1): return np.nan, np.nan
+    if how and how.start == "initial": return float(s["keep"]), 0.
+    full = how and how.rounds == "full"
+    return float(s["keep"]), float(sum(map(int, str(s["epochs"]).split(","))) if full else s["retrain_epochs"])
 
 def _row(run: Run) -> dict:
     "A run as one row of the table."
-    s, m, once = run.settings, run.metrics, _one_shot(run)
+    s, m, (keep, epochs) = run.settings, run.metrics, _rounds(run)
     row = {"run": run.path.name, "experiment": experiment(s)}
-    row |= {k: s.get(k) for k in ("dataset", "task", "groups", "network", "image_size", "method", "scope", "seed")}
-    row |= dict(rate=float(s["rate"]), keep=np.nan if once else float(s["keep"]), retrain_epochs=np.nan if once else s["retrain_epochs"],
-                test_images=m["n"], accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"])
+    row |= {k: s.get(k) for k in ("dataset", "task", "groups", "network", "image_size", "method")}
+    row |= dict(variant=variant(s), label=variant(s), scope=s.get("scope"), seed=s.get("seed"), rate=float(s["rate"]),
+                keep=keep, retrain_epochs=epochs, test_images=m["n"],
+                accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"])
     for kind in ("rho", "psi"):
         measured = m["disparities"][kind]
         row |= {kind: measured["value"], f"{kind}_low": measured["low"], f"{kind}_high": measured["high"]}
@@ -283,6 +339,13 @@ def _row(run: Run) -> dict:
                                             dict(n="n", delta="delta", low="delta_low", high="delta_high").items()}
     return row
 
+def _tell_apart(table: pd.DataFrame) -> pd.DataFrame:
+    "Labels that say keep or epochs too, where runs of one experiment and variant differ in them"
+    for _, same in table.groupby(["experiment", "variant"]):
+        for column, word in (("keep", "keep"), ("retrain_epochs", "retraining epochs")):
+            if same[column].nunique() > 1: table.loc[same.index, "label"] += [f", {word} {v:g}" for v in same[column]]
+    return table
+
 def report_table(
     runs: list[Run], # Finished runs
 ) -> pd.DataFrame:   # A row per run; accuracies in percent, disparities in points; per group `n:`, `delta:`, `low:`, `high:`
@@ -291,12 +354,12 @@ def report_table(
     Raises: ValueError if none of them is pruned."""
     rows = [_row(run) for run in runs if run.settings["method"] != "dense"]
     if not rows: raise ValueError(f"none of the {len(runs)} runs is pruned, so there is nothing to compare: run another method")
-    return pd.DataFrame(rows).sort_values(["experiment", "rate", "scope", "method", "seed"], ignore_index=True)
+    return _tell_apart(pd.DataFrame(rows)).sort_values(["experiment", "rate", "scope", "label", "seed"], ignore_index=True)
 
 
 # %%
 table = report_table(runs)
-table[["method", "scope", "rate", "seed", "accuracy", "rho", "rho_low", "rho_high", "floor_95", "delta:tone-4", "n:tone-4"]].round(2)
+table[["label", "scope", "rate", "seed", "accuracy", "rho", "rho_low", "rho_high", "floor_95", "delta:tone-4", "n:tone-4"]].round(2)
 
 # %%
 assert len(table) == 9 and table.rate.is_monotonic_increasing and (table["n:tone-4"] == 40).all() and table.test_images.eq(400).all()
@@ -305,6 +368,12 @@ assert one.rho == run.metrics["disparities"]["rho"]["value"] and one.rho_low < o
 assert np.isclose(one.rho, disparity(one[[f"delta:{name}" for name in names]].astype(float)))
 assert one.keep == .6 and one.retrain_epochs == 1 and one["scope"] == "layer"
 assert table[table.method == "ws"][["keep", "retrain_epochs"]].isna().all(axis=None) and "dense" not in set(table.method)
+assert (table.label == table.method).all() and (table.variant == table.method).all()                 # old runs: plain names
+changed = lambda **more: replace(run, settings=run.settings | more)
+apart = report_table([run, changed(keep=.9), changed(keep=.9, steps="one shot")])
+assert apart.label.tolist() == ["fairgrape, keep 0.6", "fairgrape, keep 0.9", "fairgrape, one shot"] and apart.variant.nunique() == 2
+rounds = {m: _rounds(changed(method=m, steps="iterative")) for m in ("lottery", "lottery_short", "grasp", "one's own")}
+assert rounds == {"lottery": (.6, 5), "lottery_short": (.6, 1), "grasp": (.6, 0), "one's own": (.6, 1)}
 try: report_table([unpruned])
 except ValueError as e: print(e)
 else: raise AssertionError("a table was made of dense networks")
@@ -324,7 +393,7 @@ def display_table(
     "The table as a reader wants it: rounded, intervals beside values, n in the headings of the groups."
     t, blank, one = table, lambda x: "–" if pd.isna(x) else f"{x:g}", "{:.1f}".format
     between = lambda k: [f"{v:.1f} [{a:.1f}, {b:.1f}]" for v, a, b in zip(t[k], t[f"{k}_low"], t[f"{k}_high"])]
-    shown = {"Method": t.method, "Rate": t.rate.map(blank), "Scope": t.scope, "Accuracy dense": t.accuracy_dense.map(one),
+    shown = {"Method": t.label, "Rate": t.rate.map(blank), "Scope": t.scope, "Accuracy dense": t.accuracy_dense.map(one),
              "Accuracy": t.accuracy.map(one), "ρ [95 %]": between("rho"),
              "Floor of ρ: mean, 95 %": [f"{a:.1f}, {b:.1f}" for a, b in zip(t.floor_mean, t.floor_95)], "ψ [95 %]": between("psi")}
     for name in (c[2:] for c in t if c.startswith("n:") and t[c].notna().any()):
@@ -350,6 +419,26 @@ assert "(40)" in mixed["Δ tone-4 (n)"][0] and "(50)" in mixed["Δ tone-4 (n)"][
 
 
 # %% [markdown]
+# The same for a README, where tables are written with bars.
+
+# %%
+#| export
+def markdown_table(
+    frame: pd.DataFrame, # What to show, e.g. from `display_table`
+) -> str:                # A table in markdown; the index is not shown
+    "A table as markdown; a bar inside a cell is escaped."
+    line = lambda cells: "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+    return "\n".join([line(frame), "|---" * frame.shape[1] + "|", *map(line, frame.itertuples(index=False, name=None))])
+
+
+# %%
+print(markdown_table(display_table(table).iloc[:2, :6]))
+
+# %%
+assert markdown_table(pd.DataFrame({"a": [1], "b|c": ["x|y"]})) == "| a | b\\|c |\n|---|---|\n| 1 | x\\|y |"
+
+
+# %% [markdown]
 # ## What may be said
 #
 # A table invites the eye to pick winners across rows that differ in more than the method. Scope alone can move accuracy by ten points at a
@@ -364,8 +453,9 @@ assert "(40)" in mixed["Δ tone-4 (n)"][0] and "(50)" in mixed["Δ tone-4 (n)"][
 def _sentence(own: pd.Series, base: pd.Series) -> str:
     "One run against the baseline run of the same experiment, scope, rate and seed."
     of = lambda r: f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}]"
-    if own.rho >= base.rho: verdict = f"{own.method}’s ρ {of(own)} is not lower than {base.method}’s {of(base)}"
-    else: verdict = f"{own.method}’s ρ {of(own)} is lower than {base.method}’s {of(base)}" + (
+    who, than = (f"{r.label}{':' if ',' in r.label else '’s'}" for r in (own, base))
+    if own.rho >= base.rho: verdict = f"{who} ρ {of(own)} is not lower than {than} {of(base)}"
+    else: verdict = f"{who} ρ {of(own)} is lower than {than} {of(base)}" + (
         ", but the intervals overlap" if own.rho_high >= base.rho_low else "")
     low = " Both lie within the noise floor." if own.rho <= own.floor_95 and base.rho <= base.floor_95 else ""
     keep = "" if np.isnan(own.keep) else f", keep {own.keep:g}, retraining epochs a step: {own.retrain_epochs:g}"
@@ -374,13 +464,13 @@ def _sentence(own: pd.Series, base: pd.Series) -> str:
 
 def verdicts(
     table: pd.DataFrame,   # From `report_table`
-    baseline: str = "ws",  # The method that the others are held against
+    baseline: str = "ws",  # What the others are held against: a method in its published form, or a variant of one
 ) -> list[str]:            # A sentence for each run that has a baseline run to be compared with
     "Where each method beats the baseline and where it does not, at equal experiment, scope, rate and seed."
     said = []
     for _, cell in table.groupby(["experiment", "rate", "scope", "seed"], sort=False):
-        for _, base in cell[cell.method == baseline].iterrows():
-            said += [_sentence(own, base) for _, own in cell[cell.method != baseline].iterrows()]
+        for _, base in cell[cell.variant == baseline].iterrows():
+            said += [_sentence(own, base) for _, own in cell[cell.variant != baseline].iterrows()]
     return said
 
 
@@ -396,6 +486,8 @@ assert verdicts(table.assign(experiment=table.method)) == []                  # 
 pair = table[(table.rate == .9) & (table["scope"] == "layer") & (table.seed == 0)]
 apart = pair.assign(rho=[1, 9], rho_low=[0, 8], rho_high=[2, 10], floor_95=[20., 20])
 assert "overlap" not in verdicts(apart)[0] and "within the noise floor" in verdicts(apart)[0]
+steps = pair.assign(variant=["ws, iterative", "ws"], label=["ws, iterative", "ws"])   # another form of the baseline is no baseline
+assert len(verdicts(steps)) == 1 and "ws, iterative: ρ" in verdicts(steps)[0] and verdicts(pair, "fairgrape")[0].count("ws’s ρ") == 1
 
 
 # %% [markdown]
@@ -403,7 +495,7 @@ assert "overlap" not in verdicts(apart)[0] and "within the noise floor" in verdi
 #
 # Train the dense network again from another seed and nothing has been pruned, yet the groups' accuracies move. ρ between two such dense
 # networks is a floor that the bootstrap cannot know, because it resamples images and not trainings. Where runs differ in their seed only,
-# it costs nothing to say.
+# it costs nothing to say. Clusters are left out: each dense network has its own, and cluster-1 of one is not cluster-1 of another.
 
 # %%
 #| export
@@ -418,7 +510,7 @@ def seed_floor(
 ) -> pd.DataFrame:   # A row per pair of seeds: experiment, seeds, `rho` of one dense net against the other (points)
     "ρ between dense networks that differ in their seed only."
     dense, rows = {}, []
-    for run in (r for r in runs if (r.path / "predictions.parquet").is_file()):
+    for run in (r for r in runs if (r.path / "predictions.parquet").is_file() and r.settings.get("groups") != "clusters"):
         dense.setdefault(experiment(run.settings), {}).setdefault(run.settings["seed"], run)
     for name, by_seed in dense.items():
         for a, b in combinations(sorted(by_seed), 2):
@@ -442,6 +534,7 @@ seed_floor(hand)
 
 # %%
 assert np.isclose(seed_floor(hand).rho[0], 100 / 2 ** .5) and seed_floor(hand).seeds[0] == "0 and 1"
+assert seed_floor([replace(r, settings=r.settings | dict(groups="clusters")) for r in hand]).empty
 assert seed_floor(hand[:1]).empty and np.isclose(_right(hand[0], "dense").mean(), .5)
 
 
@@ -537,44 +630,72 @@ assert _run_section(run).count("<figure>") == 4 and "licence" in HOW_TO_READ and
 
 # %%
 #| export
-def _said(table: pd.DataFrame, floor: pd.DataFrame) -> str:
-    "The second floor and the comparisons with the baseline, in sentences."
-    sentences = "".join(f"<li>{html.escape(s)}</li>" for s in verdicts(table))
+def _list(heading: str, sentences: Iterable[str]) -> str:
+    "Sentences under a heading, each once; nothing where there are none."
+    items = "".join(f"<li>{html.escape(s)}</li>" for s in dict.fromkeys(sentences))
+    return f"<h3>{html.escape(heading)}</h3><ul>{items}</ul>" if items else ""
+
+def _said(table: pd.DataFrame, runs: list[Run], floor: pd.DataFrame, against: str) -> str:
+    "The second floor, the comparisons with the baseline, and what could not be measured, in sentences."
     seeds = "; ".join(f"seeds {r.seeds}: {r.rho:.1f}" for r in floor.itertuples())
     return ((f"<p>ρ between dense networks of different seeds, a second floor, in points: {seeds}.</p>" if seeds else "")
-            + (f"<h3>Against the baseline</h3><ul>{sentences}</ul>" if sentences else ""))
+            + _list(f"Against {against}", verdicts(table, against))
+            + _list("What could not be measured", (note for run in runs for note in run.metrics.get("notes", []))))
 
-def _experiment_section(name: str, table: pd.DataFrame, runs: list[Run], floor: pd.DataFrame, details: int) -> str:
+def _experiment_section(name: str, table: pd.DataFrame, runs: list[Run], floor: pd.DataFrame, details: int, against: str) -> str:
     "All about one experiment: table, what may be said, plots, then each run."
     title, _, rest = name.partition("; ")
     left = f"<p class='note'>The other {len(runs) - details} runs’ own figures are left out.</p>" if len(runs) > details else ""
     return "".join([
         f"<h2>{html.escape(title)}</h2><p class='settings'>{html.escape(rest)}</p>",
-        html_table(display_table(table), f"{title}: {len(table)} runs. Accuracy in percent, the rest in points."), _said(table, floor),
+        html_table(display_table(table), f"{title}: {len(table)} runs. Accuracy in percent, the rest in points."),
+        _said(table, runs, floor, against),
         html_figure(plot_disparity(table), "ρ with its 95 % interval; the hatched bar is the noise floor, below which a ρ is no evidence."),
         html_figure(plot_deltas(table), "Δ of each group with its 95 % interval, at equal scope and rate."),
         html_figure(plot_price(table), "ρ against accuracy; the small number is the pruning rate."),
         "<h3>Each run</h3>", *map(_run_section, runs[:details]), left])
+
+def _paragraphs(text: str | Sequence[str]) -> str:
+    "Plain text as paragraphs: a list of them, or one text with blank lines between."
+    parts = text.split("\n\n") if isinstance(text, str) else text
+    return "".join(f"<p>{html.escape(part.strip())}</p>" for part in parts if part.strip())
+
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    "A table as text: its index as first columns, unless it only counts; fractions with two digits"
+    frame = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+    say = lambda v: "–" if not isinstance(v, str) and pd.isna(v) else f"{v:.2f}".replace("-", "−") if isinstance(v, float) else str(v)
+    return pd.DataFrame({c: [say(v) for v in frame[c]] for c in frame})
 
 def write_report(
     runs_root: str | Path,          # The folder that holds run folders
     out: str | Path | None = None,  # The page; default `report.html` in that folder
     pattern: str = "*",             # Which runs, as a glob over folder names
     details: int = 12,              # For how many runs of an experiment the own figures are drawn
+    runs: list[Run] | None = None,  # These runs, instead of those found
+    title: str = "Who paid for the pruning?",    # The page's heading
+    intro: str | Sequence[str] = "",             # What to say first, plain text: paragraphs, or one text with blank lines between
+    figures: Sequence[tuple[Figure, str]] = (),  # More figures with their captions
+    tables: Sequence[tuple[pd.DataFrame, str]] = (), # More tables with their captions
+    against: str = "ws",            # The baseline of the sentences, as for `verdicts`
 ) -> Path:                          # Where the page lies
-    "Write one self-contained page about all finished runs of a folder."
-    runs = find_runs(runs_root, pattern)
+    "Write one self-contained page about all finished runs of a folder, or about those given."
+    runs = find_runs(runs_root, pattern) if runs is None else runs
     out, table, floor, body = Path(out or Path(runs_root) / "report.html"), report_table(runs), seed_floor(runs), ""
     for name, rows in table.groupby("experiment", sort=False):
         own = [r for r in runs if experiment(r.settings) == name and r.path.name in set(rows.run)]
-        body += _experiment_section(name, rows.reset_index(drop=True), own, floor[floor.experiment == name], details)
-    title = "Who paid for the pruning?"
-    page = (f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{title} {len(table)} runs</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>"
-            f"<h2>How to read this page</h2>{HOW_TO_READ}{body}</main></body></html>")
-    out.parent.mkdir(parents=True, exist_ok=True); out.write_text(page, encoding="utf-8")
+        body += _experiment_section(name, rows.reset_index(drop=True), own, floor[floor.experiment == name], details, against)
+    more = [html_table(_rounded(t), caption) for t, caption in tables] + [html_figure(*f) for f in figures]
+    if more: body += "".join(["<h2>More</h2>", *more])
+    out.parent.mkdir(parents=True, exist_ok=True); out.write_text(_page(title, len(table), _paragraphs(intro), body), encoding="utf-8")
     return out
+
+def _page(title: str, n: int, intro: str, body: str) -> str:
+    "The frame of the page"
+    title = html.escape(title)
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{title} {n} runs</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{intro}"
+            f"<h2>How to read this page</h2>{HOW_TO_READ}{body}</main></body></html>")
 
 
 # %%
@@ -609,3 +730,23 @@ assert "is not lower than ws" in text and "a second floor" in text and "400" in 
 write_example(root, method="ws", limit=400)
 two = write_report(root, root.parent / "deep" / "two.html", pattern="ws*", details=1).read_text(encoding="utf-8")
 assert two.count("<table>") == 2 and two.count("<details>") == 2 and "The other 3 runs" in two and "limited to 400" in two
+
+# %% [markdown]
+# A study has runs of its own choice, a title, something to say first, another baseline, and sometimes figures and tables that only it has.
+
+# %%
+bare = replace(run, metrics=run.metrics | dict(notes=["one class in tone-1: Bald (always no)"]))
+layers = pd.DataFrame({"layer": ["conv1", "fc"], "rho": [1.234, -2.], "n": [3, 4]}).set_index("layer")
+extra = dict(tables=[(layers, "Layer by layer")], figures=[(plot_shares(run.layers), "Shares")])
+study = write_report(root.parent, root.parent / "study.html", runs=[bare, *runs], title="Rates & all",
+                     intro="Asked: a < b?\n\nSource: section 4.", against="fairgrape", details=0, **extra).read_text(encoding="utf-8")
+outline = Outline(); outline.feed(study)
+[attrs.get("aria-label", "")[:60] for tag, attrs in outline.tags if tag == "div"]
+
+# %%
+assert "<h1>Rates &amp; all</h1><p>Asked: a &lt; b?</p><p>Source: section 4.</p><h2>How to read" in study and outline.open == []
+assert "Against fairgrape" in study and "What could not be measured" in study and study.count("Bald (always no)") == 1
+assert '<th scope="row">conv1</th><td>1.23</td><td>3</td>' in study and "−2.00" in study
+assert study.index("More</h2>") < study.index("Layer by layer")
+assert "What could not be measured" not in write_report(root, runs=runs, details=0).read_text(encoding="utf-8")     # old runs have no notes
+assert _paragraphs(["one", " ", "two"]) == "<p>one</p><p>two</p>"

@@ -22,9 +22,11 @@ import papermill
 import yaml
 from traitlets.config import Config
 
-from fairgrape.experiment import KNOWN, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
+from fairgrape.datasets import DATASETS, check_text
+from fairgrape.experiment import KNOWN, PLACES, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
 from fairgrape.report import find_runs
 from fairgrape.settings import read_settings, root
+from fairgrape.studies import load_study, protocol_rows, study_cells, study_names
 
 # %%
 from dataclasses import fields
@@ -33,7 +35,7 @@ import pandas as pd
 from PIL import Image
 import numpy as np
 
-from fairgrape.experiment import PLACES, Settings
+from fairgrape.experiment import Settings
 
 
 # %% [markdown]
@@ -44,12 +46,12 @@ from fairgrape.experiment import PLACES, Settings
 # %%
 #| export
 def template(
-    name: str = "prune", # "prune" or "report"
+    name: str = "prune", # "prune", "report" or "study"
 ) -> Path:               # The notebook
     "The parameterized notebook of that name: from the checkout, or from the installed package."
     package = Path(str(files("fairgrape")))
     found = [f for f in (package.parent / "nbs" / "templates" / f"{name}.ipynb", package / "templates" / f"{name}.ipynb") if f.is_file()]
-    if not found: raise FileNotFoundError(f"no template {name!r}: there are prune and report")
+    if not found: raise FileNotFoundError(f"no template {name!r}: there are prune, report and study")
     return found[0]
 
 
@@ -195,21 +197,29 @@ assert len(cells) == 4 and cells[1] == dict(method="ws", rate="0.99", epochs="5,
 
 # %%
 #| export
+def run_cells(
+    cells: list[dict], # Parameters of each run
+    log: bool = True,  # Show the notebooks' output
+) -> tuple[list[Path], list[str]]: # The run folders, and what failed, in words
+    "Run all cells; one failure does not stop the others. Settings that cannot be are found before the first cell starts."
+    for cell in cells: from_parameters(cell)
+    done, failed = [], []
+    for i, cell in enumerate(cells, 1):
+        what = " ".join(f"{cell[k]}" if k in SAID else f"{k}={cell[k]}" for k in (*SAID, *VARIED) if cell.get(k) not in (None, "", False))
+        if log: print(f"[{i}/{len(cells)}] {what}", flush=True)
+        try: done.append(execute(cell, log))
+        except Exception as e: failed.append(f"{what}: {type(e).__name__}: {str(e).strip().splitlines()[-1]}")
+    return done, failed
+
+SAID, VARIED = ("dataset", "task", "network", "method", "rate", "scope"), ("keep", "steps", "as_released", "importance_on", "importance_groups", "imbalance", "seed")  # what a line of the log names
+
 def grid(
     section: dict,         # Setting → values, see `grid_cells`
     overrides: dict | None = None, # Settings that replace the section's
     log: bool = True,      # Show the notebooks' output
 ) -> tuple[list[Path], list[str]]: # The run folders, and what failed, in words
-    "Run all cells of a grid; one failure does not stop the others. Settings that cannot be are found before the first cell starts."
-    cells = list(grid_cells({**section, **(overrides or {})}))
-    for cell in cells: from_parameters(cell)
-    done, failed = [], []
-    for i, cell in enumerate(cells, 1):
-        what = " ".join(str(cell[k]) for k in ("dataset", "task", "method", "rate", "scope", "seed") if k in cell)
-        if log: print(f"[{i}/{len(cells)}] {what}", flush=True)
-        try: done.append(execute(cell, log))
-        except Exception as e: failed.append(f"{what}: {type(e).__name__}: {str(e).strip().splitlines()[-1]}")
-    return done, failed
+    "Run all cells of a grid."
+    return run_cells(list(grid_cells({**section, **(overrides or {})})), log)
 
 
 # %%
@@ -247,6 +257,44 @@ assert notebook_is_whole(home / "runs" / "report.ipynb") and "<table" in page.re
 
 
 # %% [markdown]
+# ## A study
+#
+# The third template: the runs of a question of the paper, then its page, in `studies/` below the runs folder. Runs that are there already, from this study or another, are not run again.
+
+# %%
+#| export
+def study(
+    name: str,              # A study, one of `fairgrape.studies.study_names()`
+    row: str,               # A data set and task, one of `fairgrape.studies.protocol_rows()`
+    fast: bool = False,     # The form for two cores
+    overrides: dict | None = None, # Settings and places that replace the study's
+    log: bool = True,       # Show the notebooks' output
+) -> tuple[Path, list[str]]:# The folder of the study's page, and what failed, in words
+    "Run a study and build its page. Raises: ValueError before anything starts; RuntimeError if no run succeeded."
+    given = dict(overrides or {})
+    places = {k: v for k, v in given.items() if k in PLACES}
+    cells = study_cells(load_study(name), row, fast, {k: v for k, v in given.items() if k not in PLACES})
+    done, failed = run_cells([cell | places for cell in cells], log)
+    if not done: raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
+    folder = root("runs", places.get("runs_root")) / "studies" / f"{name}-{row}{'-fast' if fast else ''}"
+    folder.mkdir(parents=True, exist_ok=True)
+    where = {k: v for k, v in _absolute(places).items() if k in ("data_root", "cache_root")}
+    run_notebook("study", folder / "study.ipynb", dict(study=name, row=row, fast=fast, runs="\n".join(map(str, dict.fromkeys(done))), out=str(folder / "study.html"), **where), log=False)
+    return folder, failed
+
+
+# %%
+page, failed = study("rates", "utkface", fast=True, overrides={k: v for k, v in tiny.items() if k not in ("method", "rate")} | dict(rate=[0.5, 0.6], method="ws", limit=0), log=False)
+sorted(f.name for f in page.iterdir())
+
+# %%
+assert not failed and notebook_is_whole(page / "study.ipynb") and "from half of the weights" in (page / "study.html").read_text()
+try: study("rates", "synthetic", overrides=dict(ratio=3))
+except (ValueError, TypeError) as e: print(e)
+else: raise AssertionError("an unknown setting was accepted")
+
+
+# %% [markdown]
 # ## The commands
 
 # %%
@@ -261,8 +309,18 @@ def _parser() -> argparse.ArgumentParser:
     page = commands.add_parser("report", help="one page about all runs of a folder")
     page.add_argument("--out", help="default: report.html in the runs folder")
     page.add_argument("--runs_root", help="default: settings.ini")
-    for command in (one, many):
-        for name in KNOWN: command.add_argument(f"--{name}", default=argparse.SUPPRESS)
+    ask = commands.add_parser("study", help="one of the paper's questions: its runs and its page", epilog=f"studies: {', '.join(study_names())}; data sets: {', '.join(protocol_rows())}")
+    ask.add_argument("study", choices=study_names(), metavar="NAME")
+    ask.add_argument("--dataset", required=True, dest="row", metavar="ROW", help="a data set and task of the protocol")
+    ask.add_argument("--fast", action="store_true", help="the form for two cores, about ten minutes")
+    data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(dest="what", required=True)
+    check = data.add_parser("check", help="what is there, what is missing or damaged, and where to get it")
+    check.add_argument("dataset", choices=DATASETS)
+    for name in ("data_path", "data_root"): check.add_argument(f"--{name}", default="")
+    check.add_argument("--quick", action="store_true", help="do not decode the images")
+    for command in (one, many, ask):
+        for name in KNOWN:
+            if command is not ask or name != "dataset": command.add_argument(f"--{name}", default=argparse.SUPPRESS)
     return parser
 
 def _parameters(args: argparse.Namespace) -> dict:
@@ -285,9 +343,17 @@ def main(
     try:
         if args.command == "run": print(execute(_parameters(args))); return 0
         if args.command == "grid": return _grid(args)
+        if args.command == "study": return _study(args)
+        if args.command == "data": print(check_text(args.dataset, args.data_path or None, root("data", args.data_root), decode=not args.quick)); return 0
         print(report(root("runs", args.runs_root), args.out or "")); return 0
-    except (ValueError, TypeError, OSError) as e: print(f"fairgrape: {e}", file=sys.stderr); return 2
+    except (ValueError, TypeError, OSError, RuntimeError) as e: print(f"fairgrape: {e}", file=sys.stderr); return 2
     except papermill.PapermillExecutionError as e: print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr); return 1
+
+def _study(args: argparse.Namespace) -> int:
+    folder, failed = study(args.study, args.row, args.fast, {k: v.split() if k in LISTS else v for k, v in vars(args).items() if k in KNOWN})
+    for what in failed: print(f"failed: {what}", file=sys.stderr)
+    print(f"the study's notebook and page:\n  {folder / 'study.ipynb'}\n  {folder / 'study.html'}")
+    return 1 if failed else 0
 
 def _grid(args: argparse.Namespace) -> int:
     sections = read_settings()

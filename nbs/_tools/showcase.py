@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 
 from fairgrape.cli import notebook_is_whole, run_notebook, template
 from fairgrape.plots import plot_deltas
-from fairgrape.report import SMALL, find_runs, report_table, seed_floor, verdicts
+from fairgrape.report import SMALL, display_table, find_runs, markdown_table, report_table, seed_floor, verdicts
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -54,15 +53,9 @@ def page(runs: list) -> str:
     "The tables of all experiments, and what they say, in markdown"
     lines = [HEAD]
     for experiment, part in report_table(runs).groupby("experiment", sort=False):
-        groups = [c[6:] for c in part if c.startswith("delta:") and part[c].notna().any()]
-        first = part.iloc[0]
-        head = ["method", "rate", "scope", "keep", "retraining epochs a step", "seed", "dense", "pruned", "ρ [95 %]", "floor: mean, 95 %", "ψ"] + [f"Δ {g} (n = {first[f'n:{g}']:,.0f})" for g in groups]
-        lines += [f"\n## {experiment}\n\n{first.test_images:,} test images.\n", "| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for _, r in part.sort_values(["rate", "scope", "method"], ascending=[True, False, True]).iterrows():
-            steps = ["–", "–"] if pd.isna(r.keep) else [f"{r.keep:g}", f"{r.retrain_epochs:.0f}"]
-            cells = [r.method, f"{r.rate:g}", r["scope"], *steps, r.seed, f"{r.accuracy_dense:.1f}", f"{r.accuracy:.1f}", f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}]",
-                     f"{r.floor_mean:.1f}, {r.floor_95:.1f}", f"{r.psi:.1f}"] + [f"{r[f'delta:{g}']:+.1f}" for g in groups]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
+        by = part.sort_values(["rate", "scope", "label"], ascending=[True, False, True])
+        shown = display_table(by).drop(columns=["Dataset", "Groups", "Network", "Test images"])      # the heading says them
+        lines += [f"\n## {experiment}\n\n{part.test_images.iloc[0]:,} test images.\n", markdown_table(shown)]
         lines += ["", *(f"- {sentence}" for sentence in verdicts(part))]
     return "\n".join(lines) + "\n"
 

@@ -8,20 +8,23 @@
 # `runs/<name>-<hash of every setting that changes the result>/`; if that folder is complete already, the notebook only shows it.
 
 # %% tags=["parameters"]
-dataset: str = "fairface"         # synthetic, utkface, fairface or folder (one's own)
+dataset: str = "fairface"         # synthetic, utkface, fairface, celeba, people (ImageNet's person subtree) or folder (one's own)
 data_path: str = ""               # archive or folder of the set; empty: looked for under the data root
-task: str = "race"                # label column to predict; race*gender crosses two, race+gender has a head for each
-groups: str = "race"              # label column whose groups are compared; race*gender crosses two
+task: str = "race"                # label column to predict; "race*gender" crosses two, "race+gender" has a head for each; CelebA: "attributes", 39 heads
+groups: str = "race"              # label column whose groups are compared; "race*gender" crosses two; "clusters": found in the dense network's features
 classes: str = ""                 # classes to keep, column by column (see Settings); empty: the usual ones
-split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; official: the set's own
+imbalance: str = ""               # keep all images of some classes and thin out the others, before the split (see Settings)
+split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; person: by identity; official: the set's own
 limit: int = 0                    # use only so many images, drawn at random (seed 42); 0: all
-network: str = "resnet34"         # resnet34, resnet18, mobilenet_v2 or the small resnet10
-weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights, taken as it is
+network: str = "resnet34"         # any torchvision classifier by name, timm:NAME, efficientnet_lite0, or the small resnet10
+weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights, which is then taken as it is
 image_size: int = 224             # side of the square images, pixels
-method: str = "fairgrape"         # dense (no pruning), fairgrape or ws
+method: str = "fairgrape"         # dense (no pruning), fairgrape, importance, ws, magnitude, lottery, lottery_short, snip, grasp or random
 rate: float = 0.99                # pruning rate, the fraction of weights removed
-keep: float = 0.9                 # fraction kept at each pruning step
-scope: str = "layer"              # layer: the same rate in every layer; global: one budget for all
+keep: float = 0.9                 # fraction kept at each pruning step (iterative methods)
+steps: str = "published"          # published: as the method was published; iterative or one shot
+scope: str = "published"          # published: as the method was published; layer: the same rate in every layer; global: one budget for all
+as_released: bool = False         # the public code's importance and selection instead of the paper's
 epochs: str = "13,3,3"            # epochs of each training stage, dense and after pruning
 lrs: str = "1e-4,1e-5,1e-6"       # Adam's learning rate in each stage
 retrain_epochs: int = 3           # epochs after each pruning step
@@ -29,8 +32,11 @@ retrain_lr: float = 1e-5          # learning rate after each pruning step
 batch: int = 64                   # images in a training batch
 importance_batch: int = 64        # most images of one group in an importance batch
 importance_cap: int = 0           # most images of a group that are used for the importance; 0: all
+importance_on: str = ""           # training images that the importance sees, by their labels (see Settings); empty: all
+importance_groups: str = ""       # groups whose importance shares are kept, where they are not those compared; "clusters" as for groups
+clusters: int = 0                 # how many clusters, where groups are clusters; 0: chosen by silhouette
 augment: str = "paper"            # paper, flip or none
-precision: str = "fp32"           # fp32, bf16 or fp16
+precision: str = "fp32"           # fp32, bf16 or fp16 (importance then in fp32)
 seed: int = 0                     # initial weights, order of images, augmentation; not the split
 bootstrap: int = 2000             # resamples for the intervals
 name: str = ""                    # the run folder's name; empty: made of the settings
@@ -52,7 +58,8 @@ settings
 # %%
 import time
 from fairgrape.data import check_cells
-from fairgrape.experiment import (dense_network, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table, starting_network)
+from fairgrape.experiment import (dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table,
+                                  starting_network)
 from fairgrape.plots import plot_groups, plot_history, plot_shares, plot_sparsity
 from fairgrape.report import load_run
 started = time.perf_counter()
@@ -67,23 +74,28 @@ print(f"{folder.name} on {where}" + (": complete already" if is_complete(folder)
 # How many images of each group are in each part. The validation part chooses epochs; the test part is touched once, at the end.
 
 # %%
-check_cells(job.table, job.table["split"], settings.groups)
+if settings.groups != "clusters": display(check_cells(job.table, job.table["split"], settings.groups))
 
 # %% [markdown]
 # ## The dense network
 #
-# Trained by the full schedule, or read from the run folder of the same settings; a file named by `weights` is taken as it is.
+# Trained by the full schedule, or read from the run folder of the same settings; a file named by `weights` is taken as it is. Where groups are to be clusters, they are found in its features.
 
 # %%
 if not is_complete(folder):
     starting_network(job)      # says now if its weights cannot be had
     images = images_of(job, where, progress)
     dense = dense_network(job, images, where, progress)
+    job, images = find_clusters(job, images, dense.model, where)
+if job.clusters is not None: display(job.clusters.table)
 
 # %% [markdown]
 # ## Pruning
 #
-# Score, select, apply, retrain, step by step to the rate; then the full schedule once more. A dense run has nothing to do here.
+# Score, select, apply, and what the method does after each step; then the full schedule once more. A dense run has nothing to do here.
+
+# %%
+if settings.method != "dense": print(f"{settings.method}: {form(settings).steps}, scope {form(settings).scope}. Published as: {form(settings).published}")
 
 # %%
 if not is_complete(folder):
@@ -108,6 +120,9 @@ if settings.method != "dense": display(plot_sparsity(run.layers))
 # %%
 import pandas as pd
 pd.DataFrame(run.metrics["table"]).set_index("group").round(2)
+
+# %%
+for sentence in run.metrics.get("notes", []): print(sentence)
 
 # %%
 if settings.method != "dense": display(pd.DataFrame(run.metrics["disparities"]).T.round(2), plot_groups(run.metrics))

@@ -1,0 +1,66 @@
+# %% [markdown]
+# # A study
+#
+# > One question of the paper, the runs that were made for it, and what they say
+
+# %% tags=["parameters"]
+study: str = "rates"   # a study's name, see nbs/templates/studies
+row: str = ""          # data set and task, a row of the studies' protocol
+fast: bool = False     # the form for two cores
+runs: str = ""         # the run folders, one a line
+out: str = ""          # where the page goes
+data_root: str = ""    # folder of the data sets; empty: settings.ini
+cache_root: str = ""   # folder of decoded images; empty: settings.ini
+
+# %%
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import Markdown, display
+from fairgrape.experiment import set_up
+from fairgrape.plots import plot_deltas, plot_disparity, plot_price
+from fairgrape.report import display_table, load_run, report_table, verdicts
+from fairgrape.studies import load_study, plot_layers, run_layers, study_intro, study_page, too_weak
+
+asked = load_study(study)
+done = [load_run(Path(folder)) for folder in runs.splitlines()]
+table = report_table(done)
+display(Markdown(f"## {asked.title}: {row}{' (fast)' if fast else ''}"), Markdown("\n\n".join(study_intro(asked, row, fast, done))))
+
+# %% [markdown]
+# ## Can it tell anything?
+
+# %%
+weak = too_weak(done)
+print("\n".join(weak) or "The dense networks are above twice the accuracy of guessing (or, with few classes, half-way from guessing to perfection).")
+
+# %% [markdown]
+# ## What came out
+#
+# Accuracies in percent, disparities in percentage points. Compare rows only where data, scope and rate agree, and no ρ without its noise floor.
+
+# %%
+with pd.option_context("display.max_columns", None, "display.max_rows", None): display(display_table(table))
+
+# %%
+for name, rows in table.groupby("experiment", sort=False):
+    said = "\n".join(f"- {sentence}" for sentence in verdicts(rows, asked.against))
+    display(Markdown(f"### {name}"), Markdown(said or "No run to compare with."))
+    display(plot_disparity(rows), plot_deltas(rows), plot_price(rows))
+
+# %% [markdown]
+# ## Layer by layer
+#
+# Where the study asks for it: each layer's mask alone on the dense network, nothing retrained.
+
+# %%
+layers = run_layers(done, set_up(), data_root or None, cache_root or None) if asked.layers else {}
+for label, by_layer in layers.items(): display(Markdown(f"### {label}"), by_layer.round(2))
+if layers: display(plot_layers(layers))
+
+# %% [markdown]
+# ## The page
+
+# %%
+page = study_page(asked, row, fast, done, Path(out), layers)
+print(page.name, f"{page.stat().st_size / 1e6:.1f} MB")
