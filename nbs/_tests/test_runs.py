@@ -85,7 +85,7 @@ def test_an_unknown_parameter_stops_papermill_before_anything_starts(tmp_path):
     (dict(weights="/nowhere/w.safetensors"), "/nowhere/w.safetensors"), (dict(scope="all"), "scope = 'all'"), (dict(device="abacus"), "device = 'abacus'"),
     (dict(groups="place"), "a disparity compares groups, but there is only ['here']"), (dict(importance_groups="place"), "importance_groups = 'place' has one group only"),
     (dict(groups="clusters", clusters=200), "clusters = 200, but there are only 128 training images"), (dict(scope="global", rate=0.999999), "which would empty a layer"),
-    (dict(importance_on="tint=green"), "tint has no class 'green'"), (dict(imbalance="tint=red"), "tint=red"), (dict(method="random", as_released=True), "random"),
+    (dict(importance_on="tint=green"), "tint has no class 'green'"), (dict(imbalance="tint=red"), "tint=red"), (dict(method="random", as_released=True), "Random raises"),
     (dict(method="snip", weights="own.safetensors"), "needs the weights before training"), (dict(split="person"), "person"),
 ], ids=lambda x: "" if isinstance(x, str) else "-".join(f"{k}={v}" for k, v in x.items()).replace("/", "_"))
 def test_bad_settings_are_named_before_work_starts(own, tmp_path, capsys, changed, said):

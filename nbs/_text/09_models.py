@@ -36,7 +36,7 @@ from fairgrape.data import decode_image
 from fairgrape.networks import timm_builder
 
 # %% [markdown]
-# The [networks](07b_networks.ipynb) come with random weights. Here they get others, keep them in files, and learn to have several heads. Who needs a network
+# The [networks](08_networks.ipynb) come with random weights. Here they get others, keep them in files, and learn to have several heads. Who needs a network
 # finds all of it in this module: the names below are handed on.
 
 # %%
