@@ -495,6 +495,11 @@ else: raise AssertionError("missing weights were accepted")
 assert not is_complete(run_folder(job))
 
 
+# %% [markdown]
+# ## The run folder
+#
+# Everything goes into plain formats: JSON, CSV, parquet and safetensors; no pickle. Predictions are kept for each test image, so that any other statistic can be computed later without the network.
+
 # %%
 #| export
 @dataclass(frozen=True)
@@ -504,6 +509,127 @@ class Trained:
     history: list[dict]        # One row an epoch
     predictions: np.ndarray    # Class codes, shape `(test images, heads)`
 
+
+# %%
+zeros = np.zeros((len(images.rows["test"]), 1), int)
+untrained = Trained(build_model("resnet10", 2), [], zeros)
+untrained.predictions.shape
+
+# %%
+assert untrained.history == [] and untrained.predictions.shape == (16, 1)
+
+
+# %%
+#| export
+def predictions_table(
+    job: Job,            # Settings and data
+    dense: np.ndarray,   # Classes predicted by the dense network, shape `(n, heads)`
+    pruned: np.ndarray,  # Classes predicted by the pruned network, same shape
+) -> pd.DataFrame:       # A row a test image: row, path, split, group, then label_, dense_ and pruned_ of each head
+    "The test images with their labels and both networks' predictions, as class codes."
+    test = (job.table["split"] == "test").to_numpy()
+    table = pd.DataFrame(dict(row=job.table.index[test], path=job.table["path"][test].to_numpy(), split="test", group=np.array(job.group_names)[job.group[test]]))
+    classes = (("label", job.labels[test]), ("dense", dense), ("pruned", pruned))
+    return table.join(pd.DataFrame({f"{kind}_{head}": values[:, i] for kind, values in classes for i, head in enumerate(job.heads)}))
+
+
+# %%
+predictions_table(job, zeros, zeros).head(3)
+
+# %%
+assert list(predictions_table(job, zeros, zeros)) == ["row", "path", "split", "group", "label_shade", "dense_shade", "pruned_shade"]
+
+
+# %%
+#| export
+def environment(
+    device: str | torch.device = "cpu", # Where the run computed
+) -> dict:                              # Versions, commit, threads, device, time
+    "What a run ran on. Not part of its identity, but the first thing to compare when two machines differ."
+    versions = {p: metadata.version(p) for p in ("fairgrape", "torch", "torchvision", "numpy", "numba", "pandas", "scikit-learn", "fairlearn")}
+    return dict(versions=versions, python=platform.python_version(), platform=platform.platform(), processor=platform.machine(), commit=commit(),
+                threads=torch.get_num_threads(), device=str(device), gpu=torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
+                finished=datetime.now(UTC).isoformat(timespec="seconds"))
+
+def commit() -> str | None:
+    "The checkout's commit, with + where files differ from it; None outside a checkout"
+    git = lambda *args: subprocess.run(["git", *args], cwd=Path(fairgrape.__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    try: return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError): return None
+
+
+# %%
+{k: v for k, v in environment().items() if k in ("threads", "device", "python")}
+
+# %%
+assert environment()["threads"] == torch.get_num_threads() and environment()["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+# %%
+#| export
+def write_json(
+    path: Path, # Where to
+    what: dict, # Plain values
+) -> Path:      # The same path
+    "Write JSON in one atomic step: the file is whole or not there."
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as f:
+        json.dump(what, f, indent=1, ensure_ascii=False)
+        f.flush(); os.fsync(f.fileno())
+    part.replace(path)
+    return path
+
+
+# %%
+print(write_json(home / "x.json", dict(rho=1.5)).read_text())
+
+# %%
+assert json.loads((home / "x.json").read_text()) == dict(rho=1.5) and not (home / "x.json.part").exists()
+
+# %%
+#| export
+HISTORY = ["label", "stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "seconds", "kept"]   # of a training history, a row an epoch
+
+def save_run(
+    job: Job,                    # Settings and data
+    dense: Trained,              # The network before pruning
+    pruned: Trained,             # The network after it; for a dense run the same
+    steps: list[Step],           # What each pruning step did
+    layers: pd.DataFrame | None, # `weights`, `kept`, importance shares before and after; None for a dense run
+    seconds: float,              # How long the run took
+    device: str | torch.device = "cpu", # Where it computed
+) -> Path:                       # The run folder
+    "Write a run's results; metrics.json comes last and says that the rest is there."
+    folder, test = run_folder(job), (job.table["split"] == "test").to_numpy()
+    folder.mkdir(parents=True, exist_ok=True)
+    meant = {} if job.settings.method == "dense" else {k: getattr(form(job.settings), k) for k in ("steps", "scope")}
+    write_json(folder / "settings.json", asdict(job.settings) | meant | dict(name=job.name, classes_used=job.heads, group_names=job.group_names))
+    write_json(folder / "environment.json", environment(device))
+    pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
+    pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(folder / "steps.csv", index=False)
+    if layers is not None: layers.to_csv(folder / "layers.csv")
+    predictions_table(job, dense.predictions, pruned.predictions).to_parquet(folder / "predictions.parquet", index=False)
+    masks = get_masks(pruned.model)
+    save_weights(plain_state(pruned.model), folder / "model.safetensors")
+    save_weights({n: m.to(torch.uint8) for n, m in masks.items()}, folder / "masks.safetensors")
+    if job.clusters is not None: save_clusters(job.clusters, folder / "clusters.safetensors")
+    metrics = compare(job.labels[test], dense.predictions, pruned.predictions, job.group[test], job.heads, job.group_names, job.settings.bootstrap, job.settings.seed)
+    write_json(folder / "metrics.json", metrics | dict(sparsity=sparsity(masks), steps=len(steps), seconds=seconds, images={k: int(v) for k, v in job.table["split"].value_counts().items()}))
+    return folder
+
+
+# %%
+elsewhere = replace(dense_job(job), runs_root=home / "elsewhere")
+kept = save_run(elsewhere, untrained, untrained, [], None, 0.)
+sorted(f.name for f in kept.iterdir())
+
+# %%
+assert is_complete(kept) and kept.parent == home / "elsewhere" and not (kept / "layers.csv").exists()           # nothing was pruned, so there are no layers to tell of
+assert json.loads((kept / "metrics.json").read_text())["disparities"]["rho"]["value"] == 0
+
+
+# %% [markdown]
+# ## Training it, once
 
 # %%
 #| export
@@ -533,6 +659,16 @@ def dense_network(
 def test_classes(job: Job, images: Images, model: nn.Module, device) -> np.ndarray:
     "Predicted classes of the test images, shape `(n, heads)`: the one place where the test part is touched"
     return predict_classes(predict(model, images, "test", job.sizes, precision=job.settings.precision, device=device), job.sizes).numpy()
+
+
+# %%
+dense = dense_network(job, images, progress=False)
+[(row["label"], row["epoch"], round(row["val_accuracy"], 1)) for row in dense.history]
+
+# %%
+again = dense_network(job, images, progress=False)                                                             # from its folder
+assert is_complete(run_folder(dense_job(job))) and (again.predictions == dense.predictions).all() and len(again.history) == 3
+assert all(torch.equal(v, dense.model.state_dict()[k]) for k, v in again.model.state_dict().items())
 
 
 # %% [markdown]
@@ -665,6 +801,24 @@ def between_steps(
         if back is None or i < last: fit(net, f"step {i}", plan)
     return after
 
+
+# %%
+said = []
+lottery = replace(job, settings=replace(tiny, method="lottery"))
+after = between_steps(lottery, again.model, lambda net, label, plan: said.append((label, sum(stage.epochs for stage in plan))))
+for step in (1, 2, 3, 4): after(again.model, step)
+said
+
+# %% [markdown]
+# Four steps to 0.9, and three trainings by the full schedule of three epochs: after the fourth the final training is the round. The weights are the initial ones again.
+
+# %%
+assert said == [("step 1", 3), ("step 2", 3), ("step 3", 3)] and between_steps(replace(job, settings=replace(tiny, method="ws")), dense.model, None) is None
+assert all(torch.equal(v, again.model.state_dict()[k]) for k, v in initial_network(job).state_dict().items())
+
+
+# %%
+#| export
 def prune_network(
     job: Job,                             # Settings and data
     images: Images,                       # The job's images
@@ -684,6 +838,16 @@ def prune_network(
     steps = prune(model, s.rate, score, how.select, s.keep if how.steps == "iterative" else None, how.scope, between_steps(job, model, fit), on_step=on_step)
     fit(model, "final", stages(s.epochs, s.lrs))
     return Trained(model, history, test_classes(job, images, model, device)), steps
+
+
+# %%
+snip, steps = prune_network(replace(job, settings=replace(tiny, method="snip")), images, dense, progress=False)
+{row["label"] for row in snip.history}, len(steps)
+
+# %%
+assert {row["label"] for row in snip.history} == {"final"}                          # nothing of the dense network's training went into it
+assert abs(1 - sum(int(m.sum()) for m in get_masks(snip.model).values()) / steps[0].total - 0.9) < 1e-4
+assert all(m.all() for m in get_masks(dense.model).values())
 
 
 # %% [markdown]
@@ -710,111 +874,6 @@ share_table(job, images, build_model("resnet10", 2)).head(3)
 # %%
 shares = share_table(job, images, build_model("resnet10", 2))
 assert np.allclose(shares[["blue", "red"]].sum(axis=1), 1) and (shares["kept"] == shares["weights"]).all()
-
-
-# %% [markdown]
-# ## The run folder
-#
-# Everything goes into plain formats: JSON, CSV, parquet and safetensors; no pickle. Predictions are kept for each test image, so that any other statistic can be computed later without the network.
-
-# %%
-#| export
-def predictions_table(
-    job: Job,            # Settings and data
-    dense: np.ndarray,   # Classes predicted by the dense network, shape `(n, heads)`
-    pruned: np.ndarray,  # Classes predicted by the pruned network, same shape
-) -> pd.DataFrame:       # A row a test image: row, path, split, group, then label_, dense_ and pruned_ of each head
-    "The test images with their labels and both networks' predictions, as class codes."
-    test = (job.table["split"] == "test").to_numpy()
-    table = pd.DataFrame(dict(row=job.table.index[test], path=job.table["path"][test].to_numpy(), split="test", group=np.array(job.group_names)[job.group[test]]))
-    classes = (("label", job.labels[test]), ("dense", dense), ("pruned", pruned))
-    return table.join(pd.DataFrame({f"{kind}_{head}": values[:, i] for kind, values in classes for i, head in enumerate(job.heads)}))
-
-
-# %%
-zeros = np.zeros((len(images.rows["test"]), 1), int)
-predictions_table(job, zeros, zeros).head(3)
-
-# %%
-assert list(predictions_table(job, zeros, zeros)) == ["row", "path", "split", "group", "label_shade", "dense_shade", "pruned_shade"]
-
-
-# %%
-#| export
-def environment(
-    device: str | torch.device = "cpu", # Where the run computed
-) -> dict:                              # Versions, commit, threads, device, time
-    "What a run ran on. Not part of its identity, but the first thing to compare when two machines differ."
-    versions = {p: metadata.version(p) for p in ("fairgrape", "torch", "torchvision", "numpy", "numba", "pandas", "scikit-learn", "fairlearn")}
-    return dict(versions=versions, python=platform.python_version(), platform=platform.platform(), processor=platform.machine(), commit=commit(),
-                threads=torch.get_num_threads(), device=str(device), gpu=torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
-                finished=datetime.now(UTC).isoformat(timespec="seconds"))
-
-def commit() -> str | None:
-    "The checkout's commit, with + where files differ from it; None outside a checkout"
-    git = lambda *args: subprocess.run(["git", *args], cwd=Path(fairgrape.__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
-    try: return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError): return None
-
-
-# %%
-{k: v for k, v in environment().items() if k in ("threads", "device", "python")}
-
-# %%
-assert environment()["threads"] == torch.get_num_threads() and environment()["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-
-
-# %%
-#| export
-def write_json(
-    path: Path, # Where to
-    what: dict, # Plain values
-) -> Path:      # The same path
-    "Write JSON in one atomic step: the file is whole or not there."
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as f:
-        json.dump(what, f, indent=1, ensure_ascii=False)
-        f.flush(); os.fsync(f.fileno())
-    part.replace(path)
-    return path
-
-
-# %%
-print(write_json(home / "x.json", dict(rho=1.5)).read_text())
-
-# %%
-assert json.loads((home / "x.json").read_text()) == dict(rho=1.5) and not (home / "x.json.part").exists()
-
-# %%
-#| export
-HISTORY = ["label", "stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "seconds", "kept"]   # of a training history, a row an epoch
-
-def save_run(
-    job: Job,                    # Settings and data
-    dense: Trained,              # The network before pruning
-    pruned: Trained,             # The network after it; for a dense run the same
-    steps: list[Step],           # What each pruning step did
-    layers: pd.DataFrame | None, # `weights`, `kept`, importance shares before and after; None for a dense run
-    seconds: float,              # How long the run took
-    device: str | torch.device = "cpu", # Where it computed
-) -> Path:                       # The run folder
-    "Write a run's results; metrics.json comes last and says that the rest is there."
-    folder, test = run_folder(job), (job.table["split"] == "test").to_numpy()
-    folder.mkdir(parents=True, exist_ok=True)
-    meant = {} if job.settings.method == "dense" else {k: getattr(form(job.settings), k) for k in ("steps", "scope")}
-    write_json(folder / "settings.json", asdict(job.settings) | meant | dict(name=job.name, classes_used=job.heads, group_names=job.group_names))
-    write_json(folder / "environment.json", environment(device))
-    pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
-    pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(folder / "steps.csv", index=False)
-    if layers is not None: layers.to_csv(folder / "layers.csv")
-    predictions_table(job, dense.predictions, pruned.predictions).to_parquet(folder / "predictions.parquet", index=False)
-    masks = get_masks(pruned.model)
-    save_weights(plain_state(pruned.model), folder / "model.safetensors")
-    save_weights({n: m.to(torch.uint8) for n, m in masks.items()}, folder / "masks.safetensors")
-    if job.clusters is not None: save_clusters(job.clusters, folder / "clusters.safetensors")
-    metrics = compare(job.labels[test], dense.predictions, pruned.predictions, job.group[test], job.heads, job.group_names, job.settings.bootstrap, job.settings.seed)
-    write_json(folder / "metrics.json", metrics | dict(sparsity=sparsity(masks), steps=len(steps), seconds=seconds, images={k: int(v) for k, v in job.table["split"].value_counts().items()}))
-    return folder
 
 
 # %% [markdown]
