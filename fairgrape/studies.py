@@ -194,7 +194,7 @@ def study_intro(
 ) -> list[str]:       # Paragraphs
     "What the page says before the numbers."
     s = runs[0].settings
-    small = f"This is the fast form, for two cores: {s['network']} with {s['weights']} weights at {s['image_size']} px, " + (f"at most {s['limit']:,} images, " if s["limit"] else "") + \
+    small = f"This is the fast form, for two cores: {s['network']} {'from scratch' if s['weights'] == 'none' else 'from ' + s['weights'] + ' weights'} at {s['image_size']} px, " + (f"at most {s['limit']:,} images, " if s["limit"] else "") + \
             f"{s['epochs']} epochs, keep {s['keep']:g}. It speaks for this small network and these few images, not for the paper's."
     seeds = len({r.settings["seed"] for r in runs})
     luck = "One seed of each run: differences between methods are differences of one throw." if seeds == 1 else f"{seeds} seeds."

@@ -1,4 +1,5 @@
 """Publish finished runs: `python nbs/_tools/showcase.py RUNS_ROOT [OUT]` copies what may be shown into runs/showcase and writes a report and a picture.
+`python nbs/_tools/showcase.py studies RUNS_ROOT [OUT]` does the same with the studies' notebooks and tables.
 
 Numbers and plots only: executed notebooks, settings, environment, metrics, tables. Predictions (they name image files), weights and masks stay behind.
 Folders of the machine that ran them are written as data, runs and data/cache."""
@@ -7,10 +8,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 
 from fairgrape.cli import notebook_is_whole, run_notebook, template
 from fairgrape.plots import plot_deltas
 from fairgrape.report import SMALL, display_table, find_runs, markdown_table, report_table, seed_floor, verdicts
+from fairgrape.studies import load_study
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -25,6 +28,13 @@ def places_of(notebook: Path) -> dict[str, str]:
     given = written["parameters"]
     return {given["data_root"]: "data", given["runs_root"]: "runs", given["cache_root"]: "data/cache", str(Path(written["input_path"]).parents[2]): "."}
 
+def write_notebook(source: Path, target: Path, places: dict[str, str]):
+    "A notebook without this machine's folders, and without its warnings, which name files of that machine"
+    book = nbformat.reads(plain(source.read_text(encoding="utf-8"), places), 4)
+    for cell in book.cells:
+        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    nbformat.write(book, target)
+
 def publish(run: Path, out: Path):
     "Copy one run's notebook and small files"
     if not notebook_is_whole(run / "prune.ipynb"): raise SystemExit(f"{run}: no executed notebook, or it stopped: fairgrape run it first")
@@ -32,10 +42,7 @@ def publish(run: Path, out: Path):
     folder.mkdir(parents=True, exist_ok=True)
     for name in SMALL:
         if (run / name).is_file(): (folder / name).write_text(plain((run / name).read_text(encoding="utf-8"), places), encoding="utf-8")
-    book = nbformat.reads(plain((run / "prune.ipynb").read_text(encoding="utf-8"), places), 4)
-    for cell in book.cells:
-        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]      # warnings name files of that machine
-    nbformat.write(book, folder / "prune.ipynb")
+    write_notebook(run / "prune.ipynb", folder / "prune.ipynb", places)
 
 def floor_text(seeds) -> str:
     "ρ between dense networks of two seeds: what training luck alone does"
@@ -75,4 +82,33 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
             figure.savefig(out / f"{'demo' if name == 'synthetic' else name}.png", dpi=110)
             print(f"{experiment}\n  {figure.get_label()}")
 
-if __name__ == "__main__": main(*sys.argv[1:])
+STUDIES = """# Studies, in their fast form
+
+Each study's executed notebook and its table ([what the studies ask](../../../nbs/templates/studies)). **Fast form**: ResNet-10 from scratch at 32 px, at most 4,000 images, keep 0.3, one retraining epoch, and where nothing else is said one seed. It
+speaks for this small network and these few images, not for the paper's. Accuracies in percent, ρ, ψ and Δ in percentage points; a ρ below its floor's 95 % says nothing, and most here are below.
+"""
+
+def study_section(folder: Path, out: Path) -> str:
+    "Copy one study's notebook and table; its part of the page"
+    if not notebook_is_whole(folder / "study.ipynb"): raise SystemExit(f"{folder}: no executed notebook, or it stopped: run the study again")
+    written = json.loads((folder / "study.ipynb").read_text(encoding="utf-8"))["metadata"]["papermill"]
+    given, asked = written["parameters"], load_study(written["parameters"]["study"])
+    places = {given["data_root"]: "data", given["cache_root"]: "data/cache", str(folder.parent.parent): "runs", str(Path(written["input_path"]).parents[2]): "."}
+    (out / folder.name).mkdir(parents=True, exist_ok=True)
+    write_notebook(folder / "study.ipynb", out / folder.name / "study.ipynb", places)
+    table = pd.read_csv(folder / "study.csv")
+    table.round(3).to_csv(out / folder.name / "study.csv", index=False)
+    lines = [f"\n## [{asked.title}: {given['row']}]({folder.name}/study.ipynb)\n\n{asked.asks}\n"]
+    for experiment, part in table.groupby("experiment", sort=False):
+        shown = display_table(part).drop(columns=["Dataset", "Groups", "Network"])
+        lines += [f"\n{experiment}\n", markdown_table(shown), "", *(f"- {sentence}" for sentence in verdicts(part, asked.against))]
+    return "\n".join(lines) + "\n"
+
+def studies(runs_root: str, out: str = str(REPO / "runs" / "showcase" / "studies")):
+    "Publish all studies of a runs folder"
+    root, out = Path(runs_root).resolve() / "studies", Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    sections = [study_section(folder, out) for folder in sorted(root.iterdir()) if (folder / "study.ipynb").is_file()]
+    (out / "README.md").write_text(STUDIES + "".join(sections), encoding="utf-8")
+
+if __name__ == "__main__": studies(*sys.argv[2:]) if sys.argv[1:2] == ["studies"] else main(*sys.argv[1:])
