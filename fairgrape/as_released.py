@@ -19,7 +19,7 @@ from numba import njit
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from .baselines import Method, grasp_score, snip_score
+from .baselines import Method, grasp_score, snip_score, stream
 from .masks import PRUNABLE, get_masks, original, prunable
 from .selection import check_selection, falling_magnitude, radix_order, select_top, target_share
 
@@ -205,7 +205,7 @@ def redrawn(
     seed: int = 0,              # Decides the new weights
 ) -> nn.Module:                 # A copy with new weights, masks as before
     "A copy whose layers of these kinds have Xavier-normal weights."
-    fresh, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    fresh, generator = copy.deepcopy(model), stream(seed, "redrawn")     # not the stream of the initial weights
     for layer in prunable(fresh, ignore).values():
         if not isinstance(layer, kinds): continue
         with torch.no_grad(): original(layer).copy_(nn.init.xavier_normal_(torch.empty(original(layer).shape), generator=generator))

@@ -62,7 +62,7 @@ def label_columns(
     table: pd.DataFrame, # A data set's table
 ) -> list[str]:          # Names of the columns that can be a task or a grouping
     "The label columns of a table: the categorical ones, without the official split."
-    return [c for c in table if isinstance(table[c].dtype, pd.CategoricalDtype) and c != "official"]
+    return [c for c in table if isinstance(table[c].dtype, pd.CategoricalDtype) and c not in ("official", "split")]
 
 # %% ../nbs/02_data.ipynb #2fd70246
 def _column(table: pd.DataFrame, name: str) -> pd.Series:

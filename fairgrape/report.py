@@ -27,6 +27,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from . import baselines
+from .as_released import as_released
 from .evaluation import disparity
 from .plots import plot_deltas, plot_disparity, plot_groups, plot_history, plot_price, plot_shares, plot_sparsity
 
@@ -120,7 +121,8 @@ def experiment(
     say = lambda **names: [f"{name} {s[key]}" for key, name in names.items() if s.get(key) not in (None, "", 0)]
     groups = f"{s.get('clusters') or ''} clusters".strip() if s.get("groups") == "clusters" else s.get("groups")
     head = f"{s.get('dataset')}: {s.get('task')} by {groups}, {s.get('network')} at {s.get('image_size')} px"
-    return "; ".join([head] + say(weights="weights", classes="classes", imbalance="imbalance", split="split", limit="limited to",
+    exact = [] if s.get("precision") in (None, "fp32") else [s["precision"]]
+    return "; ".join([head, *exact] + say(weights="weights", classes="classes", imbalance="imbalance", split="split", limit="limited to",
                                   epochs="epochs", lrs="learning rates", batch="batch", augment="augmentation"))
 
 # %% ../nbs/21_report.ipynb #460b6981
@@ -130,8 +132,14 @@ def _rounds(run: Run) -> tuple[float, float]:
     steps = how.steps if how and s["steps"] == "published" else s["steps"]
     if steps == "one shot" or (steps == "published" and len(run.steps) <= 1): return np.nan, np.nan
     if how and how.start == "initial": return float(s["keep"]), 0.
+    if how and s["as_released"]: how = as_released(how)
     full = how and how.rounds == "full"
     return float(s["keep"]), float(sum(map(int, str(s["epochs"]).split(","))) if full else s["retrain_epochs"])
+
+def _cap(settings: dict) -> float:
+    "Most images of a group that the importance saw; NaN where the method looks at none, or at one batch"
+    how = baselines.METHODS.get(settings["method"])
+    return float(settings.get("importance_cap") or 0) if how and "importance_cap" in baselines.touches(how) else np.nan
 
 def _row(run: Run) -> dict:
     "A run as one row of the table."
@@ -139,7 +147,7 @@ def _row(run: Run) -> dict:
     row = {"run": run.path.name, "experiment": experiment(s)}
     row |= {k: s.get(k) for k in ("dataset", "task", "groups", "network", "image_size", "method")}
     row |= dict(variant=variant(s), label=variant(s), scope=s.get("scope"), seed=s.get("seed"), rate=float(s["rate"]),
-                keep=keep, retrain_epochs=epochs, test_images=m["n"],
+                keep=keep, retrain_epochs=epochs, importance_cap=_cap(s), test_images=m["n"],
                 accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"])
     for kind in ("rho", "psi"):
         measured = m["disparities"][kind]
@@ -153,7 +161,7 @@ def _row(run: Run) -> dict:
 def _tell_apart(table: pd.DataFrame) -> pd.DataFrame:
     "Labels that say keep or epochs too, where runs of one experiment and variant differ in them"
     for _, same in table.groupby(["experiment", "variant"]):
-        for column, word in (("keep", "keep"), ("retrain_epochs", "retraining epochs")):
+        for column, word in (("keep", "keep"), ("retrain_epochs", "retraining epochs"), ("importance_cap", "importance cap")):
             if same[column].nunique() > 1: table.loc[same.index, "label"] += [f", {word} {v:g}" for v in same[column]]
     return table
 

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from .cache import Images
 from .evaluation import disparities, disparity
-from .experiment import Job, Settings, dense_network, find_clusters, images_of, prepare
+from .experiment import Job, Settings, dense_network, form, find_clusters, images_of, prepare
 from .models import predict_classes
 from .plots import PALETTE, figure_of
-from .report import Run, report_table, variant, write_report
+from .report import Run, experiment, report_table, write_report
 from .training import predict
 
 # %% ../nbs/22_studies.ipynb #55806887
@@ -88,7 +88,7 @@ def words_filled(
     "A value with its words replaced."
     if not isinstance(value, str) or "{" not in value: return [value]
     kinds = words["kinds"][:1] if fast or "{kind}" not in value else words["kinds"]
-    return [value.format(column=words["column"], kind=kind, first=words["kinds"][0]) for kind in kinds]
+    return [value.replace("{column}", words["column"]).replace("{kind}", kind).replace("{first}", words["kinds"][0]) for kind in kinds]
 
 def study_cells(
     study: Study,                  # The question
@@ -109,21 +109,25 @@ def study_cells(
 
 # %% ../nbs/22_studies.ipynb #3f77fe48
 def weak_line(
-    sizes: list[int], # Number of classes of each head
-) -> float:           # Accuracy (percent), mean over the heads
+    sizes: list[int],       # Number of classes of each head
+    commonest: list[float], # Share of the commonest class of each head among the test images (percent)
+) -> float:                 # Accuracy (percent), mean over the heads
     "The dense accuracy below which a study says nothing."
-    guess = np.mean([100 / k for k in sizes])
-    return float(min(2 * guess, (100 + guess) / 2))
+    guess, naming = np.mean([100 / k for k in sizes]), np.mean(commonest)
+    return float(max(min(2 * guess, (100 + guess) / 2), naming + (100 - naming) / 10))
 
+# %% ../nbs/22_studies.ipynb #87fb1ebd
 def too_weak(
     runs: list[Run], # A study's runs
 ) -> list[str]:      # A sentence for each dense network that is too weak
     "Which dense networks are too weak to tell anything."
     said = {}
     for run in runs:
-        line, accuracy = weak_line([len(c) for c in run.settings["classes_used"].values()]), run.metrics["accuracy_dense"]
-        what = f"{run.settings['network']}, seed {run.settings['seed']}"
-        if accuracy < line: said[what] = f"The dense network ({what}) has {accuracy:.1f} % on the test images; below {line:.1f} % it is too weak to tell anything, and neither do its pruned forms."
+        s, rates = run.settings, pd.DataFrame(run.metrics["rates"])
+        per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
+        line, accuracy = weak_line([len(c) for c in s["classes_used"].values()], list(100 * per_head.max() / per_head.sum())), run.metrics["accuracy_dense"]
+        what = f"{experiment(s)}; seed {s['seed']}"
+        if accuracy < line: said[what] = f"Too weak: the dense network has {accuracy:.1f} % on the test images; below {line:.1f} % it says nothing, and neither do its pruned forms ({what})."
     return list(said.values())
 
 # %% ../nbs/22_studies.ipynb #06a94229
@@ -174,15 +178,19 @@ def run_layers(
     data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
     cache_root: str | Path | None = None, # Folder of decoded images; default: settings.ini
 ) -> dict[str, pd.DataFrame]:             # Run's label → its `layer_disparity`
-    "Every pruned run's layers, one at a time, from the masks in its folder and the dense network beside it."
-    tables = {}
-    for run in (r for r in runs if r.settings["method"] != "dense"):
+    "Layers one at a time, from the masks in a run's folder and the dense network beside it, for every run that pruned the trained network."
+    tables, rows = {}, report_table(runs).set_index("run")
+    for run in (r for r in runs if r.path.name in rows.index):
         settings = Settings(**{f.name: run.settings[f.name] for f in fields(Settings) if f.name in run.settings})
+        if form(settings).start == "initial": continue                       # its mask belongs to other weights
         job = prepare(settings, data_root, run.path.parent, cache_root, run.settings.get("name", ""), progress=False)
         images = images_of(job, device, progress=False)
         dense = dense_network(job, images, device, progress=False)
         job, images = find_clusters(job, images, dense.model, device)
-        tables[f"{variant(run.settings)}, rate {settings.rate:g}, seed {settings.seed}"] = layer_disparity(job, images, dense.model, run.masks, device)
+        r = rows.loc[run.path.name]
+        label = f"{r.network}, {r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}" + (f", imbalance {settings.imbalance}" if settings.imbalance else "")
+        if label in tables: raise ValueError(f"two runs would share the label {label!r}: give one of them to this study")
+        tables[label] = layer_disparity(job, images, dense.model, run.masks, device)
     return tables
 
 # %% ../nbs/22_studies.ipynb #7af050fe
@@ -193,9 +201,9 @@ def study_intro(
     runs: list[Run],  # Its runs
 ) -> list[str]:       # Paragraphs
     "What the page says before the numbers."
-    s = runs[0].settings
-    small = f"This is the fast form, for two cores: {s['network']} {'from scratch' if s['weights'] == 'none' else 'from ' + s['weights'] + ' weights'} at {s['image_size']} px, " + (f"at most {s['limit']:,} images, " if s["limit"] else "") + \
-            f"{s['epochs']} epochs, keep {s['keep']:g}. It speaks for this small network and these few images, not for the paper's."
+    s, of = runs[0].settings, lambda key: " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs))
+    small = f"This is the fast form, for two cores: {s['network']} {'from scratch' if s['weights'] == 'none' else 'from ' + s['weights'] + ' weights'} at {s['image_size']} px, " + (f"at most {of('limit')} images, " if s["limit"] else "") + \
+            f"{s['epochs']} epochs, keep {of('keep')}. It speaks for this small network and these few images, not for the paper's."
     seeds = len({r.settings["seed"] for r in runs})
     luck = "One seed of each run: differences between methods are differences of one throw." if seeds == 1 else f"{seeds} seeds."
     return [study.asks, study.why.strip(), f"Look at {study.look[0].lower() + study.look[1:] if study.look[1:2].islower() else study.look}".strip(), f"Source: {study.source}.", *([small] if fast else []), luck, *too_weak(runs)]

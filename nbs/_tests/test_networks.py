@@ -11,6 +11,7 @@ from torch import nn
 from torchvision import models as tv
 from torchvision.models.vision_transformer import VisionTransformer
 
+from fairgrape.baselines import random_score
 from fairgrape.cache import normalise
 from fairgrape.data import decode_image
 from fairgrape.masks import apply_masks, get_masks, plain_state
@@ -186,3 +187,9 @@ def test_efficientnet_lite0_with_a_new_head_keeps_the_backbone(tmp_path):
 def test_a_probe_takes_no_memory():
     model, why = probe_network('vit_h_14', 224)
     assert why == '' and all(p.is_meta for p in model.parameters()) and sum(p.numel() for p in model.parameters()) > 6e8
+
+@pytest.mark.parametrize("network", ["resnet10", "resnet34", "mobilenet_v2"])
+def test_random_pruning_has_nothing_to_do_with_the_initial_weights(network):
+    score, start = random_score(plain := build_model(network, 7, seed=3), seed=3), dict(plain.named_modules())
+    pairs = [(start[n].weight.detach().flatten(), s.flatten()) for n, s in score.items() if s.numel() > 1000]
+    assert max(abs(torch.corrcoef(torch.stack(pair))[0, 1]) for pair in pairs) < .15

@@ -8,6 +8,7 @@
 
 # %%
 #| export
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,25 @@ assert net[0].weight.tolist() == [[0., -6., 0.], [5., 0., 4.]]
 # %% [markdown]
 # ## Random
 #
-# The floor under every method: what is a choice worth that looks at nothing? The numbers come from the seed alone, so in steps the same weights go as at once.
+# The floor under every method: what is a choice worth that looks at nothing? The numbers come from the seed alone, so in steps the same weights go as at once. But they must not come from the seed *as it is*: a network's initial weights are drawn with the same
+# number, and torch would deal both the same stream. On a ResNet, whose constructor draws little before its head, such a random mask keeps the head's largest initial weights. So each layer has a stream of its own.
+
+# %%
+#| export
+def stream(
+    seed: int,       # The run's seed
+    *what: str,      # What the numbers are for
+) -> torch.Generator:# On the CPU, so that a GPU gets the same numbers
+    "A generator that shares its stream with no other use of the seed."
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(repr((seed, *what)).encode()).digest()[:8], "big") >> 1)
+
+
+# %%
+[torch.rand(1, generator=g).item() for g in (stream(0, "random", "fc"), stream(0, "random", "conv1"), torch.Generator().manual_seed(0))]
+
+# %%
+assert torch.equal(torch.rand(3, generator=stream(0, "fc")), torch.rand(3, generator=stream(0, "fc"))) and stream(0).initial_seed() not in (0, stream(1).initial_seed())
+
 
 # %%
 #| export
@@ -77,8 +96,7 @@ def random_score(
     **__,                      # Settings of other scores
 ) -> dict[str, Tensor]:        # Layer name → uniform numbers in [0, 1), shape `(1, *weight)`
     "A random number for each weight."
-    generator = torch.Generator().manual_seed(seed)                     # on the CPU, so that a GPU gets the same mask
-    return {n: torch.rand(1, *m.weight.shape, generator=generator).to(m.weight.device) for n, m in prunable(model, ignore).items()}
+    return {n: torch.rand(1, *m.weight.shape, generator=stream(seed, "random", n)).to(m.weight.device) for n, m in prunable(model, ignore).items()}
 
 
 # %%
@@ -529,7 +547,7 @@ assert [int((w != 0).sum()) for w in rounds] == [18, 9] and all(torch.equal(w[w 
 # training starts from. `rewind` and `rounds` belong to the lottery. `groups` is whether the score is taken for each group or for one group of everybody, and `batches` which training images it sees: all of them, in near-equal batches; one batch; one
 # class-balanced batch. Scores in `BLIND` see none.
 #
-# Lottery comes twice. As published every round trains with the full schedule, which at 44 steps is 44 trainings; `lottery_short` gives each round the short retraining that FairGRAPE has and says that it is not the published form. Random pruning and
+# Lottery comes twice. As published every round trains with the full schedule, which at 44 steps is 44 trainings; `lottery_short` gives each round only as many epochs as FairGRAPE has after a step, at the schedule's first rate, since rewound weights must be learnt anew; it says that it is not the published form. Random pruning and
 # iterative magnitude are no baselines of the paper, but they are the two that tell most: what is any score worth, and what are groups and gradients worth beyond plain magnitude in the same steps.
 
 # %%
@@ -623,7 +641,8 @@ def touches(
     method: Method, # A method
 ) -> list[str]:     # Names of settings
     "The settings that change a run of this method, beyond the network's, the data's and the training's."
-    steps = ["keep"] + ["retrain_epochs", "retrain_lr"] * (method.rounds == "short" and method.start == "trained")
+    short, rewound = method.rounds == "short" and method.start == "trained", method.rewind and method.rewind_to == "initial"
+    steps = ["keep", *["retrain_epochs"] * short, *["retrain_lr"] * (short and not rewound)]
     images = method.batches == "all" and method.score not in BLIND and not method.mixed
     seen = ["importance_batch", "importance_cap", "importance_on"] * images
     return ["rate", "steps", "scope", *steps, *seen, *["importance_groups"] * method.groups]
@@ -632,6 +651,7 @@ def touches(
 # %%
 print(touches(METHODS["fairgrape"]))
 assert touches(METHODS["ws"]) == ["rate", "steps", "scope", "keep", "retrain_epochs", "retrain_lr"]
+assert touches(METHODS["lottery_short"]) == ["rate", "steps", "scope", "keep", "retrain_epochs"]
 assert touches(METHODS["snip"]) == touches(METHODS["lottery"]) == ["rate", "steps", "scope", "keep"]
 
 

@@ -32,7 +32,7 @@ import fairgrape
 from fairgrape.as_released import as_released
 from fairgrape.baselines import BLIND, METHODS, Method, balanced_rows, method, rewind
 from fairgrape.cache import Images, augmentation, batches, get_batch, group_batches, image_cache, make_images
-from fairgrape.clusters import Clusters, cluster_groups, save_clusters, with_clusters
+from fairgrape.clusters import Clusters, cluster_groups, load_clusters, save_clusters, with_clusters
 from fairgrape.data import FaceData, check_cells, codes, keep_classes, limit_table, matching, split_table, thin_table
 from fairgrape.datasets import read_dataset
 from fairgrape.evaluation import check_groups, compare
@@ -66,7 +66,7 @@ class Settings:
     classes: str = ""                 # Classes to keep, as "race=White,Black;gender=Male"; empty: the set's usual ones
     imbalance: str = ""               # "race=White:0.2" keeps all White images and every other with probability 0.2, before the split
     split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; person: by identity; official: the set's own
-    limit: int = 0                    # Use only so many images, drawn at random (seed 42); 0: all
+    limit: int = 0                    # Use at most so many images, drawn at random (seed 42); 0: all
     network: str = "resnet34"         # Any torchvision classifier by name, timm:NAME, efficientnet_lite0, or the small resnet10
     weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights, which is then taken as it is
     image_size: int = 224             # Side of the square images, pixels
@@ -138,10 +138,12 @@ def form(
     asked = {k: getattr(settings, k) for k in ("steps", "scope") if getattr(settings, k) != "published"}
     return replace(how, **asked)
 
+def needs_initial(how: Method) -> bool: return how.start == "initial" or (how.rewind and how.rewind_to == "initial")
+
 def check_method(s: Settings):
     "Raise ValueError where the method and other settings exclude one another"
     how, own = form(s), s.weights not in ("none", "imagenet")
-    if own and (how.start == "initial" or how.rewind):
+    if own and needs_initial(how):
         raise ValueError(f"method = {s.method!r} needs the weights before training, and weights = {s.weights!r} is a trained network: use weights = 'imagenet' or 'none'")
     grouped = [f"{k} = {getattr(s, k)!r}" for k in ("importance_on", "importance_groups") if getattr(s, k)]
     if grouped and (how.batches != "all" or how.score in BLIND): raise ValueError(f"{grouped[0]}: {s.method} does not score by the images of groups; use it with fairgrape or importance")
@@ -224,6 +226,7 @@ def unused(
     how, out = form(settings), {"data_path"}
     if how.steps == "one shot": out |= steps
     elif how.rounds == "full" or how.start == "initial": out |= {"retrain_epochs", "retrain_lr"}
+    elif how.rewind and how.rewind_to == "initial": out |= {"retrain_lr"}
     return out | images if how.batches != "all" or how.mixed or how.score in BLIND else out
 
 def identity(
@@ -303,7 +306,8 @@ def _rows(data: FaceData, settings: Settings, specs: list[str]) -> pd.DataFrame:
     "The images that the settings use: some classes, thinned out, and at most `limit` of them"
     used = set("*".join([*specs, settings.groups]).split("*"))
     table = _classes(data.table, settings, {c: v for c, v in data.notes.get("classes", {}).items() if c in used})
-    return limit_table(thin_table(table, settings.imbalance) if settings.imbalance else table, settings.limit)
+    table = thin_table(table, settings.imbalance) if settings.imbalance else table
+    return limit_table(table, min(settings.limit, len(table)))
 
 def _classes(table: pd.DataFrame, settings: Settings, keep: dict) -> pd.DataFrame:
     "The table without the classes that the settings, or the set's custom (`keep`), leave out"
@@ -317,8 +321,10 @@ def _classes(table: pd.DataFrame, settings: Settings, keep: dict) -> pd.DataFram
 def _check_groups(job: Job):
     "Raise ValueError where groups, or what the importance is to see, have no images, or clusters too few"
     s, train = job.settings, job.table["split"] == "train"
-    if s.groups == "clusters" and s.clusters > train.sum() or s.importance_groups == "clusters" and s.clusters > train.sum():
-        raise ValueError(f"clusters = {s.clusters}, but there are only {train.sum()} training images to find them in: choose fewer")
+    if s.clusters > train.sum(): raise ValueError(f"clusters = {s.clusters}, but there are only {train.sum()} training images to find them in: choose fewer")
+    part, n = min(job.table["split"].value_counts().items(), key=lambda item: item[1])
+    if s.groups == "clusters" and 2 * s.clusters > n:
+        raise ValueError(f"clusters = {s.clusters}, but {part} has only {n} images, and each cluster that is compared needs 2 or more in every part: choose fewer")
     if s.groups != "clusters":
         check_cells(job.table, job.table["split"], s.groups)
         check_groups(job.group[job.table["split"] == "test"], job.group_names)
@@ -412,12 +418,40 @@ def dense_job(job: Job) -> Job:
     return replace(job, settings=replace(s, method="dense", groups=groups, **none), name=job.name if s.method == "dense" else "")
 
 
+# %% [markdown]
+# Names and labels do not tell FairFace's narrow crops from its wide ones. So a run's folder keeps a hash of its image files' sizes (modification times change when a set is copied), and a run that finds its folder made from other images stops there.
+
 # %%
-run_folder(job).name, run_folder(dense_job(job)).name
+#| export
+def image_sizes(
+    job: Job,  # Settings and data
+) -> str:      # 16 hexadecimal digits; "" where images are rendered
+    "Hash of the sizes of the image files in use."
+    if job.data.root is None: return ""
+    return hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16]
+
+def check_images(job: Job):
+    "Raise ValueError if the run's folder, or its dense network's, was made from other images of the same names"
+    for folder in {run_folder(job), run_folder(dense_job(job))}:
+        known = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("image_sizes") if is_complete(folder) else None
+        if known and known != image_sizes(job): raise ValueError(f"{folder} holds a run on other images with the same names and labels: choose another runs_root, or a name")
+
+def is_complete(folder: Path) -> bool: return (folder / "metrics.json").is_file()
+
+
+# %%
+run_folder(job).name, run_folder(dense_job(job)).name, image_sizes(job)
 
 # %%
 assert run_folder(prepare(replace(tiny, seed=1), **places)) != run_folder(job) == run_folder(prepare(tiny, **places))
 assert run_folder(dense_job(job)) == run_folder(dense_job(prepare(replace(tiny, rate=0.5), **places)))
+other = replace(job, runs_root=home / "others")
+run_folder(other).mkdir(parents=True)
+for known in ("another", image_sizes(job)):
+    for name, text in (("settings", json.dumps(dict(image_sizes=known))), ("metrics", "{}")): (run_folder(other) / f"{name}.json").write_text(text)
+    try: check_images(other)
+    except ValueError as e: print(str(e).replace(str(home), "…"))
+    else: assert known == image_sizes(job)
 
 
 # %% [markdown]
@@ -470,14 +504,12 @@ else: raise AssertionError("an unknown device was accepted")
 
 # %%
 #| export
-def is_complete(folder: Path) -> bool: return (folder / "metrics.json").is_file()
-
 def starting_network(
     job: Job, # Settings and data
-) -> nn.Module | None: # Initial, ImageNet or one's own weights; None where the dense network is there already
+) -> nn.Module | None: # Initial, ImageNet or one's own weights; None where the dense network is there already and nothing else needs them
     "The network before any training. Raises: ValueError, FileNotFoundError or ConnectionError where the weights cannot be had."
-    if is_complete(run_folder(dense_job(job))): return None
-    return initial_network(job)
+    needed = job.settings.method != "dense" and needs_initial(form(job.settings))
+    return None if is_complete(run_folder(dense_job(job))) and not needed else initial_network(job)
 
 def initial_network(job: Job) -> nn.Module:
     "The network that training starts from"
@@ -603,7 +635,7 @@ def save_run(
     folder, test = run_folder(job), (job.table["split"] == "test").to_numpy()
     folder.mkdir(parents=True, exist_ok=True)
     meant = {} if job.settings.method == "dense" else {k: getattr(form(job.settings), k) for k in ("steps", "scope")}
-    write_json(folder / "settings.json", asdict(job.settings) | meant | dict(name=job.name, classes_used=job.heads, group_names=job.group_names))
+    write_json(folder / "settings.json", asdict(job.settings) | meant | dict(name=job.name, image_sizes=image_sizes(job), classes_used=job.heads, group_names=job.group_names))
     write_json(folder / "environment.json", environment(device))
     pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
     pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(folder / "steps.csv", index=False)
@@ -642,14 +674,12 @@ def dense_network(
     "Load the dense network of these settings, or train it and keep it in a run folder of its own."
     dense = dense_job(job)
     folder, s = run_folder(dense), job.settings
-    model = starting_network(job)
-    if model is None:
+    if is_complete(folder):
         model = plain_model(s.network, sum(job.sizes), image_size=s.image_size)
         model.load_state_dict(load_weights(folder / "model.safetensors"))
         table = pd.read_parquet(folder / "predictions.parquet")
         return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
-    start = time.perf_counter()
-    own = s.weights not in ("none", "imagenet")
+    start, model, own = time.perf_counter(), initial_network(job), s.weights not in ("none", "imagenet")
     history = [] if own else train(model, images, stages(s.epochs, s.lrs), job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress)
     model.to(device)
     trained = Trained(model, history, test_classes(dense, images, model, device))
@@ -676,6 +706,8 @@ assert all(torch.equal(v, dense.model.state_dict()[k]) for k, v in again.model.s
 #
 # The groups that are compared need not be those whose importance is kept. A method without groups sees everybody as one. A study may show the importance the images of one race only, or of all but one. And where nobody
 # labelled groups, they can be clusters of the dense network's features, found once the dense network is there. Groups that then have no image are no groups.
+#
+# A cap on the importance's images is so many of each *compared* group, whatever groups the importance has: so FairGRAPE, the same without groups and the same with clusters see the same images.
 
 # %%
 #| export
@@ -688,9 +720,16 @@ def find_clusters(
     "Find the clusters if the settings ask for them. Raises: ValueError where a cluster has too few images."
     s = job.settings
     if "clusters" not in (s.groups, s.importance_groups): return job, images
-    job = replace(job, clusters=cluster_groups(model, images, s.clusters, s.seed, device))
+    kept = run_folder(job) / "clusters.safetensors"
+    found = load_clusters(kept) if kept.is_file() else cluster_groups(model, images, s.clusters, s.seed, device, least=2 if s.groups == "clusters" else 0)
+    job = replace(job, clusters=found)
     if s.groups != "clusters": return job, images
     return replace(job, group=job.clusters.codes[job.table.index], group_names=list(job.clusters.names)), with_clusters(images, job.clusters)
+
+def capped(rows: Tensor, group: Tensor, cap: int, seed: int) -> Tensor:
+    "At most `cap` rows of each group, those that `group_batches` takes"
+    order = lambda mine, g: mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(seed + g))][:cap]
+    return torch.cat([order(rows[group[rows] == g], g) for g in group[rows].unique().tolist()]).sort().values
 
 def importance_images(
     job: Job,       # Settings and data, with clusters where they are needed
@@ -708,6 +747,7 @@ def importance_images(
         seen = torch.zeros(len(group), dtype=torch.bool)
         seen[index] = torch.from_numpy(matching(job.table, s.importance_on))
         rows = rows[seen[rows]]
+    if s.importance_cap and (not form(s).groups or s.importance_groups): rows = capped(rows, images.groups.cpu(), s.importance_cap, s.seed)
     there = group[rows].unique()
     group[rows] = torch.searchsorted(there, group[rows])
     move = lambda t: t.to(images.groups.device)
@@ -724,6 +764,10 @@ assert red.names == ("red",) and set(red.groups[red.rows["train"]].tolist()) == 
 assert len(red.rows["train"]) == int((images.groups[images.rows["train"]] == 1).sum()) and len(both.rows["train"]) == 128
 shades = importance_images(replace(job, settings=replace(tiny, importance_groups="shade")), images)
 assert shades.names == ("dark", "light") and torch.equal(shades.groups[shades.rows["train"]], images.labels[shades.rows["train"], 0])
+few = dict(importance_cap=10, seed=3)
+blind, shared = (importance_images(replace(job, settings=replace(tiny, method=m, **more, **few)), images) for m, more in (("importance", {}), ("fairgrape", dict(importance_groups="shade"))))
+fair = group_batches(images, "train", 64, 10, 3)
+assert sorted(torch.cat([part for _, part in fair.parts]).tolist()) == blind.rows["train"].tolist() == shared.rows["train"].tolist() and len(blind.rows["train"]) == 20
 assert find_clusters(job, images, None) == (job, images)                                                # nobody asked for clusters
 
 # %% [markdown]
@@ -755,7 +799,7 @@ def score_batches(
     "The batches that the method's score wants."
     s, how, rows = job.settings, form(job.settings), images.rows["train"].cpu()
     if how.mixed: return Mixed(images, s.batch, s.augment, s.seed, device)
-    if how.batches == "all": return group_batches(images, "train", s.importance_batch, s.importance_cap, s.seed, device)
+    if how.batches == "all": return group_batches(images, "train", s.importance_batch, s.importance_cap if how.groups and not s.importance_groups else 0, s.seed, device)
     if how.batches == "one": parts = [rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(s.seed))[:s.batch]]]
     else:
         rows = rows[balanced_rows(images.labels[rows.to(images.labels.device)], seed=s.seed)]
@@ -898,6 +942,7 @@ def run(
     "Run one experiment, unless its folder is there already."
     where = set_up(device, threads)
     job, start = prepare(settings, progress=progress, **places), time.perf_counter()
+    check_images(job)
     if is_complete(run_folder(job)): return run_folder(job)
     starting_network(job)
     images = images_of(job, where, progress)

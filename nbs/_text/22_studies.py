@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from fairgrape.cache import Images
 from fairgrape.evaluation import disparities, disparity
-from fairgrape.experiment import Job, Settings, dense_network, find_clusters, images_of, prepare
+from fairgrape.experiment import Job, Settings, dense_network, form, find_clusters, images_of, prepare
 from fairgrape.models import predict_classes
 from fairgrape.plots import PALETTE, figure_of
-from fairgrape.report import Run, report_table, variant, write_report
+from fairgrape.report import Run, experiment, report_table, write_report
 from fairgrape.training import predict
 
 # %%
@@ -139,7 +139,7 @@ def words_filled(
     "A value with its words replaced."
     if not isinstance(value, str) or "{" not in value: return [value]
     kinds = words["kinds"][:1] if fast or "{kind}" not in value else words["kinds"]
-    return [value.format(column=words["column"], kind=kind, first=words["kinds"][0]) for kind in kinds]
+    return [value.replace("{column}", words["column"]).replace("{kind}", kind).replace("{first}", words["kinds"][0]) for kind in kinds]
 
 def study_cells(
     study: Study,                  # The question
@@ -176,37 +176,53 @@ print("runs of the full form on one data set:", total)
 # ## Too weak to tell
 #
 # A network that hardly learnt its task has nothing to lose by pruning, and what its pruning costs whom is noise. The line is drawn at twice the accuracy of guessing, or halfway between guessing and perfection where that is lower
-# (twice a coin toss would be perfection).
+# (twice a coin toss would be perfection). Where one class is common, naming it always may pass that line and is no skill either: so the network must also have a tenth of what is left above the commonest class's share.
 
 # %%
 #| export
 def weak_line(
-    sizes: list[int], # Number of classes of each head
-) -> float:           # Accuracy (percent), mean over the heads
+    sizes: list[int],       # Number of classes of each head
+    commonest: list[float], # Share of the commonest class of each head among the test images (percent)
+) -> float:                 # Accuracy (percent), mean over the heads
     "The dense accuracy below which a study says nothing."
-    guess = np.mean([100 / k for k in sizes])
-    return float(min(2 * guess, (100 + guess) / 2))
+    guess, naming = np.mean([100 / k for k in sizes]), np.mean(commonest)
+    return float(max(min(2 * guess, (100 + guess) / 2), naming + (100 - naming) / 10))
 
+
+# %%
+weak_line([7], [20]), weak_line([2], [50]), weak_line([4], [82.7])
+
+# %%
+assert weak_line([4], [40]) == 50 and weak_line([2], [50]) == 75 and weak_line([4, 2], [40, 50]) == 68.75
+assert weak_line([4], [80]) == 82                                            # a set with one group of four in five
+
+
+# %%
+#| export
 def too_weak(
     runs: list[Run], # A study's runs
 ) -> list[str]:      # A sentence for each dense network that is too weak
     "Which dense networks are too weak to tell anything."
     said = {}
     for run in runs:
-        line, accuracy = weak_line([len(c) for c in run.settings["classes_used"].values()]), run.metrics["accuracy_dense"]
-        what = f"{run.settings['network']}, seed {run.settings['seed']}"
-        if accuracy < line: said[what] = f"The dense network ({what}) has {accuracy:.1f} % on the test images; below {line:.1f} % it is too weak to tell anything, and neither do its pruned forms."
+        s, rates = run.settings, pd.DataFrame(run.metrics["rates"])
+        per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
+        line, accuracy = weak_line([len(c) for c in s["classes_used"].values()], list(100 * per_head.max() / per_head.sum())), run.metrics["accuracy_dense"]
+        what = f"{experiment(s)}; seed {s['seed']}"
+        if accuracy < line: said[what] = f"Too weak: the dense network has {accuracy:.1f} % on the test images; below {line:.1f} % it says nothing, and neither do its pruned forms ({what})."
     return list(said.values())
 
 
 # %%
-weak_line([7]), weak_line([2]), weak_line([4, 2])
+def example(accuracy, share=40, **more):
+    counts = [share, 100 - share - 10, 10, 0]
+    return SimpleNamespace(settings=dict(classes_used=dict(race=list("abcd")), network="resnet34", seed=0) | more,
+                           metrics=dict(accuracy_dense=accuracy, rates=[dict(head="race", group="all", n=n) for n in counts]))
+too_weak([example(45.)])[0]
 
 # %%
-assert weak_line([4]) == 50 and weak_line([2]) == 75 and round(weak_line([4, 2]), 2) == 68.75
-run = lambda accuracy: SimpleNamespace(settings=dict(classes_used=dict(race=list("abcd")), network="resnet34", seed=0), metrics=dict(accuracy_dense=accuracy))
-print(too_weak([run(40.)])[0])
-assert too_weak([run(50.)]) == [] and len(too_weak([run(40.), run(40.)])) == 1
+assert too_weak([example(56.)]) == [] and len(too_weak([example(45.), example(45.)])) == 1           # one network, one sentence
+assert len(too_weak([example(45.), example(45., imbalance="race=a:0.2")])) == 2 and len(too_weak([example(81., share=80)])) == 1
 
 
 # %% [markdown]
@@ -289,15 +305,19 @@ def run_layers(
     data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
     cache_root: str | Path | None = None, # Folder of decoded images; default: settings.ini
 ) -> dict[str, pd.DataFrame]:             # Run's label → its `layer_disparity`
-    "Every pruned run's layers, one at a time, from the masks in its folder and the dense network beside it."
-    tables = {}
-    for run in (r for r in runs if r.settings["method"] != "dense"):
+    "Layers one at a time, from the masks in a run's folder and the dense network beside it, for every run that pruned the trained network."
+    tables, rows = {}, report_table(runs).set_index("run")
+    for run in (r for r in runs if r.path.name in rows.index):
         settings = Settings(**{f.name: run.settings[f.name] for f in fields(Settings) if f.name in run.settings})
+        if form(settings).start == "initial": continue                       # its mask belongs to other weights
         job = prepare(settings, data_root, run.path.parent, cache_root, run.settings.get("name", ""), progress=False)
         images = images_of(job, device, progress=False)
         dense = dense_network(job, images, device, progress=False)
         job, images = find_clusters(job, images, dense.model, device)
-        tables[f"{variant(run.settings)}, rate {settings.rate:g}, seed {settings.seed}"] = layer_disparity(job, images, dense.model, run.masks, device)
+        r = rows.loc[run.path.name]
+        label = f"{r.network}, {r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}" + (f", imbalance {settings.imbalance}" if settings.imbalance else "")
+        if label in tables: raise ValueError(f"two runs would share the label {label!r}: give one of them to this study")
+        tables[label] = layer_disparity(job, images, dense.model, run.masks, device)
     return tables
 
 
@@ -315,9 +335,9 @@ def study_intro(
     runs: list[Run],  # Its runs
 ) -> list[str]:       # Paragraphs
     "What the page says before the numbers."
-    s = runs[0].settings
-    small = f"This is the fast form, for two cores: {s['network']} {'from scratch' if s['weights'] == 'none' else 'from ' + s['weights'] + ' weights'} at {s['image_size']} px, " + (f"at most {s['limit']:,} images, " if s["limit"] else "") + \
-            f"{s['epochs']} epochs, keep {s['keep']:g}. It speaks for this small network and these few images, not for the paper's."
+    s, of = runs[0].settings, lambda key: " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs))
+    small = f"This is the fast form, for two cores: {s['network']} {'from scratch' if s['weights'] == 'none' else 'from ' + s['weights'] + ' weights'} at {s['image_size']} px, " + (f"at most {of('limit')} images, " if s["limit"] else "") + \
+            f"{s['epochs']} epochs, keep {of('keep')}. It speaks for this small network and these few images, not for the paper's."
     seeds = len({r.settings["seed"] for r in runs})
     luck = "One seed of each run: differences between methods are differences of one throw." if seeds == 1 else f"{seeds} seeds."
     return [study.asks, study.why.strip(), f"Look at {study.look[0].lower() + study.look[1:] if study.look[1:2].islower() else study.look}".strip(), f"Source: {study.source}.", *([small] if fast else []), luck, *too_weak(runs)]

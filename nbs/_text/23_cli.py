@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Command line
 #
-# > `fairgrape run`, `fairgrape grid`, `fairgrape report`: papermill over the notebooks in nbs/templates
+# > `fairgrape run`, `grid`, `study`, `report` and `data check`: papermill over the notebooks in nbs/templates
 
 # %%
 #| default_exp cli
@@ -22,8 +22,8 @@ import papermill
 import yaml
 from traitlets.config import Config
 
-from fairgrape.datasets import DATASETS, check_text
-from fairgrape.experiment import KNOWN, PLACES, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
+from fairgrape.datasets import DATASETS, check_dataset, set_text
+from fairgrape.experiment import KNOWN, PLACES, check_images, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
 from fairgrape.report import find_runs
 from fairgrape.settings import read_settings, root
 from fairgrape.studies import load_study, protocol_rows, study_cells, study_names
@@ -121,6 +121,7 @@ def execute(
     settings, places = from_parameters(parameters)
     device_of(places.get("device", ""))
     job = prepare(settings, progress=log, **{k: v for k, v in places.items() if k not in ("device", "threads", "progress")})
+    check_images(job)
     folder = run_folder(job)
     if is_complete(folder) and notebook_is_whole(folder / "prune.ipynb"): return folder
     if not is_complete(folder): starting_network(job)
@@ -208,7 +209,7 @@ def run_cells(
         what = " ".join(f"{cell[k]}" if k in SAID else f"{k}={cell[k]}" for k in (*SAID, *VARIED) if cell.get(k) not in (None, "", False))
         if log: print(f"[{i}/{len(cells)}] {what}", flush=True)
         try: done.append(execute(cell, log))
-        except Exception as e: failed.append(f"{what}: {type(e).__name__}: {str(e).strip().splitlines()[-1]}")
+        except Exception as e: failed.append(f"{what}: {type(e).__name__}: {(str(e).strip().splitlines() or [''])[-1]}")
     return done, failed
 
 SAID, VARIED = ("dataset", "task", "network", "method", "rate", "scope"), ("keep", "steps", "as_released", "importance_on", "importance_groups", "imbalance", "seed")  # what a line of the log names
@@ -278,7 +279,7 @@ def study(
     if not done: raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
     folder = root("runs", places.get("runs_root")) / "studies" / f"{name}-{row}{'-fast' if fast else ''}"
     folder.mkdir(parents=True, exist_ok=True)
-    where = {k: v for k, v in _absolute(places).items() if k in ("data_root", "cache_root")}
+    where = {k: v for k, v in _absolute(places).items() if k in ("data_root", "cache_root")} | {k: places[k] for k in ("device", "threads") if k in places}
     run_notebook("study", folder / "study.ipynb", dict(study=name, row=row, fast=fast, runs="\n".join(map(str, dict.fromkeys(done))), out=str(folder / "study.html"), **where), log=False)
     return folder, failed
 
@@ -314,7 +315,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--dataset", required=True, dest="row", metavar="ROW", help="a data set and task of the protocol")
     ask.add_argument("--fast", action="store_true", help="the form for two cores, about ten minutes")
     data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(dest="what", required=True)
-    check = data.add_parser("check", help="what is there, what is missing or damaged, and where to get it")
+    check = data.add_parser("check", help="what is there, what is missing or damaged, and where to get it; exit status 1 if the set is not sound")
     check.add_argument("dataset", choices=DATASETS)
     for name in ("data_path", "data_root"): check.add_argument(f"--{name}", default="")
     check.add_argument("--quick", action="store_true", help="do not decode the images")
@@ -344,10 +345,15 @@ def main(
         if args.command == "run": print(execute(_parameters(args))); return 0
         if args.command == "grid": return _grid(args)
         if args.command == "study": return _study(args)
-        if args.command == "data": print(check_text(args.dataset, args.data_path or None, root("data", args.data_root), decode=not args.quick)); return 0
+        if args.command == "data": return _check(args)
         print(report(root("runs", args.runs_root), args.out or "")); return 0
     except (ValueError, TypeError, OSError, RuntimeError) as e: print(f"fairgrape: {e}", file=sys.stderr); return 2
     except papermill.PapermillExecutionError as e: print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr); return 1
+
+def _check(args: argparse.Namespace) -> int:
+    check = check_dataset(args.dataset, args.data_path or None, root("data", args.data_root), not args.quick, progress=sys.stderr.isatty())
+    print(set_text(check))
+    return 0 if check.sound else 1
 
 def _study(args: argparse.Namespace) -> int:
     folder, failed = study(args.study, args.row, args.fast, {k: v.split() if k in LISTS else v for k, v in vars(args).items() if k in KNOWN})
@@ -372,6 +378,7 @@ code = main(["run", "--rate", "1.5"])
 
 # %%
 assert code == 2 and main(["grid", "nothing"]) == 2
+assert main(["data", "check", "folder", "--data_path", str(home / "own")]) == 0 and main(["data", "check", "celeba", "--data_root", str(home)]) == 1
 (home / "p.yaml").write_text(yaml.safe_dump(dict(tiny, rate=0.25)))
 assert main(["run", "-f", str(home / "p.yaml"), "--rate", "0.5"]) == 0                 # the option wins: this run is done already
 (home / "bad.yaml").write_text("!!python/object/apply:os.system ['echo run']")

@@ -57,14 +57,16 @@ settings
 
 # %%
 import time
-from fairgrape.data import check_cells
-from fairgrape.experiment import (dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table,
+from fairgrape.clusters import clusters_table
+from fairgrape.data import check_cells, label_columns
+from fairgrape.experiment import (check_images, dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table,
                                   starting_network)
 from fairgrape.plots import plot_groups, plot_history, plot_shares, plot_sparsity
 from fairgrape.report import load_run
 started = time.perf_counter()
 where = set_up(places.pop("device", ""), places.pop("threads", 0))
 job = prepare(settings, **places)
+check_images(job)
 folder = run_folder(job)
 print(f"{folder.name} on {where}" + (": complete already" if is_complete(folder) else ""))
 
@@ -87,7 +89,7 @@ if not is_complete(folder):
     images = images_of(job, where, progress)
     dense = dense_network(job, images, where, progress)
     job, images = find_clusters(job, images, dense.model, where)
-if job.clusters is not None: display(job.clusters.table)
+if job.clusters is not None: display(job.clusters.table, clusters_table(job.clusters, job.table, label_columns(job.table)))
 
 # %% [markdown]
 # ## Pruning

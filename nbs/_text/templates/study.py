@@ -11,6 +11,8 @@ runs: str = ""         # the run folders, one a line
 out: str = ""          # where the page goes
 data_root: str = ""    # folder of the data sets; empty: settings.ini
 cache_root: str = ""   # folder of decoded images; empty: settings.ini
+device: str = ""       # where to compute; empty: CUDA where there is one
+threads: int = 0       # CPU threads; 0: as they are
 
 # %%
 from pathlib import Path
@@ -32,7 +34,7 @@ display(Markdown(f"## {asked.title}: {row}{' (fast)' if fast else ''}"), Markdow
 
 # %%
 weak = too_weak(done)
-print("\n".join(weak) or "The dense networks are above twice the accuracy of guessing (or, with few classes, half-way from guessing to perfection).")
+print("\n".join(weak) or "Yes: every dense network is above twice the accuracy of guessing (with two classes, half-way to perfection) and above naming the commonest class.")
 
 # %% [markdown]
 # ## What came out
@@ -54,7 +56,7 @@ for name, rows in table.groupby("experiment", sort=False):
 # Where the study asks for it: each layer's mask alone on the dense network, nothing retrained.
 
 # %%
-layers = run_layers(done, set_up(), data_root or None, cache_root or None) if asked.layers else {}
+layers = run_layers(done, set_up(device, int(threads)), data_root or None, cache_root or None) if asked.layers else {}
 for label, by_layer in layers.items(): display(Markdown(f"### {label}"), by_layer.round(2))
 if layers: display(plot_layers(layers))
 
