@@ -85,7 +85,7 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
 STUDIES = """# Studies, in their fast form
 
 Each study's executed notebook and its table ([what the studies ask](../../../nbs/templates/studies)). **Fast form**: ResNet-10 from scratch at 32 px, at most 4,000 images, keep 0.3, one retraining epoch, and where nothing else is said one seed. It
-speaks for this small network and these few images, not for the paper's. Accuracies in percent, ρ, ψ and Δ in percentage points; a ρ below its floor's 95 % says nothing, and most here are below.
+speaks for this small network and these few images, not for the paper's. Accuracies in percent, ρ, ψ and Δ in percentage points; a ρ below its floor's 95 % says nothing.
 """
 
 def study_section(folder: Path, out: Path) -> str:
@@ -98,7 +98,8 @@ def study_section(folder: Path, out: Path) -> str:
     write_notebook(folder / "study.ipynb", out / folder.name / "study.ipynb", places)
     table = pd.read_csv(folder / "study.csv")
     table.round(3).to_csv(out / folder.name / "study.csv", index=False)
-    lines = [f"\n## [{asked.title}: {given['row']}]({folder.name}/study.ipynb)\n\n{asked.asks}\n"]
+    printed = [line for c in nbformat.read(folder / "study.ipynb", 4).cells if c.cell_type == "code" for o in c.outputs for line in o.get("text", "").splitlines()]
+    lines = [f"\n## [{asked.title}: {given['row']}]({folder.name}/study.ipynb)\n\n{asked.asks}\n", *(f"**{line}**\n" for line in printed if line.startswith("Too weak"))]
     for experiment, part in table.groupby("experiment", sort=False):
         shown = display_table(part).drop(columns=["Dataset", "Groups", "Network"])
         lines += [f"\n{experiment}\n", markdown_table(shown), "", *(f"- {sentence}" for sentence in verdicts(part, asked.against))]
