@@ -9,6 +9,7 @@ __all__ = ['LISTS', 'SAID', 'VARIED', 'template', 'notebook_is_whole', 'execute'
 # %% ../nbs/23_cli.ipynb #914cd185
 import argparse
 import itertools
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -137,10 +138,12 @@ def study(
     "Run a study and build its page. Raises: ValueError before anything starts; RuntimeError if no run succeeded."
     given = dict(overrides or {})
     places = {k: v for k, v in given.items() if k in PLACES}
-    cells = study_cells(load_study(name), row, fast, {k: v for k, v in given.items() if k not in PLACES})
+    changed = {k: v for k, v in given.items() if k not in PLACES}
+    cells = study_cells(load_study(name), row, fast, changed)
     done, failed = run_cells([cell | places for cell in cells], log)
     if not done: raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
-    folder = root("runs", places.get("runs_root")) / "studies" / f"{name}-{row}{'-fast' if fast else ''}"
+    words = [name, row, *["fast"] * fast, *(f"{v}" for k, v in changed.items() if k != "data_path")]
+    folder = root("runs", places.get("runs_root")) / "studies" / re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-")[:100]
     folder.mkdir(parents=True, exist_ok=True)
     where = {k: v for k, v in _absolute(places).items() if k in ("data_root", "cache_root")} | {k: places[k] for k in ("device", "threads") if k in places}
     run_notebook("study", folder / "study.ipynb", dict(study=name, row=row, fast=fast, runs="\n".join(map(str, dict.fromkeys(done))), out=str(folder / "study.html"), **where), log=False)

@@ -10,6 +10,7 @@
 #| export
 import argparse
 import itertools
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -260,7 +261,7 @@ assert notebook_is_whole(home / "runs" / "report.ipynb") and "<table" in page.re
 # %% [markdown]
 # ## A study
 #
-# The third template: the runs of a question of the paper, then its page, in `studies/` below the runs folder. Runs that are there already, from this study or another, are not run again.
+# The third template: the runs of a question of the paper, then its page, in `studies/` below the runs folder. Settings that replace the study's own are in the folder's name. Runs that are there already, from this study or another, are not run again.
 
 # %%
 #| export
@@ -274,10 +275,12 @@ def study(
     "Run a study and build its page. Raises: ValueError before anything starts; RuntimeError if no run succeeded."
     given = dict(overrides or {})
     places = {k: v for k, v in given.items() if k in PLACES}
-    cells = study_cells(load_study(name), row, fast, {k: v for k, v in given.items() if k not in PLACES})
+    changed = {k: v for k, v in given.items() if k not in PLACES}
+    cells = study_cells(load_study(name), row, fast, changed)
     done, failed = run_cells([cell | places for cell in cells], log)
     if not done: raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
-    folder = root("runs", places.get("runs_root")) / "studies" / f"{name}-{row}{'-fast' if fast else ''}"
+    words = [name, row, *["fast"] * fast, *(f"{v}" for k, v in changed.items() if k != "data_path")]
+    folder = root("runs", places.get("runs_root")) / "studies" / re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-")[:100]
     folder.mkdir(parents=True, exist_ok=True)
     where = {k: v for k, v in _absolute(places).items() if k in ("data_root", "cache_root")} | {k: places[k] for k in ("device", "threads") if k in places}
     run_notebook("study", folder / "study.ipynb", dict(study=name, row=row, fast=fast, runs="\n".join(map(str, dict.fromkeys(done))), out=str(folder / "study.html"), **where), log=False)
@@ -289,6 +292,7 @@ page, failed = study("rates", "utkface", fast=True, overrides={k: v for k, v in 
 sorted(f.name for f in page.iterdir())
 
 # %%
+assert page.name.startswith("rates-utkface-fast-") and "resnet10" in page.name                              # what was changed is in its name
 assert not failed and notebook_is_whole(page / "study.ipynb") and "from half of the weights" in (page / "study.html").read_text()
 try: study("rates", "synthetic", overrides=dict(ratio=3))
 except (ValueError, TypeError) as e: print(e)
