@@ -84,7 +84,7 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
 
 STUDIES = """# Studies, in their fast form
 
-Each study's executed notebook and its table ([what the studies ask](../../../nbs/templates/studies)). **Fast form**: ResNet-10 from scratch at 32 px, at most 4,000 images, keep 0.3, one retraining epoch, and where nothing else is said one seed. It
+Each study's executed notebook and its table ([what the studies ask](../../../nbs/templates/studies)). **Fast form**: ResNet-10 from scratch at 32 px, at most 4,000 images, keep 0.3, one retraining epoch and one seed, where nothing else is said. It
 speaks for this small network and these few images, not for the paper's. Accuracies in percent, ρ, ψ and Δ in percentage points; a ρ below its floor's 95 % says nothing.
 """
 
