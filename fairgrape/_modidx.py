@@ -151,7 +151,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'fairgrape.datasets._some': ('datasets.html#_some', 'fairgrape/datasets.py'),
                                     'fairgrape.datasets.all_splits': ('datasets.html#all_splits', 'fairgrape/datasets.py'),
                                     'fairgrape.datasets.check_dataset': ('datasets.html#check_dataset', 'fairgrape/datasets.py'),
-                                    'fairgrape.datasets.check_text': ('datasets.html#check_text', 'fairgrape/datasets.py'),
                                     'fairgrape.datasets.count_all': ('datasets.html#count_all', 'fairgrape/datasets.py'),
                                     'fairgrape.datasets.crossings': ('datasets.html#crossings', 'fairgrape/datasets.py'),
                                     'fairgrape.datasets.find_copies': ('datasets.html#find_copies', 'fairgrape/datasets.py'),

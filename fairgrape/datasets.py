@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'FULL_SIZE', 'read_synthetic', 'find_set', 'read_dataset', 'all_splits', 'crossings', 'count_all',
-           'find_damaged', 'find_copies', 'SetCheck', 'check_dataset', 'set_text', 'check_text']
+           'find_damaged', 'find_copies', 'SetCheck', 'check_dataset', 'set_text']
 
 # %% ../nbs/06_datasets.ipynb #4864ac56
 import hashlib
@@ -240,14 +240,3 @@ def set_text(
     here = n + len(check.missing) + len(check.data.notes.get("skipped", []))
     if full and here != full: head.append(f"The published set has {full:,} images; the labels here name {here:,}.")
     return "\n".join([*head, "", *_counts_text(check), *_files_text(check), *_empty_text(check), _advice(check)])
-
-# %% ../nbs/06_datasets.ipynb #a65f5a42
-def check_text(
-    name: str,                # One of `DATASETS`
-    path: str | Path | None,  # As for `read_dataset`
-    data_root: str | Path,    # As for `read_dataset`
-    decode: bool = True,      # Decode every image
-    progress: bool = True,    # Show progress bars
-) -> str:                     # Many lines, for a terminal
-    "What is there of a set, to read. Raises: ValueError (unknown name)."
-    return set_text(check_dataset(name, path, data_root, decode, progress))

@@ -14,7 +14,7 @@ from fixtures import write_celeba, write_people
 from PIL import Image
 
 from fairgrape.data import matching, thin_table
-from fairgrape.datasets import DATASETS, all_splits, check_dataset, check_text, count_all, read_dataset, read_synthetic, set_text
+from fairgrape.datasets import DATASETS, all_splits, check_dataset, count_all, read_dataset, read_synthetic, set_text
 from fairgrape.readers import FAIRFACE, read_fairface
 from fairgrape.synthetic import render_faces
 
@@ -154,7 +154,7 @@ def test_check_of_people(tmp_path):
 def test_check_of_a_set_that_is_not_there(name, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        text = check_text(name, None, tmp_path, progress=False)
+        text = set_text(check_dataset(name, None, tmp_path, progress=False))
     if name == "synthetic": assert text.startswith("synthetic: ")
     elif name == "folder": assert "needs a path" in text
     else: assert text.startswith(f"{name}: none of ") and "https://" in text and "data/README.md" in text

@@ -430,34 +430,21 @@ for line in ["fairface: 8 images in", "The published set has 97,698 images; the 
 assert "none in the whole set: 13 of 18 classes: age: 0-2" in text
 assert "none in test (official split): 2 of 6 cells: race × gender: Black × Male, race × gender: Black × Female" in text
 
-
 # %% [markdown]
-# Look and tell in one call: this is `fairgrape data check`. A set that is not there, one that cannot be read, one of which only the labels are there, and one without files:
-
-# %%
-#| export
-def check_text(
-    name: str,                # One of `DATASETS`
-    path: str | Path | None,  # As for `read_dataset`
-    data_root: str | Path,    # As for `read_dataset`
-    decode: bool = True,      # Decode every image
-    progress: bool = True,    # Show progress bars
-) -> str:                     # Many lines, for a terminal
-    "What is there of a set, to read. Raises: ValueError (unknown name)."
-    return set_text(check_dataset(name, path, data_root, decode, progress))
-
+# Look, then tell: this is what `fairgrape data check` prints. A set that is not there, one that cannot be read, one of which only the labels are there, and one without files:
 
 # %%
 (tmp/"damaged.zip").write_text("<html>")
 shutil.copytree(tmp/"FairFace", tmp/"labels", ignore=shutil.ignore_patterns("*.jpg"))
+def told(name, path): return set_text(check_dataset(name, path, tmp, progress=False))
 for name, path in [("celeba", None), ("fairface", tmp/"damaged.zip"), ("fairface", tmp/"labels"), ("synthetic", None)]:
-    print(check_text(name, path, tmp, progress=False).replace(str(tmp), "…"), "\n")
+    print(told(name, path).replace(str(tmp), "…"), "\n")
 
 # %%
-assert check_text("celeba", None, tmp).startswith("celeba: none of CelebA") and "https://mmlab.ie.cuhk.edu.hk" in check_text("celeba", None, tmp)
-assert "neither a tar nor a zip" in check_text("fairface", tmp/"damaged.zip", tmp)
-assert "none of the images is there" in check_text("fairface", tmp/"labels", tmp)
-assert "Files: none" in check_text("synthetic", None, tmp) and "Nothing is missing." in check_text("synthetic", None, tmp)
-try: check_text("faces", None, tmp)
+assert told("celeba", None).startswith("celeba: none of CelebA") and "https://mmlab.ie.cuhk.edu.hk" in told("celeba", None)
+assert "neither a tar nor a zip" in told("fairface", tmp/"damaged.zip")
+assert "none of the images is there" in told("fairface", tmp/"labels")
+assert "Files: none" in told("synthetic", None) and "Nothing is missing." in told("synthetic", None)
+try: told("faces", None)
 except ValueError as e: say(e)
 else: raise AssertionError("an unknown set was checked")
