@@ -39,12 +39,15 @@ augment: str = "paper"            # paper, flip or none
 precision: str = "fp32"           # fp32, bf16 or fp16 (importance then in fp32)
 seed: int = 0                     # initial weights, order of images, augmentation; not the split
 bootstrap: int = 2000             # resamples for the intervals
+accumulate: int = 1               # parts in which a training batch goes through the network, where it does not fit in memory at once
+compiled: bool = False            # let torch.compile make the network faster (needs a C++ compiler; other last digits)
 name: str = ""                    # the run folder's name; empty: made of the settings
 data_root: str = ""               # folder of the data sets; empty: settings.ini
 runs_root: str = ""               # folder of the runs; empty: settings.ini
 cache_root: str = ""              # folder of decoded images; empty: settings.ini
 device: str = ""                  # cuda, cuda:1, cpu …; empty: CUDA where there is one
 threads: int = 0                  # CPU threads; 0: as they are
+processes: int = 1                # processes that share this one run, one to a GPU
 progress: bool = True             # show progress bars
 
 # %% [markdown]

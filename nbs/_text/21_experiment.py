@@ -90,6 +90,8 @@ class Settings:
     precision: str = "fp32"           # fp32, bf16 or fp16 (importance then in fp32)
     seed: int = 0                     # Initial weights, order of images, augmentation; not the split
     bootstrap: int = 2000             # Resamples for the intervals
+    accumulate: int = 1               # Parts in which a training batch goes through the network, where it does not fit in memory at once
+    compiled: bool = False            # Let torch.compile make the network faster (needs a C++ compiler; other last digits)
 
     def __post_init__(self): check_settings(self)
 
@@ -101,7 +103,7 @@ class Settings:
 #| export
 CHOICES = dict(method=("dense", *METHODS), steps=("published", "iterative", "one shot"), scope=("published", *SCOPES), split=("photo", "person", "official"),
                augment=("paper", "flip", "none"), precision=tuple(PRECISIONS))
-LEAST = dict(image_size=16, batch=2, importance_batch=1, importance_cap=0, limit=0, clusters=0, retrain_epochs=1, retrain_lr=0, bootstrap=100, seed=0)
+LEAST = dict(image_size=16, batch=2, importance_batch=1, importance_cap=0, limit=0, clusters=0, retrain_epochs=1, retrain_lr=0, bootstrap=100, seed=0, accumulate=1)
 
 def check_settings(s: Settings):
     "Bring numbers into their type; raise ValueError or TypeError for a setting that cannot be"
@@ -181,13 +183,13 @@ for bad in (dict(method="snip", weights="own.safetensors"), dict(method="ws", im
 
 # %%
 #| export
-PLACES = ("name", "data_root", "runs_root", "cache_root", "device", "threads", "progress")   # where and how, not what: they do not change the result
+PLACES = ("name", "data_root", "runs_root", "cache_root", "device", "threads", "processes", "progress")   # where and how, not what: they do not change the result
 KNOWN = tuple(f.name for f in fields(Settings)) + PLACES
 
 def from_parameters(
     names: Mapping,      # A notebook's `globals()`, or a dictionary of parameters
     ignore: tuple = ("In", "Out", "exit", "quit", "open", "get_ipython"), # What IPython itself puts there
-) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, progress)
+) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, processes, progress)
     "Make settings of parameters. Raises: ValueError for an unknown name, and what `Settings` raises."
     given = {k: v for k, v in names.items() if not k.startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
     unknown = sorted(set(given) - set(KNOWN))
@@ -217,7 +219,7 @@ for unknown in (dict(rates=0.9), dict(rates=[0.9, 0.99])):
 #| export
 STEPS = ("keep", "retrain_epochs", "retrain_lr")                       # of methods in steps
 OF_METHODS = {"rate", "steps", "scope", *STEPS, "importance_batch", "importance_cap", "importance_on", "importance_groups"}
-LATER = dict(imbalance="", as_released=False, importance_on="", importance_groups="", clusters=0)   # settings younger than some runs, with their defaults
+LATER = dict(imbalance="", as_released=False, importance_on="", importance_groups="", clusters=0, accumulate=1, compiled=False)   # settings younger than some runs, with their defaults
 
 def unused(
     settings: Settings, # A run's settings
