@@ -8,7 +8,7 @@ __all__ = ['schedule', 'Step', 'prune', 'prune_fair']
 # %% ../nbs/17_pruning.ipynb #5c9b9d6a
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -49,7 +49,7 @@ class Step:
     total: int        # Weights of all prunable layers
     score_s: float    # Seconds for the importance
     select_s: float   # Seconds for the selection
-    retrain_s: float  # Seconds for retraining
+    retrain_s: float | None  # Seconds for retraining; None: not through yet
 
     @property
     def sparsity(self) -> float: return 1 - self.kept / self.total
@@ -66,23 +66,30 @@ def prune(
     retrain: Callable[[nn.Module, int], None] | None = None, # Called after each step with the network and its number; None: no training
     ignore: Iterable[str] = (),                     # Layers to leave dense
     on_step: Callable[[Step], None] | None = None,  # Told about each step, e.g. `print`
+    on_select: Callable[[Step], None] | None = None,# Told when a step's masks are set and its retraining is to begin
+    done: Iterable[Step] = (),                      # Steps that an earlier process did to this model; one whose `retrain_s` is None is retrained
 ) -> list[Step]:                                    # What each step did; the masks are in the model (`get_masks`)
     """Prune `model` in steps: score, select, apply, retrain.
 
     Raises: ValueError for a rate, keep, scope or layer name that cannot be, before any work.
     Source: paper, Algorithm 1."""
-    rates, masks, steps = schedule(rate, keep), get_masks(model, ignore), []
+    rates, masks, steps = schedule(rate, keep), get_masks(model, ignore), list(done)
     check_scope(masks, rates[-1], scope)
-    for i, r in enumerate(rates, 1):
+    half = steps.pop() if steps and steps[-1].retrain_s is None else None
+    for i, r in list(enumerate(rates, 1))[len(steps):]:
+        if half is None:
+            start = time.perf_counter()
+            importance = score(model)
+            scored = time.perf_counter()
+            masks = select_masks(importance, masks, {n: m.weight.detach() for n, m in prunable(model, ignore).items()}, r, select, scope)
+            apply_masks(model, masks)
+            kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
+            half = Step(i, float(r), kept, total, scored - start, time.perf_counter() - scored, None)
+            if on_select is not None: on_select(half)
         start = time.perf_counter()
-        importance = score(model)
-        scored = time.perf_counter()
-        masks = select_masks(importance, masks, {n: m.weight.detach() for n, m in prunable(model, ignore).items()}, r, select, scope)
-        apply_masks(model, masks)
-        selected = time.perf_counter()
         if retrain is not None: retrain(model, i)
-        kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
-        steps.append(Step(i, float(r), kept, total, scored - start, selected - scored, time.perf_counter() - selected))
+        steps.append(replace(half, retrain_s=time.perf_counter() - start))
+        half = None
         if on_step is not None: on_step(steps[-1])
     return steps
 

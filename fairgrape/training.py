@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 from .cache import Images, augmentation, batches
+from .checkpoints import Journal, optimizer_tensors, restore_optimizer
+from .checkpoints import Stage as Unfinished
 from .models import predict_classes, task_loss
 
 # %% ../nbs/13_training.ipynb #d5652f84
@@ -187,24 +189,32 @@ def train_stage(
     device: torch.device | str = 'cpu', # Where to compute
     progress: bool = True,           # Show a bar over all batches of the stage
     optimizer: Callable = adam,      # (parameters, lr) -> optimizer
+    journal: Journal | None = None,  # Told after each epoch; where it knows this stage, the stage goes on from there
+    at: tuple[str, int] = ('', 0),   # The stage's name in the journal: label and number
 ) -> list[dict]:                     # One row an epoch; `kept` is True at the best
     "Train for some epochs at one rate and keep the best by validation loss, the earlier one on a tie."
-    opt, best, rows = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr), None, []
+    opt, rows, best, weights = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr), [], None, None
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == 'fp16')
+    if here := journal and journal.half_done(*at):
+        rows, best, weights = here.rows, here.best, here.weights
+        restore_optimizer(opt, here.optimizer), scaler.load_state_dict(here.scaler)
     with tqdm(total=stage.epochs*math.ceil(len(images.rows['train'])/batch), desc=where, disable=not progress, leave=False) as bar:
-        for epoch, seed in enumerate(epoch_seeds):
+        for epoch, seed in list(enumerate(epoch_seeds))[len(rows):]:
             start, here = time.perf_counter(), f'{where}, epoch {epoch + 1}'
             with seeded(seed, device) as generator:
                 loader = batches(images, 'train', batch, generator, augment, device)
                 train_loss = train_epoch(model, opt, loader, sizes, scaler, precision, bar, here)
             val_loss, accuracy = evaluate_loss(model, images, 'val', sizes, 4*batch, precision, device)
             check_finite(val_loss, f'{here}, validation')
-            if best is None or val_loss < rows[best[0]]['val_loss']: best = epoch, {k: v.clone() for k, v in model.state_dict().items()}
+            if best is None or val_loss < rows[best]['val_loss']: best, weights = epoch, {k: v.clone() for k, v in model.state_dict().items()}
             bar.set_postfix(loss=f'{val_loss:.3f}', accuracy=f'{accuracy:.1f}')
             rows.append(dict(epoch=epoch, lr=stage.lr, train_loss=train_loss, val_loss=val_loss, val_accuracy=accuracy,
                              seconds=time.perf_counter() - start))
-    model.load_state_dict(best[1])
-    return [row | dict(kept=row['epoch'] == best[0]) for row in rows]
+            if journal:
+                journal.unfinished = Unfinished(*at, rows, best, weights, optimizer_tensors(opt), scaler.state_dict())
+                journal.write(model, where, f'{epoch + 1} of {stage.epochs}')
+    model.load_state_dict(weights)
+    return [row | dict(kept=row['epoch'] == best) for row in rows]
 
 # %% ../nbs/13_training.ipynb #281540d2
 def train(
@@ -221,6 +231,7 @@ def train(
     progress: bool = True,           # Show a bar for each stage
     history: list[dict] | None = None,  # Rows of earlier trainings, to go on from
     optimizer: Callable = adam,      # (parameters, lr) -> optimizer, rebuilt at each stage
+    journal: Journal | None = None,  # Told after each epoch; stages that it knows as done are left out
 ) -> list[dict]:                     # The history, one row an epoch: label, stage, epoch, lr, losses, accuracy, seconds, kept
     """Train through all stages; each keeps its best epoch by validation loss.
 
@@ -234,8 +245,10 @@ def train(
     history = [] if history is None else history
     model.to(device, memory_format=memory_order(model, device))
     for i, stage in enumerate(stages):
+        if journal and journal.done(label, i): continue
         seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
         where = f'{label}, stage {i + 1}'
-        rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, precision, device, progress, optimizer)
+        rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, precision, device, progress, optimizer, journal, (label, i))
         history += [dict(label=label, stage=i) | row for row in rows]
+        if journal: journal.unfinished = None
     return history

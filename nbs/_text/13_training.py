@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from tqdm import tqdm
 from fairgrape.cache import Images, augmentation, batches
+from fairgrape.checkpoints import Journal, optimizer_tensors, restore_optimizer
+from fairgrape.checkpoints import Stage as Unfinished
 from fairgrape.models import predict_classes, task_loss
 
 
@@ -429,24 +431,32 @@ def train_stage(
     device: torch.device | str = 'cpu', # Where to compute
     progress: bool = True,           # Show a bar over all batches of the stage
     optimizer: Callable = adam,      # (parameters, lr) -> optimizer
+    journal: Journal | None = None,  # Told after each epoch; where it knows this stage, the stage goes on from there
+    at: tuple[str, int] = ('', 0),   # The stage's name in the journal: label and number
 ) -> list[dict]:                     # One row an epoch; `kept` is True at the best
     "Train for some epochs at one rate and keep the best by validation loss, the earlier one on a tie."
-    opt, best, rows = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr), None, []
+    opt, rows, best, weights = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr), [], None, None
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == 'fp16')
+    if here := journal and journal.half_done(*at):
+        rows, best, weights = here.rows, here.best, here.weights
+        restore_optimizer(opt, here.optimizer), scaler.load_state_dict(here.scaler)
     with tqdm(total=stage.epochs*math.ceil(len(images.rows['train'])/batch), desc=where, disable=not progress, leave=False) as bar:
-        for epoch, seed in enumerate(epoch_seeds):
+        for epoch, seed in list(enumerate(epoch_seeds))[len(rows):]:
             start, here = time.perf_counter(), f'{where}, epoch {epoch + 1}'
             with seeded(seed, device) as generator:
                 loader = batches(images, 'train', batch, generator, augment, device)
                 train_loss = train_epoch(model, opt, loader, sizes, scaler, precision, bar, here)
             val_loss, accuracy = evaluate_loss(model, images, 'val', sizes, 4*batch, precision, device)
             check_finite(val_loss, f'{here}, validation')
-            if best is None or val_loss < rows[best[0]]['val_loss']: best = epoch, {k: v.clone() for k, v in model.state_dict().items()}
+            if best is None or val_loss < rows[best]['val_loss']: best, weights = epoch, {k: v.clone() for k, v in model.state_dict().items()}
             bar.set_postfix(loss=f'{val_loss:.3f}', accuracy=f'{accuracy:.1f}')
             rows.append(dict(epoch=epoch, lr=stage.lr, train_loss=train_loss, val_loss=val_loss, val_accuracy=accuracy,
                              seconds=time.perf_counter() - start))
-    model.load_state_dict(best[1])
-    return [row | dict(kept=row['epoch'] == best[0]) for row in rows]
+            if journal:
+                journal.unfinished = Unfinished(*at, rows, best, weights, optimizer_tensors(opt), scaler.state_dict())
+                journal.write(model, where, f'{epoch + 1} of {stage.epochs}')
+    model.load_state_dict(weights)
+    return [row | dict(kept=row['epoch'] == best) for row in rows]
 
 
 # %% [markdown]
@@ -491,6 +501,7 @@ def train(
     progress: bool = True,           # Show a bar for each stage
     history: list[dict] | None = None,  # Rows of earlier trainings, to go on from
     optimizer: Callable = adam,      # (parameters, lr) -> optimizer, rebuilt at each stage
+    journal: Journal | None = None,  # Told after each epoch; stages that it knows as done are left out
 ) -> list[dict]:                     # The history, one row an epoch: label, stage, epoch, lr, losses, accuracy, seconds, kept
     """Train through all stages; each keeps its best epoch by validation loss.
 
@@ -504,10 +515,12 @@ def train(
     history = [] if history is None else history
     model.to(device, memory_format=memory_order(model, device))
     for i, stage in enumerate(stages):
+        if journal and journal.done(label, i): continue
         seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
         where = f'{label}, stage {i + 1}'
-        rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, precision, device, progress, optimizer)
+        rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, precision, device, progress, optimizer, journal, (label, i))
         history += [dict(label=label, stage=i) | row for row in rows]
+        if journal: journal.unfinished = None
     return history
 
 
@@ -591,6 +604,46 @@ for kind in optimizers:
     print(kind, steps)
     assert steps == [0]*8                                            # 64 training images, 4 steps an epoch, 2 epochs
     assert not torch.equal(before['0.weight'], plain_state(model)['0.weight'])   # the kept ones did learn
+
+# %% [markdown]
+# ## Cut off, and gone on
+#
+# A training that is given a journal writes a checkpoint after each epoch. Started again with the journal of a training that was cut off, it skips the stages that are done, pours the optimizer's memory back and goes on with the next epoch. The check cuts the same
+# training after each of its epochs in turn, in the middle of a stage and at its end, and compares with one that was never cut, bit for bit. The loop is cut where a kill would cut it: after a checkpoint was written.
+
+# %%
+import tempfile
+from pathlib import Path
+from fairgrape.checkpoints import open_journal
+
+class Cut(Exception): pass
+
+def cut_after(journal, epochs):
+    "Have a journal stop the training after so many checkpoints"
+    write = journal.write
+    def and_stop(*args):
+        write(*args)
+        if journal.written >= epochs: raise Cut
+    journal.write = and_stop
+    return journal
+
+def trained_with(journal, model):
+    return train(journal.restore(model), images, stages('4,1', '1,1e-3'), [2, 3], seed=0, batch=16, progress=False, augment='flip', history=journal.history, journal=journal)
+
+straight = tiny_net()
+rows = trained_with(open_journal(None), straight)
+folder = Path(tempfile.mkdtemp())
+for epochs in range(1, 6):
+    try: trained_with(cut_after(open_journal(folder / str(epochs)), epochs), tiny_net())
+    except Cut: pass
+    model, journal = tiny_net(), open_journal(folder / str(epochs))
+    again = trained_with(journal, model)
+    assert same(model.state_dict(), straight.state_dict()), epochs
+    assert [{**row, 'seconds': 0} for row in again] == [{**row, 'seconds': 0} for row in rows] and journal.written == 5
+[row['kept'] for row in rows]
+
+# %%
+assert rows[3]['kept'] is False and len(rows) == 5          # the best epoch was not the last one, so it had to come back too
 
 # %% [markdown]
 # ## Errors before the work

@@ -10,7 +10,7 @@
 #| export
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -90,7 +90,7 @@ class Step:
     total: int        # Weights of all prunable layers
     score_s: float    # Seconds for the importance
     select_s: float   # Seconds for the selection
-    retrain_s: float  # Seconds for retraining
+    retrain_s: float | None  # Seconds for retraining; None: not through yet
 
     @property
     def sparsity(self) -> float: return 1 - self.kept / self.total
@@ -116,23 +116,30 @@ def prune(
     retrain: Callable[[nn.Module, int], None] | None = None, # Called after each step with the network and its number; None: no training
     ignore: Iterable[str] = (),                     # Layers to leave dense
     on_step: Callable[[Step], None] | None = None,  # Told about each step, e.g. `print`
+    on_select: Callable[[Step], None] | None = None,# Told when a step's masks are set and its retraining is to begin
+    done: Iterable[Step] = (),                      # Steps that an earlier process did to this model; one whose `retrain_s` is None is retrained
 ) -> list[Step]:                                    # What each step did; the masks are in the model (`get_masks`)
     """Prune `model` in steps: score, select, apply, retrain.
 
     Raises: ValueError for a rate, keep, scope or layer name that cannot be, before any work.
     Source: paper, Algorithm 1."""
-    rates, masks, steps = schedule(rate, keep), get_masks(model, ignore), []
+    rates, masks, steps = schedule(rate, keep), get_masks(model, ignore), list(done)
     check_scope(masks, rates[-1], scope)
-    for i, r in enumerate(rates, 1):
+    half = steps.pop() if steps and steps[-1].retrain_s is None else None
+    for i, r in list(enumerate(rates, 1))[len(steps):]:
+        if half is None:
+            start = time.perf_counter()
+            importance = score(model)
+            scored = time.perf_counter()
+            masks = select_masks(importance, masks, {n: m.weight.detach() for n, m in prunable(model, ignore).items()}, r, select, scope)
+            apply_masks(model, masks)
+            kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
+            half = Step(i, float(r), kept, total, scored - start, time.perf_counter() - scored, None)
+            if on_select is not None: on_select(half)
         start = time.perf_counter()
-        importance = score(model)
-        scored = time.perf_counter()
-        masks = select_masks(importance, masks, {n: m.weight.detach() for n, m in prunable(model, ignore).items()}, r, select, scope)
-        apply_masks(model, masks)
-        selected = time.perf_counter()
         if retrain is not None: retrain(model, i)
-        kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
-        steps.append(Step(i, float(r), kept, total, scored - start, selected - scored, time.perf_counter() - selected))
+        steps.append(replace(half, retrain_s=time.perf_counter() - start))
+        half = None
         if on_step is not None: on_step(steps[-1])
     return steps
 
@@ -169,6 +176,31 @@ for bad in (dict(rate=2), dict(rate=0.5, scope="both"), dict(rate=0.5, ignore=["
     try: prune(net, score=None, **bad)        # fails before the score is ever asked for
     except ValueError as e: print(e)
     else: raise AssertionError(f"{bad} was accepted")
+
+
+# %% [markdown]
+# A loop that was cut off goes on from the network as it was left, if it is told which steps are behind it. Here it stops in the middle of the third step's retraining, and the second attempt retrains that step, does the rest, and ends with the same masks.
+
+# %%
+class Cut(Exception): pass
+
+def prune_in_two(cut_at):
+    net, selected, finished = nn.Sequential(nn.Linear(8, 8)), [], []
+    with torch.no_grad(): net[0].weight.copy_(torch.linspace(-1, 1, 64).view(8, 8))
+    def nudge(model, step):
+        if step == cut_at and len(selected) == step: selected.append("cut"); raise Cut
+        with torch.no_grad(): next(p for n, p in model.named_parameters() if "original" in n).mul_(-1).add_(0.01 * step)
+    def go_on(done=()): return prune(net, 0.9, magnitude, select_top, keep=0.6, retrain=nudge, on_select=selected.append, on_step=finished.append, done=done)
+    try: steps = go_on()
+    except Cut: steps = go_on([*finished, selected[-2]])
+    return steps, get_masks(net)["0"], selected
+
+(steps, mask, _), (steps_again, mask_again, told) = prune_in_two(cut_at=0), prune_in_two(cut_at=3)
+[s if s == "cut" else (s.step, s.kept) for s in told]
+
+# %%
+assert torch.equal(mask, mask_again) and [(s.step, s.kept) for s in steps_again] == [(s.step, s.kept) for s in steps]
+assert [s if s == "cut" else s.step for s in told] == [1, 2, 3, "cut", 4, 5] and told[2].retrain_s is None and all(s.retrain_s >= 0 for s in steps_again)
 
 
 # %% [markdown]

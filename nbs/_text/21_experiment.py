@@ -16,8 +16,9 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,7 @@ import fairgrape
 from fairgrape.as_released import as_released
 from fairgrape.baselines import BLIND, METHODS, Method, balanced_rows, method, rewind, touches
 from fairgrape.cache import Images, augmentation, batches, get_batch, group_batches, image_cache, make_images
+from fairgrape.checkpoints import Busy, Journal, code_version, lock, open_journal, sync, write_json
 from fairgrape.clusters import Clusters, cluster_groups, load_clusters, save_clusters, with_clusters
 from fairgrape.data import FaceData, check_cells, codes, keep_classes, limit_table, matching, split_table, thin_table
 from fairgrape.datasets import read_dataset
@@ -42,7 +44,7 @@ from fairgrape.models import build_model, check_network, load_weights, plain_mod
 from fairgrape.pruning import Step, prune, schedule
 from fairgrape.selection import SCOPES, check_scope, target_share
 from fairgrape.settings import root
-from fairgrape.training import PRECISIONS, predict, seed_of, seeded, stages, train
+from fairgrape.training import PRECISIONS, Stage, predict, seed_of, seeded, stages, train
 
 # %%
 from PIL import Image
@@ -270,6 +272,7 @@ class Job:
     cache_root: Path             # Where decoded images are kept
     name: str = ""               # The run folder's name before the hash; empty: made of the settings
     clusters: Clusters | None = None # Groups found in the dense network's features, once they are found
+    known: dict = field(default_factory=dict, repr=False, compare=False) # What was read off the table once; jobs on the same table share it
 
     @property
     def sizes(self) -> list[int]: return [len(names) for names in self.heads.values()]
@@ -299,8 +302,12 @@ def prepare(
     table = table.assign(split=split_table(table, settings.split))
     job = Job(settings, data, table, {spec: n for spec, (_, n) in heads.items()}, np.stack([c for c, _ in heads.values()], 1),
               group, names, writable(root("runs", runs_root)), root("cache", cache_root), name)
-    _check_groups(job), _check_heads(job), _check_network(job)
+    check_job(job)
     return job
+
+def check_job(job: Job):
+    "Raise ValueError for settings that these data, or this network, cannot meet"
+    _check_groups(job), _check_heads(job), _check_network(job)
 
 def _rows(data: FaceData, settings: Settings, specs: list[str]) -> pd.DataFrame:
     "The images that the settings use: some classes, thinned out, and at most `limit` of them"
@@ -399,10 +406,16 @@ def fingerprint(
 ) -> str:      # 64 hexadecimal digits
     "Hash of all that changes a run's result: settings, images (by name), labels, split, starting weights."
     digest = hashlib.sha256(json.dumps(identity(job.settings), sort_keys=True).encode())
-    digest.update(job.table.to_csv(index=False).encode() + (job.data.key.encode() if job.data.root is None else b""))
+    digest.update(once(job, "text", lambda: job.table.to_csv(index=False).encode()) + (job.data.key.encode() if job.data.root is None else b""))
     digest.update(json.dumps([job.heads, None if job.settings.groups == "clusters" else job.group_names]).encode())
     if Path(job.settings.weights).is_file(): digest.update(Path(job.settings.weights).read_bytes())
     return digest.hexdigest()
+
+def once(job: Job, what: str, read: Callable):
+    "What `read` gives, read once for all jobs on this table: a sweep has hundreds of them"
+    if job.known.get("table") is not job.table: job.known.clear(); job.known["table"] = job.table
+    if what not in job.known: job.known[what] = read()
+    return job.known[what]
 
 def run_folder(job: Job) -> Path:
     "The folder of this run: a readable name and the first 8 digits of its fingerprint"
@@ -429,7 +442,7 @@ def image_sizes(
 ) -> str:      # 16 hexadecimal digits; "" where images are rendered
     "Hash of the sizes of the image files in use."
     if job.data.root is None: return ""
-    return hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16]
+    return once(job, "sizes", lambda: hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16])
 
 def check_images(job: Job):
     "Raise ValueError if the run's folder, or its dense network's, was made from other images of the same names"
@@ -446,6 +459,7 @@ run_folder(job).name, run_folder(dense_job(job)).name, image_sizes(job)
 # %%
 assert run_folder(prepare(replace(tiny, seed=1), **places)) != run_folder(job) == run_folder(prepare(tiny, **places))
 assert run_folder(dense_job(job)) == run_folder(dense_job(prepare(replace(tiny, rate=0.5), **places)))
+assert once(job, "text", None) == job.table.to_csv(index=False).encode() and run_folder(replace(job, table=job.table[:-1])) != run_folder(job)    # another table is read again
 other = replace(job, runs_root=home / "others")
 run_folder(other).mkdir(parents=True)
 (run_folder(other) / "metrics.json").write_text("{}")
@@ -543,6 +557,7 @@ class Trained:
     model: nn.Module
     history: list[dict]        # One row an epoch
     predictions: np.ndarray    # Class codes, shape `(test images, heads)`
+    journal: Journal = field(default_factory=Journal) # How it came about, if it was trained here
 
 
 # %%
@@ -579,10 +594,10 @@ assert list(predictions_table(job, zeros, zeros)) == ["row", "path", "split", "g
 #| export
 def environment(
     device: str | torch.device = "cpu", # Where the run computed
-) -> dict:                              # Versions, commit, threads, device, time
+) -> dict:                              # Versions, commit, hash of the code, threads, device, time
     "What a run ran on. Not part of its identity, but the first thing to compare when two machines differ."
     versions = {p: metadata.version(p) for p in ("fairgrape", "torch", "torchvision", "numpy", "numba", "pandas", "scikit-learn", "fairlearn")}
-    return dict(versions=versions, python=platform.python_version(), platform=platform.platform(), processor=platform.machine(), commit=commit(),
+    return dict(versions=versions, python=platform.python_version(), platform=platform.platform(), processor=platform.machine(), commit=commit(), code=code_version(),
                 threads=torch.get_num_threads(), device=str(device), gpu=torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
                 finished=datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -599,28 +614,6 @@ def commit() -> str | None:
 # %%
 assert environment()["threads"] == torch.get_num_threads() and environment()["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
 
-
-# %%
-#| export
-def write_json(
-    path: Path, # Where to
-    what: dict, # Plain values
-) -> Path:      # The same path
-    "Write JSON in one atomic step: the file is whole or not there."
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as f:
-        json.dump(what, f, indent=1, ensure_ascii=False)
-        f.flush(); os.fsync(f.fileno())
-    part.replace(path)
-    return path
-
-
-# %%
-print(write_json(home / "x.json", dict(rho=1.5)).read_text())
-
-# %%
-assert json.loads((home / "x.json").read_text()) == dict(rho=1.5) and not (home / "x.json.part").exists()
-
 # %%
 #| export
 HISTORY = ["label", "stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "seconds", "kept"]   # of a training history, a row an epoch
@@ -631,7 +624,7 @@ def save_run(
     pruned: Trained,             # The network after it; for a dense run the same
     steps: list[Step],           # What each pruning step did
     layers: pd.DataFrame | None, # `weights`, `kept`, importance shares before and after; None for a dense run
-    seconds: float,              # How long the run took
+    seconds: float,              # How long this process took; those of earlier ones are added
     device: str | torch.device = "cpu", # Where it computed
 ) -> Path:                       # The run folder
     "Write a run's results; metrics.json comes last and says that the rest is there."
@@ -639,7 +632,7 @@ def save_run(
     folder.mkdir(parents=True, exist_ok=True)
     meant = {} if job.settings.method == "dense" else {k: getattr(form(job.settings), k) for k in ("steps", "scope")}
     write_json(folder / "settings.json", asdict(job.settings) | meant | dict(name=job.name, image_sizes=image_sizes(job), classes_used=job.heads, group_names=job.group_names))
-    write_json(folder / "environment.json", environment(device))
+    write_json(folder / "environment.json", environment(device) | dict(resumed=pruned.journal.resumed))
     pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
     pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(folder / "steps.csv", index=False)
     if layers is not None: layers.to_csv(folder / "layers.csv")
@@ -649,7 +642,9 @@ def save_run(
     save_weights({n: m.to(torch.uint8) for n, m in masks.items()}, folder / "masks.safetensors")
     if job.clusters is not None: save_clusters(job.clusters, folder / "clusters.safetensors")
     metrics = compare(job.labels[test], dense.predictions, pruned.predictions, job.group[test], job.heads, job.group_names, job.settings.bootstrap, job.settings.seed)
-    write_json(folder / "metrics.json", metrics | dict(sparsity=sparsity(masks), steps=len(steps), seconds=seconds, images={k: int(v) for k, v in job.table["split"].value_counts().items()}))
+    for file in [f for f in folder.iterdir() if f.is_file()]: sync(file)
+    write_json(folder / "metrics.json", metrics | dict(sparsity=sparsity(masks), steps=len(steps), seconds=pruned.journal.before + seconds, images={k: int(v) for k, v in job.table["split"].value_counts().items()}))
+    pruned.journal.close()
     return folder
 
 
@@ -665,6 +660,34 @@ assert json.loads((kept / "metrics.json").read_text())["disparities"]["rho"]["va
 
 # %% [markdown]
 # ## Training it, once
+#
+# Hundreds of runs start from one dense network, and several of them may start at the same moment. The first takes the folder's lock and trains; the others wait, and then find it there. A training that was killed goes on from its last checkpoint ([11 checkpoints](11_checkpoints.ipynb)).
+
+# %%
+#| export
+@contextmanager
+def at_work(
+    folder: Path, # A run's folder
+) -> Iterator[None]:
+    "Within, no other process computes this run; waits for one that does."
+    held = folder.parent / ".locks" / f"{folder.name}.lock"
+    with ExitStack() as stack:
+        try: stack.enter_context(lock(held, wait=False))
+        except Busy:
+            print(f"{folder.name} is being computed by another process: waiting for it", flush=True)
+            stack.enter_context(lock(held))
+        yield
+
+
+# %%
+with at_work(home / "runs" / "example"): print(sorted(f.name for f in (home / "runs" / ".locks").iterdir()))
+
+# %%
+with at_work(home / "runs" / "example"):
+    try:
+        with lock(home / "runs" / ".locks" / "example.lock", wait=False): raise AssertionError("two at work on one run")
+    except Busy as e: print(e)
+
 
 # %%
 #| export
@@ -675,19 +698,25 @@ def dense_network(
     progress: bool = True,              # Show progress bars
 ) -> Trained:                           # The dense network of these settings
     "Load the dense network of these settings, or train it and keep it in a run folder of its own."
-    dense = dense_job(job)
-    folder, s = run_folder(dense), job.settings
-    if is_complete(folder):
-        model = plain_model(s.network, sum(job.sizes), image_size=s.image_size)
-        model.load_state_dict(load_weights(folder / "model.safetensors"))
-        table = pd.read_parquet(folder / "predictions.parquet")
-        return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
-    start, model, own = time.perf_counter(), initial_network(job), s.weights not in ("none", "imagenet")
-    history = [] if own else train(model, images, stages(s.epochs, s.lrs), job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress)
-    model.to(device)
-    trained = Trained(model, history, test_classes(dense, images, model, device))
-    save_run(dense, trained, trained, [], None, time.perf_counter() - start, device)
-    return trained
+    dense, s = dense_job(job), job.settings
+    with at_work(folder := run_folder(dense)):
+        if is_complete(folder): return _from_folder(job, folder, device)
+        start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
+        plan = [] if own else stages(s.epochs, s.lrs)
+        journal = open_journal(folder, sum(stage.epochs for stage in plan))
+        model = journal.restore(initial_network(job))
+        if plan: train(model, images, plan, job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress, journal.history, journal=journal)
+        model.to(device)
+        trained = Trained(model, journal.history, test_classes(dense, images, model, device), journal)
+        save_run(dense, trained, trained, [], None, time.perf_counter() - start, device)
+        return trained
+
+def _from_folder(job: Job, folder: Path, device) -> Trained:
+    "The dense network that lies in a run folder"
+    model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
+    model.load_state_dict(load_weights(folder / "model.safetensors"))
+    table = pd.read_parquet(folder / "predictions.parquet")
+    return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
 
 def test_classes(job: Job, images: Images, model: nn.Module, device) -> np.ndarray:
     "Predicted classes of the test images, shape `(n, heads)`: the one place where the test part is touched"
@@ -835,18 +864,32 @@ def between_steps(
     job: Job,       # Settings and data
     model: nn.Module, # The network as it is before pruning
     fit: Callable,  # (network, label, stages): trains
+    journal: Journal | None = None, # What an earlier process did
 ) -> Callable | None: # (network, step): what to do after each step; None: nothing
     "What happens after a pruning step."
-    s, how = job.settings, form(job.settings)
-    iterative = how.steps == "iterative"
-    if how.start == "initial" or not (iterative or how.rewind): return None
-    last = len(schedule(s.rate, s.keep if iterative else None))
+    journal = journal or Journal()
+    s, how, plan = job.settings, form(job.settings), step_plan(job.settings)
+    if not plan: return None
+    last = len(schedule(s.rate, s.keep if how.steps == "iterative" else None))
     back = {k: v.clone() for k, v in plain_state(model if how.rewind_to == "trained" else initial_network(job)).items()} if how.rewind else None
-    plan = stages(s.epochs, s.lrs) if how.rounds == "full" else stages(s.retrain_epochs, s.lrs.split(",")[0] if how.rewind_to == "initial" and how.rewind else s.retrain_lr)
     def after(net, i):
-        if back is not None: rewind(net, back)
+        if back is not None and not journal.begun(f"step {i}"): rewind(net, back)
         if back is None or i < last: fit(net, f"step {i}", plan)
     return after
+
+def step_plan(s: Settings) -> list[Stage]:
+    "How long is trained after a pruning step; empty: not at all"
+    how = form(s)
+    if how.start == "initial" or not (how.steps == "iterative" or how.rewind): return []
+    if how.rounds == "full": return stages(s.epochs, s.lrs)
+    return stages(s.retrain_epochs, s.lrs.split(",")[0] if how.rewind_to == "initial" and how.rewind else s.retrain_lr)
+
+def epochs_of(s: Settings) -> int:
+    "Epochs of a run, those of its dense network not counted"
+    full = sum(stage.epochs for stage in stages(s.epochs, s.lrs))
+    if s.method == "dense": return full
+    steps = len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None)) - form(s).rewind
+    return full + steps * sum(stage.epochs for stage in step_plan(s))
 
 
 # %%
@@ -876,15 +919,28 @@ def prune_network(
 ) -> tuple[Trained, list[Step]]:          # The pruned network, and what each step did
     "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
     s, how, trained = job.settings, form(job.settings), form(job.settings).start == "trained"
-    model, history = (dense.model, list(dense.history)) if trained else (initial_network(job).to(device), [])
+    model = dense.model if trained else initial_network(job).to(device)
+    journal = open_journal(run_folder(job), epochs_of(s), dense.history if trained else [])
     seen = importance_images(job, images)
     found, autocast = score_batches(job, seen, device), torch.bfloat16 if s.precision == "bf16" else None
+    if how.mixed: found.passes = len(journal.steps) + (journal.selected is not None)      # one pass a step, each in another order
     def loss(out, y): return task_loss(out, y, job.sizes)
     def score(net): return how.score(net, tqdm(found, "importance", leave=False, disable=not progress), loss, len(seen.names), autocast=autocast, seed=s.seed)
-    def fit(net, label, plan): train(net, images, plan, job.sizes, s.seed, label, s.batch, s.augment, s.precision, device, progress, history=history)
-    steps = prune(model, s.rate, score, how.select, s.keep if how.steps == "iterative" else None, how.scope, between_steps(job, model, fit), on_step=on_step)
+    def fit(net, label, plan): train(net, images, plan, job.sizes, s.seed, label, s.batch, s.augment, s.precision, device, progress, journal.history, journal=journal)
+    after = between_steps(job, model, fit, journal)                       # before the network is brought to where it was: a lottery may go back to these weights
+    steps = prune(journal.restore(model), s.rate, score, how.select, s.keep if how.steps == "iterative" else None, how.scope, after, **note_steps(journal, model, on_step))
     fit(model, "final", stages(s.epochs, s.lrs))
-    return Trained(model, history, test_classes(job, images, model, device)), steps
+    return Trained(model, journal.history, test_classes(job, images, model, device), journal), steps
+
+def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None) -> dict:
+    "What `prune` is told of earlier steps, and whom it tells of new ones"
+    def selected(step):
+        journal.selected = asdict(step)
+        journal.write(model, f"step {step.step}", "masks are set")
+    def finished(step):
+        journal.steps.append(asdict(step)); journal.selected = None
+        if on_step is not None: on_step(step)
+    return dict(done=[Step(**step) for step in (*journal.steps, *filter(None, [journal.selected]))], on_select=selected, on_step=finished)
 
 
 # %%
@@ -952,10 +1008,12 @@ def run(
     dense = dense_network(job, images, where, progress)
     if settings.method == "dense": return run_folder(job)
     job, images = find_clusters(job, images, dense.model, where)
-    before = share_table(job, images, dense.model, where)
-    pruned, steps = prune_network(job, images, dense, where, progress, print if progress else None)
-    layers = layer_table(before, share_table(job, images, pruned.model, where))
-    return save_run(job, dense, pruned, steps, layers, time.perf_counter() - start, where)
+    with at_work(run_folder(job)):
+        if is_complete(run_folder(job)): return run_folder(job)
+        before = share_table(job, images, dense.model, where)
+        pruned, steps = prune_network(job, images, dense, where, progress, print if progress else None)
+        layers = layer_table(before, share_table(job, images, pruned.model, where))
+        return save_run(job, dense, pruned, steps, layers, time.perf_counter() - start, where)
 
 def set_up(device: str = "", threads: int = 0) -> torch.device:
     "Choose the device and the number of threads, and ask for deterministic kernels"

@@ -62,7 +62,7 @@ settings
 import time
 from fairgrape.clusters import clusters_table
 from fairgrape.data import check_cells, label_columns
-from fairgrape.experiment import (check_images, dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table,
+from fairgrape.experiment import (at_work, check_images, dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table,
                                   starting_network)
 from fairgrape.plots import plot_groups, plot_history, plot_shares, plot_sparsity
 from fairgrape.report import load_run
@@ -97,17 +97,19 @@ if job.clusters is not None: display(job.clusters.table, clusters_table(job.clus
 # %% [markdown]
 # ## Pruning
 #
-# Score, select, apply, and what the method does after each step; then the full schedule once more. A dense run has nothing to do here.
+# Score, select, apply, and what the method does after each step; then the full schedule once more. A dense run has nothing to do here. After each epoch and each selection a checkpoint is written: if this notebook is
+# killed, run it again with the same parameters, and it goes on from there.
 
 # %%
 if settings.method != "dense": print(f"{settings.method}: {form(settings).steps}, scope {form(settings).scope}. Published as: {form(settings).published}")
 
 # %%
-if not is_complete(folder):
-    before = share_table(job, images, dense.model, where)
-    pruned, steps = prune_network(job, images, dense, where, progress)
-    layers = layer_table(before, share_table(job, images, pruned.model, where))
-    save_run(job, dense, pruned, steps, layers, time.perf_counter() - started, where)
+with at_work(folder):            # no other process computes this run meanwhile
+    if not is_complete(folder):
+        before = share_table(job, images, dense.model, where)
+        pruned, steps = prune_network(job, images, dense, where, progress)
+        layers = layer_table(before, share_table(job, images, pruned.model, where))
+        save_run(job, dense, pruned, steps, layers, time.perf_counter() - started, where)
 
 # %%
 run = load_run(folder)
