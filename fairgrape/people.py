@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from .data import FaceData
-from .readers import face_set, open_set, read_labels
+from .readers import check_inside, face_set, open_set, read_labels
 
 # %% ../nbs/05_people.ipynb #5f02a960
 def safe_synsets(
@@ -155,7 +155,8 @@ def image_paths(
     images: pd.Series,    # File names, or paths relative to the folder
     synsets: pd.Series,   # The synset of each, or ""
 ) -> tuple[Path, list[str]]:  # The folder of images, and each image's path in it
-    "Find the images: in a folder for each synset, or all in one. Raises: FileNotFoundError where none of the places has any."
+    "Find the images: in a folder for each synset, or all in one. Raises: FileNotFoundError where none of the places has any, ValueError for a path that leaves the folder."
+    check_inside(root, images)
     folders = [root, *(root/p for p in ("Images/Imagenet", "Images", "images", "train"))]
     first = list(dict(zip(synsets, images)).items())                                 # an image of each synset
     for base in folders:

@@ -281,3 +281,16 @@ def test_loader_that_gives_too_little(faces, tmp_path):
     with pytest.raises(ValueError, match="its loader gave"):
         image_cache(replace(faces, load=lambda rows, size: faces.load(rows[:-1], size)), 32, tmp_path/"cache", progress=False)
     assert caches(tmp_path/"cache") == []
+
+# Label files that name images elsewhere
+
+@pytest.mark.parametrize("outside", ["/etc/hostname", "../secret.jpg", "a/../../secret.jpg", "C:\\secret.jpg"])
+@pytest.mark.parametrize("dataset", ["folder", "fairface", "people"])
+def test_a_label_file_cannot_reach_out_of_its_folder(tmp_path, dataset, outside):
+    "The file outside is there and would decode: it must be refused for where it lies"
+    gradient(tmp_path/"secret.jpg", 0); gradient(tmp_path/"set"/"train"/"1.jpg", 1)
+    home = tmp_path/"set"
+    head, row = dict(folder=("file,mood", "{},glad"), fairface=("file,age,gender,race,service_test", "{},20-29,Male,Black,False"), people=("file,class,gender", "{},cook,female"))[dataset]
+    text = "\n".join([head, row.format("train/1.jpg"), row.format(outside), ""])
+    for name in dict(folder=["labels.csv"], fairface=["fairface_label_train.csv", "fairface_label_val.csv"], people=["people.csv"])[dataset]: (home/name).write_text(text)
+    with pytest.raises(ValueError, match="must be relative to"): read_dataset(dataset, home/"people.csv" if dataset == "people" else home, tmp_path, progress=False)

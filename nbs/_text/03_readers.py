@@ -201,6 +201,34 @@ try: files_key(tmp, ["a", "c", "d"])
 except FileNotFoundError as e: say(e)
 else: raise AssertionError("a missing file was not noticed")
 
+# %% [markdown]
+# A label file comes from somebody else. A path in it that starts at the root of the disk, or climbs out of the set's folder, would read files that nobody offered, so it is refused, whether it is written for Unix or for Windows.
+
+# %%
+#| export
+OUTSIDE = r"^(?:[/\\]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\]|$)|^$"   # absolute, with a drive, climbing, or empty
+
+def check_inside(
+    root: Path,            # The set's folder
+    paths: Sequence[str],  # Image files, as the labels name them
+):
+    "Raise ValueError unless every path is relative and stays inside the set's folder."
+    paths = pd.Series(list(paths), dtype=str)
+    bad = paths.str.contains(OUTSIDE, regex=True)
+    if bad.any():
+        raise ValueError(f"the labels name the image {paths[bad.argmax()]!r} ({int(bad.sum())} of {len(paths)} are such): "
+                         f"a path must be relative to {root}, inside it, and without '..'")
+
+
+# %%
+check_inside(tmp, ["a", "sub/b.png", "..hidden", "a..b/c"])
+
+# %%
+for outside in ("/etc/passwd", "../a", "sub/../../a", "..", r"C:\a.png", r"\\host\a", r"sub\..\..\a", ""):
+    try: check_inside(tmp, ["a", outside])
+    except ValueError as e: say(e)
+    else: raise AssertionError(f"{outside} was accepted")
+
 
 # %% [markdown]
 # So every reader of files ends in one call. A run wants the whole set and stops at the first missing file. Whoever asks what a half-fetched set lacks wants to go on: without `strict` the
@@ -215,7 +243,8 @@ def face_set(
     notes: dict | None = None, # What the reader has to say
     strict: bool = True,   # A missing file is an error; else it goes to notes["missing"], and its row is left out
 ) -> FaceData:             # The set
-    "A set of image files. Raises: FileNotFoundError (with `strict`)."
+    "A set of image files. Raises: ValueError (a path that leaves the folder), FileNotFoundError (with `strict`)."
+    check_inside(root, table["path"])
     notes = dict(notes or {})
     if not strict:
         lost = [path for path in table["path"] if not os.path.isfile(os.path.join(root, path))]
@@ -235,6 +264,9 @@ assert face_set("whole", tmp, half[half.path != "gone"]).notes == {}
 try: face_set("half", tmp, half)
 except FileNotFoundError as e: say(e)
 else: raise AssertionError("a missing file was not noticed")
+try: face_set("out", tmp, half.assign(path=["a", "../gone", "b"]), strict=False)
+except ValueError as e: say(e)
+else: raise AssertionError("a path that climbs out was accepted")
 
 # %% [markdown]
 # ## Where a set lies
