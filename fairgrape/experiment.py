@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['CHOICES', 'LEAST', 'PLACES', 'KNOWN', 'STEPS', 'OF_METHODS', 'LATER', 'HISTORY', 'LARGEST', 'Settings',
            'check_settings', 'typed', 'form', 'needs_initial', 'check_method', 'from_parameters', 'unused', 'identity',
-           'Job', 'prepare', 'writable', 'fingerprint', 'run_folder', 'dense_job', 'image_sizes', 'check_images',
-           'is_complete', 'images_of', 'fits', 'device_of', 'starting_network', 'initial_network', 'Trained',
-           'predictions_table', 'environment', 'commit', 'save_run', 'at_work', 'dense_network', 'test_classes',
-           'find_clusters', 'capped', 'importance_images', 'Mixed', 'score_batches', 'between_steps', 'step_plan',
-           'epochs_of', 'prune_network', 'note_steps', 'share_table', 'layer_table', 'run', 'set_up']
+           'Job', 'prepare', 'check_job', 'writable', 'fingerprint', 'once', 'run_folder', 'dense_job', 'image_sizes',
+           'check_images', 'is_complete', 'images_of', 'fits', 'device_of', 'starting_network', 'initial_network',
+           'placed', 'Trained', 'predictions_table', 'environment', 'commit', 'save_run', 'at_work', 'dense_network',
+           'test_classes', 'find_clusters', 'capped', 'importance_images', 'Mixed', 'score_batches', 'between_steps',
+           'step_plan', 'epochs_of', 'prune_network', 'note_steps', 'share_table', 'layer_table', 'run', 'set_up']
 
 # %% ../nbs/21_experiment.ipynb #cea1ea56
 import hashlib
@@ -47,8 +47,8 @@ from .masks import get_masks, plain_state, sparsity
 from .models import build_model, check_network, load_weights, plain_model, predict_classes, save_weights, task_loss
 from .pruning import Step, prune, schedule
 from .selection import SCOPES, check_scope, target_share
-from .settings import root
-from .training import PRECISIONS, Stage, predict, seed_of, seeded, stages, train
+from .settings import plain_name, root
+from .training import PRECISIONS, Stage, memory_order, predict, seed_of, seeded, stages, train
 
 # %% ../nbs/21_experiment.ipynb #9dc6c343
 @dataclass(frozen=True)
@@ -191,6 +191,7 @@ class Job:
     cache_root: Path             # Where decoded images are kept
     name: str = ""               # The run folder's name before the hash; empty: made of the settings
     clusters: Clusters | None = None # Groups found in the dense network's features, once they are found
+    known: dict = field(default_factory=dict, repr=False, compare=False) # What was read off the table once; jobs on the same table share it
 
     @property
     def sizes(self) -> list[int]: return [len(names) for names in self.heads.values()]
@@ -209,6 +210,7 @@ def prepare(
     """Read the labels and check everything that can be checked before work starts.
 
     Raises: ValueError, FileNotFoundError or OSError that name the setting, file, column or row at fault."""
+    plain_name(name)
     data = read_dataset(settings.dataset, settings.data_path or None, root("data", data_root), progress=progress)
     specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
     if settings.method == "dense" and settings.groups == "clusters": settings = replace(settings, groups=specs[0])    # clusters come after it
@@ -218,8 +220,12 @@ def prepare(
     table = table.assign(split=split_table(table, settings.split))
     job = Job(settings, data, table, {spec: n for spec, (_, n) in heads.items()}, np.stack([c for c, _ in heads.values()], 1),
               group, names, writable(root("runs", runs_root)), root("cache", cache_root), name)
-    _check_groups(job), _check_heads(job), _check_network(job)
+    check_job(job)
     return job
+
+def check_job(job: Job):
+    "Raise ValueError for settings that these data, or this network, cannot meet"
+    _check_groups(job), _check_heads(job), _check_network(job)
 
 def _rows(data: FaceData, settings: Settings, specs: list[str]) -> pd.DataFrame:
     "The images that the settings use: some classes, thinned out, and at most `limit` of them"
@@ -278,10 +284,16 @@ def fingerprint(
 ) -> str:      # 64 hexadecimal digits
     "Hash of all that changes a run's result: settings, images (by name), labels, split, starting weights."
     digest = hashlib.sha256(json.dumps(identity(job.settings), sort_keys=True).encode())
-    digest.update(job.table.to_csv(index=False).encode() + (job.data.key.encode() if job.data.root is None else b""))
+    digest.update(once(job, "text", lambda: job.table.to_csv(index=False).encode()) + (job.data.key.encode() if job.data.root is None else b""))
     digest.update(json.dumps([job.heads, None if job.settings.groups == "clusters" else job.group_names]).encode())
     if Path(job.settings.weights).is_file(): digest.update(Path(job.settings.weights).read_bytes())
     return digest.hexdigest()
+
+def once(job: Job, what: str, read: Callable):
+    "What `read` gives, read once for all jobs on this table: a sweep has hundreds of them"
+    if job.known.get("table") is not job.table: job.known.clear(); job.known["table"] = job.table
+    if what not in job.known: job.known[what] = read()
+    return job.known[what]
 
 def run_folder(job: Job) -> Path:
     "The folder of this run: a readable name and the first 8 digits of its fingerprint"
@@ -303,7 +315,7 @@ def image_sizes(
 ) -> str:      # 16 hexadecimal digits; "" where images are rendered
     "Hash of the sizes of the image files in use."
     if job.data.root is None: return ""
-    return hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16]
+    return once(job, "sizes", lambda: hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16])
 
 def check_images(job: Job):
     "Raise ValueError if the run's folder, or its dense network's, was made from other images of the same names"
@@ -346,6 +358,10 @@ def initial_network(job: Job) -> nn.Module:
     "The network that training starts from"
     s = job.settings
     return build_model(s.network, sum(job.sizes), s.weights, s.seed, image_size=s.image_size)
+
+def placed(model: nn.Module, device: str | torch.device) -> nn.Module:
+    "The network on the device, in the memory order that training gives it: the order decides which kernels run, and so the last bits of every score"
+    return model.to(device, memory_format=memory_order(model, device))
 
 # %% ../nbs/21_experiment.ipynb #dcb34e52
 @dataclass(frozen=True)
@@ -444,9 +460,8 @@ def dense_network(
         start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
         plan = [] if own else stages(s.epochs, s.lrs)
         journal = open_journal(folder, sum(stage.epochs for stage in plan))
-        model = journal.restore(initial_network(job))
+        model = journal.restore(placed(initial_network(job), device))
         if plan: train(model, images, plan, job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress, journal.history, journal=journal)
-        model.to(device)
         trained = Trained(model, journal.history, test_classes(dense, images, model, device), journal)
         save_run(dense, trained, trained, [], None, time.perf_counter() - start, device)
         return trained
@@ -456,7 +471,7 @@ def _from_folder(job: Job, folder: Path, device) -> Trained:
     model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     table = pd.read_parquet(folder / "predictions.parquet")
-    return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
+    return Trained(placed(model, device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
 
 def test_classes(job: Job, images: Images, model: nn.Module, device) -> np.ndarray:
     "Predicted classes of the test images, shape `(n, heads)`: the one place where the test part is touched"
@@ -579,7 +594,7 @@ def prune_network(
 ) -> tuple[Trained, list[Step]]:          # The pruned network, and what each step did
     "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
     s, how, trained = job.settings, form(job.settings), form(job.settings).start == "trained"
-    model = dense.model if trained else initial_network(job).to(device)
+    model = dense.model if trained else placed(initial_network(job), device)
     journal = open_journal(run_folder(job), epochs_of(s), dense.history if trained else [])
     seen = importance_images(job, images)
     found, autocast = score_batches(job, seen, device), torch.bfloat16 if s.precision == "bf16" else None

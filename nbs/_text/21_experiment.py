@@ -43,8 +43,8 @@ from fairgrape.masks import get_masks, plain_state, sparsity
 from fairgrape.models import build_model, check_network, load_weights, plain_model, predict_classes, save_weights, task_loss
 from fairgrape.pruning import Step, prune, schedule
 from fairgrape.selection import SCOPES, check_scope, target_share
-from fairgrape.settings import root
-from fairgrape.training import PRECISIONS, Stage, predict, seed_of, seeded, stages, train
+from fairgrape.settings import plain_name, root
+from fairgrape.training import PRECISIONS, Stage, memory_order, predict, seed_of, seeded, stages, train
 
 # %%
 from PIL import Image
@@ -293,6 +293,7 @@ def prepare(
     """Read the labels and check everything that can be checked before work starts.
 
     Raises: ValueError, FileNotFoundError or OSError that name the setting, file, column or row at fault."""
+    plain_name(name)
     data = read_dataset(settings.dataset, settings.data_path or None, root("data", data_root), progress=progress)
     specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
     if settings.method == "dense" and settings.groups == "clusters": settings = replace(settings, groups=specs[0])    # clusters come after it
@@ -387,7 +388,7 @@ assert job.sizes == [2] and job.group_names == ["blue", "red"] and job.labels.sh
 # %%
 (home / "file").write_text("")
 for bad, where in ((dict(task="colour"), {}), (dict(groups="hue"), {}), (dict(dataset="imdb"), {}), (dict(classes="tint=green"), {}), (dict(classes="tint"), {}), (dict(limit=3), {}),
-                   (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file"))):
+                   (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file")), ({}, dict(name="../up"))):
     try: prepare(replace(tiny, **bad), **(places | where))
     except (ValueError, OSError) as e: print(f"{bad or 'runs_root'}: {e}".replace(str(home), "…"))
     else: raise AssertionError(f"{bad} was accepted")
@@ -532,6 +533,10 @@ def initial_network(job: Job) -> nn.Module:
     "The network that training starts from"
     s = job.settings
     return build_model(s.network, sum(job.sizes), s.weights, s.seed, image_size=s.image_size)
+
+def placed(model: nn.Module, device: str | torch.device) -> nn.Module:
+    "The network on the device, in the memory order that training gives it: the order decides which kernels run, and so the last bits of every score"
+    return model.to(device, memory_format=memory_order(model, device))
 
 
 # %%
@@ -704,9 +709,8 @@ def dense_network(
         start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
         plan = [] if own else stages(s.epochs, s.lrs)
         journal = open_journal(folder, sum(stage.epochs for stage in plan))
-        model = journal.restore(initial_network(job))
+        model = journal.restore(placed(initial_network(job), device))
         if plan: train(model, images, plan, job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress, journal.history, journal=journal)
-        model.to(device)
         trained = Trained(model, journal.history, test_classes(dense, images, model, device), journal)
         save_run(dense, trained, trained, [], None, time.perf_counter() - start, device)
         return trained
@@ -716,7 +720,7 @@ def _from_folder(job: Job, folder: Path, device) -> Trained:
     model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
     model.load_state_dict(load_weights(folder / "model.safetensors"))
     table = pd.read_parquet(folder / "predictions.parquet")
-    return Trained(model.to(device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
+    return Trained(placed(model, device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
 
 def test_classes(job: Job, images: Images, model: nn.Module, device) -> np.ndarray:
     "Predicted classes of the test images, shape `(n, heads)`: the one place where the test part is touched"
@@ -919,7 +923,7 @@ def prune_network(
 ) -> tuple[Trained, list[Step]]:          # The pruned network, and what each step did
     "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
     s, how, trained = job.settings, form(job.settings), form(job.settings).start == "trained"
-    model = dense.model if trained else initial_network(job).to(device)
+    model = dense.model if trained else placed(initial_network(job), device)
     journal = open_journal(run_folder(job), epochs_of(s), dense.history if trained else [])
     seen = importance_images(job, images)
     found, autocast = score_batches(job, seen, device), torch.bfloat16 if s.precision == "bf16" else None
