@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-slow bench sync outputs lint showcase studies clean
+.PHONY: help setup demo test test-slow faults bench sync outputs lint showcase studies clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,15 +21,21 @@ setup: .venv/.ready  ## make .venv, install everything into it, install the note
 	touch $@
 
 demo: setup  ## prune on rendered faces: dense, WS and FairGRAPE at 0.9 and 0.99; notebooks and report in runs/
-	fairgrape grid demo
+	fairgrape sweep demo
+
+# One process a core, one thread each: OpenMP threads of several processes on one core wait for each other.
+PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test: setup  ## all tests: notebooks, pairs and export, templates, wheel, determinism
-	python -m pytest
+	$(PYTEST)
 
 test-slow: setup  ## the same with the cells and tests that take long
-	python -m pytest --nb-flags slow
+	$(PYTEST) --nb-flags slow
 
-bench: setup  ## measure selection, importance and the cache; leaves runs/bench.md
+faults: setup  ## kill runs and sweeps more than a hundred times and compare what is left (half an hour); leaves runs/faults.md
+	python nbs/_tools/faults.py
+
+bench: setup  ## measure selection, importance, the cache, whole runs and sweeps (half an hour); leaves runs/bench.md
 	python nbs/_bench/bench.py
 
 sync: setup  ## text ↔ notebooks ↔ package, cleaned
@@ -42,8 +48,8 @@ lint: setup  ## ruff over the exported package and the tests
 	ruff check
 
 showcase: setup  ## the real sets in data/ (hours on a CPU), then publish all of runs/ to runs/showcase
-	fairgrape grid showcase-utkface
-	fairgrape grid showcase-fairface
+	fairgrape sweep showcase-utkface
+	fairgrape sweep showcase-fairface
 	python nbs/_tools/showcase.py runs
 
 STUDIES := $(filter-out protocol,$(basename $(notdir $(wildcard nbs/templates/studies/*.yaml))))

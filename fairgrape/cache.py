@@ -17,7 +17,7 @@ import shutil
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -309,13 +309,15 @@ def batches(
     shuffle: torch.Generator | None = None, # Shuffle with this generator (a CPU one), or keep the order
     augment=None,       # A callable on float (n, 3, S, S) in [0, 1], or None
     device: str | torch.device = "cpu",     # Where to
+    share: Callable[[Sequence[Tensor]], Iterable[Tensor]] | None = None, # The batches' rows → those of them that are put together; None: all
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]: # As `get_batch` gives them
     "One epoch over a part. Raises: ValueError (unknown or empty part)."
     rows = images.rows.get(split, torch.empty(0))
     there = ", ".join(f"{len(r)} in {part}" for part, r in images.rows.items())
     if not len(rows): raise ValueError(f"no images in {split!r}: there are {there}")
     if shuffle is not None: rows = rows[torch.randperm(len(rows), generator=shuffle).to(rows.device)]
-    return (get_batch(images, index, augment, device) for index in rows.split(size))
+    parts = rows.split(size)
+    return (get_batch(images, index, augment, device) for index in (parts if share is None else share(parts)))
 
 # %% ../nbs/07_cache.ipynb #eb0c76bf
 class group_batches:
@@ -345,5 +347,8 @@ class group_batches:
 
     def __len__(self): return len(self.parts)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        for g, part in self.parts: yield (*get_batch(self.images, part, None, self.device)[:2], g)
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]: return self.take(range(len(self)))
+
+    def take(self, numbers: Iterable[int]) -> Iterator[tuple[Tensor, Tensor, int]]:
+        "Some of the batches, where several processes divide them"
+        for g, part in (self.parts[i] for i in numbers): yield (*get_batch(self.images, part, None, self.device)[:2], g)

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -86,10 +87,11 @@ def lock(
 # %% ../nbs/11_checkpoints.ipynb #4efc1600
 TELLING = {"settings", "plots", "report", "studies", "runner", "sweep", "ray_sweep", "sizing", "cli"}   # modules that do not decide a run's result
 
+@cache
 def code_version(
     package: Path | None = None, # Folder of the package's modules; None: this one
 ) -> str:                        # 12 hexadecimal digits
-    "Hash of the code that decides a run's result."
+    "Hash of the code that decides a run's result, as it was when this process first asked."
     digest = hashlib.sha256()
     for file in sorted((package or Path(str(files("fairgrape")))).glob("*.py")):
         lines = [line.rstrip() for line in file.read_text(encoding="utf-8").splitlines()]

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'Stage', 'stages', 'seed_of', 'seeded', 'autocast', 'memory_order', 'predict', 'evaluate_loss', 'adam',
-           'check_finite', 'train_epoch', 'train_stage', 'train']
+           'backward', 'epoch_batches', 'check_finite', 'train_epoch', 'average_buffers', 'train_stage',
+           'check_compiler', 'train', 'check_training']
 
 # %% ../nbs/13_training.ipynb #cee7cbeb
 import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from .cache import Images, augmentation, batches
 from .checkpoints import Journal, optimizer_tensors, restore_optimizer
 from .checkpoints import Stage as Unfinished
 from .models import predict_classes, task_loss
+from .parallel import ALONE, Team, memory_errors
 
 # %% ../nbs/13_training.ipynb #d5652f84
 @dataclass(frozen=True)
@@ -106,13 +108,17 @@ def predict(
     batch: int = 256,                   # Images at a time
     precision: str = 'fp32',            # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = 'cpu', # Where to compute
+    team: Team = ALONE,                 # The processes that share the batches
 ) -> Tensor:                            # Logits on the CPU, float32, shape (n, sum of sizes), rows as in `images.rows[split]`
-    "Run the network over a split without augmentation."
-    order = memory_order(model, device)
+    "Run the network over a split without augmentation. Raises: OutOfMemory (a MemoryError) that names the settings to lower."
+    order, mine = memory_order(model, device), lambda parts: [parts[i] for i in team.share(len(parts))]
     model.to(device, memory_format=order).eval()
-    with torch.inference_mode(), autocast(precision, device), parametrize.cached():
-        out = [model(x.contiguous(memory_format=order)).float() for x, _, _ in batches(images, split, batch, device=device)]
-    logits = torch.cat(out).cpu()
+    advice = f'lower batch ({batch} images at a time here) or image_size, or take a smaller network'
+    with memory_errors(f'the evaluation of {split!r}', advice), torch.inference_mode(), autocast(precision, device), parametrize.cached():
+        out = [model(x.contiguous(memory_format=order)).float() for x, _, _ in batches(images, split, batch, device=device, share=mine)]
+    n = len(images.rows[split])
+    at = torch.cat([torch.empty(0, dtype=torch.long), *mine(torch.arange(n).split(batch))])         # a process may have no batch at all
+    logits = team.gather(torch.cat(out) if out else torch.empty(0, sum(sizes), device=device), at, n).cpu()
     task_loss(logits[:1], images.labels[images.rows[split][:1]].cpu(), sizes)   # says so if heads and outputs do not match
     return logits
 
@@ -125,9 +131,10 @@ def evaluate_loss(
     batch: int = 256,                   # Images at a time
     precision: str = 'fp32',            # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = 'cpu', # Where to compute
+    team: Team = ALONE,                 # The processes that share the batches; all get the same numbers
 ) -> tuple[float, float]:               # Mean loss in nats; accuracy in percent, mean over the heads
     "Measure the loss and the accuracy on a split."
-    logits, y = predict(model, images, split, sizes, batch, precision, device), images.labels[images.rows[split]].cpu()
+    logits, y = predict(model, images, split, sizes, batch, precision, device, team), images.labels[images.rows[split]].cpu()
     return task_loss(logits, y, sizes).item(), 100*(predict_classes(logits, sizes) == y).double().mean().item()
 
 # %% ../nbs/13_training.ipynb #c1254114
@@ -137,6 +144,42 @@ def adam(
 ) -> torch.optim.Optimizer:         # A fresh optimizer, without memory of earlier stages
     "Adam with its usual momenta, in its fused form."
     return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+# %% ../nbs/13_training.ipynb #e3b6bae0
+def backward(
+    model: nn.Module,              # In training mode; gradients are added to those that are there
+    x: Tensor,                     # Images of this process's piece of the batch
+    y: Tensor,                     # Their labels, shape (n, heads)
+    sizes: list[int],              # Number of classes of each head
+    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, else does nothing
+    precision: str = 'fp32',       # 'fp32', 'bf16' or 'fp16'
+    accumulate: int = 1,           # Parts in which the images go through, of at least 2 images each
+    weight: float = 1.,            # What the piece weighs
+) -> Tensor:                       # Mean loss over the piece, before weighing
+    "Gradients of the mean loss, part by part."
+    parts, total = max(1, min(accumulate, len(x)//2)), 0.
+    for i, (a, b) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts))):
+        with getattr(model, 'no_sync', nullcontext)() if i < parts - 1 else nullcontext():
+            with autocast(precision, x.device): loss = task_loss(model(a), b, sizes)*(len(a)/len(x))
+            scaler.scale(loss*weight).backward()
+        total = total + loss.detach()
+    return total
+
+# %% ../nbs/13_training.ipynb #18fbad8d
+@contextmanager
+def epoch_batches(
+    images: Images,                     # Batches of its 'train' part
+    batch: int,                         # Images a step, of all processes together
+    seed: int,                          # The epoch's seed
+    augment: Callable | None = None,    # On batches of floats in [0, 1]
+    device: torch.device | str = 'cpu', # Where to
+    team: Team = ALONE,                 # The processes that share each batch
+) -> Iterator[tuple[Iterator, list[int]]]: # This process's pieces of the batches; how many images each batch has in all
+    "The batches of one epoch; within, everything random depends on the seed and the process alone."
+    whole = [len(part) for part in images.rows['train'].split(batch)]
+    with seeded(seed if team.main else seed_of(seed, 'process', team.rank), device):
+        order = torch.Generator().manual_seed(seed)
+        yield batches(images, 'train', batch, order, augment, device, lambda parts: map(team.piece, parts)), whole
 
 # %% ../nbs/13_training.ipynb #d0cbdd94
 def check_finite(
@@ -149,33 +192,48 @@ def check_finite(
                                  "Lower that stage's learning rate (lrs or retrain_lr), or set precision = 'fp32'")
 
 def train_epoch(
-    model: nn.Module,                    # The network, trained in place
+    model: nn.Module,                    # The network, trained in place; where several processes train, as `team.wrap` gives it
     optimizer: torch.optim.Optimizer,    # Over the network's parameters
-    loader: Iterator[tuple],             # Yields (x, y, g)
+    loader: Iterator[tuple],             # Yields (x, y, g), this process's piece of each batch
     sizes: list[int],                    # Number of classes of each head
     scaler: torch.amp.GradScaler,        # Scales the loss under fp16, else does nothing
     precision: str = 'fp32',             # 'fp32', 'bf16' or 'fp16'
     bar: tqdm | None = None,             # Progress, moved on by every batch
     where: str = 'this epoch',           # The place, for the message of an error
+    accumulate: int = 1,                 # Parts in which a piece goes through the network
+    team: Team = ALONE,                  # The processes that share each batch
+    whole: list[int] | None = None,      # Images of each batch in all; None: those of the loader
 ) -> float:                              # Mean training loss in nats, as seen while training
     "Go through the batches once."
     model.train()
     total, n, order = 0., 0, None
     for i, (x, y, _) in enumerate(loader):
-        if len(x) > 1:
-            order = order or memory_order(model, x.device)
-            with autocast(precision, x.device): loss = task_loss(model(x.contiguous(memory_format=order)), y, sizes)
+        images = whole[i] if whole else len(x)
+        if images > 1:
+            order, weight = order or memory_order(model, x.device), team.weight(len(x), images)
             optimizer.zero_grad()
-            scaler.scale(loss).backward()
+            loss = backward(model, x.contiguous(memory_format=order), y, sizes, scaler, precision, accumulate, weight*team.size)
             scaler.step(optimizer); scaler.update()
-            total, n = total + loss.detach().double()*len(x), n + len(x)
+            total, n = total + loss.double()*(weight*images), n + images
             if i % 50 == 0: check_finite(loss.item(), f'{where}, batch {i + 1}')
         if bar is not None: bar.update()
     if n == 0: raise ValueError(f'{where}: no batch of 2 images or more, so there is nothing to train on')
+    team.sum_([total])
     check_finite(float(total), where)
     return float(total)/n
 
 # %% ../nbs/13_training.ipynb #df133770
+def average_buffers(
+    model: nn.Module, # Its running statistics are changed in place; masks and counters are not touched
+    team: Team,       # The processes
+):
+    "Average batch norm's running statistics over all processes."
+    if team.size == 1: return
+    statistics = [b for b in model.buffers() if b.is_floating_point()]
+    team.sum_(statistics)
+    for b in statistics: b.div_(team.size)
+
+# %% ../nbs/13_training.ipynb #4a9498c6
 def train_stage(
     model: nn.Module,                # The network; ends with the weights of the best epoch
     images: Images,                  # Trained on 'train', judged on 'val'
@@ -191,6 +249,9 @@ def train_stage(
     optimizer: Callable = adam,      # (parameters, lr) -> optimizer
     journal: Journal | None = None,  # Told after each epoch; where it knows this stage, the stage goes on from there
     at: tuple[str, int] = ('', 0),   # The stage's name in the journal: label and number
+    accumulate: int = 1,             # Parts in which a batch goes through the network
+    compiled: bool = False,          # Train through torch.compile
+    team: Team = ALONE,              # The processes that share each batch
 ) -> list[dict]:                     # One row an epoch; `kept` is True at the best
     "Train for some epochs at one rate and keep the best by validation loss, the earlier one on a tie."
     opt, rows, best, weights = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr), [], None, None
@@ -198,18 +259,20 @@ def train_stage(
     if here := journal and journal.half_done(*at):
         rows, best, weights = here.rows, here.best, here.weights
         restore_optimizer(opt, here.optimizer), scaler.load_state_dict(here.scaler)
+    net = torch.compile(team.wrap(model)) if compiled else team.wrap(model)
     with tqdm(total=stage.epochs*math.ceil(len(images.rows['train'])/batch), desc=where, disable=not progress, leave=False) as bar:
         for epoch, seed in list(enumerate(epoch_seeds))[len(rows):]:
             start, here = time.perf_counter(), f'{where}, epoch {epoch + 1}'
-            with seeded(seed, device) as generator:
-                loader = batches(images, 'train', batch, generator, augment, device)
-                train_loss = train_epoch(model, opt, loader, sizes, scaler, precision, bar, here)
-            val_loss, accuracy = evaluate_loss(model, images, 'val', sizes, 4*batch, precision, device)
+            with epoch_batches(images, batch, seed, augment, device, team) as (loader, whole):
+                train_loss = train_epoch(net, opt, loader, sizes, scaler, precision, bar, here, accumulate, team, whole)
+            average_buffers(model, team)
+            val_loss, accuracy = evaluate_loss(model, images, 'val', sizes, 4*batch, precision, device, team)
             check_finite(val_loss, f'{here}, validation')
-            if best is None or val_loss < rows[best]['val_loss']: best, weights = epoch, {k: v.clone() for k, v in model.state_dict().items()}
+            if best is None or val_loss < rows[best]['val_loss']:
+                best, weights = epoch, {k: v.clone() for k, v in model.state_dict().items()}
             bar.set_postfix(loss=f'{val_loss:.3f}', accuracy=f'{accuracy:.1f}')
-            rows.append(dict(epoch=epoch, lr=stage.lr, train_loss=train_loss, val_loss=val_loss, val_accuracy=accuracy,
-                             seconds=time.perf_counter() - start))
+            measured = dict(train_loss=train_loss, val_loss=val_loss, val_accuracy=accuracy, seconds=time.perf_counter() - start)
+            rows.append(dict(epoch=epoch, lr=stage.lr) | measured)
             if journal:
                 journal.unfinished = Unfinished(*at, rows, best, weights, optimizer_tensors(opt), scaler.state_dict())
                 journal.write(model, where, f'{epoch + 1} of {stage.epochs}')
@@ -217,6 +280,19 @@ def train_stage(
     return [row | dict(kept=row['epoch'] == best) for row in rows]
 
 # %% ../nbs/13_training.ipynb #281540d2
+def _tiny(x: Tensor) -> Tensor: return x.sin() + 1
+
+def check_compiler(
+    device: torch.device | str = 'cpu', # Where to compute
+):
+    "Compile next to nothing. Raises: RuntimeError that says what is missing."
+    try: torch.compile(_tiny)(torch.ones(4, device=device))
+    except Exception as e:
+        raise RuntimeError("compiled = True: torch.compile does not work here "
+                           f"({type(e).__name__}: {str(e).strip().splitlines()[0][:120]}). "
+                           "It needs a C++ compiler such as g++ (on a GPU also Triton): install it, or set compiled = False") from e
+
+# %% ../nbs/13_training.ipynb #52e583cb
 def train(
     model: nn.Module,                # The network, trained in place, masks held; left in evaluation mode
     images: Images,                  # Trained on 'train', judged on 'val'; 'test' is not touched
@@ -232,23 +308,38 @@ def train(
     history: list[dict] | None = None,  # Rows of earlier trainings, to go on from
     optimizer: Callable = adam,      # (parameters, lr) -> optimizer, rebuilt at each stage
     journal: Journal | None = None,  # Told after each epoch; stages that it knows as done are left out
+    accumulate: int = 1,             # Parts in which a batch goes through the network, where it does not fit at once
+    compiled: bool = False,          # Train through torch.compile
+    team: Team = ALONE,              # The processes that share each batch; process 0's network is where all start
 ) -> list[dict]:                     # The history, one row an epoch: label, stage, epoch, lr, losses, accuracy, seconds, kept
     """Train through all stages; each keeps its best epoch by validation loss.
 
-    Raises: ValueError before the first step if a setting is not usable; FloatingPointError when the loss is not finite.
+    Raises: ValueError or RuntimeError before the first step if a setting is not usable; FloatingPointError when the loss is not finite;
+        OutOfMemory (a MemoryError) that names the settings to change.
     Source: paper §4.1"""
+    check_training(stages, batch, images, sizes, precision, device, accumulate, compiled)
+    transform = None if augment == 'none' else augmentation(augment, images.pixels.shape[-1])
+    history, progress = [] if history is None else history, progress and team.main
+    advice = f'raise accumulate (now {accumulate}), lower batch (now {batch}) or image_size, or take a smaller network'
+    with memory_errors(f'training ({label})', advice):
+        model.to(device, memory_format=memory_order(model, device))
+        team.same(model.state_dict().values())
+        for i, stage in enumerate(stages):
+            if journal and journal.done(label, i): continue
+            seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
+            where, how = f'{label}, stage {i + 1}', (precision, device, progress, optimizer)
+            with team.synced(model):
+                rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, *how, journal, (label, i), accumulate, compiled, team)
+            history += [dict(label=label, stage=i) | row for row in rows]
+            if journal: journal.unfinished = None
+    return history
+
+def check_training(stages, batch, images, sizes, precision, device, accumulate, compiled):
+    "What can be known to be wrong before the first step"
     if not stages: raise ValueError("stages is empty: give at least one Stage, or stages('3', '1e-5')")
     if batch < 2: raise ValueError(f"batch = {batch}: batch norm needs at least 2 images")
+    if not 1 <= accumulate <= batch//2:
+        raise ValueError(f"accumulate = {accumulate} parts of a batch of {batch}: each needs 2 images, so choose 1 to {batch//2}")
     if images.labels.shape[1] != len(sizes): raise ValueError(f"{images.labels.shape[1]} labels an image, but {len(sizes)} heads")
     autocast(precision, device)
-    transform = None if augment == 'none' else augmentation(augment, images.pixels.shape[-1])
-    history = [] if history is None else history
-    model.to(device, memory_format=memory_order(model, device))
-    for i, stage in enumerate(stages):
-        if journal and journal.done(label, i): continue
-        seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
-        where = f'{label}, stage {i + 1}'
-        rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, precision, device, progress, optimizer, journal, (label, i))
-        history += [dict(label=label, stage=i) | row for row in rows]
-        if journal: journal.unfinished = None
-    return history
+    if compiled: check_compiler(device)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from fairgrape.baselines import METHODS
-from fairgrape.cli import execute, notebook_is_whole
 from fairgrape.experiment import Settings, run
 from fairgrape.report import load_run
+from fairgrape.runner import execute, notebook_is_whole
 from fairgrape.studies import protocol
 from fixtures import write_celeba, write_people
 from test_real_faces import find

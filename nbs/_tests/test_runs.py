@@ -12,8 +12,9 @@ import papermill
 import pytest
 from PIL import Image
 
-from fairgrape.cli import main, template
+from fairgrape.cli import main
 from fairgrape.report import load_run
+from fairgrape.runner import template
 
 FAIRGRAPE = Path(sys.executable).with_name("fairgrape")
 

@@ -48,6 +48,6 @@ print(sorted({m.split('.')[0] for m in set(sys.modules) - before} & {'pandas', '
     assert say(python, code, tmp_path) == "[]"
 
 def test_templates_and_settings_come_along(python, tmp_path):
-    code = "from fairgrape.cli import template; from fairgrape.settings import read_settings; print(template('prune').name, template('report').name, template('study').name, 'demo' in read_settings())"
+    code = "from fairgrape.runner import template; from fairgrape.settings import read_settings; print(template('prune').name, template('report').name, template('study').name, 'demo' in read_settings())"
     assert say(python, code, tmp_path) == "prune.ipynb report.ipynb study.ipynb True"
     assert say(python, "from fairgrape.studies import study_names, protocol_rows; print(len(study_names()), 'celeba' in protocol_rows())", tmp_path) == "11 True"

@@ -101,3 +101,46 @@ with tempfile.TemporaryDirectory() as folder:
     assert root("data", start=folder) == Path("/mnt/faces") and root("data", "/tmp", start=folder) == Path("/tmp").resolve()
     del os.environ["FAIRGRAPE_DATA_ROOT"]
     assert root("runs", start=folder) == Path(folder).resolve() / "runs"         # a name that the file leaves out
+
+
+# %% [markdown]
+# ## Nothing outside the runs folder
+#
+# A run writes into the runs folder and nowhere else, also where a name in a grid that someone sent says otherwise, or where a link leads out. `inside` is asked for every path before anything is written.
+
+# %%
+#| export
+def inside(
+    path: Path,      # A file or folder that will be written
+    runs_root: Path, # The runs folder
+) -> Path:           # The same path, absolute
+    "The path, if it lies in the runs folder. Raises: ValueError if it leaves it."
+    real, home = Path(path).expanduser().resolve(), Path(runs_root).resolve()
+    if home not in real.parents: raise ValueError(f"{path} is outside of the runs folder {home}: give a place below it, or another runs_root")
+    return home / real.relative_to(home)
+
+def plain_name(name: str) -> str:
+    "A run's name, if it is the name of one folder. Raises: ValueError otherwise."
+    bad = not set("/\\\0").isdisjoint(name) or name.startswith(".") or ".." in name
+    if bad: raise ValueError(f"name = {name!r}: it names a folder in the runs folder, so write it without /, \\, .. or a dot at its start")
+    return name
+
+
+# %%
+tmp = Path(tempfile.mkdtemp())
+inside(tmp / "runs" / "studies" / "page.html", tmp / "runs").relative_to(tmp)
+
+# %%
+(tmp / "runs").mkdir()
+(tmp / "runs" / "link").symlink_to(tmp)
+for out in (tmp / "page.html", tmp / "runs" / ".." / "page.html", tmp / "runs" / "link" / "page.html", tmp / "runs"):
+    try: inside(out, tmp / "runs")
+    except ValueError as e: print(str(e).replace(str(tmp), "…"))
+    else: raise AssertionError(f"{out} was accepted")
+
+# %%
+assert plain_name("first-try_2") == "first-try_2" and plain_name("") == ""
+for name in ("../up", "a/b", "/etc", ".hidden", "a..b", "a\\b"):
+    try: plain_name(name)
+    except ValueError as e: print(e)
+    else: raise AssertionError(f"{name!r} was accepted")

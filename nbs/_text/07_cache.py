@@ -17,7 +17,7 @@ import shutil
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -625,13 +625,15 @@ def batches(
     shuffle: torch.Generator | None = None, # Shuffle with this generator (a CPU one), or keep the order
     augment=None,       # A callable on float (n, 3, S, S) in [0, 1], or None
     device: str | torch.device = "cpu",     # Where to
+    share: Callable[[Sequence[Tensor]], Iterable[Tensor]] | None = None, # The batches' rows → those of them that are put together; None: all
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]: # As `get_batch` gives them
     "One epoch over a part. Raises: ValueError (unknown or empty part)."
     rows = images.rows.get(split, torch.empty(0))
     there = ", ".join(f"{len(r)} in {part}" for part, r in images.rows.items())
     if not len(rows): raise ValueError(f"no images in {split!r}: there are {there}")
     if shuffle is not None: rows = rows[torch.randperm(len(rows), generator=shuffle).to(rows.device)]
-    return (get_batch(images, index, augment, device) for index in rows.split(size))
+    parts = rows.split(size)
+    return (get_batch(images, index, augment, device) for index in (parts if share is None else share(parts)))
 
 
 # %%
@@ -643,6 +645,7 @@ labels = lambda seed: torch.cat([y for x, y, g in batches(images, "train", shuff
 assert torch.equal(labels(None), images.labels[images.rows["train"], 0])
 assert torch.equal(labels(1), labels(1)) and not torch.equal(labels(1), labels(2))
 assert torch.equal(labels(1).sort().values, labels(None).sort().values)
+assert [len(x) for x, y, g in batches(images, "train", share=lambda parts: [part[:10] for part in parts[1::2]])] == [10, 10]   # one of several processes
 try: batches(images, "dev")
 except ValueError as e: print(e)
 else: raise AssertionError("an unknown part was accepted")
@@ -683,8 +686,11 @@ class group_batches:
 
     def __len__(self): return len(self.parts)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        for g, part in self.parts: yield (*get_batch(self.images, part, None, self.device)[:2], g)
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]: return self.take(range(len(self)))
+
+    def take(self, numbers: Iterable[int]) -> Iterator[tuple[Tensor, Tensor, int]]:
+        "Some of the batches, where several processes divide them"
+        for g, part in (self.parts[i] for i in numbers): yield (*get_batch(self.images, part, None, self.device)[:2], g)
 
 
 # %%
@@ -699,6 +705,7 @@ assert loader.counts == [150, 60, 30] and len(loader) == 5
 assert [(g, len(x)) for x, y, g in loader] == [(0, 50), (0, 50), (0, 50), (1, 60), (2, 30)]
 assert sorted(len(x) for x, y, g in group_batches(images, size=40) if g == 0) == [37, 37, 38, 38]          # near-equal
 assert group_batches(images, cap=35).counts == [35, 35, 30]
+assert [(g, len(x)) for x, y, g in loader.take(range(1, 5, 2))] == [(0, 50), (1, 60)]
 order = lambda seed: torch.cat([part for g, part in group_batches(images, seed=seed).parts])
 assert torch.equal(order(0), order(0)) and not torch.equal(order(0), order(1))
 assert torch.equal(order(0).sort().values, images.rows["train"])                                           # every image once

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -161,10 +162,11 @@ with lock(home / "run.lock", wait=False): print("free again")
 #| export
 TELLING = {"settings", "plots", "report", "studies", "runner", "sweep", "ray_sweep", "sizing", "cli"}   # modules that do not decide a run's result
 
+@cache
 def code_version(
     package: Path | None = None, # Folder of the package's modules; None: this one
 ) -> str:                        # 12 hexadecimal digits
-    "Hash of the code that decides a run's result."
+    "Hash of the code that decides a run's result, as it was when this process first asked."
     digest = hashlib.sha256()
     for file in sorted((package or Path(str(files("fairgrape")))).glob("*.py")):
         lines = [line.rstrip() for line in file.read_text(encoding="utf-8").splitlines()]
@@ -179,11 +181,12 @@ code_version()
 # %%
 toy = home / "toy"; toy.mkdir()
 for name in ("training", "plots"): (toy / f"{name}.py").write_text("x = 1\n")
-first = code_version(toy)
+now = code_version.__wrapped__                             # without the memory of what it said before
+first = now(toy)
 (toy / "plots.py").write_text("x = 2\n"); (toy / "training.py").write_text("# why\nx = 1\n\n")
-assert code_version(toy) == first
+assert now(toy) == first
 (toy / "training.py").write_text("x = 2\n")
-assert code_version(toy) != first and len(code_version()) == 12
+assert now(toy) != first and len(code_version()) == 12
 
 
 # %% [markdown]

@@ -12,7 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,7 @@ from fairgrape.cache import Images, augmentation, batches
 from fairgrape.checkpoints import Journal, optimizer_tensors, restore_optimizer
 from fairgrape.checkpoints import Stage as Unfinished
 from fairgrape.models import predict_classes, task_loss
+from fairgrape.parallel import ALONE, Team, memory_errors
 
 
 # %% [markdown]
@@ -220,7 +221,8 @@ assert memory_order(build_model('resnet10', 2), 'cpu') == torch.contiguous_forma
 # ## Predictions
 #
 # Prediction is a pass in the order of the split's rows, in evaluation mode and with nothing recorded for gradients. Masked weights are
-# put together once for the whole pass instead of once a batch.
+# put together once for the whole pass instead of once a batch. Where several processes take part, each takes whole batches, and all get
+# all predictions.
 
 # %%
 #| export
@@ -232,13 +234,17 @@ def predict(
     batch: int = 256,                   # Images at a time
     precision: str = 'fp32',            # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = 'cpu', # Where to compute
+    team: Team = ALONE,                 # The processes that share the batches
 ) -> Tensor:                            # Logits on the CPU, float32, shape (n, sum of sizes), rows as in `images.rows[split]`
-    "Run the network over a split without augmentation."
-    order = memory_order(model, device)
+    "Run the network over a split without augmentation. Raises: OutOfMemory (a MemoryError) that names the settings to lower."
+    order, mine = memory_order(model, device), lambda parts: [parts[i] for i in team.share(len(parts))]
     model.to(device, memory_format=order).eval()
-    with torch.inference_mode(), autocast(precision, device), parametrize.cached():
-        out = [model(x.contiguous(memory_format=order)).float() for x, _, _ in batches(images, split, batch, device=device)]
-    logits = torch.cat(out).cpu()
+    advice = f'lower batch ({batch} images at a time here) or image_size, or take a smaller network'
+    with memory_errors(f'the evaluation of {split!r}', advice), torch.inference_mode(), autocast(precision, device), parametrize.cached():
+        out = [model(x.contiguous(memory_format=order)).float() for x, _, _ in batches(images, split, batch, device=device, share=mine)]
+    n = len(images.rows[split])
+    at = torch.cat([torch.empty(0, dtype=torch.long), *mine(torch.arange(n).split(batch))])         # a process may have no batch at all
+    logits = team.gather(torch.cat(out) if out else torch.empty(0, sum(sizes), device=device), at, n).cpu()
     task_loss(logits[:1], images.labels[images.rows[split][:1]].cpu(), sizes)   # says so if heads and outputs do not match
     return logits
 
@@ -292,9 +298,10 @@ def evaluate_loss(
     batch: int = 256,                   # Images at a time
     precision: str = 'fp32',            # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = 'cpu', # Where to compute
+    team: Team = ALONE,                 # The processes that share the batches; all get the same numbers
 ) -> tuple[float, float]:               # Mean loss in nats; accuracy in percent, mean over the heads
     "Measure the loss and the accuracy on a split."
-    logits, y = predict(model, images, split, sizes, batch, precision, device), images.labels[images.rows[split]].cpu()
+    logits, y = predict(model, images, split, sizes, batch, precision, device, team), images.labels[images.rows[split]].cpu()
     return task_loss(logits, y, sizes).item(), 100*(predict_classes(logits, sizes) == y).double().mean().item()
 
 
@@ -342,6 +349,94 @@ assert torch.allclose(w, torch.tensor([0.9, 1.1]))
 
 
 # %% [markdown]
+# A batch that does not fit into memory can go through the network in parts, whose gradients add up to the batch's: each part's mean loss
+# weighs as much as the part has images. Several processes add up in the same way. Their gradients are averaged in the last part's
+# backward pass only; before it there is nothing to send (`no_sync`). What differs is batch norm, which sees the part and not the batch.
+
+# %%
+#| export
+def backward(
+    model: nn.Module,              # In training mode; gradients are added to those that are there
+    x: Tensor,                     # Images of this process's piece of the batch
+    y: Tensor,                     # Their labels, shape (n, heads)
+    sizes: list[int],              # Number of classes of each head
+    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, else does nothing
+    precision: str = 'fp32',       # 'fp32', 'bf16' or 'fp16'
+    accumulate: int = 1,           # Parts in which the images go through, of at least 2 images each
+    weight: float = 1.,            # What the piece weighs
+) -> Tensor:                       # Mean loss over the piece, before weighing
+    "Gradients of the mean loss, part by part."
+    parts, total = max(1, min(accumulate, len(x)//2)), 0.
+    for i, (a, b) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts))):
+        with getattr(model, 'no_sync', nullcontext)() if i < parts - 1 else nullcontext():
+            with autocast(precision, x.device): loss = task_loss(model(a), b, sizes)*(len(a)/len(x))
+            scaler.scale(loss*weight).backward()
+        total = total + loss.detach()
+    return total
+
+
+# %% [markdown]
+# In float64 and without batch norm, five images in two parts (3 and 2) or in one have the same gradient.
+
+# %%
+def gradient_of(accumulate, n=5):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3*16*16, 5)).double()
+    x, y, _ = next(batches(images, 'train', n))
+    loss = backward(net, x.double(), y, [2, 3], torch.amp.GradScaler('cpu', enabled=False), accumulate=accumulate)
+    return loss.item(), net[1].weight.grad
+
+[gradient_of(parts)[0] for parts in (1, 2)]
+
+# %%
+for parts in (2, 3, 64):
+    assert math.isclose(gradient_of(parts)[0], gradient_of(1)[0], rel_tol=1e-12) and torch.allclose(gradient_of(parts)[1], gradient_of(1)[1], rtol=1e-12, atol=1e-15)
+seen = []
+class Counts(nn.Linear):
+    def forward(self, x): seen.append(len(x)); return super().forward(x)
+backward(nn.Sequential(nn.Flatten(), Counts(768, 5)), *next(batches(images, 'train', 5))[:2], [2, 3], torch.amp.GradScaler('cpu', enabled=False), accumulate=4)
+assert seen == [3, 2]                                                # four parts of five images would leave some with one
+
+
+# %% [markdown]
+# Everybody draws the same order of images from the epoch's seed and takes a piece of each batch. What is drawn for an image (its
+# augmentation, dropout) comes from a stream of each process's own, so it is another than one process would have drawn; process 0 draws as if it
+# were alone.
+
+# %%
+#| export
+@contextmanager
+def epoch_batches(
+    images: Images,                     # Batches of its 'train' part
+    batch: int,                         # Images a step, of all processes together
+    seed: int,                          # The epoch's seed
+    augment: Callable | None = None,    # On batches of floats in [0, 1]
+    device: torch.device | str = 'cpu', # Where to
+    team: Team = ALONE,                 # The processes that share each batch
+) -> Iterator[tuple[Iterator, list[int]]]: # This process's pieces of the batches; how many images each batch has in all
+    "The batches of one epoch; within, everything random depends on the seed and the process alone."
+    whole = [len(part) for part in images.rows['train'].split(batch)]
+    with seeded(seed if team.main else seed_of(seed, 'process', team.rank), device):
+        order = torch.Generator().manual_seed(seed)
+        yield batches(images, 'train', batch, order, augment, device, lambda parts: map(team.piece, parts)), whole
+
+
+# %%
+def labels_of(team): 
+    with epoch_batches(images, 24, seed=5, team=team) as (pieces, whole): return [y.tolist() for _, y, _ in pieces], whole
+
+[[len(piece) for piece in labels_of(team)[0]] for team in (ALONE, Team(0, 2), Team(1, 2))]
+
+# %%
+assert labels_of(ALONE)[1] == labels_of(Team(1, 2))[1] == [24, 24, 16]
+assert [a + b for a, b in zip(labels_of(Team(0, 2))[0], labels_of(Team(1, 2))[0])] == labels_of(ALONE)[0]
+drawn = []
+for rank in range(2):
+    with epoch_batches(images, 24, seed=5, team=Team(rank, 2)): drawn.append(torch.rand(1).item())
+with epoch_batches(images, 24, seed=5): assert drawn[0] == torch.rand(1).item() != drawn[1]
+
+
+# %% [markdown]
 # A loss that is not finite ruins the weights for good, so the epoch stops there. Asking for its value makes a GPU wait, which is why
 # only every 50th batch and the epoch's sum are asked. A last batch of a single image is left out: alone, it gives batch norm nothing
 # to normalise.
@@ -358,29 +453,33 @@ def check_finite(
                                  "Lower that stage's learning rate (lrs or retrain_lr), or set precision = 'fp32'")
 
 def train_epoch(
-    model: nn.Module,                    # The network, trained in place
+    model: nn.Module,                    # The network, trained in place; where several processes train, as `team.wrap` gives it
     optimizer: torch.optim.Optimizer,    # Over the network's parameters
-    loader: Iterator[tuple],             # Yields (x, y, g)
+    loader: Iterator[tuple],             # Yields (x, y, g), this process's piece of each batch
     sizes: list[int],                    # Number of classes of each head
     scaler: torch.amp.GradScaler,        # Scales the loss under fp16, else does nothing
     precision: str = 'fp32',             # 'fp32', 'bf16' or 'fp16'
     bar: tqdm | None = None,             # Progress, moved on by every batch
     where: str = 'this epoch',           # The place, for the message of an error
+    accumulate: int = 1,                 # Parts in which a piece goes through the network
+    team: Team = ALONE,                  # The processes that share each batch
+    whole: list[int] | None = None,      # Images of each batch in all; None: those of the loader
 ) -> float:                              # Mean training loss in nats, as seen while training
     "Go through the batches once."
     model.train()
     total, n, order = 0., 0, None
     for i, (x, y, _) in enumerate(loader):
-        if len(x) > 1:
-            order = order or memory_order(model, x.device)
-            with autocast(precision, x.device): loss = task_loss(model(x.contiguous(memory_format=order)), y, sizes)
+        images = whole[i] if whole else len(x)
+        if images > 1:
+            order, weight = order or memory_order(model, x.device), team.weight(len(x), images)
             optimizer.zero_grad()
-            scaler.scale(loss).backward()
+            loss = backward(model, x.contiguous(memory_format=order), y, sizes, scaler, precision, accumulate, weight*team.size)
             scaler.step(optimizer); scaler.update()
-            total, n = total + loss.detach().double()*len(x), n + len(x)
+            total, n = total + loss.double()*(weight*images), n + images
             if i % 50 == 0: check_finite(loss.item(), f'{where}, batch {i + 1}')
         if bar is not None: bar.update()
     if n == 0: raise ValueError(f'{where}: no batch of 2 images or more, so there is nothing to train on')
+    team.sum_([total])
     check_finite(float(total), where)
     return float(total)/n
 
@@ -415,6 +514,41 @@ for loader, error in [([(x*math.nan, y, g)], FloatingPointError), ([(x[:1], y[:1
 # After each epoch the validation loss decides whether its weights are the stage's best so far; at the stage's end those are put back,
 # batch norm's running statistics with them, and the next stage starts from there with a new optimizer. Masks are part of the network,
 # so pruned weights need no mention.
+#
+# Several processes come to the same decisions because they have the same numbers: predictions are gathered before the loss is taken.
+# Where each has its own batch norm (on the CPU) the running statistics are averaged after each epoch.
+
+# %%
+#| export
+def average_buffers(
+    model: nn.Module, # Its running statistics are changed in place; masks and counters are not touched
+    team: Team,       # The processes
+):
+    "Average batch norm's running statistics over all processes."
+    if team.size == 1: return
+    statistics = [b for b in model.buffers() if b.is_floating_point()]
+    team.sum_(statistics)
+    for b in statistics: b.div_(team.size)
+
+
+# %%
+norm = nn.BatchNorm1d(2)
+average_buffers(norm, ALONE)
+norm.running_var
+
+
+# %% [markdown]
+# Two processes of which the other one has 3 everywhere: (1 + 3)/2.
+
+# %%
+@dataclass(frozen=True)
+class WithThrees(Team):
+    def sum_(self, tensors):
+        for t in tensors: t += 3
+
+average_buffers(norm, WithThrees(0, 2))
+assert norm.running_var.tolist() == [2, 2] and norm.num_batches_tracked == 0
+
 
 # %%
 #| export
@@ -433,6 +567,9 @@ def train_stage(
     optimizer: Callable = adam,      # (parameters, lr) -> optimizer
     journal: Journal | None = None,  # Told after each epoch; where it knows this stage, the stage goes on from there
     at: tuple[str, int] = ('', 0),   # The stage's name in the journal: label and number
+    accumulate: int = 1,             # Parts in which a batch goes through the network
+    compiled: bool = False,          # Train through torch.compile
+    team: Team = ALONE,              # The processes that share each batch
 ) -> list[dict]:                     # One row an epoch; `kept` is True at the best
     "Train for some epochs at one rate and keep the best by validation loss, the earlier one on a tie."
     opt, rows, best, weights = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr), [], None, None
@@ -440,18 +577,20 @@ def train_stage(
     if here := journal and journal.half_done(*at):
         rows, best, weights = here.rows, here.best, here.weights
         restore_optimizer(opt, here.optimizer), scaler.load_state_dict(here.scaler)
+    net = torch.compile(team.wrap(model)) if compiled else team.wrap(model)
     with tqdm(total=stage.epochs*math.ceil(len(images.rows['train'])/batch), desc=where, disable=not progress, leave=False) as bar:
         for epoch, seed in list(enumerate(epoch_seeds))[len(rows):]:
             start, here = time.perf_counter(), f'{where}, epoch {epoch + 1}'
-            with seeded(seed, device) as generator:
-                loader = batches(images, 'train', batch, generator, augment, device)
-                train_loss = train_epoch(model, opt, loader, sizes, scaler, precision, bar, here)
-            val_loss, accuracy = evaluate_loss(model, images, 'val', sizes, 4*batch, precision, device)
+            with epoch_batches(images, batch, seed, augment, device, team) as (loader, whole):
+                train_loss = train_epoch(net, opt, loader, sizes, scaler, precision, bar, here, accumulate, team, whole)
+            average_buffers(model, team)
+            val_loss, accuracy = evaluate_loss(model, images, 'val', sizes, 4*batch, precision, device, team)
             check_finite(val_loss, f'{here}, validation')
-            if best is None or val_loss < rows[best]['val_loss']: best, weights = epoch, {k: v.clone() for k, v in model.state_dict().items()}
+            if best is None or val_loss < rows[best]['val_loss']:
+                best, weights = epoch, {k: v.clone() for k, v in model.state_dict().items()}
             bar.set_postfix(loss=f'{val_loss:.3f}', accuracy=f'{accuracy:.1f}')
-            rows.append(dict(epoch=epoch, lr=stage.lr, train_loss=train_loss, val_loss=val_loss, val_accuracy=accuracy,
-                             seconds=time.perf_counter() - start))
+            measured = dict(train_loss=train_loss, val_loss=val_loss, val_accuracy=accuracy, seconds=time.perf_counter() - start)
+            rows.append(dict(epoch=epoch, lr=stage.lr) | measured)
             if journal:
                 journal.unfinished = Unfinished(*at, rows, best, weights, optimizer_tensors(opt), scaler.state_dict())
                 journal.write(model, where, f'{epoch + 1} of {stage.epochs}')
@@ -485,6 +624,41 @@ assert same(model.state_dict(), again.state_dict())
 assert '1.running_var' in model.state_dict() and evaluate_loss(model, images, 'val', [2, 3], 64)[0] == best['val_loss']
 
 
+# %% [markdown]
+# torch.compile writes the network anew as fewer, larger kernels. That wants a compiler on the machine, which is asked for before anything is trained.
+# The compiled form is only a way to run the network: weights and their names are the network's own. Predictions and importance run as ever.
+# It is compiled when it first trains and once more when it first has masks, half a minute each for a ResNet on a CPU; later stages and
+# steps find it done.
+
+# %%
+#| export
+def _tiny(x: Tensor) -> Tensor: return x.sin() + 1
+
+def check_compiler(
+    device: torch.device | str = 'cpu', # Where to compute
+):
+    "Compile next to nothing. Raises: RuntimeError that says what is missing."
+    try: torch.compile(_tiny)(torch.ones(4, device=device))
+    except Exception as e:
+        raise RuntimeError("compiled = True: torch.compile does not work here "
+                           f"({type(e).__name__}: {str(e).strip().splitlines()[0][:120]}). "
+                           "It needs a C++ compiler such as g++ (on a GPU also Triton): install it, or set compiled = False") from e
+
+
+# %%
+from unittest.mock import patch
+
+def broken(*_, **__): raise FileNotFoundError("g++: no such file")
+
+with patch('torch.compile', broken):
+    try: check_compiler()
+    except RuntimeError as e: print(e)
+    else: raise AssertionError('a compiler that is not there was found')
+
+# %%
+with patch('torch.compile', lambda f: f): assert check_compiler() is None
+
+
 # %%
 #| export
 def train(
@@ -502,26 +676,41 @@ def train(
     history: list[dict] | None = None,  # Rows of earlier trainings, to go on from
     optimizer: Callable = adam,      # (parameters, lr) -> optimizer, rebuilt at each stage
     journal: Journal | None = None,  # Told after each epoch; stages that it knows as done are left out
+    accumulate: int = 1,             # Parts in which a batch goes through the network, where it does not fit at once
+    compiled: bool = False,          # Train through torch.compile
+    team: Team = ALONE,              # The processes that share each batch; process 0's network is where all start
 ) -> list[dict]:                     # The history, one row an epoch: label, stage, epoch, lr, losses, accuracy, seconds, kept
     """Train through all stages; each keeps its best epoch by validation loss.
 
-    Raises: ValueError before the first step if a setting is not usable; FloatingPointError when the loss is not finite.
+    Raises: ValueError or RuntimeError before the first step if a setting is not usable; FloatingPointError when the loss is not finite;
+        OutOfMemory (a MemoryError) that names the settings to change.
     Source: paper §4.1"""
+    check_training(stages, batch, images, sizes, precision, device, accumulate, compiled)
+    transform = None if augment == 'none' else augmentation(augment, images.pixels.shape[-1])
+    history, progress = [] if history is None else history, progress and team.main
+    advice = f'raise accumulate (now {accumulate}), lower batch (now {batch}) or image_size, or take a smaller network'
+    with memory_errors(f'training ({label})', advice):
+        model.to(device, memory_format=memory_order(model, device))
+        team.same(model.state_dict().values())
+        for i, stage in enumerate(stages):
+            if journal and journal.done(label, i): continue
+            seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
+            where, how = f'{label}, stage {i + 1}', (precision, device, progress, optimizer)
+            with team.synced(model):
+                rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, *how, journal, (label, i), accumulate, compiled, team)
+            history += [dict(label=label, stage=i) | row for row in rows]
+            if journal: journal.unfinished = None
+    return history
+
+def check_training(stages, batch, images, sizes, precision, device, accumulate, compiled):
+    "What can be known to be wrong before the first step"
     if not stages: raise ValueError("stages is empty: give at least one Stage, or stages('3', '1e-5')")
     if batch < 2: raise ValueError(f"batch = {batch}: batch norm needs at least 2 images")
+    if not 1 <= accumulate <= batch//2:
+        raise ValueError(f"accumulate = {accumulate} parts of a batch of {batch}: each needs 2 images, so choose 1 to {batch//2}")
     if images.labels.shape[1] != len(sizes): raise ValueError(f"{images.labels.shape[1]} labels an image, but {len(sizes)} heads")
     autocast(precision, device)
-    transform = None if augment == 'none' else augmentation(augment, images.pixels.shape[-1])
-    history = [] if history is None else history
-    model.to(device, memory_format=memory_order(model, device))
-    for i, stage in enumerate(stages):
-        if journal and journal.done(label, i): continue
-        seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
-        where = f'{label}, stage {i + 1}'
-        rows = train_stage(model, images, stage, seeds, sizes, where, batch, transform, precision, device, progress, optimizer, journal, (label, i))
-        history += [dict(label=label, stage=i) | row for row in rows]
-        if journal: journal.unfinished = None
-    return history
+    if compiled: check_compiler(device)
 
 
 # %% [markdown]
@@ -565,6 +754,48 @@ abs(plain - rows[-1]['train_loss'])
 # %%
 assert abs(plain - rows[-1]['train_loss']) < 0.05
 assert all(p.dtype == torch.float32 for p in other.parameters())
+
+
+# %% [markdown]
+# Does a batch in four parts end where the undivided one ends? In float64, without batch norm: after three epochs of Adam, to nine digits.
+
+# %%
+def plain_net(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 5)).double()
+
+class DoubleIn(nn.Module):
+    "Images come as float32; this network wants float64"
+    def __init__(self): super().__init__(); self.net = plain_net()
+    def forward(self, x): return self.net(x.double())
+
+ends = {}
+for parts in (1, 4):
+    model = DoubleIn()
+    train(model, images, stages('3', '1e-3'), [2, 3], seed=0, batch=16, augment='none', progress=False, accumulate=parts)
+    ends[parts] = model.state_dict()
+max(float((ends[1][k] - ends[4][k]).abs().max()) for k in ends[1])
+
+# %%
+assert all(torch.allclose(ends[1][k], ends[4][k], rtol=0, atol=1e-9) for k in ends[1]) and not same(ends[1], ends[4])
+
+
+# %% [markdown]
+# When memory runs out, the message names the settings:
+
+# %%
+class Greedy(nn.Module):
+    "A network that wants a petabyte in training and nothing in evaluation"
+    def __init__(self): super().__init__(); self.net = tiny_net()
+    def forward(self, x): return self.net(x + (torch.empty(2**50, dtype=torch.uint8).sum() if self.training else 0))
+
+try: train(Greedy(), images, stages('1', '1e-3'), [2, 3], seed=0, batch=16, progress=False)
+except MemoryError as e: print(e); assert 'raise accumulate (now 1), lower batch (now 16)' in str(e)
+else: raise AssertionError('a petabyte was found')
+try: predict(nn.Sequential(nn.Flatten(), nn.Linear(768, 5), nn.ConstantPad1d((0, 2**48), 0)), images, 'test', [2, 3])
+except MemoryError as e: print(e); assert 'lower batch (256 images' in str(e)
+else: raise AssertionError('a petabyte was found')
 
 # %% [markdown]
 # ## Pruned weights stay pruned
@@ -653,7 +884,7 @@ assert rows[3]['kept'] is False and len(rows) == 5          # the best epoch was
 # %%
 huge = lambda ps, lr: torch.optim.SGD(ps, lr=1e30)
 for settings, error in [(dict(stages=[]), ValueError), (dict(batch=1), ValueError), (dict(precision='int8'), ValueError),
-                        (dict(augment='mirror'), ValueError), (dict(optimizer=huge), FloatingPointError)]:
+                        (dict(augment='mirror'), ValueError), (dict(accumulate=9), ValueError), (dict(accumulate=0), ValueError), (dict(optimizer=huge), FloatingPointError)]:
     try: trained(**settings)
     except error as e: print(type(e).__name__, e)
     else: raise AssertionError(f'{settings} was accepted')

@@ -8,8 +8,14 @@
 
 # %%
 #| export
-from collections.abc import Callable, Iterable, Iterator
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,9 +25,14 @@ from fairgrape.masks import original, prunable
 
 # %%
 import copy
+from types import SimpleNamespace
+from unittest.mock import patch as instead
+
 import torch.nn.functional as F
 
 from fairgrape.masks import apply_masks
+
+home = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
@@ -124,7 +135,7 @@ assert len(ByGroup(loader, 2, size=3)) == 3
 
 
 # %% [markdown]
-# ## One backward pass a batch
+# ## Measuring leaves no trace
 #
 # The network is in evaluation mode meanwhile: batch norm then uses its running statistics, so that an image's gradient does not depend on who else is in the batch. (The authors' code leaves it in
 # training mode; `training_mode=True` does that, and puts the running statistics back afterwards, so that measuring a network never changes it.)
@@ -160,7 +171,209 @@ assert norm.training and norm.running_mean.tolist() == [0, 0]
 
 
 # %% [markdown]
+# ## Where the sums lie
+#
+# $G$ numbers for each weight: for ResNet-34 and 7 groups 600 MB, no matter. For 100 million weights and 50 groups 20 GB, and that is a matter, on a GPU at least. But batches come group after group, so at any time only one group's sums are being added to. The others may lie in
+# the host's memory, or in files that are mapped into it.
+
+# %%
+#| export
+def wide(weight: Tensor) -> torch.dtype: return torch.promote_types(weight.dtype, torch.float32)
+
+def sums_size(
+    weights: Mapping[str, Tensor], # Layer name → weight
+    groups: int,                   # G, how many groups there are
+) -> int:                          # Bytes
+    "What the importance of these weights takes: G numbers a weight, 4 bytes each (8 for float64)."
+    return groups * sum(w.numel() * wide(w).itemsize for w in weights.values())
+
+def free_bytes(
+    device: str | torch.device = "cpu", # A GPU, or "cpu" for the host
+) -> int:                               # Bytes that can still be had
+    "Free memory of a device. A container's own limit counts."
+    if torch.device(device).type == "cuda":       # what torch holds and does not use can be had as well
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(_of_the_host(), _of_the_container())
+
+def _of_the_host() -> int:
+    known = Path("/proc/meminfo")
+    lines = dict(line.split(":") for line in known.read_text().splitlines()) if known.is_file() else {}
+    if "MemAvailable" in lines: return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2          # not Linux: half of what is built in
+
+def _of_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    "What a control group's limit leaves; files that are only cached there can be dropped"
+    try: most, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
+    except (OSError, ValueError): return 2 ** 62
+    try: cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get("inactive_file", 0)
+    except (OSError, ValueError): cached = 0
+    return max(0, most - used + int(cached))
+
+
+# %%
+hundred_million = {"big": torch.empty(100_000_000, device="meta")}
+f"{sums_size(hundred_million, groups=50) / 1e9:.0f} GB"
+
+# %%
+assert sums_size(hundred_million, 50) == 20_000_000_000 and sums_size({"a": torch.empty(3, dtype=torch.float64), "b": torch.empty(2, dtype=torch.bfloat16)}, 2) == 2 * (24 + 8)
+assert free_bytes() > 0 and _of_the_container(home) == 2 ** 62
+for name, text in (("max", "1000"), ("current", "700"), ("stat", "anon 400\ninactive_file 200\n")): (home / f"memory.{name}").write_text(text)
+assert _of_the_container(home) == 500
+
+
+# %% [markdown]
+# `"auto"` leaves them on the device while they take at most half of what is free there: the network's activations and the selection want the rest. Else they go to the host, which is said. Files are never written unasked, so where nothing fits there is an error with the numbers.
+
+# %%
+#| export
+def choose_place(
+    need: int,                      # Bytes of the sums, from `sums_size`
+    device: torch.device,           # Where the network is
+    keep_on: str | Path = "auto",   # "auto", "device", "host", or a folder for mapped files
+) -> str | Path:                    # "device", "host" or the folder
+    "Where the sums are to lie. Raises: MemoryError with the numbers where they do not fit, or OSError for a folder that is too small."
+    if keep_on not in ("auto", "device", "host"): return _roomy(Path(keep_on), need)
+    if keep_on != "auto" and (keep_on == "host" or device.type == "cpu"): return keep_on
+    free, host = free_bytes(device), free_bytes("cpu")
+    if keep_on == "device" or need <= free // 2: return "device"
+    if device.type == "cpu" and need <= free * 9 // 10: return "device"
+    if device.type != "cpu" and need <= host * 3 // 4:
+        warnings.warn(f"the importance takes {_gb(need)}, {device} has {_gb(free)} free: it is kept in the host's memory", stacklevel=3)
+        return "host"
+    where = f"{device} has {_gb(free)} free" + ("" if device.type == "cpu" else f" and the host {_gb(host)}")
+    raise MemoryError(f"the importance takes {_gb(need)}, but {where}: set keep_on to a folder on a disk with that much room, "
+                      "or lower the number of groups, or leave layers dense (ignore)")
+
+def _gb(n: int) -> str: return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n:,} bytes"
+
+def _roomy(folder: Path, need: int) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OSError(28, f"keep_on = '{folder}': the importance takes {_gb(need)}, {_gb(free)} are free there; choose a folder on a larger disk")
+    return folder
+
+
+# %%
+cpu, gpu = torch.device("cpu"), torch.device("cuda")
+choose_place(1000, cpu), choose_place(1000, cpu, "host"), choose_place(1000, cpu, home) == home
+
+
+# %%
+def decided(need, device, free, host, keep_on="auto"):
+    with instead(f"{choose_place.__module__}.free_bytes", lambda d="cpu": free if torch.device(d).type == "cuda" else host), warnings.catch_warnings(record=True) as said:
+        return choose_place(need, device, keep_on), [str(w.message) for w in said]
+
+GB = 10 ** 9
+assert decided(6 * GB, gpu, free=60 * GB, host=100 * GB) == ("device", []) and decided(90 * GB, gpu, 60 * GB, 80 * GB, "device")[0] == "device"
+place, said = decided(40 * GB, gpu, free=60 * GB, host=100 * GB)
+print(said[0]); assert place == "host"
+for need, device in ((80 * GB, gpu), (95 * GB, cpu)):
+    try: decided(need, device, free=60 * GB, host=100 * GB)
+    except MemoryError as e: print(e)
+    else: raise AssertionError("sums without room were accepted")
+try: choose_place(2 ** 60, cpu, home)
+except OSError as e: print(str(e).replace(str(home), "…"))
+else: raise AssertionError("a disk that is too small was accepted")
+
+
+# %% [markdown]
+# `GroupSums` hands out one group's sums, on the device, to be added to. When another group is asked for, the first goes to where it is kept and the other is fetched, so batches in any order give the same bits; only the number of transfers grows. It is counted.
+#
+# A mapped file gets its blocks before it is used, since a full disk would otherwise kill the process at the first write. Its name is removed at once: the file lives as long as the tensor, and a killed process leaves nothing behind.
+
+# %%
+#| export
+class GroupSums:
+    "Sums of squares of every weight for every group, of which one group's at a time lie on the device."
+    def __init__(self,
+        weights: Mapping[str, Tensor],  # Layer name → weight, on the network's device
+        groups: int,                    # G, how many groups there are
+        keep_on: str | Path = "auto",   # "auto", "device", "host", or a folder: see `choose_place`
+    ):
+        self.place = choose_place(sums_size(weights, groups), next(iter(weights.values())).device, keep_on)
+        self.kept = {n: _zeros((groups, *w.shape), wide(w), w.device if self.place == "device" else self.place) for n, w in weights.items()}
+        self.counts = torch.zeros(groups, dtype=torch.long)   # batches of each group
+        self.transfers, self.now = 0, None                    # groups that went to the device or back; the group that is there
+        self.here = None if self.place == "device" else rooms(weights)
+
+    def of(self,
+        g: int,            # A group's code
+    ) -> dict[str, Tensor]:# Layer name → its sums, shape `(*weight)`, on the device, to be added to in place
+        "One group's sums."
+        self.counts[g] += 1
+        if self.here is None: return {n: total[g] for n, total in self.kept.items()}
+        if g != self.now:
+            self.put_back()
+            for n, part in self.here.items(): part.zero_() if self.counts[g] == 1 else part.copy_(self.kept[n][g])
+            self.transfers, self.now = self.transfers + (self.counts[g] > 1).item(), g
+        return self.here
+
+    def put_back(self):
+        "Take the group that is on the device to where it is kept"
+        if self.now is None: return
+        for n, part in self.here.items(): self.kept[n][self.now].copy_(part)
+        self.transfers, self.now = self.transfers + 1, None
+
+def rooms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    "A tensor of each weight's shape, wide enough to add up in"
+    return {n: torch.empty(w.shape, dtype=wide(w), device=w.device) for n, w in weights.items()}
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, place) -> Tensor:
+    "Zeros on a device, on the host, or in a file without a name in a folder"
+    if not isinstance(place, Path): return torch.zeros(shape, dtype=dtype, device="cpu" if place == "host" else place)
+    with tempfile.TemporaryFile(dir=place) as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, int(np.prod(shape)) * dtype.itemsize))
+        return torch.from_numpy(np.memmap(file, torch.empty(0, dtype=dtype).numpy().dtype, "r+", shape=shape))
+
+
+# %%
+weights = {"a": torch.ones(2, 3)}
+sums = GroupSums(weights, groups=2, keep_on="host")
+for g in (0, 0, 1, 0): sums.of(g)["a"].add_(g + 1)
+sums.put_back()
+sums.kept["a"], sums.counts, f"{sums.transfers} transfers"
+
+# %% [markdown]
+# By hand: group 0 comes three times with 1, group 1 once with 2. The transfers: 0 goes out, 1 goes out, 0 comes in again and goes out at the end.
+
+# %%
+assert sums.kept["a"][:, 0, 0].tolist() == [3, 2] and sums.counts.tolist() == [3, 1] and sums.transfers == 4
+for place in ("device", "host", home / "maps"):
+    other = GroupSums({"a": torch.ones(2, 3, dtype=torch.float64), "b": torch.ones(4)}, 2, place)
+    for g in (0, 0, 1, 0): other.of(g)["b"].add_(g + 1)
+    other.put_back()
+    assert other.kept["b"][:, 0].tolist() == [3, 2] and other.kept["a"].dtype == torch.float64 and other.kept["a"].sum() == 0
+assert not list((home / "maps").iterdir())                              # the files have no names
+
+
+# %% [markdown]
+# ## One backward pass a batch
+#
 # The gradient is taken for the prunable weights alone: biases and norms cost nothing, `.grad` is left as it was, and no optimizer is involved.
+#
+# Several processes can divide the work, each with whole batches: a batch that was cut would give another mean gradient, and another square. Then the sums *and* the counts of batches are added up over all processes before they are divided. A `team` is anything with
+# `share(n)`, which says which of n batches are mine, and `sum_(tensors)`, which adds up in place (the module [parallel](12_parallel.ipynb) has one; nothing of it is needed here).
+
+# %%
+#| export
+def my_share(
+    batches: Iterable, # All batches; with a method `take(numbers)`, others' batches are not even put together
+    team,              # Has `rank`, `size` and `share(n)`; None: alone
+) -> Iterable:         # This process's batches, in their order
+    "Every size-th batch, whole."
+    if team is None or team.size == 1: return batches
+    if hasattr(batches, "take"): return batches.take(team.share(len(batches)))
+    return islice(batches, team.rank, None, team.size)
+
+
+# %%
+second = SimpleNamespace(rank=1, size=3, share=lambda n: range(1, n, 3))
+list(my_share("abcdefg", second))
+
+# %%
+assert list(my_share("abcdefg", second)) == ["b", "e"] and my_share("abc", None) == "abc"
+
 
 # %%
 #| export
@@ -172,23 +385,31 @@ def group_importance(
     ignore: Iterable[str] = (),         # Layers that are left dense
     autocast: torch.dtype | None = None,# torch.bfloat16 for mixed precision; sums are float32 or wider all the same
     training_mode: bool = False,        # Batch norm and dropout as in training (the authors' code); default evaluation mode
-) -> dict[str, Tensor]:                 # Layer name → importance, shape `(G, *weight)`, float32 or wider, ≥ 0
+    team=None,                          # Processes that divide the batches (`share`, `sum_`); None: alone
+    keep_on: str | Path = "auto",       # Where the sums lie: "auto", "device", "host", or a folder for mapped files
+    everybody: bool = False,            # One group of everybody: the batches' codes are not looked at, and `groups` is 1
+) -> dict[str, Tensor]:                 # Layer name → importance, shape `(G, *weight)`, float32 or wider, ≥ 0; where the sums lie
     """Importance of every prunable weight for every group: the mean over the group's batches of (w · ∂L/∂w)².
 
-    Each image goes forward and backward once, whatever G is.
-    Raises: ValueError if a group has no batch.
+    Each image goes forward and backward once, whatever G is. Beside the result, one group's sums and two weights' worth of room are held.
+    Raises: ValueError if a group has no batch; MemoryError or OSError where the sums do not fit.
     Source: paper section 3; `training_mode` and batches of one group: this project's choice."""
     layers = prunable(model, ignore)
-    counts = torch.zeros(groups, dtype=torch.long)
+    weights = {n: layer.weight.detach() for n, layer in layers.items()}
+    sums = GroupSums(weights, 1 if everybody else groups, keep_on)
+    room = rooms(weights)                                          # allocating it anew for every batch would cost time
     with measuring(model, training_mode):
-        weights = {n: layer.weight.detach() for n, layer in layers.items()}
-        sums = {n: torch.zeros(groups, *w.shape, dtype=torch.promote_types(w.dtype, torch.float32), device=w.device) for n, w in weights.items()}
-        room = {n: torch.empty_like(total[0]) for n, total in sums.items()}         # of each weight's size: allocating it anew for every batch would cost time
-        for x, y, g in batches:
+        for x, y, g in my_share(batches, team):
             gradients = weight_gradients(model, layers.values(), x, y, loss, autocast)
-            for (name, w), gradient in zip(weights.items(), gradients): add_square(sums[name][g], w, gradient, room[name])
-            counts[g] += 1
-    return _mean_over_batches(sums, counts)
+            for (name, total), gradient in zip(sums.of(0 if everybody else int(g)).items(), gradients): add_square(total, weights[name], gradient, room[name])
+    sums.put_back()
+    if team is not None: add_up(sums, team)
+    return _mean_over_batches(sums.kept, sums.counts)
+
+def add_up(sums: GroupSums, team):
+    "Sums and counts over all processes; a group at a time where they do not lie on the device"
+    team.sum_([sums.counts])
+    for total in sums.kept.values(): team.sum_([total] if sums.here is None else total)
 
 def _mean_over_batches(sums: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
     if not counts.all(): raise ValueError(f"group {(counts == 0).nonzero().flatten().tolist()} has no image, so its importance cannot be estimated")
@@ -235,6 +456,7 @@ counter.remove()
 assert group_importance(model, by_hand, lambda out, _: out.mean(), 2)["0"].tolist() == [[[16., 0.]], [[0., 9.]]]
 halves = [(torch.tensor([[1., 0.]]), None, 0), (torch.tensor([[3., 0.]]), None, 0), by_hand[1]]   # batches of 1: mean of (2·1)² and (2·3)²
 assert group_importance(model, halves, lambda out, _: out.mean(), 2)["0"][0].tolist() == [[20., 0.]]
+assert group_importance(model, by_hand, lambda out, _: out.mean(), 1, everybody=True)["0"].tolist() == [[[8., 4.5]]]   # the two batches' means
 assert neuron.weight.grad is None and model.training                                              # measuring left no trace
 
 # %% [markdown]
@@ -295,6 +517,44 @@ assert torch.corrcoef(torch.stack([half["5"].flatten(), full["5"].flatten()]))[0
 
 
 # %% [markdown]
+# ## Several processes, little memory
+#
+# Two processes on one fixed problem, in float64. Here they take turns: each is played by a team that keeps what it would send, and what both kept is added up. (With real processes it is tried in the [tests](_tests/test_parallel.py).)
+
+# %%
+class Played:
+    "One of two processes; what it would send is kept, and what the other sent is added"
+    def __init__(self, rank, other=()): self.rank, self.size, self.sent, self.other = rank, 2, [], iter(other)
+    def share(self, n): return range(self.rank, n, 2)
+    def sum_(self, tensors):
+        for t in tensors: self.sent.append(t.clone()); t.add_(next(self.other, torch.zeros(())).to(t.dtype))
+
+net, data, _ = toy(torch.float64)
+alone = group_importance(net, data, F.cross_entropy, 3)
+first = Played(0)
+try: group_importance(net, data, F.cross_entropy, 3, team=first)              # group 1's only batch is the other's
+except ValueError as e: print("the first alone:", e)
+both = group_importance(net, data, F.cross_entropy, 3, team=Played(1, first.sent))
+max(float((both[n] - alone[n]).abs().max() / alone[n].max()) for n in alone)
+
+# %%
+for n in alone: torch.testing.assert_close(both[n], alone[n], rtol=1e-12, atol=0)
+assert first.sent[0].tolist() == [1, 0, 2]                                  # batches 0, 2 and 4 are of groups 0, 2 and 2
+
+# %% [markdown]
+# Wherever the sums lie, the bits are the same; here the batches come in no order of groups at all.
+
+# %%
+net, data, _ = toy(torch.float32)
+at_hand = group_importance(net, data, F.cross_entropy, 3, keep_on="device")
+for place in ("host", home / "maps"):
+    kept = group_importance(net, data, F.cross_entropy, 3, keep_on=place)
+    assert all(torch.equal(kept[n], at_hand[n]) for n in at_hand)
+    halves = group_importance(net, data, F.cross_entropy, 3, keep_on=place, team=Played(1, [torch.tensor([1, 1, 1])]))
+    assert set(halves) == set(at_hand)
+
+
+# %% [markdown]
 # ## The authors' way of batching
 #
 # In the public code each batch mixes the groups, and a group's loss is taken over those of its images that happen to be in it. As a named variant, it lets a reader see what the choice changes. In the
@@ -315,7 +575,7 @@ def mixed_importance(
     layers = prunable(model, ignore)
     counts = torch.zeros(groups, dtype=torch.long)
     with measuring(model, training_mode):
-        sums = {n: torch.zeros(groups, *m.weight.shape, device=m.weight.device, dtype=m.weight.dtype) for n, m in layers.items()}
+        sums = {n: torch.zeros(groups, *m.weight.shape, device=m.weight.device, dtype=wide(m.weight)) for n, m in layers.items()}
         for x, y, g in loader:
             output = model(x)
             for i in g.unique().tolist():

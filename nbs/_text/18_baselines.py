@@ -125,9 +125,10 @@ def group_score(
     ignore: Iterable[str] = (),         # Layers to leave dense
     autocast: torch.dtype | None = None,# torch.bfloat16 for mixed precision
     seed: int = 0,                      # Not needed
+    **how,                              # team, keep_on: see `group_importance`
 ) -> dict[str, Tensor]:                 # Layer name → importance, shape `(G, *weight)`, ≥ 0
     "FairGRAPE's score: `group_importance`. Source: paper, section 3."
-    return group_importance(model, batches, loss, groups, ignore, autocast)
+    return group_importance(model, batches, loss, groups, ignore, autocast, **how)
 
 
 # %% [markdown]
@@ -152,9 +153,10 @@ def importance_score(
     ignore: Iterable[str] = (),         # Layers to leave dense
     autocast: torch.dtype | None = None,# torch.bfloat16 for mixed precision
     seed: int = 0,                      # Not needed
+    **how,                              # team, keep_on: see `group_importance`
 ) -> dict[str, Tensor]:                 # Layer name → importance, shape `(1, *weight)`, ≥ 0
     "The group-blind importance: one group of everybody. Source: the paper's baseline Importance."
-    return group_importance(model, ((x, y, 0) for x, y, _ in batches), loss, 1, ignore, autocast)
+    return group_importance(model, batches, loss, 1, ignore, autocast, everybody=True, **how)
 
 
 # %% [markdown]
@@ -570,6 +572,7 @@ class Method:
     mixed: bool = False                    # Batches mix the groups and are augmented (the public code)
 
 BLIND = (magnitude_score, random_score)    # scores that look at no image
+SHARED = (group_score, importance_score)   # scores whose batches several processes can divide
 
 _NONE = "no published form: the lottery with short rounds"
 METHODS = {m.name: m for m in (

@@ -14,9 +14,11 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -31,7 +33,7 @@ from tqdm import tqdm
 
 import fairgrape
 from fairgrape.as_released import as_released
-from fairgrape.baselines import BLIND, METHODS, Method, balanced_rows, method, rewind, touches
+from fairgrape.baselines import BLIND, METHODS, SHARED, Method, balanced_rows, method, rewind, touches
 from fairgrape.cache import Images, augmentation, batches, get_batch, group_batches, image_cache, make_images
 from fairgrape.checkpoints import Busy, Journal, code_version, lock, open_journal, sync, write_json
 from fairgrape.clusters import Clusters, cluster_groups, load_clusters, save_clusters, with_clusters
@@ -41,12 +43,15 @@ from fairgrape.evaluation import check_groups, compare
 from fairgrape.importance import group_importance
 from fairgrape.masks import get_masks, plain_state, sparsity
 from fairgrape.models import build_model, check_network, load_weights, plain_model, predict_classes, save_weights, task_loss
+from fairgrape.parallel import ALONE, Team, launch, memory_errors, team_of
 from fairgrape.pruning import Step, prune, schedule
 from fairgrape.selection import SCOPES, check_scope, target_share
 from fairgrape.settings import plain_name, root
 from fairgrape.training import PRECISIONS, Stage, memory_order, predict, seed_of, seeded, stages, train
 
 # %%
+from unittest.mock import patch
+
 from PIL import Image
 
 
@@ -115,6 +120,7 @@ def check_settings(s: Settings):
     for name, least in LEAST.items():
         if not getattr(s, name) >= least: raise ValueError(f"{name} = {getattr(s, name)}: it must be at least {least}")
     if s.clusters == 1: raise ValueError("clusters = 1: one cluster is no grouping; choose 2 or more, or 0 to have the number chosen")
+    if s.accumulate > s.batch // 2: raise ValueError(f"accumulate = {s.accumulate} parts of a batch of {s.batch}: each needs 2 images, so choose 1 to {s.batch // 2}")
     schedule(s.rate, s.keep)
     stages(s.epochs, s.lrs), stages(s.retrain_epochs, s.retrain_lr)
     if s.method != "dense": check_method(s)
@@ -185,13 +191,13 @@ for bad in (dict(method="snip", weights="own.safetensors"), dict(method="ws", im
 
 # %%
 #| export
-PLACES = ("name", "data_root", "runs_root", "cache_root", "device", "threads", "processes", "progress")   # where and how, not what: they do not change the result
+PLACES = ("name", "data_root", "runs_root", "cache_root", "device", "threads", "processes", "keep_on", "progress")   # where and how, not what: they do not change the result
 KNOWN = tuple(f.name for f in fields(Settings)) + PLACES
 
 def from_parameters(
     names: Mapping,      # A notebook's `globals()`, or a dictionary of parameters
     ignore: tuple = ("In", "Out", "exit", "quit", "open", "get_ipython"), # What IPython itself puts there
-) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, processes, progress)
+) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, processes, keep_on, progress)
     "Make settings of parameters. Raises: ValueError for an unknown name, and what `Settings` raises."
     given = {k: v for k, v in names.items() if not k.startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
     unknown = sorted(set(given) - set(KNOWN))
@@ -631,13 +637,14 @@ def save_run(
     layers: pd.DataFrame | None, # `weights`, `kept`, importance shares before and after; None for a dense run
     seconds: float,              # How long this process took; those of earlier ones are added
     device: str | torch.device = "cpu", # Where it computed
+    processes: int = 1,          # How many processes shared it
 ) -> Path:                       # The run folder
     "Write a run's results; metrics.json comes last and says that the rest is there."
     folder, test = run_folder(job), (job.table["split"] == "test").to_numpy()
     folder.mkdir(parents=True, exist_ok=True)
     meant = {} if job.settings.method == "dense" else {k: getattr(form(job.settings), k) for k in ("steps", "scope")}
     write_json(folder / "settings.json", asdict(job.settings) | meant | dict(name=job.name, image_sizes=image_sizes(job), classes_used=job.heads, group_names=job.group_names))
-    write_json(folder / "environment.json", environment(device) | dict(resumed=pruned.journal.resumed))
+    write_json(folder / "environment.json", environment(device) | dict(resumed=pruned.journal.resumed, processes=processes))
     pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
     pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(folder / "steps.csv", index=False)
     if layers is not None: layers.to_csv(folder / "layers.csv")
@@ -672,15 +679,18 @@ assert json.loads((kept / "metrics.json").read_text())["disparities"]["rho"]["va
 #| export
 @contextmanager
 def at_work(
-    folder: Path, # A run's folder
+    folder: Path,       # A run's folder
+    team: Team = ALONE, # The processes that share the run; process 0 holds the lock for all
 ) -> Iterator[None]:
-    "Within, no other process computes this run; waits for one that does."
+    "Within, nobody else computes this run; waits for one who does."
     held = folder.parent / ".locks" / f"{folder.name}.lock"
     with ExitStack() as stack:
-        try: stack.enter_context(lock(held, wait=False))
+        try:
+            if team.main: stack.enter_context(lock(held, wait=False))
         except Busy:
             print(f"{folder.name} is being computed by another process: waiting for it", flush=True)
             stack.enter_context(lock(held))
+        team.wait()
         yield
 
 
@@ -692,6 +702,38 @@ with at_work(home / "runs" / "example"):
     try:
         with lock(home / "runs" / ".locks" / "example.lock", wait=False): raise AssertionError("two at work on one run")
     except Busy as e: print(e)
+class Second(Team):
+    def wait(self): pass
+with at_work(home / "runs" / "example"), at_work(home / "runs" / "example", Second(1, 2)): pass            # the second process of a team needs no lock
+
+
+# %% [markdown]
+# The journal as well is one for all: each process goes on from it, one writes it.
+
+# %%
+#| export
+def journal_of(
+    folder: Path,       # A run's folder
+    total: int,         # Epochs of the whole run
+    history: list[dict] | None = None, # Rows of what came before the run
+    team: Team = ALONE, # The processes that share the run
+) -> Journal:
+    "The journal of a run: all processes read it, process 0 alone writes it."
+    with team.main_first(): journal = open_journal(folder, total, history)
+    team.wait()                                                            # nobody writes before all have read
+    began = journal.facts.setdefault("processes", team.size)
+    if began != team.size: warnings.warn(f"{folder.name} began with {began} processes and goes on with {team.size}: its last digits will be those of neither", stacklevel=2)
+    return journal if team.main else replace(journal, folder=None)
+
+
+# %%
+journal_of(home / "runs" / "example", 3).folder.name, journal_of(home / "runs" / "example", 3, team=Second(1, 2)).folder
+
+# %%
+assert journal_of(home / "runs" / "example", 3).folder == home / "runs" / "example" and journal_of(home / "runs" / "example", 3, team=Second(1, 2)).folder is None
+alone = journal_of(home / "runs" / "alone", 3); alone.write(nn.Linear(2, 2))
+with warnings.catch_warnings(record=True) as said: journal_of(home / "runs" / "alone", 3, team=Second(1, 2))
+print(said[0].message); assert "began with 1 processes and goes on with 2" in str(said[0].message)
 
 
 # %%
@@ -701,19 +743,27 @@ def dense_network(
     images: Images,                     # The job's images
     device: str | torch.device = "cpu", # Where to train
     progress: bool = True,              # Show progress bars
+    team: Team = ALONE,                 # The processes that share the run
 ) -> Trained:                           # The dense network of these settings
     "Load the dense network of these settings, or train it and keep it in a run folder of its own."
     dense, s = dense_job(job), job.settings
-    with at_work(folder := run_folder(dense)):
-        if is_complete(folder): return _from_folder(job, folder, device)
+    with at_work(folder := run_folder(dense), team):
+        if team.agree(is_complete(folder)): return _from_folder(job, folder, device)
         start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
         plan = [] if own else stages(s.epochs, s.lrs)
-        journal = open_journal(folder, sum(stage.epochs for stage in plan))
+        journal = journal_of(folder, sum(stage.epochs for stage in plan), team=team)
         model = journal.restore(placed(initial_network(job), device))
-        if plan: train(model, images, plan, job.sizes, s.seed, "dense", s.batch, s.augment, s.precision, device, progress, journal.history, journal=journal)
-        trained = Trained(model, journal.history, test_classes(dense, images, model, device), journal)
-        save_run(dense, trained, trained, [], None, time.perf_counter() - start, device)
+        if plan: fit(job, images, model, "dense", plan, journal, device, progress, team)
+        trained = Trained(model, journal.history, test_classes(dense, images, model, device, team), journal)
+        if team.main: save_run(dense, trained, trained, [], None, time.perf_counter() - start, device, team.size)
+        team.wait()
         return trained
+
+def fit(job: Job, images: Images, model: nn.Module, label: str, plan: list[Stage], journal: Journal, device, progress: bool, team: Team = ALONE):
+    "Train as the settings say"
+    s = job.settings
+    train(model, images, plan, job.sizes, s.seed, label, s.batch, s.augment, s.precision, device, progress, journal.history, journal=journal,
+          accumulate=s.accumulate, compiled=s.compiled, team=team)
 
 def _from_folder(job: Job, folder: Path, device) -> Trained:
     "The dense network that lies in a run folder"
@@ -722,9 +772,9 @@ def _from_folder(job: Job, folder: Path, device) -> Trained:
     table = pd.read_parquet(folder / "predictions.parquet")
     return Trained(placed(model, device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
 
-def test_classes(job: Job, images: Images, model: nn.Module, device) -> np.ndarray:
+def test_classes(job: Job, images: Images, model: nn.Module, device, team: Team = ALONE) -> np.ndarray:
     "Predicted classes of the test images, shape `(n, heads)`: the one place where the test part is touched"
-    return predict_classes(predict(model, images, "test", job.sizes, precision=job.settings.precision, device=device), job.sizes).numpy()
+    return predict_classes(predict(model, images, "test", job.sizes, precision=job.settings.precision, device=device, team=team), job.sizes).numpy()
 
 
 # %%
@@ -752,12 +802,15 @@ def find_clusters(
     images: Images,                     # The job's images
     model: nn.Module,                   # The dense network
     device: str | torch.device = "cpu", # Where to compute
+    team: Team = ALONE,                 # The processes that share the run; process 0 finds them, the others read its file
 ) -> tuple[Job, Images]:                # The same, with `clusters`; where they are the groups compared, with new groups
     "Find the clusters if the settings ask for them. Raises: ValueError where a cluster has too few images."
     s = job.settings
     if "clusters" not in (s.groups, s.importance_groups): return job, images
     kept = run_folder(job) / "clusters.safetensors"
-    found = load_clusters(kept) if kept.is_file() else cluster_groups(model, images, s.clusters, s.seed, device, least=2 if s.groups == "clusters" else 0)
+    with team.main_first():
+        found = load_clusters(kept) if kept.is_file() else cluster_groups(model, images, s.clusters, s.seed, device, least=2 if s.groups == "clusters" else 0)
+        if team.size > 1 and team.main and not kept.is_file(): save_clusters(found, kept)
     job = replace(job, clusters=found)
     if s.groups != "clusters": return job, images
     return replace(job, group=job.clusters.codes[job.table.index], group_names=list(job.clusters.names)), with_clusters(images, job.clusters)
@@ -844,6 +897,24 @@ def score_batches(
 
 
 # %%
+#| export
+class Shown:
+    "Batches with a progress bar; where several processes divide them, each shows its own"
+    def __init__(self, batches: Iterable, progress: bool): self.batches, self.progress = batches, progress
+    def __len__(self): return len(self.batches)
+    def __iter__(self): return iter(self._bar(self.batches, len(self)))
+    def take(self, numbers: Sequence[int]): return self._bar(self.batches.take(numbers), len(numbers))
+    def _bar(self, some, total): return tqdm(some, "importance", total, leave=False, disable=not self.progress)
+
+
+# %%
+[g for _, _, g in Shown(score_batches(job, images), progress=False)]
+
+# %%
+shown = Shown(score_batches(job, images), progress=False)
+assert len(shown) == len(list(shown)) == 3 and [g for _, _, g in shown.take(range(0, 3, 2))] == [0, 1]      # what the first of two processes takes
+
+# %%
 (x, y, g), = score_batches(replace(job, settings=replace(tiny, method="grasp")), images)
 x.shape, y.flatten().bincount()
 
@@ -920,27 +991,32 @@ def prune_network(
     device: str | torch.device = "cpu",   # Where to train
     progress: bool = True,                # Show progress bars
     on_step: Callable[[Step], None] | None = print, # Told about each pruning step
+    keep_on: str = "auto",                # Where the importance lies: auto, device, host, or a folder
+    team: Team = ALONE,                   # The processes that share the run
 ) -> tuple[Trained, list[Step]]:          # The pruned network, and what each step did
     "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
     s, how, trained = job.settings, form(job.settings), form(job.settings).start == "trained"
     model = dense.model if trained else placed(initial_network(job), device)
-    journal = open_journal(run_folder(job), epochs_of(s), dense.history if trained else [])
+    journal = journal_of(run_folder(job), epochs_of(s), dense.history if trained else [], team)
     seen = importance_images(job, images)
-    found, autocast = score_batches(job, seen, device), torch.bfloat16 if s.precision == "bf16" else None
+    found, more = score_batches(job, seen, device), dict(team=team, keep_on=keep_on) if how.score in SHARED else {}
+    autocast = torch.bfloat16 if s.precision == "bf16" else None
     if how.mixed: found.passes = len(journal.steps) + (journal.selected is not None)      # one pass a step, each in another order
     def loss(out, y): return task_loss(out, y, job.sizes)
-    def score(net): return how.score(net, tqdm(found, "importance", leave=False, disable=not progress), loss, len(seen.names), autocast=autocast, seed=s.seed)
-    def fit(net, label, plan): train(net, images, plan, job.sizes, s.seed, label, s.batch, s.augment, s.precision, device, progress, journal.history, journal=journal)
-    after = between_steps(job, model, fit, journal)                       # before the network is brought to where it was: a lottery may go back to these weights
+    def score(net):
+        with memory_errors("the importance", f"lower importance_batch (now {s.importance_batch}) or image_size, or set keep_on = 'host' (now {keep_on!r})"):
+            return how.score(net, Shown(found, progress), loss, len(seen.names), autocast=autocast, seed=s.seed, **more)
+    def trains(net, label, plan): fit(job, images, net, label, plan, journal, device, progress, team)
+    after = between_steps(job, model, trains, journal)                       # before the network is brought to where it was: a lottery may go back to these weights
     steps = prune(journal.restore(model), s.rate, score, how.select, s.keep if how.steps == "iterative" else None, how.scope, after, **note_steps(journal, model, on_step))
-    fit(model, "final", stages(s.epochs, s.lrs))
-    return Trained(model, journal.history, test_classes(job, images, model, device), journal), steps
+    trains(model, "final", stages(s.epochs, s.lrs))
+    return Trained(model, journal.history, test_classes(job, images, model, device, team), journal), steps
 
 def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None) -> dict:
     "What `prune` is told of earlier steps, and whom it tells of new ones"
     def selected(step):
         journal.selected = asdict(step)
-        journal.write(model, f"step {step.step}", "masks are set")
+        journal.write(model, f"step {step.step}: masks are set")
     def finished(step):
         journal.steps.append(asdict(step)); journal.selected = None
         if on_step is not None: on_step(step)
@@ -968,9 +1044,13 @@ def share_table(
     model: nn.Module,                   # Dense or pruned
     device: str | torch.device = "cpu", # Where to compute
     cap: int = 256,                     # Most images of a group
+    keep_on: str = "auto",              # Where the importance lies: auto, device, host, or a folder
+    team: Team = ALONE,                 # The processes that share the run
 ) -> pd.DataFrame:                      # Index layer; `weights`, `kept`, and each group's share of the importance (0 to 1)
     "Weights, weights kept and importance shares of each layer."
-    importance = group_importance(model, group_batches(images, "train", 64, cap, 0, device), lambda out, y: task_loss(out, y, job.sizes), job.G)
+    size, loss = min(64, job.settings.importance_batch), lambda out, y: task_loss(out, y, job.sizes)
+    with memory_errors("the table of importance shares", f"lower importance_batch (now {size}) or image_size, or set keep_on = 'host' (now {keep_on!r})"):
+        importance = group_importance(model, group_batches(images, "train", size, cap, 0, device), loss, job.G, team=team, keep_on=keep_on)
     rows = {n: dict(weights=m.numel(), kept=int(m.sum())) | dict(zip(job.group_names, target_share(importance[n].cpu()).tolist())) for n, m in get_masks(model).items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
 
@@ -1000,24 +1080,28 @@ def run(
     device: str = "",       # Empty: CUDA where there is one
     threads: int = 0,       # CPU threads; 0: as they are
     progress: bool = True,  # Show progress
+    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
     **places,               # data_root, runs_root, cache_root, name: see `prepare`
 ) -> Path:                  # The run folder
-    "Run one experiment, unless its folder is there already."
-    where = set_up(device, threads)
-    job, start = prepare(settings, progress=progress, **places), time.perf_counter()
+    "Run one experiment, unless its folder is there already; started by `accelerate launch`, together with the other processes."
+    team, start = team_of(device), time.perf_counter()
+    where, progress = set_up(device if team.size == 1 else str(team.device), threads), progress and team.main
+    with team.main_first(): job = prepare(settings, progress=progress, **places)
     check_images(job)
-    if is_complete(run_folder(job)): return run_folder(job)
-    starting_network(job)
-    images = images_of(job, where, progress)
-    dense = dense_network(job, images, where, progress)
+    if team.agree(is_complete(run_folder(job))): return run_folder(job)
+    with team.main_first(): starting_network(job)
+    with team.main_first(): images = images_of(job, where, progress)
+    dense = dense_network(job, images, where, progress, team)
     if settings.method == "dense": return run_folder(job)
-    job, images = find_clusters(job, images, dense.model, where)
-    with at_work(run_folder(job)):
-        if is_complete(run_folder(job)): return run_folder(job)
-        before = share_table(job, images, dense.model, where)
-        pruned, steps = prune_network(job, images, dense, where, progress, print if progress else None)
-        layers = layer_table(before, share_table(job, images, pruned.model, where))
-        return save_run(job, dense, pruned, steps, layers, time.perf_counter() - start, where)
+    job, images = find_clusters(job, images, dense.model, where, team)
+    with at_work(run_folder(job), team):
+        if team.agree(is_complete(run_folder(job))): return run_folder(job)
+        before = share_table(job, images, dense.model, where, keep_on=keep_on, team=team)
+        pruned, steps = prune_network(job, images, dense, where, progress, print if progress else None, keep_on, team)
+        layers = layer_table(before, share_table(job, images, pruned.model, where, keep_on=keep_on, team=team))
+        if team.main: save_run(job, dense, pruned, steps, layers, time.perf_counter() - start, where, team.size)
+        team.wait()
+    return run_folder(job)
 
 def set_up(device: str = "", threads: int = 0) -> torch.device:
     "Choose the device and the number of threads, and ask for deterministic kernels"
@@ -1064,6 +1148,68 @@ set(pd.read_csv(mine / "history.csv")["label"])
 
 # %%
 assert theirs == ours and set(pd.read_csv(mine / "history.csv")["label"]) == {"final"}
+
+
+# %% [markdown]
+# ## On several GPUs
+#
+# `accelerate launch --multi_gpu --num_processes 8 -m fairgrape.experiment --dataset fairface …` runs one experiment on eight GPUs; the same settings as options, the same run folder at the end. A notebook does it with `run_together`, waits, and shows what the folder holds. Process 0
+# alone writes; all read the labels, train their part of each batch, measure their share of the importance's and the evaluation's batches, and choose the same masks.
+
+# %%
+#| export
+def main(
+    arguments: Sequence[str], # --SETTING VALUE …, settings and places
+) -> Path:                    # The run folder
+    "One experiment from the command line, as one of the processes that share it."
+    wrong = [a for a in arguments[::2] if not a.startswith("--")]
+    if wrong or len(arguments) % 2: raise ValueError(f"{(wrong or arguments[-1:])[0]!r}: write --setting value, as in --dataset utkface --rate 0.9")
+    settings, places = from_parameters({a.removeprefix("--"): v for a, v in zip(arguments[::2], arguments[1::2])})
+    places.pop("processes", None)                                          # accelerate says how many there are
+    return run(settings, **places | ({"threads": int(places["threads"])} if "threads" in places else {}))
+
+
+# %%
+told = asdict(replace(tiny, method="ws", scope="global")) | dict(runs_root=home / "runs", progress=False)
+told = [part for k, v in told.items() for part in (f"--{k}", str(v))]
+" ".join(told[:8]).replace(str(home), "…"), main(told).name
+
+# %%
+assert main(told) == ws
+for wrong in (["dataset", "utkface"], ["--dataset"], ["--datasets", "utkface"]):
+    try: main(wrong)
+    except ValueError as e: print(str(e)[:110])
+    else: raise AssertionError(f"{wrong} was accepted")
+
+
+# %%
+#| export
+def run_together(
+    processes: int,     # How many, 2 or more; on GPUs each has its own
+    settings: Settings, # What to run
+    threads: int = 0,   # CPU threads of all together; 0: all cores
+    **places,           # device, keep_on, data_root, runs_root, cache_root, name
+) -> Path:              # The run folder
+    "Run one experiment on several processes and wait for it. Raises: RuntimeError with the end of what they said."
+    job = prepare(settings, **{k: v for k, v in places.items() if k in ("data_root", "runs_root", "cache_root", "name")}, progress=False)
+    each = max(1, int(threads) // processes) if threads else 0
+    given = asdict(settings) | places | dict(progress=False) | (dict(threads=each) if each else {})
+    log = job.runs_root / ".logs" / f"{run_folder(job).name}.processes.log"
+    log.parent.mkdir(exist_ok=True)
+    launch("fairgrape.experiment", [part for k, v in given.items() for part in (f"--{k}", str(v))], processes, log, each)
+    return run_folder(job)
+
+if __name__ == "__main__" and getattr(globals().get("__spec__"), "name", "") == "fairgrape.experiment": main(sys.argv[1:])
+
+# %%
+roots = {k: v for k, v in places.items() if k.endswith("_root")}
+with patch(f"{run_together.__module__}.launch") as launched: there = run_together(2, tiny, threads=4, **roots)
+module, arguments, number, log, threads = launched.call_args.args
+there == folder, module, " ".join(arguments[:4]).replace(str(home), "…"), number, threads, log.name
+
+# %%
+assert there == folder and module == "fairgrape.experiment" and (number, threads) == (2, 2)
+assert main(arguments) == folder                                           # what the processes are told means this run, which is there already
 
 # %%
 assert layer_table(shares, shares).columns.tolist() == ["weights", "kept", "before:blue", "before:red", "after:blue", "after:red"]

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Command line
 #
-# > `fairgrape run`, `grid`, `study`, `report` and `data check`: papermill over the notebooks in nbs/templates
+# > `fairgrape run`, `sweep`, `status`, `study`, `report`, `calibrate` and `data check`
 
 # %%
 #| default_exp cli
@@ -9,146 +9,38 @@
 # %%
 #| export
 import argparse
-import itertools
 import re
+import shlex
+import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 
-import nbformat
 import papermill
 import yaml
-from traitlets.config import Config
 
 from fairgrape.datasets import DATASETS, check_dataset, set_text
-from fairgrape.experiment import KNOWN, PLACES, check_images, device_of, from_parameters, is_complete, prepare, run_folder, starting_network
+from fairgrape.experiment import KNOWN, PLACES
 from fairgrape.report import find_runs
-from fairgrape.settings import read_settings, root
+from fairgrape.runner import absolute, execute, inside, run_notebook, working_on
+from fairgrape.settings import root
 from fairgrape.studies import load_study, protocol_rows, study_cells, study_names
+from fairgrape.sweep import LISTS, Interrupted, Local, dry_run, failures, folders, numbered, one_cell, plan, read_grid, status, sweep
 
 # %%
-from dataclasses import fields
+import contextlib
+import io
+import tempfile
 
+import numpy as np
 import pandas as pd
 from PIL import Image
-import numpy as np
 
-from fairgrape.experiment import Settings
-
-
-# %% [markdown]
-# A run is a notebook: the same one that a person opens to go through the method. papermill fills in the parameters and executes it; what is left behind is at once the log, the figures and the proof that they came from this code.
-#
-# ## The template
-
-# %%
-#| export
-def template(
-    name: str = "prune", # "prune", "report" or "study"
-) -> Path:               # The notebook
-    "The parameterized notebook of that name: from the checkout, or from the installed package."
-    package = Path(str(files("fairgrape")))
-    found = [f for f in (package.parent / "nbs" / "templates" / f"{name}.ipynb", package / "templates" / f"{name}.ipynb") if f.is_file()]
-    if not found: raise FileNotFoundError(f"no template {name!r}: there are prune, report and study")
-    return found[0]
-
-
-# %%
-template().name
-
-# %%
-assert template("report").is_file()
-try: template("sweep")
-except FileNotFoundError as e: print(e)
-else: raise AssertionError("an unknown template was accepted")
+from fairgrape.experiment import is_complete
+from fairgrape.runner import notebook_is_whole
 
 # %% [markdown]
-# The template's parameters and the library's settings are the same names with the same defaults:
-
-# %%
-parameters = papermill.inspect_notebook(template())
-{k: parameters[k]["default"] for k in ("dataset", "network", "method", "rate", "keep")}
-
-# %%
-defaults = {f.name: f.default for f in fields(Settings)}
-assert tuple(parameters) == tuple(defaults) + PLACES == KNOWN
-assert all(eval(parameters[k]["default"]) == v for k, v in defaults.items())
-
-
-# %% [markdown]
-# ## When a run is done
-#
-# papermill's own status cannot be trusted: after a kernel that was killed, every cell says `completed`. A run is done when no cell of its notebook has an exception *and* `metrics.json`, which the
-# run writes last, is there.
-
-# %%
-#| export
-def notebook_is_whole(
-    path: Path, # An executed notebook
-) -> bool:      # Whether every code cell ran without an exception
-    "Whether papermill went through the whole notebook."
-    if not path.is_file(): return False
-    try: cells = nbformat.read(path, 4).cells
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError): return False
-    return all(c.metadata.get("papermill", {}).get("exception") is False for c in cells if c.cell_type == "code")
-
-
-# %%
-notebook_is_whole(template())
-
-# %%
-assert not notebook_is_whole(template())          # never executed
-half = Path(tempfile.mkdtemp()) / "half.ipynb"; half.write_text('{"cells": [')
-assert not notebook_is_whole(half) and not notebook_is_whole(half.with_name("none.ipynb"))
-
-
-# %% [markdown]
-# ## One run
-#
-# Everything that can be wrong with the settings or the data is found before papermill starts. Progress bars write thousands of half lines into a notebook's error stream; once the run is through they are taken out.
-
-# %%
-#| export
-def execute(
-    parameters: dict, # Settings and places by name, see `fairgrape.experiment.Settings`
-    log: bool = True, # Show the notebook's output while it runs
-) -> Path:            # The run folder
-    """Run the prune template into its run folder, unless it is done.
-
-    Raises: ValueError, FileNotFoundError or OSError before anything starts; papermill's error, with the cell, if the run fails."""
-    settings, places = from_parameters(parameters)
-    device_of(places.get("device", ""))
-    job = prepare(settings, progress=log, **{k: v for k, v in places.items() if k not in ("device", "threads", "progress")})
-    check_images(job)
-    folder = run_folder(job)
-    if is_complete(folder) and notebook_is_whole(folder / "prune.ipynb"): return folder
-    if not is_complete(folder): starting_network(job)
-    folder.mkdir(parents=True, exist_ok=True)
-    run_notebook("prune", folder / "prune.ipynb", {**asdict(settings), **_absolute(places)}, log)
-    return folder
-
-def _absolute(places: dict) -> dict:
-    "Folders as absolute paths, since the notebook may run elsewhere"
-    given = {kind: places.get(f"{kind}_root") for kind in ("data", "runs", "cache")}
-    return {"progress": sys.stderr.isatty()} | places | {f"{kind}_root": str(root(kind, folder)) for kind, folder in given.items()}
-
-def run_notebook(name: str, out: Path, parameters: dict, log: bool):
-    "Execute a template into `out`"
-    shown = dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}
-    with tempfile.TemporaryDirectory(prefix="fairgrape-") as sockets:       # a folder of its own: kernels beside this one must not share a socket
-        config = Config({"KernelManager": {"transport": "ipc", "ip": f"{sockets}/kernel"}})
-        papermill.execute_notebook(template(name), out, parameters, progress_bar=False, kernel_name="python3", config=config, **shown)
-    book = nbformat.read(out, 4)
-    for cell in book.cells:
-        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
-    nbformat.write(book, out)
-
-
-# %% [markdown]
-# A set of one's own once more, as small as it can be:
+# What the library can do, said in a shell. Every option that is not about the command itself is a setting of a run, with the name it has in the notebook. A set of one's own, as small as it can be, for the examples:
 
 # %%
 home = Path(tempfile.mkdtemp())
@@ -157,87 +49,19 @@ rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue
 (home / "own").mkdir()
 for row in rows: Image.fromarray((rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(np.uint8)).save(home / "own" / row["file"])
 pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
-tiny = dict(dataset="folder", data_path=str(home / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, method="ws", rate=0.5,
-            epochs="1", lrs="1e-3", batch=16, augment="none", bootstrap=100, data_root=str(home), runs_root=str(home / "runs"), cache_root=str(home / "cache"))
-folder = execute(tiny, log=False)
-sorted(f.name for f in folder.iterdir())
+tiny = dict(dataset="folder", data_path=str(home / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, epochs="1", lrs="1e-3", batch=16,
+            augment="none", bootstrap=100, data_root=str(home), runs_root=str(home / "runs"), cache_root=str(home / "cache"))
+done = folders(sweep([tiny | dict(method="ws", rate=rate) for rate in (0.5, 0.6)], show=False))
+[f.name for f in done]
 
 # %%
-assert is_complete(folder) and notebook_is_whole(folder / "prune.ipynb")
-changed = (folder / "prune.ipynb").stat().st_mtime_ns
-assert execute(tiny, log=False) == folder and (folder / "prune.ipynb").stat().st_mtime_ns == changed       # done is done
-for bad in (dict(tiny, rates=0.9), dict(tiny, rate=1.5), dict(tiny, task="colour")):
-    try: execute(bad, log=False)
-    except ValueError as e: print(e)
-    else: raise AssertionError("bad parameters were accepted")
-assert len(list((home / "runs").iterdir())) == 2                                                        # the run, and the dense network it needed
-
-# %% [markdown]
-# ## Many runs
-#
-# A section of settings.ini is a grid: a setting with several values, separated by spaces, multiplies. `[demo]` is what `make demo` runs. (Retries, several processes and several machines are not the business of this small loop.)
-
-# %%
-#| export
-LISTS = ("dataset", "task", "groups", "network", "image_size", "method", "rate", "keep", "scope", "seed")   # settings that may have several values
-
-def grid_cells(
-    section: dict, # Setting → value, or several values with spaces between them
-) -> Iterator[dict]:
-    "The cells of a grid, as dictionaries of parameters, the first setting slowest."
-    values = {k: str(v).split() if k in LISTS else [v] for k, v in section.items()}
-    for combination in itertools.product(*values.values()): yield dict(zip(values, combination))
-
-
-# %%
-list(grid_cells(dict(method="ws fairgrape", rate="0.9 0.99", epochs="5,2")))[:2]
-
-# %%
-cells = list(grid_cells(dict(method="ws fairgrape", rate="0.9 0.99", epochs="5,2")))
-assert len(cells) == 4 and cells[1] == dict(method="ws", rate="0.99", epochs="5,2")
-
-
-# %%
-#| export
-def run_cells(
-    cells: list[dict], # Parameters of each run
-    log: bool = True,  # Show the notebooks' output
-) -> tuple[list[Path], list[str]]: # The run folders, and what failed, in words
-    "Run all cells; one failure does not stop the others. Settings that cannot be are found before the first cell starts."
-    for cell in cells: from_parameters(cell)
-    done, failed = [], []
-    for i, cell in enumerate(cells, 1):
-        what = " ".join(f"{cell[k]}" if k in SAID else f"{k}={cell[k]}" for k in (*SAID, *VARIED) if cell.get(k) not in (None, "", False))
-        if log: print(f"[{i}/{len(cells)}] {what}", flush=True)
-        try: done.append(execute(cell, log))
-        except Exception as e: failed.append(f"{what}: {type(e).__name__}: {(str(e).strip().splitlines() or [''])[-1]}")
-    return done, failed
-
-SAID, VARIED = ("dataset", "task", "network", "method", "rate", "scope"), ("keep", "steps", "as_released", "importance_on", "importance_groups", "imbalance", "seed")  # what a line of the log names
-
-def grid(
-    section: dict,         # Setting → values, see `grid_cells`
-    overrides: dict | None = None, # Settings that replace the section's
-    log: bool = True,      # Show the notebooks' output
-) -> tuple[list[Path], list[str]]: # The run folders, and what failed, in words
-    "Run all cells of a grid."
-    return run_cells(list(grid_cells({**section, **(overrides or {})})), log)
-
-
-# %%
-done, failed = grid(dict(method="dense ws", rate="0.5 0.6"), {k: v for k, v in tiny.items() if k not in ("method", "rate")}, log=False)
-[f.name.rsplit("-", 1)[0] for f in done], failed
-
-# %%
-assert len(done) == 4 and len(set(done)) == 3 and not failed        # both dense cells are one network
-done, failed = grid(dict(method="ws"), tiny | dict(method="ws", data_path="/nowhere"), log=False)
-assert not done and "/nowhere" in failed[0]
+assert len(done) == 2 and all(is_complete(f) for f in done)
 
 
 # %% [markdown]
 # ## The report
 #
-# The second template, over whatever the runs folder holds. It leaves the executed notebook and a page that can be sent to someone.
+# The second template, over whatever the runs folder holds. It leaves the executed notebook and a page that can be sent to someone. Both lie in the runs folder; nothing is written elsewhere.
 
 # %%
 #| export
@@ -245,9 +69,11 @@ def report(
     runs_root: Path, # Folder of run folders
     out: str = "",   # The page; empty: report.html in that folder
 ) -> Path:           # The page
-    "Run the report template; its notebook lies in the runs folder."
-    run_notebook("report", runs_root / "report.ipynb", dict(runs_root=str(runs_root), out=out), log=False)
-    return Path(out) if out else runs_root / "report.html"
+    "Run the report template; its notebook lies in the runs folder. Raises: ValueError for a page outside of it."
+    runs_root = Path(runs_root).resolve()
+    page = inside(Path(out or runs_root / "report.html"), runs_root)
+    with working_on(runs_root / "report", wait=True): run_notebook("report", runs_root / "report.ipynb", dict(runs_root=str(runs_root), out=str(page)))
+    return page
 
 
 # %%
@@ -256,6 +82,9 @@ page.name, len(page.read_text())
 
 # %%
 assert notebook_is_whole(home / "runs" / "report.ipynb") and "<table" in page.read_text()
+try: report(home / "runs", str(home / "runs" / ".." / "page.html"))
+except ValueError as e: print(str(e).replace(str(home), "…"))
+else: raise AssertionError("a page outside of the runs folder was accepted")
 
 
 # %% [markdown]
@@ -270,20 +99,22 @@ def study(
     row: str,               # A data set and task, one of `fairgrape.studies.protocol_rows()`
     fast: bool = False,     # The form for two cores
     overrides: dict | None = None, # Settings and places that replace the study's
-    log: bool = True,       # Show the notebooks' output
+    log: bool = True,       # Say what happens
+    **how,                  # How the runs are made: workers, gpus_per_run, retries, accept_older, engine, command of `fairgrape.sweep.sweep`
 ) -> tuple[Path, list[str]]:# The folder of the study's page, and what failed, in words
     "Run a study and build its page. Raises: ValueError before anything starts; RuntimeError if no run succeeded."
     given = dict(overrides or {})
     places = {k: v for k, v in given.items() if k in PLACES}
     changed = {k: v for k, v in given.items() if k not in PLACES}
     cells = study_cells(load_study(name), row, fast, changed)
-    done, failed = run_cells([cell | places for cell in cells], log)
+    ended = sweep([cell | places for cell in cells], show=log, **how)
+    done, failed = folders(ended), failures(ended)
     if not done: raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
     words = [name, row, *["fast"] * fast, *(f"{v}" for k, v in changed.items() if k != "data_path")]
-    folder = root("runs", places.get("runs_root")) / "studies" / re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-")[:100]
-    folder.mkdir(parents=True, exist_ok=True)
-    where = {k: v for k, v in _absolute(places).items() if k in ("data_root", "cache_root")} | {k: places[k] for k in ("device", "threads") if k in places}
-    run_notebook("study", folder / "study.ipynb", dict(study=name, row=row, fast=fast, runs="\n".join(map(str, dict.fromkeys(done))), out=str(folder / "study.html"), **where), log=False)
+    runs_root = root("runs", places.get("runs_root"))
+    folder = inside(runs_root / "studies" / re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-.")[:100], runs_root)
+    where = {k: v for k, v in absolute(places).items() if k in ("data_root", "cache_root")} | {k: places[k] for k in ("device", "threads") if k in places}
+    with working_on(folder, wait=True): run_notebook("study", folder / "study.ipynb", dict(study=name, row=row, fast=fast, runs="\n".join(map(str, dict.fromkeys(done))), out=str(folder / "study.html"), **where))
     return folder, failed
 
 
@@ -300,34 +131,90 @@ else: raise AssertionError("an unknown setting was accepted")
 
 
 # %% [markdown]
+# ## A sweep
+#
+# Grid in, exit status out. With `--dry_run` nothing is done but to say what would be; with `--cell` one run of the grid is made, as a task of a job array does; `--engine ray` spreads the runs over a cluster ([27 ray sweep](27_ray_sweep.ipynb)).
+
+# %%
+#| export
+def engine_of(args: argparse.Namespace):
+    "The engine that the options ask for. Raises: ValueError for more than there is, ImportError where Ray is asked for and not installed."
+    if args.engine == "local": return Local(args.workers, args.gpus_per_run, getattr(args, "device", ""))
+    from fairgrape.ray_sweep import OnRay
+    return OnRay(args.address, args.cpus_per_run, args.gpus_per_run if args.gpus_per_run > 0 else None, args.workers, args.fetch)
+
+def run_sweep(args: argparse.Namespace) -> int:
+    "`fairgrape sweep`"
+    given = {k: v for k, v in vars(args).items() if k in KNOWN}
+    cells = read_grid(args.grid, given)
+    if args.dry_run: print(dry_run(plan(numbered(cells), args.accept_older))); return 0
+    one = args.cell is not None
+    ended = sweep(one_cell(cells, args.cell) if one else cells, engine_of(args), retries=args.retries, accept_older=args.accept_older, command=args.again)
+    failed, done = failures(ended), folders(ended)
+    for what in failed: print(f"failed: {what}", file=sys.stderr)
+    if ended and not any(c.job for c in ended): return 2
+    if done: print("\nexecuted notebooks:", *[f"  {f / 'prune.ipynb'}" for f in dict.fromkeys(done)], sep="\n")
+    runs_root = done[0].parent if done else None
+    if not one and not args.no_report and done and any(run.settings["method"] != "dense" for run in find_runs(runs_root)): print(f"report:\n  {report(runs_root)}")
+    return 1 if failed else 0
+
+
+# %% [markdown]
 # ## The commands
 
 # %%
 #| export
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("fairgrape", description="Prune classifiers and see who pays for it. Every option is a parameter of nbs/templates/prune.ipynb.")
+    parser = argparse.ArgumentParser("fairgrape", description="Prune classifiers and see who pays for it. Options without a help text are parameters of nbs/templates/prune.ipynb.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="one run of the prune notebook")
     one.add_argument("-f", "--file", help="YAML file of parameters; options override it")
-    many = commands.add_parser("grid", help="the runs of a section of settings.ini, then the report")
-    many.add_argument("section", help="a section of settings.ini, e.g. demo")
-    page = commands.add_parser("report", help="one page about all runs of a folder")
-    page.add_argument("--out", help="default: report.html in the runs folder")
-    page.add_argument("--runs_root", help="default: settings.ini")
+    one.add_argument("--accept_older", action="store_true", help="let a finished run of older code count")
+    many = commands.add_parser("sweep", help="all runs of a grid, each once, then the report")
+    many.add_argument("grid", nargs="?", default="", help="a YAML file, or a section of settings.ini; none: the options alone")
     ask = commands.add_parser("study", help="one of the paper's questions: its runs and its page", epilog=f"studies: {', '.join(study_names())}; data sets: {', '.join(protocol_rows())}")
     ask.add_argument("study", choices=study_names(), metavar="NAME")
     ask.add_argument("--dataset", required=True, dest="row", metavar="ROW", help="a data set and task of the protocol")
     ask.add_argument("--fast", action="store_true", help="the form for two cores, about ten minutes")
-    data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(dest="what", required=True)
-    check = data.add_parser("check", help="what is there, what is missing or damaged, and where to get it; exit status 1 if the set is not sound")
-    check.add_argument("dataset", choices=DATASETS)
-    for name in ("data_path", "data_root"): check.add_argument(f"--{name}", default="")
-    check.add_argument("--quick", action="store_true", help="do not decode the images")
+    _sweep_options(many), _engine_options(many), _engine_options(ask), _small_commands(commands)
     for command in (one, many, ask):
         for name in KNOWN:
             if command is not ask or name != "dataset": command.add_argument(f"--{name}", default=argparse.SUPPRESS)
     return parser
 
+def _sweep_options(many: argparse.ArgumentParser):
+    many.add_argument("--dry_run", action="store_true", help="say what would be done, and do nothing")
+    many.add_argument("--cell", type=int, metavar="N", help="only the run of this number, from 0, as --dry_run counts; for job arrays")
+    many.add_argument("--no_report", action="store_true", help="leave the report out")
+
+def _engine_options(command: argparse.ArgumentParser):
+    command.add_argument("--workers", type=int, default=0, metavar="N", help="runs at once (default: one per GPU, or one)")
+    command.add_argument("--gpus_per_run", type=int, default=1, metavar="N", help="GPUs for one run (default: 1)")
+    command.add_argument("--retries", type=int, default=2, metavar="N", help="how often a crash is tried again (default: 2)")
+    command.add_argument("--accept_older", action="store_true", help="let finished runs of older code count")
+    command.add_argument("--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster")
+    command.add_argument("--address", default="", help="Ray: the cluster (default: the one that runs here, else a new one)")
+    command.add_argument("--cpus_per_run", type=float, default=1, metavar="N", help="Ray: CPU cores for one run (default: 1)")
+    command.add_argument("--fetch", default="", metavar="FOLDER", help="Ray without shared storage: the nodes' own runs folder, from which finished runs are fetched")
+
+def _small_commands(commands):
+    page = commands.add_parser("report", help="one page about all runs of a folder")
+    page.add_argument("--out", default="", help="default: report.html in the runs folder")
+    state = commands.add_parser("status", help="the sweeps of a runs folder: what is done, runs, waits, failed")
+    state.add_argument("--all", action="store_true", help="earlier sweeps and finished runs too")
+    times = commands.add_parser("calibrate", help="time this machine and say how long the protocol takes on it")
+    times.add_argument("--seconds", type=float, default=120, help="about how long to measure (default: 120)")
+    times.add_argument("--device", default="", help="default: CUDA where there is one")
+    for command in (page, state, times): command.add_argument("--runs_root", help="default: settings.ini")
+    data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(dest="what", required=True)
+    check = data.add_parser("check", help="what is there, what is missing or damaged, and where to get it; exit status 1 if the set is not sound")
+    check.add_argument("dataset", choices=DATASETS)
+    for name in ("data_path", "data_root"): check.add_argument(f"--{name}", default="")
+    check.add_argument("--quick", action="store_true", help="do not decode the images")
+
+
+# %%
+#| export
 def _parameters(args: argparse.Namespace) -> dict:
     "The parameters of `fairgrape run`: a file's, overridden by options"
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
@@ -337,54 +224,80 @@ def _parameters(args: argparse.Namespace) -> dict:
     if not isinstance(from_file, dict): raise ValueError(f"{args.file}: write it as lines of 'name: value'")
     return {**from_file, **given}
 
-
-# %%
-#| export
-def main(
-    arguments: list[str] | None = None, # Default: the command line
-) -> int:                               # 0 done, 1 a run failed, 2 it could not start
-    "The `fairgrape` command."
-    args = _parser().parse_args(arguments)
-    try:
-        if args.command == "run": print(execute(_parameters(args))); return 0
-        if args.command == "grid": return _grid(args)
-        if args.command == "study": return _study(args)
-        if args.command == "data": return _check(args)
-        print(report(root("runs", args.runs_root), args.out or "")); return 0
-    except (ValueError, TypeError, OSError, RuntimeError) as e: print(f"fairgrape: {e}", file=sys.stderr); return 2
-    except papermill.PapermillExecutionError as e: print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr); return 1
-
-def _check(args: argparse.Namespace) -> int:
-    check = check_dataset(args.dataset, args.data_path or None, root("data", args.data_root), not args.quick, progress=sys.stderr.isatty())
-    print(set_text(check))
-    return 0 if check.sound else 1
+def _run(args: argparse.Namespace) -> int: print(execute(_parameters(args), accept_older=args.accept_older)); return 0
 
 def _study(args: argparse.Namespace) -> int:
-    folder, failed = study(args.study, args.row, args.fast, {k: v.split() if k in LISTS else v for k, v in vars(args).items() if k in KNOWN})
+    how = dict(engine=engine_of(args), retries=args.retries, accept_older=args.accept_older, command=args.again)
+    folder, failed = study(args.study, args.row, args.fast, {k: v.split() if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}, **how)
     for what in failed: print(f"failed: {what}", file=sys.stderr)
     print(f"the study's notebook and page:\n  {folder / 'study.ipynb'}\n  {folder / 'study.html'}")
     return 1 if failed else 0
 
-def _grid(args: argparse.Namespace) -> int:
-    sections = read_settings()
-    if args.section not in sections: raise ValueError(f"settings.ini has no section {args.section!r}: choose one of {', '.join(s for s in sections.sections() if s != 'paths')}")
-    given = {k: v for k, v in vars(args).items() if k in KNOWN}
-    done, failed = grid(dict(sections[args.section]), given)
-    for what in failed: print(f"failed: {what}", file=sys.stderr)
-    if done: print("\nexecuted notebooks:", *[f"  {f / 'prune.ipynb'}" for f in dict.fromkeys(done)], sep="\n")
-    runs_root = root("runs", given.get("runs_root"))
-    if any(run.settings["method"] != "dense" for run in (find_runs(runs_root) if done else [])): print(f"report:\n  {report(runs_root)}")
-    return 1 if failed else 0
+def _data(args: argparse.Namespace) -> int:
+    check = check_dataset(args.dataset, args.data_path or None, root("data", args.data_root), not args.quick, progress=sys.stderr.isatty())
+    print(set_text(check))
+    return 0 if check.sound else 1
+
+def _report(args: argparse.Namespace) -> int: print(report(root("runs", args.runs_root), args.out)); return 0
+
+def _status(args: argparse.Namespace) -> int: status(args.runs_root, args.all); return 0
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from fairgrape.sizing import calibrate_and_tell
+    print(calibrate_and_tell(args.seconds, args.device, args.runs_root)); return 0
 
 
 # %%
-code = main(["run", "--rate", "1.5"])
+#| export
+COMMANDS: dict[str, Callable] = dict(run=_run, sweep=run_sweep, study=_study, data=_data, report=_report, status=_status, calibrate=_calibrate)
+
+def main(
+    arguments: list[str] | None = None, # Default: the command line
+) -> int:                               # 0 done, 1 a run failed, 2 it could not start, 130 interrupted
+    "The `fairgrape` command."
+    given = sys.argv[1:] if arguments is None else arguments
+    args = _parser().parse_args(given)
+    args.again = shlex.join(["fairgrape", *given])
+    try: return COMMANDS[args.command](args)
+    except (KeyboardInterrupt, Interrupted) as e: print(f"fairgrape: {e or 'stopped before anything was started'}", file=sys.stderr); return 128 + signal.SIGINT
+    except papermill.PapermillExecutionError as e: print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr); return 1
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as e: print(f"fairgrape: {e}", file=sys.stderr); return 2
+
 
 # %%
-assert code == 2 and main(["grid", "nothing"]) == 2
-assert main(["data", "check", "folder", "--data_path", str(home / "own")]) == 0 and main(["data", "check", "celeba", "--data_root", str(home)]) == 1
-(home / "p.yaml").write_text(yaml.safe_dump(dict(tiny, rate=0.25)))
+options = [part for k, v in tiny.items() for part in (f"--{k}", str(v))]
+main(["sweep", "--method", "ws", "--rate", "0.5 0.6 0.7", "--dry_run", *options])
+
+
+# %%
+def say(*arguments: str) -> tuple[int, str]:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out): code = main(list(arguments))
+    return code, out.getvalue().replace(str(home), "…")
+
+for wrong in (["run", "--rate", "1.5"], ["sweep", "nothing"], ["sweep", "--method", "ws snip", "--rate", "0.9 1.5"], ["sweep", "demo", "--cell", "99"], ["sweep", "demo", "--name", "../up"],
+              ["sweep", "demo", "--workers", "-1"], ["run", *options, "--method", "ws", "--rate", "0.5", "--name", "a/b"]):
+    code, said = say(*wrong); print(said.strip()[:150])
+    assert code == 2 and said.startswith("fairgrape: ")
+code, said = say("sweep", "--method", "ws", "--data_path", "/nowhere", *[o for o in options if o not in ("--data_path", tiny["data_path"])])
+assert code == 2 and "/nowhere" in said                                              # no cell could be planned
+
+# %%
+(home / "p.yaml").write_text(yaml.safe_dump(dict(tiny, method="ws", rate=0.25)))
 assert main(["run", "-f", str(home / "p.yaml"), "--rate", "0.5"]) == 0                 # the option wins: this run is done already
 (home / "bad.yaml").write_text("!!python/object/apply:os.system ['echo run']")
-assert main(["run", "-f", str(home / "bad.yaml")]) == 2                                # YAML never runs code
-assert main(["report", "--runs_root", str(home / "runs"), "--out", str(home / "page.html")]) == 0 and (home / "page.html").is_file()
+assert main(["run", "-f", str(home / "bad.yaml")]) == 2 and main(["sweep", str(home / "bad.yaml")]) == 2          # YAML never runs code
+
+# %% [markdown]
+# A sweep whose runs are there, as one would start it again in the morning; one whose second half cannot be; and what `status` says from another terminal.
+
+# %%
+code, said = say("sweep", "--method", "ws", "--rate", "0.5 0.6", "--no_report", *options)
+print(said)
+
+# %%
+assert code == 0 and said.count("prune.ipynb") == 2
+code, said = say("sweep", "--method", "ws", "--rate", "0.5", "--groups", "tint hue", "--no_report", *[o for o in options if o not in ("--groups", "tint")])
+assert code == 1 and "no label column 'hue'" in said and say("status", "--runs_root", str(home / "runs"))[1].count("there") == 1
+assert say("sweep", str(home / "p.yaml"), "--rate", "0.5 0.6", "--cell", "1")[1].count("ws-0.6") == 1
+assert main(["data", "check", "folder", "--data_path", str(home / "own")]) == 0 and main(["data", "check", "celeba", "--data_root", str(home)]) == 1
+assert say("report", "--runs_root", str(home / "runs"), "--out", str(home / "page.html"))[0] == 2 and not (home / "page.html").exists()

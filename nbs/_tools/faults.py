@@ -3,6 +3,7 @@
 Every run that was killed, started again and finished is compared with one that was never touched: masks, weights, predictions and metrics,
 byte for byte. The report goes to runs/faults.md, the record of every single fault to runs/faults.json."""
 import argparse
+import inspect
 import json
 import os
 import platform
@@ -14,8 +15,8 @@ import tempfile
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 
 os.environ |= {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
@@ -42,7 +43,7 @@ PHASES = dict(caching=(fairgrape.cache, "_write_pixels"), training=(fairgrape.tr
               selection=(fairgrape.pruning, "select_masks"), checkpoint=(fairgrape.checkpoints, "save_checkpoint"), results=(fairgrape.experiment, "save_run"))
 METHODS = dict(fairgrape={}, lottery={}, importance=dict(as_released=True), snip={}, ws={}, random=dict(scope="global"))
 
-def write_set(home: Path, n: int = 160) -> Path:
+def write_set(home: Path, n: int = 100) -> Path:
     "Little pictures: brightness is the task, tint the group"
     rng, home = np.random.default_rng(0), home / "own"
     home.mkdir(parents=True)
@@ -55,8 +56,8 @@ def write_set(home: Path, n: int = 160) -> Path:
     return home
 
 def parameters(own: Path, method: str, **more) -> dict:
-    return dict(dataset="folder", data_path=str(own), task="shade", groups="tint", network="shufflenet_v2_x0_5", weights="none", image_size=32, method=method, rate=0.9, keep=0.5,
-                epochs="2,1", lrs="1e-3,1e-4", retrain_epochs=1, retrain_lr=1e-4, batch=16, augment="paper", bootstrap=100) | METHODS.get(method, {}) | more
+    return dict(dataset="folder", data_path=str(own), task="shade", groups="tint", network="shufflenet_v2_x0_5", weights="none", image_size=32, method=method, rate=0.9, keep=0.4,
+                epochs="1,1", lrs="1e-3,1e-4", retrain_epochs=1, retrain_lr=1e-4, batch=16, augment="paper", bootstrap=100) | METHODS.get(method, {}) | more
 
 def places(home: Path) -> dict: return dict(data_root=str(home), runs_root=str(home / "runs"), cache_root=str(home / "cache"))
 
@@ -66,6 +67,7 @@ def arm(phase: str, call: int, delay: float, sign: int = signal.SIGKILL):
     "Have this process kill itself some seconds into the `call`-th entry of a phase"
     module, name = PHASES[phase]
     inner, calls = getattr(module, name), []
+    @wraps(inner)
     def wrapped(*args, **kw):
         calls.append(1)
         if len(calls) == call: threading.Timer(delay, os.kill, (os.getpid(), sign)).start()
@@ -76,7 +78,8 @@ def note_epochs(log: Path):
     "Write down each epoch that is begun, to count those that had to be done again"
     inner = fairgrape.training.train_epoch
     def wrapped(*args, **kw):
-        with log.open("a") as f: f.write(json.dumps([os.getpid(), args[-1] if isinstance(args[-1], str) else kw.get("where")]) + "\n")
+        where = inspect.signature(inner).bind(*args, **kw).arguments["where"]
+        with log.open("a") as f: f.write(json.dumps([os.getpid(), where]) + "\n")
         return inner(*args, **kw)
     fairgrape.training.train_epoch = wrapped
 
@@ -206,16 +209,15 @@ def damage(c: Campaign):
     def cut(f): f.write_bytes(f.read_bytes()[:int(c.rng.integers(0, f.stat().st_size))])
     def flip(f):
         bits = bytearray(f.read_bytes()); at = int(c.rng.integers(len(bits))); bits[at] ^= 1 << int(c.rng.integers(8)); f.write_bytes(bits)
-    for kind, harm, files in (("truncated", cut, 1), ("bit flipped", flip, 1), ("both damaged", flip, 2)):
-        for method in ("fairgrape", "lottery"):
-            c.reference(method)
-            home, n = c.home(kind.replace(" ", "-")), len(c.times[method]["checkpoint"])
-            while not (found := [f for d in home.glob("runs/*/checkpoints") for f in checkpoint_files(d)][:files])[files - 1:]:
-                if attempt(home, parameters(c.own, method), ("checkpoint", int(c.rng.integers(n // 2, n)), 0.2)) != -signal.SIGKILL: sys.exit("the fault did not hit")
-            for f in found: harm(f)
-            if attempt(home, parameters(c.own, method)): sys.exit((home / "out.log").read_text())
-            said = next(line for line in (home / "out.log").read_text().splitlines() if "checksum" in line)
-            c.record(kind, home, method, 1, said.strip()[-200:], most=2 if files == 1 else 99)
+    for kind, method, harm, files in (("truncated", "fairgrape", cut, 1), ("bit flipped", "lottery", flip, 1), ("both damaged", "fairgrape", flip, 2)):
+        c.reference(method)
+        home, n = c.home(kind.replace(" ", "-")), len(c.times[method]["checkpoint"])
+        while not (found := [f for d in home.glob("runs/*/checkpoints") for f in checkpoint_files(d)][:files])[files - 1:]:
+            if attempt(home, parameters(c.own, method), ("checkpoint", int(c.rng.integers(n // 2, n)), 0.2)) != -signal.SIGKILL: sys.exit("the fault did not hit")
+        for f in found: harm(f)
+        if attempt(home, parameters(c.own, method)): sys.exit((home / "out.log").read_text())
+        said = next(line for line in (home / "out.log").read_text().splitlines() if "checksum" in line)
+        c.record(kind, home, method, 1, said.strip()[-200:], most=2 if files == 1 else 99)
 
 def mounted(c: Campaign, kind: str, options: str) -> Path | None:
     "A small file system of its own for a runs folder; None where this user may not mount"
@@ -250,3 +252,160 @@ def disks(c: Campaign):
         keep = home.with_name(home.name + "-kept"); shutil.copytree(home, keep)
     finally: subprocess.run(["umount", home / "runs"], check=True)
     c.record("read-only", keep, "ws", 1, said)
+
+# Faults that hit whole sweeps: the sweep's process, its workers, their kernels, the notebook while it is saved
+
+def grid(c: Campaign, home: Path, methods=("fairgrape", "lottery", "ws", "snip")) -> Path:
+    file = home / "grid.yaml"
+    cells = [parameters(c.own, m) | places(home) | dict(threads=1) for m in methods]
+    file.write_text(yaml.safe_dump(dict(cells=cells)))
+    return file
+
+def start_sweep(home: Path, file: Path, *more: str) -> subprocess.Popen:
+    with (home / "out.log").open("a") as out:
+        return subprocess.Popen([FAIRGRAPE, "sweep", file, "--workers", "2", "--retries", "1000", "--no_report", *more], stdout=out, stderr=out, start_new_session=True)
+
+def members(sweep: subprocess.Popen) -> dict[str, list[psutil.Process]]:
+    "The processes of a sweep, by what they are: the sweep, the server that its workers are forked from, workers, their kernels"
+    found = {kind: [] for kind in ("sweep", "server", "worker", "kernel")}
+    try: found["sweep"], children = [psutil.Process(sweep.pid)], psutil.Process(sweep.pid).children(recursive=True)
+    except psutil.NoSuchProcess: return found
+    for process in children:
+        try: kind = process.name().removeprefix("fg-")
+        except psutil.NoSuchProcess: continue
+        if kind in found: found[kind].append(process)
+    return found
+
+def saving(home: Path) -> bool:
+    "Whether some notebook has its results, and is now being brought to its end and saved"
+    return any(not (f.parent / "prune.ipynb").is_file() for f in home.glob("runs/*/metrics.json") if list(f.parent.glob(".prune*")))
+
+def strike(c: Campaign, home: Path, sweep: subprocess.Popen, victim: str) -> bool:
+    "Kill one process of a sweep at a random moment; whether there was one to kill"
+    if victim == "saving":
+        while not saving(home):
+            if sweep.poll() is not None: return False
+            time.sleep(0.02)
+        time.sleep(float(c.rng.uniform(0, 1.5)))
+        victim = ("worker", "kernel")[int(c.rng.integers(2))]
+    else: time.sleep(float(c.rng.uniform(0.5, 9)))
+    while not (there := members(sweep)[victim]):
+        if sweep.poll() is not None: return False
+        time.sleep(0.1)
+    time.sleep(float(c.rng.uniform(0, 3)))
+    try: there[int(c.rng.integers(len(there)))].kill()
+    except psutil.NoSuchProcess: return False
+    return True
+
+def merged(c: Campaign, methods) -> dict: return {name: result for m in methods for name, result in c.reference(m).items()}
+
+def sweeps(c: Campaign, wanted: int):
+    "kill -9 at whatever a sweep consists of, until it is through all the same"
+    methods, victims = ("fairgrape", "lottery", "ws", "snip"), ("kernel", "saving", "worker", "sweep", "kernel", "saving", "worker", "server")
+    done, i = dict.fromkeys(victims, 0), 0
+    expected = merged(c, methods)
+    while sum(done.values()) < wanted:
+        home = c.home("sweeping")
+        file, hits = grid(c, home), dict.fromkeys(victims, 0)
+        sweep = start_sweep(home, file)
+        while sweep.poll() is None or sweep.returncode not in (0, 1, 2):
+            if sweep.poll() is not None: sweep = start_sweep(home, file)
+            if sum(done.values()) + sum(hits.values()) < wanted and sum(hits.values()) < 12:
+                hits[victims[i % len(victims)]] += strike(c, home, sweep, victims[i % len(victims)])
+                i += 1
+            else: sweep.wait(600)
+        if sweep.returncode: sys.exit(f"the sweep ended with {sweep.returncode}: " + (home / "out.log").read_text()[-3000:])
+        same = results(home) == expected and not left_over(home)
+        for victim, n in hits.items():
+            done[victim] += n
+            if n: c.records.append(dict(kind=f"sweep: {victim}", method="4 runs", faults=n, survived=n * same, lost=n * (not same), epochs_again=[], said=""))
+        print(f"sweep {hits}: {'the same bits' if same else 'LOST'}", flush=True)
+        if same: shutil.rmtree(home)
+
+def left_over(home: Path) -> list[str]:
+    "Kernels that a sweep left behind"
+    time.sleep(3)
+    return [p.name() for p in psutil.process_iter() if p.name().startswith("fg-") and p.status() != psutil.STATUS_ZOMBIE and any(str(home) in f.path for f in p.open_files())]
+
+def two_sweeps(c: Campaign):
+    "Two sweeps over one grid, started at once on one runs folder"
+    methods, home = ("fairgrape", "lottery", "ws", "snip"), c.home("two-sweeps")
+    file = grid(c, home)
+    both = [start_sweep(home, file), start_sweep(home, file)]
+    codes = [p.wait(900) for p in both]
+    done = [sum(cell["state"] == "done" for cell in json.loads(f.read_text())["cells"]) for f in home.glob("runs/.sweeps/*/sweep.json")]
+    ok = codes == [0, 0] and results(home) == merged(c, methods) and sum(done) == len(methods)
+    c.records.append(dict(kind="two sweeps", method="4 runs", faults=1, survived=int(ok), lost=int(not ok), epochs_again=[], said=f"runs done by the one and by the other: {done}"))
+    print(f"two sweeps: exit {codes}, runs done {done}: {'the same bits' if ok else 'LOST'}", flush=True)
+
+def rays(c: Campaign):
+    "A Ray worker killed, then a whole node, in the middle of a sweep over two nodes"
+    try: import ray
+    except ImportError: return c.records.append(dict(kind="Ray", method="", faults=0, survived=0, lost=0, epochs_again=[], said="SKIPPED: Ray is not installed"))
+    from ray.cluster_utils import Cluster
+    from fairgrape.ray_sweep import OnRay
+    from fairgrape.sweep import Sweep, numbered, plan
+    methods, home = ("fairgrape", "lottery", "ws", "snip"), c.home("ray")
+    expected, hits = merged(c, methods), []
+    nodes = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
+    second = nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    cells = plan(numbered([parameters(c.own, m) | places(home) | dict(threads=1) for m in methods]))
+    def computing(): return [f for f in home.glob("runs/*/checkpoints") if checkpoint_files(f)]
+    def lose():
+        while len(computing()) < 1: time.sleep(0.1)
+        workers = [p for p in psutil.Process().children(recursive=True) if (p.cmdline() or [""])[0].startswith("ray::") and "IDLE" not in p.cmdline()[0]]
+        workers = workers or [p for p in psutil.process_iter() if (p.cmdline() or [""])[0].startswith("ray::") and "IDLE" not in p.cmdline()[0]]
+        workers[0].kill(); hits.append("worker")
+        while sum(cell.state == "running" for cell in cells) < 2 or not computing(): time.sleep(0.1)
+        time.sleep(float(c.rng.uniform(3, 8)))
+        nodes.remove_node(second); hits.append("node")
+    threading.Thread(target=lose, daemon=True).start()
+    try: Sweep(cells, OnRay()).run()
+    finally: ray.shutdown(); nodes.shutdown()
+    same = results(home) == expected and all(cell.state == "done" for cell in cells)
+    for victim in ("worker", "node"):
+        n = int(victim in hits)
+        c.records.append(dict(kind=f"Ray {victim}", method="4 runs", faults=n, survived=n * same, lost=n * (not same), epochs_again=[], said="" if n else "the fault did not hit"))
+    print(f"Ray {hits}: {[(cell.state, cell.tries) for cell in cells]}: {'the same bits' if same else 'LOST'}", flush=True)
+
+# The report
+
+def report(c: Campaign, out: Path, seed: int, seconds: float):
+    table = pd.DataFrame(c.records)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(dict(seed=seed, seconds=seconds, records=c.records), indent=1) + "\n")
+    def most(lists): return max((n for one in lists for n in one), default=None)
+    sums = table.groupby("kind", sort=False).agg(tried=("faults", "sum"), survived=("survived", "sum"), lost=("lost", "sum"), again=("epochs_again", most))
+    kills = table[~table["kind"].isin(["SIGTERM", "truncated", "bit flipped", "both damaged", "full disk", "read-only", "two sweeps", "Ray node", "Ray"])]["faults"].sum()
+    lines = [f"# Faults, and what was left of the runs\n\ntorch {torch.__version__}, Python {platform.python_version()}, {os.cpu_count()} cores ({platform.machine()}); seed {seed}, {seconds / 60:.0f} minutes. "
+             f"{kills} times kill -9. A run counts as survived if, started again, it ends with the masks, weights, predictions and metrics of a run that was never touched, byte for byte; "
+             "the last column is the most epochs that one process had to do again.\n",
+             "| where the fault hit | tried | survived | lost | epochs again, at most |", "|---|---|---|---|---|",
+             *(f"| {kind} | {int(r.tried)} | {int(r.survived)} | {int(r.lost)} | {'' if pd.isna(r.again) else int(r.again)} |" for kind, r in sums.iterrows()),
+             f"| **all** | {table['faults'].sum()} | {table['survived'].sum()} | {table['lost'].sum()} | |", "", "What was said:", "",
+             *(f"- {kind}: `{said}`" for kind, said in table[["kind", "said"]].drop_duplicates("kind").itertuples(index=False) if said)]
+    out.write_text("\n".join(lines) + "\n")
+    print(f"\n{out}:\n" + "\n".join(lines))
+
+PARTS = dict(library=lambda c, n: kills(c, n), sweeps=lambda c, n: sweeps(c, n), terms=lambda c, n: terms(c), damage=lambda c, n: damage(c), disks=lambda c, n: disks(c),
+             two=lambda c, n: two_sweeps(c), ray=lambda c, n: rays(c))
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--kills", type=int, default=70, help="kill -9s inside runs")
+    p.add_argument("--sweep_kills", type=int, default=40, help="kill -9s of sweeps, their workers and kernels")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
+    p.add_argument("--out", default=str(REPO / "runs" / "faults.md"))
+    args = p.parse_args()
+    if wrong := set(args.only.split(",")) - set(PARTS): p.error(f"--only: there is no {', '.join(wrong)}")
+    start = time.time()
+    with tempfile.TemporaryDirectory(prefix="fairgrape-faults-") as work:
+        c = Campaign(args.seed, Path(work))
+        for part in args.only.split(","):
+            PARTS[part](c, args.sweep_kills if part == "sweeps" else args.kills)
+            report(c, Path(args.out), args.seed, time.time() - start)
+    return int(any(r["lost"] for r in c.records))
+
+if __name__ == "__main__": sys.exit(main())

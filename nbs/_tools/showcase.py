@@ -10,9 +10,9 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
-from fairgrape.cli import notebook_is_whole, run_notebook, template
 from fairgrape.plots import plot_deltas
 from fairgrape.report import SMALL, display_table, find_runs, markdown_table, report_table, seed_floor, verdicts
+from fairgrape.runner import notebook_is_whole, run_notebook, template
 from fairgrape.studies import load_study
 
 REPO = Path(__file__).resolve().parents[2]

@@ -48,6 +48,7 @@ cache_root: str = ""              # folder of decoded images; empty: settings.in
 device: str = ""                  # cuda, cuda:1, cpu …; empty: CUDA where there is one
 threads: int = 0                  # CPU threads; 0: as they are
 processes: int = 1                # processes that share this one run, one to a GPU
+keep_on: str = "auto"             # where the importance lies: auto, device, host, or a folder for files, where memory is short
 progress: bool = True             # show progress bars
 
 # %% [markdown]
@@ -62,12 +63,13 @@ settings
 import time
 from fairgrape.clusters import clusters_table
 from fairgrape.data import check_cells, label_columns
-from fairgrape.experiment import (at_work, check_images, dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, save_run, set_up, share_table,
-                                  starting_network)
+from fairgrape.experiment import (at_work, check_images, dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, run_together, save_run, set_up,
+                                  share_table, starting_network)
 from fairgrape.plots import plot_groups, plot_history, plot_shares, plot_sparsity
 from fairgrape.report import load_run
 started = time.perf_counter()
-where = set_up(places.pop("device", ""), places.pop("threads", 0))
+device, threads, together, keep = (places.pop(k, v) for k, v in (("device", ""), ("threads", 0), ("processes", 1), ("keep_on", "auto")))
+where = set_up(device, threads)
 job = prepare(settings, **places)
 check_images(job)
 folder = run_folder(job)
@@ -87,6 +89,8 @@ if settings.groups != "clusters": display(check_cells(job.table, job.table["spli
 # Trained by the full schedule, or read from the run folder of the same settings; a file named by `weights` is taken as it is. Where groups are to be clusters, they are found in its features.
 
 # %%
+if int(together) > 1 and not is_complete(folder):   # several processes share this run; everything below is then only shown
+    run_together(int(together), settings, threads, device=device, keep_on=keep, **{k: v for k, v in places.items() if k != "progress"})
 if not is_complete(folder):
     starting_network(job)      # says now if its weights cannot be had
     images = images_of(job, where, progress)
@@ -106,9 +110,9 @@ if settings.method != "dense": print(f"{settings.method}: {form(settings).steps}
 # %%
 with at_work(folder):            # no other process computes this run meanwhile
     if not is_complete(folder):
-        before = share_table(job, images, dense.model, where)
-        pruned, steps = prune_network(job, images, dense, where, progress)
-        layers = layer_table(before, share_table(job, images, pruned.model, where))
+        before = share_table(job, images, dense.model, where, keep_on=keep)
+        pruned, steps = prune_network(job, images, dense, where, progress, keep_on=keep)
+        layers = layer_table(before, share_table(job, images, pruned.model, where, keep_on=keep))
         save_run(job, dense, pruned, steps, layers, time.perf_counter() - started, where)
 
 # %%

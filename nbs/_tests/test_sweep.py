@@ -1,0 +1,109 @@
+"Sweeps through the command: killed, interrupted, started twice at once; what is left, what is said, and that the bits are those of a run by itself."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from fairgrape.checkpoints import code_version
+from fairgrape.experiment import from_parameters
+from fairgrape.runner import code_of, notebook_is_whole, state_of
+from fairgrape.sweep import failures, folders, sweep, sweeps
+from test_runs import FAIRGRAPE, own, tiny  # noqa: F401  (own is a fixture)
+
+LINUX = Path("/proc/self/comm").exists()
+
+def start(home: Path, *more: str) -> subprocess.Popen:
+    with (home / "out.log").open("a") as out:
+        return subprocess.Popen([FAIRGRAPE, "sweep", home / "grid.yaml", "--no_report", *more], stdout=out, stderr=out, start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
+
+def named(name: str, above: psutil.Process) -> list[psutil.Process]:
+    try: return [p for p in above.children(recursive=True) if p.name() == name]
+    except psutil.NoSuchProcess: return []
+
+def until(what, seconds: float = 240.):
+    "The first true value of a function"
+    end = time.time() + seconds
+    while time.time() < end:
+        if found := what(): return found
+        time.sleep(.05)
+    raise AssertionError("nothing happened")
+
+def gone(processes: list[psutil.Process]) -> bool: return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
+
+@pytest.mark.skipif(not LINUX, reason="workers are told apart by names that only Linux knows")
+def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(own, tmp_path):  # noqa: F811
+    cells = [dict(method="ws", rate=[0.5, 0.9]), dict(method="fairgrape", rate=0.9), dict(method="ws", rate=0.5, groups="place")]
+    common = {k: v for k, v in tiny(own, tmp_path, epochs="3").items() if k not in ("method", "rate")}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(common | dict(cells=cells)))
+    first = start(tmp_path)
+    above = psutil.Process(first.pid)
+    kernel = until(lambda: list(tmp_path.glob("runs/*/progress.json")) and named("fg-kernel", above))[0]
+    kernel.kill()                                                          # as the system does when memory is short
+    until(lambda: [c for r in sweeps(tmp_path / "runs") for c in r["cells"] if c["tries"] == 2 and c["state"] in ("running", "done")])
+    until(lambda: any(c["state"] == "done" for c in sweeps(tmp_path / "runs")[0]["cells"]) and named("fg-kernel", above))
+    family = above.children(recursive=True)
+    assert {"fg-server", "fg-worker", "fg-kernel"} <= {p.name() for p in family}
+    first.send_signal(signal.SIGINT)
+    assert first.wait(30) == 130
+    until(lambda: gone(family), 10)
+    said = (tmp_path / "out.log").read_text()
+    assert "DeadKernelError" in said and "To go on: fairgrape sweep" in said and "grid.yaml --no_report" in said
+    record, = sweeps(tmp_path / "runs")
+    assert not record["alive"] and "done" in [c["state"] for c in record["cells"]] and record["cells"][3]["state"] == "failed" and "only ['here']" in record["cells"][3]["reason"]
+    there = {c["folder"]: Path(c["folder"], "prune.ipynb").stat().st_mtime_ns for c in record["cells"] if c["state"] == "done"}
+
+    both = [start(tmp_path, "--workers", "2"), start(tmp_path)]
+    assert [p.wait(400) for p in both] == [1, 1]                           # one cell cannot be
+    records = sweeps(tmp_path / "runs")
+    assert len(records) == 3 and sum(c["state"] == "done" for r in records for c in r["cells"]) == 3       # each once, in all three sweeps together
+    assert all(Path(f, "prune.ipynb").stat().st_mtime_ns == when for f, when in there.items())
+    for cell in records[-1]["cells"][:3]:
+        folder = Path(cell["folder"])
+        assert state_of(folder, code_version()) == "complete" and (tmp_path / "runs" / ".logs" / f"{folder.name}.log").read_text().count("--- ") >= 1
+
+    settings, _ = from_parameters(tiny(own, tmp_path, epochs="3"))
+    alone = [sys.executable, "-c", f"from fairgrape.experiment import *; print(run(Settings(**{dict(vars(settings))!r}), threads=1, progress=False, data_root={str(tmp_path)!r}, runs_root={str(tmp_path / 'alone')!r}, cache_root={str(tmp_path / 'cache')!r}))"]
+    done = subprocess.run(alone, capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS="1"), check=True)
+    by_itself, swept = Path(done.stdout.split()[-1]), Path(records[-1]["cells"][2]["folder"])
+    assert by_itself.name == swept.name
+    for name in ("masks.safetensors", "model.safetensors"): assert (by_itself / name).read_bytes() == (swept / name).read_bytes(), name
+    assert json.loads((by_itself / "metrics.json").read_text()) | dict(seconds=0) == json.loads((swept / "metrics.json").read_text()) | dict(seconds=0)
+
+def test_runs_of_other_code_are_made_again_or_accepted(own, tmp_path):  # noqa: F811
+    given = [tiny(own, tmp_path, method="ws", epochs="1")]
+    folder, = folders(sweep(given, show=False))
+    environment = json.loads((folder / "environment.json").read_text())
+    for made in (folder, *tmp_path.glob("runs/*-dense-*")): (made / "environment.json").write_text(json.dumps(environment | dict(code="before")))
+    assert [c.state for c in sweep(given, show=False, accept_older=True)] == ["complete"]
+    assert [c.state for c in sweep(given, show=False)] == ["done"]
+    assert code_of(folder) == environment["code"] and {f.name[-7:] for f in (tmp_path / "runs" / ".older").iterdir()} == {"-before"} and len(list((tmp_path / "runs" / ".older").iterdir())) == 2
+    assert notebook_is_whole(tmp_path / "runs" / ".older" / f"{folder.name}-before" / "prune.ipynb")
+
+def test_a_server_that_dies_is_started_again(own, tmp_path):  # noqa: F811
+    from fairgrape.sweep import Local
+    engine, struck = Local(), []
+    start = engine.start
+    def strike(cell, job):
+        start(cell, job)
+        if not struck: struck.append(cell.index); engine.server.kill()
+    engine.start = strike
+    ended, = sweep([tiny(own, tmp_path, method="dense", epochs="1")], engine, show=False)
+    assert ended.state == "done" and ended.tries == 2 and not failures([ended])
+
+def test_what_is_wrong_with_the_data_fails_alone_and_is_not_tried_again(own, tmp_path):  # noqa: F811
+    cells = sweep([tiny(own, tmp_path, method="ws", groups=g, epochs="1") for g in ("hue", "place")], show=False)
+    assert [c.state for c in cells] == ["failed"] * 2 and [c.tries for c in cells] == [0, 0] and not folders(cells)
+
+def test_hundreds_of_cells_are_planned_in_seconds(own, tmp_path):  # noqa: F811
+    from fairgrape.sweep import grid_cells, numbered, plan
+    common = {k: v for k, v in tiny(own, tmp_path).items() if k not in ("method", "rate", "seed")}
+    begun = time.perf_counter()
+    cells = plan(numbered(grid_cells(dict(method=["ws", "fairgrape", "snip"], rate=[0.5, 0.7, 0.9], seed=list(range(30))), common)))
+    assert len(cells) == 270 and all(c.job for c in cells) and time.perf_counter() - begun < 60
