@@ -44,4 +44,4 @@ def test_a_node_dies_in_the_middle(request, own, tmp_path, fetch):  # noqa: F811
     record, = sweeps(tmp_path / "runs")
     assert {c["state"] for c in record["cells"]} == {"done"} and not record["alive"]
     metrics = [json.loads((Path(c.job.folder) / "metrics.json").read_text()) for c in cells]
-    assert all(abs(m["sparsity"] - c.parameters["rate"]) < 2e-3 for m, c in zip(metrics, cells))
+    assert all(abs(m["sparsity"] - float(c.parameters["rate"])) < 2e-3 for m, c in zip(metrics, cells))

@@ -493,8 +493,8 @@ def load_page(
     lists,    # `Lists`; changed
     group,    # Whose candidates
     values,   # Importance, flat
-    by_weight,# Its strides
-    by_group,
+    by_weight,# Its stride from one weight to the next
+    by_group, # Its stride from one group to the next
 ):
     "Fetch the values of a group's next candidates."
     at = lists.at[group]
@@ -532,8 +532,8 @@ def _before(bits, weight, i, j):
 @njit(cache=True, nogil=True, error_model="numpy")
 def best_of_empty(
     entries,# `Entries`
-    group,  # Whose, of how many groups
-    groups,
+    group,  # Whose
+    groups, # How many groups there are
     empty,  # True for each layer that must still get a weight, shape `(layers,)`
     best,   # The group's best weight of each layer, shape `(layers,)`, −1 where it was not looked for; changed
 ):          # Index of the weight
@@ -568,7 +568,7 @@ assert best_of_empty(by_weight(1., -2., 3.), 0, 1, both, np.full(2, -1)) == 2 an
 
 
 # %% [markdown]
-# And the walk, which is the plain loop word for word.
+# And the walk: the plain loop, step for step.
 
 # %%
 #| export
