@@ -11,8 +11,9 @@ import nbformat
 import pandas as pd
 
 from fairgrape.plots import plot_deltas
-from fairgrape.report import SMALL, display_table, find_runs, markdown_table, report_table, seed_floor, verdicts
+from fairgrape.report import SMALL, Run, display_table, find_runs, markdown_table, report_table, seed_floor, verdicts
 from fairgrape.runner import notebook_is_whole, run_notebook, template
+from fairgrape.seeds import CELL, over_seeds, plot_seeds, seed_verdicts
 from fairgrape.studies import load_study
 
 REPO = Path(__file__).resolve().parents[2]
@@ -26,7 +27,8 @@ def places_of(notebook: Path) -> dict[str, str]:
     "Folder → what to call it, from the parameters that papermill wrote down"
     written = json.loads(notebook.read_text(encoding="utf-8"))["metadata"]["papermill"]
     given = written["parameters"]
-    return {given["data_root"]: "data", given["runs_root"]: "runs", given["cache_root"]: "data/cache", str(Path(written["input_path"]).parents[2]): "."}
+    own = {given["data_path"]: f"data/{Path(given['data_path']).name}"} if given["data_path"] else {}
+    return own | {given["data_root"]: "data", given["runs_root"]: "runs", given["cache_root"]: "data/cache", str(Path(written["input_path"]).parents[2]): "."}
 
 def write_notebook(source: Path, target: Path, places: dict[str, str]):
     "A notebook without this machine's folders, and without its warnings, which name files of that machine"
@@ -35,19 +37,22 @@ def write_notebook(source: Path, target: Path, places: dict[str, str]):
         if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     nbformat.write(book, target)
 
-def publish(run: Path, out: Path):
-    "Copy one run's notebook and small files"
-    if not notebook_is_whole(run / "prune.ipynb"): raise SystemExit(f"{run}: no executed notebook, or it stopped: fairgrape run it first")
-    folder, places = out / run.name, places_of(run / "prune.ipynb")
+def publish(run: Run, out: Path):
+    "Copy one run's notebook and small files; a dense network that a pruned run trained on its way has no notebook of its own"
+    book, others = run.path / "prune.ipynb", sorted(run.path.parent.glob("*/prune.ipynb"))
+    if not notebook_is_whole(book) and (book.exists() or run.settings["method"] != "dense" or not others):
+        raise SystemExit(f"{run.path}: no executed notebook, or it stopped: fairgrape run it first")
+    folder, places = out / run.path.name, places_of(book if book.exists() else others[0])
     folder.mkdir(parents=True, exist_ok=True)
     for name in SMALL:
-        if (run / name).is_file(): (folder / name).write_text(plain((run / name).read_text(encoding="utf-8"), places), encoding="utf-8")
-    write_notebook(run / "prune.ipynb", folder / "prune.ipynb", places)
+        if (run.path / name).is_file(): (folder / name).write_text(plain((run.path / name).read_text(encoding="utf-8"), places), encoding="utf-8")
+    if book.exists(): write_notebook(book, folder / "prune.ipynb", places)
 
 def floor_text(seeds) -> str:
     "ρ between dense networks of two seeds: what training luck alone does"
     if not len(seeds): return ""
-    return "\n## Another seed\n\nρ between dense networks that differ in their seed only: nothing was pruned there.\n\n" + "".join(f"- {r.experiment}: seeds {r.seeds}, ρ {r.rho:.1f}\n" for r in seeds.itertuples())
+    lines = [f"- {name}: " + ", ".join(f"{r.rho:.1f} (seeds {r.seeds})" for r in part.itertuples()) for name, part in seeds.groupby("experiment", sort=False)]
+    return "\n## Another seed\n\nρ between dense networks that differ in their seed only: nothing was pruned there.\n\n" + "\n".join(lines) + "\n"
 
 HEAD = """# Showcase
 
@@ -63,14 +68,25 @@ def page(runs: list) -> str:
         by = part.sort_values(["rate", "scope", "label"], ascending=[True, False, True])
         shown = display_table(by).drop(columns=["Dataset", "Groups", "Network", "Test images"])      # the heading says them
         lines += [f"\n## {experiment}\n\n{part.test_images.iloc[0]:,} test images.\n", markdown_table(shown)]
-        lines += ["", *(f"- {sentence}" for sentence in verdicts(part))]
+        lines += ["", *(f"- {sentence}" for sentence in verdicts(part))] + seeds_section(part)
     return "\n".join(lines) + "\n"
+
+def seeds_section(part: pd.DataFrame) -> list[str]:
+    "What several seeds say together: ρ and accuracy of each method, and each method against FairGRAPE"
+    if part.seed.nunique() < 2: return []
+    lines = [f"\n### Over {part.seed.nunique()} seeds\n", "Means with Student's 95 % interval; differences are taken seed by seed ([how](../../../nbs/23c_seeds.ipynb)).\n"]
+    for measure, name in (("rho", "ρ"), ("accuracy", "accuracy")):
+        t = over_seeds(part, measure)
+        shown = {"Method": t.label, f"Mean {name} [95 %]": [f"{r['mean']:.1f} [{r.low:.1f}, {r.high:.1f}]" for _, r in t.iterrows()],
+                 "Standard deviation": t.sd.map("{:.1f}".format), "Least": t.least.map("{:.1f}".format), "Most": t.most.map("{:.1f}".format)}
+        lines += [markdown_table(pd.DataFrame(shown)), "", *(f"- {sentence}" for sentence in seed_verdicts(part, measure=measure, name=name)), ""]
+    return lines
 
 def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
     "Publish all finished runs of a folder"
     root, out = Path(runs_root).resolve(), Path(out)
     runs = find_runs(root)
-    for run in runs: publish(run.path, out)
+    for run in runs: publish(run, out)
     seeds = seed_floor(runs)
     if len(seeds): seeds.round(2).to_csv(out / "seed_floor.csv", index=False)
     run_notebook("report", out / "report.ipynb", dict(runs_root=str(out)), log=False)
@@ -81,6 +97,10 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
             figure = plot_deltas(part)
             figure.savefig(out / f"{'demo' if name == 'synthetic' else name}.png", dpi=110)
             print(f"{experiment}\n  {figure.get_label()}")
+            if part.seed.nunique() > 1 and len(part[CELL].drop_duplicates()) == 1:
+                figure = plot_seeds(part)
+                figure.savefig(out / f"{name}-seeds.png", dpi=110)
+                print(f"  {figure.get_label()}")
 
 STUDIES = """# Studies, in their fast form
 

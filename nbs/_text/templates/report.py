@@ -17,6 +17,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 from fairgrape.plots import plot_deltas, plot_disparity, plot_price
 from fairgrape.report import HOW_TO_READ, display_table, find_runs, report_table, seed_floor, verdicts, write_report
+from fairgrape.seeds import over_seeds, plot_seeds, seed_verdicts
 from fairgrape.settings import root
 
 folder = root("runs", runs_root)
@@ -57,6 +58,14 @@ for name, rows in table.groupby("experiment", sort=False):
 
 # %%
 seed_floor(runs)
+
+# %% [markdown]
+# Where methods were run with several seeds, their differences seed by seed say whether one is really better. An interval that includes 0 decides nothing.
+
+# %%
+several = table[table.groupby(["experiment", "rate", "scope", "label"]).seed.transform("nunique") > 1]
+if len(several): display(over_seeds(several).round(1), Markdown("\n".join(f"- {sentence}" for sentence in seed_verdicts(several))))
+for _, rows in several.groupby(["experiment", "rate", "scope"], sort=False): display(plot_seeds(rows))
 
 # %% [markdown]
 # ## The page
