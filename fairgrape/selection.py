@@ -298,8 +298,8 @@ def load_page(
     lists,    # `Lists`; changed
     group,    # Whose candidates
     values,   # Importance, flat
-    by_weight,# Its strides
-    by_group,
+    by_weight,# Its stride from one weight to the next
+    by_group, # Its stride from one group to the next
 ):
     "Fetch the values of a group's next candidates."
     at = lists.at[group]
@@ -318,8 +318,8 @@ def _before(bits, weight, i, j):
 @njit(cache=True, nogil=True, error_model="numpy")
 def best_of_empty(
     entries,# `Entries`
-    group,  # Whose, of how many groups
-    groups,
+    group,  # Whose
+    groups, # How many groups there are
     empty,  # True for each layer that must still get a weight, shape `(layers,)`
     best,   # The group's best weight of each layer, shape `(layers,)`, −1 where it was not looked for; changed
 ):          # Index of the weight
