@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_score
@@ -51,6 +52,17 @@ def moments(
     return mean.astype(np.float32), np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1).astype(np.float32)
 
 # %% ../nbs/14_clusters.ipynb #0d4c6253
+def _fit(x: np.ndarray, k: int, seed: int) -> KMeans:
+    "k-means; fewer distinct images than clusters is no warning here, since empty clusters are refused below"
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(k, n_init=10, random_state=seed).fit(x)
+
+def _silhouette(x: np.ndarray, labels: np.ndarray) -> float:
+    "The silhouette; NaN where it does not exist: one cluster only, or as many as images"
+    with threadpool_limits(1): return float(silhouette_score(x, labels)) if 1 < len(np.unique(labels)) < len(x) else np.nan
+
+# %% ../nbs/14_clusters.ipynb #82728924
 def score_ks(
     train: np.ndarray,                   # Standardised features of the training images, shape `(n, d)`
     ks: Iterable[int] = range(2, 9),     # Numbers of clusters to try
@@ -65,16 +77,6 @@ def score_ks(
     if table.silhouette.isna().all():
         raise ValueError(f"{len(train)} training images cannot be clustered: they are too few, or all have the same features")
     return table
-
-def _fit(x: np.ndarray, k: int, seed: int) -> KMeans:
-    "k-means; fewer distinct images than clusters is no warning here, since empty clusters are refused below"
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(k, n_init=10, random_state=seed).fit(x)
-
-def _silhouette(x: np.ndarray, labels: np.ndarray) -> float:
-    "The silhouette; NaN where it does not exist: one cluster only, or as many as images"
-    with threadpool_limits(1): return float(silhouette_score(x, labels)) if 1 < len(np.unique(labels)) < len(x) else np.nan
 
 # %% ../nbs/14_clusters.ipynb #7011e8bd
 def cluster(
@@ -93,7 +95,7 @@ def cluster(
     scores = score_ks(train, ks if k == 0 else [k] if k < len(train) else [2], seed)
     return _fit(train, k or int(scores.k[scores.silhouette.idxmax()]), seed), scores
 
-# %% ../nbs/14_clusters.ipynb #4f7d79f0
+# %% ../nbs/14_clusters.ipynb #792314c4
 @dataclass(frozen=True, eq=False)
 class Clusters:
     "Groups found by clustering; cluster-1 has the most training images"
@@ -104,10 +106,30 @@ class Clusters:
     mean: np.ndarray      # float32 (d,): features are standardised by these two
     std: np.ndarray       # float32 (d,)
 
-    def assign(self, features: np.ndarray) -> np.ndarray:
-        "The code of the nearest centre for features of shape `(n, d)`, as `embeddings` gives them"
-        x = (features - self.mean) / self.std
-        return ((self.centres ** 2).sum(1) - 2 * x @ self.centres.T).argmin(1).astype(np.int64)   # |x − c|² less |x|²
+@patch
+def assign(self:Clusters,
+    features: np.ndarray, # Shape `(n, d)`, as `embeddings` gives them
+) -> np.ndarray:          # int64 `(n,)`
+    "The code of the nearest centre."
+    x = (features - self.mean) / self.std
+    return ((self.centres ** 2).sum(1) - 2 * x @ self.centres.T).argmin(1).astype(np.int64)   # |x − c|² less |x|²
+
+# %% ../nbs/14_clusters.ipynb #4f7d79f0
+def _named(fit: KMeans, images: Images, features: dict, scores: pd.DataFrame, mean: np.ndarray, std: np.ndarray) -> Clusters:
+    "The clusters by size, and every image's own"
+    order = np.argsort(-np.bincount(fit.labels_, minlength=fit.n_clusters), kind="stable")
+    scores = scores.assign(chosen=scores.k == fit.n_clusters)
+    names, centres = [f"cluster-{i + 1}" for i in range(len(order))], fit.cluster_centers_[order].astype(np.float32)
+    found = Clusters(np.full(len(images.pixels), -1), names, scores, centres, mean, std)
+    for part, rows in images.rows.items(): found.codes[rows.cpu().numpy()] = found.assign(features[part])
+    return found
+
+# %% ../nbs/14_clusters.ipynb #6ac0c75a
+def _few(found: Clusters, images: Images, least: int) -> str:
+    "Which clusters have too few images in which part, in words"
+    counts = {part: np.bincount(found.codes[rows.cpu().numpy()], minlength=len(found.names)) for part, rows in images.rows.items()}
+    few = [f"{found.names[c]} with {n[c]} of the images in {part}" for part, n in counts.items() for c in np.flatnonzero(n < least)]
+    return ", ".join(few[:4]) + (f" and {len(few) - 4} more" if len(few) > 4 else "")
 
 # %% ../nbs/14_clusters.ipynb #f63c89f0
 def cluster_groups(
@@ -135,21 +157,6 @@ def cluster_groups(
     numbers = ", ".join(map(str, sorted(tried)))
     raise ValueError(f"no number of clusters ({numbers}) leaves {least} images of each in every part: take more images, or give the number")
 
-def _named(fit: KMeans, images: Images, features: dict, scores: pd.DataFrame, mean: np.ndarray, std: np.ndarray) -> Clusters:
-    "The clusters by size, and every image's own"
-    order = np.argsort(-np.bincount(fit.labels_, minlength=fit.n_clusters), kind="stable")
-    scores = scores.assign(chosen=scores.k == fit.n_clusters)
-    names, centres = [f"cluster-{i + 1}" for i in range(len(order))], fit.cluster_centers_[order].astype(np.float32)
-    found = Clusters(np.full(len(images.pixels), -1), names, scores, centres, mean, std)
-    for part, rows in images.rows.items(): found.codes[rows.cpu().numpy()] = found.assign(features[part])
-    return found
-
-def _few(found: Clusters, images: Images, least: int) -> str:
-    "Which clusters have too few images in which part, in words"
-    counts = {part: np.bincount(found.codes[rows.cpu().numpy()], minlength=len(found.names)) for part, rows in images.rows.items()}
-    few = [f"{found.names[c]} with {n[c]} of the images in {part}" for part, n in counts.items() for c in np.flatnonzero(n < least)]
-    return ", ".join(few[:4]) + (f" and {len(few) - 4} more" if len(few) > 4 else "")
-
 # %% ../nbs/14_clusters.ipynb #0a34e76b
 def with_clusters(
     images: Images,      # Pixels, labels, rows
@@ -159,6 +166,12 @@ def with_clusters(
     return replace(images, groups=torch.from_numpy(clusters.codes).to(images.groups.device), names=tuple(clusters.names))
 
 # %% ../nbs/14_clusters.ipynb #8fb28ee6
+def _against(label: pd.Series, code: np.ndarray, names: list[str]) -> pd.DataFrame:
+    "One label's classes against the clusters"
+    counts = pd.crosstab(label.to_numpy(), code).reindex(columns=range(len(names)), fill_value=0)
+    return counts.set_axis(names, axis=1).assign(**{"adjusted Rand": adjusted_rand_score(label.astype(str), code)})
+
+# %% ../nbs/14_clusters.ipynb #72af5d8e
 def clusters_table(
     clusters: Clusters,      # From `cluster_groups`
     table: pd.DataFrame,     # Labels; its index holds the row numbers of the pixels
@@ -169,11 +182,7 @@ def clusters_table(
     missing = [c for c in columns if c not in table]
     if missing: raise ValueError(f"no column {', '.join(missing)}: there are {', '.join(map(str, table))}")
     used = table[clusters.codes[table.index] >= 0]
-    code = clusters.codes[used.index]
-    def against(column):
-        counts = pd.crosstab(used[column].to_numpy(), code).reindex(columns=range(len(clusters.names)), fill_value=0)
-        return counts.set_axis(clusters.names, axis=1).assign(**{"adjusted Rand": adjusted_rand_score(used[column].astype(str), code)})
-    return pd.concat({c: against(c) for c in columns}, names=["label", "class"])
+    return pd.concat({c: _against(used[c], clusters.codes[used.index], clusters.names) for c in columns}, names=["label", "class"])
 
 # %% ../nbs/14_clusters.ipynb #564ce750
 def save_clusters(
@@ -184,6 +193,7 @@ def save_clusters(
     named = {k: torch.from_numpy(getattr(clusters, k)) for k in ("codes", "centres", "mean", "std")}
     save_weights(named | {"table": torch.tensor(clusters.table.astype(float).to_numpy())}, path)
 
+# %% ../nbs/14_clusters.ipynb #ee973f0a
 def load_clusters(
     path: str | Path, # A file that `save_clusters` wrote
 ) -> Clusters:        # The same clusters

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .importance import ByGroup, group_importance
@@ -19,6 +20,14 @@ from .masks import apply_masks, get_masks, prunable
 from .selection import Select, check_scope, exact, select_fair, select_masks
 
 # %% ../nbs/17_pruning.ipynb #f6394fbc
+def _fraction(name: str, value) -> Fraction:
+    "`value` as an exact fraction strictly between 0 and 1"
+    try: number = exact(value)
+    except ValueError: number = None
+    if number is None or not 0 < number < 1: raise ValueError(f"{name} = {value!r}: choose a number above 0 and below 1, such as 0.9")
+    return number
+
+# %% ../nbs/17_pruning.ipynb #058fe611
 def schedule(
     rate: float | str,              # Target pruning rate, 0 < rate < 1
     keep: float | str | None = 0.9, # Fraction kept at each step, 0 < keep < 1; None: one shot
@@ -32,13 +41,6 @@ def schedule(
     while rates[-1] < target: rates.append(min(1 - kept ** (len(rates) + 1), target))
     return rates
 
-def _fraction(name: str, value) -> Fraction:
-    "`value` as an exact fraction strictly between 0 and 1"
-    try: number = exact(value)
-    except ValueError: number = None
-    if number is None or not 0 < number < 1: raise ValueError(f"{name} = {value!r}: choose a number above 0 and below 1, such as 0.9")
-    return number
-
 # %% ../nbs/17_pruning.ipynb #ac4db1b4
 @dataclass(frozen=True)
 class Step:
@@ -51,11 +53,27 @@ class Step:
     select_s: float   # Seconds for the selection
     retrain_s: float | None  # Seconds for retraining; None: not through yet
 
-    @property
-    def sparsity(self) -> float: return 1 - self.kept / self.total
-    def __str__(self): return f"step {self.step}: rate {self.rate:.4f}, {self.kept:,} of {self.total:,} weights left"
-
 # %% ../nbs/17_pruning.ipynb #4893a0ff
+@patch(as_prop=True)
+def sparsity(self: Step) -> float: return 1 - self.kept / self.total
+
+# %% ../nbs/17_pruning.ipynb #23abff13
+@patch
+def __str__(self: Step): return f"step {self.step}: rate {self.rate:.4f}, {self.kept:,} of {self.total:,} weights left"
+
+# %% ../nbs/17_pruning.ipynb #fc5dd8d3
+def _remove(model, masks, step, rate, score, select, scope, ignore) -> tuple[dict[str, Tensor], Step]:
+    "Score, select, apply: the new masks, and the step as far as it is known without retraining"
+    start = time.perf_counter()
+    importance = score(model)
+    scored = time.perf_counter()
+    weights = {n: layer.weight.detach() for n, layer in prunable(model, ignore).items()}
+    masks = select_masks(importance, masks, weights, rate, select, scope)
+    apply_masks(model, masks)
+    kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
+    return masks, Step(step, float(rate), kept, total, scored - start, time.perf_counter() - scored, None)
+
+# %% ../nbs/17_pruning.ipynb #790f3b06
 def prune(
     model: nn.Module,                               # The trained network, pruned in place
     rate: float | str,                              # Target pruning rate, 0 < rate < 1
@@ -78,13 +96,7 @@ def prune(
     half = steps.pop() if steps and steps[-1].retrain_s is None else None
     for i, r in list(enumerate(rates, 1))[len(steps):]:
         if half is None:
-            start = time.perf_counter()
-            importance = score(model)
-            scored = time.perf_counter()
-            masks = select_masks(importance, masks, {n: m.weight.detach() for n, m in prunable(model, ignore).items()}, r, select, scope)
-            apply_masks(model, masks)
-            kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
-            half = Step(i, float(r), kept, total, scored - start, time.perf_counter() - scored, None)
+            masks, half = _remove(model, masks, i, r, score, select, scope, ignore)
             if on_select is not None: on_select(half)
         start = time.perf_counter()
         if retrain is not None: retrain(model, i)

@@ -16,9 +16,12 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from .checkpoints import write_json
-from .runner import Outcome, RunJob, code_of, read_outcome, working_on
-from .sweep import QUIET, THREADS, Cell, log_file
+from .grid import Cell
+from .jobs import Outcome, RunJob, code_of, read_outcome, working_on
+from .workers import QUIET, THREADS, log_file, log_try
 
 # %% ../nbs/27_ray_sweep.ipynb #80e4bbe4
 def need_ray():
@@ -39,10 +42,34 @@ def here(
     move = lambda folder: str(there / Path(folder).name) if folder else ""
     return replace(job, folder=move(job.folder), dense=move(job.dense), parameters=job.parameters | dict(runs_root=str(there)))
 
+# %% ../nbs/27_ray_sweep.ipynb #2f393545
 def files_of(folder: Path) -> dict[str, bytes]:
-    "A finished run's files, its checkpoints left out"
+    "A finished run's files, its checkpoints left out."
     return {f.name: f.read_bytes() for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".")}
 
+def _brought(job: RunJob) -> dict[str, dict[str, bytes]]:
+    "The files of a job's run and of its dense network, by folder."
+    return {Path(f).name: files_of(Path(f)) for f in {job.folder, job.dense} if f and Path(f, "metrics.json").is_file()}
+
+# %% ../nbs/27_ray_sweep.ipynb #7978e101
+def _node_work(job: RunJob, text: Path, threads: int, folder: Path) -> Outcome:
+    "Make one run with a worker on this node; the job and its outcome lie in that folder."
+    path, start = folder / "job.json", time.time()
+    path.write_text(json.dumps(asdict(job)), encoding="utf-8")
+    env = {**os.environ, **QUIET, **dict.fromkeys(THREADS, str(threads))}
+    with text.open("a", encoding="utf-8") as out:
+        print(f"on {os.uname().nodename}", file=out, flush=True)
+        worker = subprocess.run([sys.executable, "-m", "fairgrape.runner", str(path), str(os.getpid())], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    return read_outcome(path, worker.returncode, time.time() - start)
+
+# %% ../nbs/27_ray_sweep.ipynb #2686b0e0
+def _same_code(outcome: Outcome, job: RunJob) -> Outcome:
+    "The outcome, or a failure if the node's code is not the sweep's."
+    made = code_of(Path(job.folder))
+    if outcome.state not in ("done", "complete") or job.accept_older or made == job.code: return outcome
+    return Outcome("failed", f"{os.uname().nodename} has other code ({made}, here {job.code}): install the same fairgrape on all nodes", outcome.seconds)
+
+# %% ../nbs/27_ray_sweep.ipynb #20bff4c2
 def ray_task(
     job: dict,         # A RunJob's fields
     log: str,          # The log's file, if it can be seen from here; else ""
@@ -50,18 +77,11 @@ def ray_task(
     threads: int,      # CPU threads of the run
 ) -> dict:             # outcome, host, log (text) and files, by folder
     "One run, on the node where Ray put it."
-    mine, start = here(RunJob(**job), runs_root), time.time()
+    mine = here(RunJob(**job), runs_root)
     with tempfile.TemporaryDirectory(prefix="fairgrape-") as folder:
-        path, text = Path(folder) / "job.json", Path(log or Path(folder) / "log")
-        path.write_text(json.dumps(asdict(mine)), encoding="utf-8")
-        env = {**os.environ, **QUIET, **dict.fromkeys(THREADS, str(threads))}
-        with text.open("a", encoding="utf-8") as out:
-            print(f"on {os.uname().nodename}", file=out, flush=True)
-            worker = subprocess.run([sys.executable, "-m", "fairgrape.runner", str(path), str(os.getpid())], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        outcome, done = read_outcome(path, worker.returncode, time.time() - start), {}
-        if outcome.state in ("done", "complete") and not mine.accept_older and code_of(Path(mine.folder)) != mine.code:
-            outcome = Outcome("failed", f"{os.uname().nodename} has other code ({code_of(Path(mine.folder))}, here {mine.code}): install the same fairgrape on all nodes", outcome.seconds)
-        if runs_root and outcome.state in ("done", "complete"): done = {Path(f).name: files_of(Path(f)) for f in {mine.folder, mine.dense} if f and Path(f, "metrics.json").is_file()}
+        text = Path(log or Path(folder) / "log")
+        outcome = _same_code(_node_work(mine, text, threads, Path(folder)), mine)
+        done = _brought(mine) if runs_root and outcome.state in ("done", "complete") else {}
         return dict(outcome=asdict(outcome), host=os.uname().nodename, log="" if log else text.read_text(encoding="utf-8"), files=done)
 
 # %% ../nbs/27_ray_sweep.ipynb #3f816264
@@ -96,47 +116,54 @@ class OnRay:
         self.cpus, self.gpus, self.most, self.fetch = cpus, (gpus or 0) if there else 0, workers, fetch
         if gpus and there and gpus > there: raise ValueError(f"gpus_per_run = {gpus}, but the cluster has {there:g} GPUs: ask for fewer")
         self.task = self.ray.remote(ray_task).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=0)
-        self.busy: dict = {}                               # Ray's reference → cell
-        self.looked, self.room = 0., 1
+        self.busy, self.looked, self.room = {}, 0., 1      # busy: Ray's reference → cell
 
-    @property
-    def size(self) -> int:
-        "How many runs the cluster has room for just now"
-        if time.time() - self.looked > 2:
-            has = self.ray.cluster_resources()
-            shares = [has.get(kind, 0) // need for kind, need in (("CPU", self.cpus), ("GPU", self.gpus)) if need]
-            self.looked, self.room = time.time(), max(1, int(min(shares, default=1)))
-        return min(self.room, self.most) if self.most else self.room
+# %% ../nbs/27_ray_sweep.ipynb #1ac00243
+@patch(as_prop=True)
+def size(self: OnRay) -> int:
+    "How many runs the cluster has room for just now"
+    if time.time() - self.looked > 2:
+        has = self.ray.cluster_resources()
+        shares = [has.get(kind, 0) // need for kind, need in (("CPU", self.cpus), ("GPU", self.gpus)) if need]
+        self.looked, self.room = time.time(), max(1, int(min(shares, default=1)))
+    return min(self.room, self.most) if self.most else self.room
 
-    def free(self) -> bool: return len(self.busy) < self.size
+@patch
+def free(self: OnRay) -> bool: return len(self.busy) < self.size
 
-    def start(self, cell: Cell, job: Path):
-        "Hand a cell to Ray"
-        given = dict(threads=max(1, int(self.cpus))) | (dict(processes=int(self.gpus)) if self.gpus > 1 else {})
-        made = replace(cell.job, parameters=cell.job.parameters | {k: v for k, v in given.items() if not cell.parameters.get(k)})
-        write_json(job, asdict(made))
-        log = "" if self.fetch else str(log_file(cell))
-        with log_file(cell).open("a", encoding="utf-8") as out: print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {cell.words} (try {cell.tries})", file=out)
-        self.busy[self.task.remote(asdict(made), log, self.fetch, made.parameters["threads"])] = cell
+# %% ../nbs/27_ray_sweep.ipynb #f5eb034e
+@patch
+def start(self: OnRay, cell: Cell, job: Path):
+    "Hand a cell to Ray"
+    given = dict(threads=max(1, int(self.cpus))) | (dict(processes=int(self.gpus)) if self.gpus > 1 else {})
+    made = replace(cell.job, parameters=cell.job.parameters | {k: v for k, v in given.items() if not cell.parameters.get(k)})
+    write_json(job, asdict(made))
+    log = str(log_try(cell))
+    self.busy[self.task.remote(asdict(made), "" if self.fetch else log, self.fetch, made.parameters["threads"])] = cell
 
-    def ended(self) -> list[tuple[Cell, Outcome]]:
-        "Cells whose tasks ended since last asked, and how"
-        if not self.busy: return []
-        done, _ = self.ray.wait(list(self.busy), num_returns=len(self.busy), timeout=0)
-        return [(cell, self.outcome(ref, cell)) for ref in done for cell in [self.busy.pop(ref)]]
+# %% ../nbs/27_ray_sweep.ipynb #355cb921
+@patch
+def outcome(self: OnRay, ref, cell: Cell) -> Outcome:
+    "How a task ended; what it brought is unpacked"
+    try: came = self.ray.get(ref)
+    except self.ray.exceptions.RayTaskError as e: return Outcome("failed", f"{type(e.cause or e).__name__}: {str(e.cause or e).strip().splitlines()[-1]}", time.time() - cell.started)
+    except self.ray.exceptions.RayError as e: return Outcome("crashed", f"the node or its worker died ({type(e).__name__})", time.time() - cell.started)
+    if self.fetch:
+        with log_file(cell).open("a", encoding="utf-8") as out: out.write(came["log"])
+        unpack(came["files"], cell.job.runs_root)
+    return Outcome(**came["outcome"] | dict(extra=dict(host=came["host"])))
 
-    def outcome(self, ref, cell: Cell) -> Outcome:
-        "How a task ended; what it brought is unpacked"
-        try: came = self.ray.get(ref)
-        except self.ray.exceptions.RayTaskError as e: return Outcome("failed", f"{type(e.cause or e).__name__}: {str(e.cause or e).strip().splitlines()[-1]}", time.time() - cell.started)
-        except self.ray.exceptions.RayError as e: return Outcome("crashed", f"the node or its worker died ({type(e).__name__})", time.time() - cell.started)
-        if self.fetch:
-            with log_file(cell).open("a", encoding="utf-8") as out: out.write(came["log"])
-            unpack(came["files"], cell.job.runs_root)
-        return Outcome(**came["outcome"] | dict(extra=dict(host=came["host"])))
+@patch
+def ended(self: OnRay) -> list[tuple[Cell, Outcome]]:
+    "Cells whose tasks ended since last asked, and how"
+    if not self.busy: return []
+    done, _ = self.ray.wait(list(self.busy), num_returns=len(self.busy), timeout=0)
+    return [(cell, self.outcome(ref, cell)) for ref in done for cell in [self.busy.pop(ref)]]
 
-    def stop(self, patience: float = 10.):
-        "Stop all tasks; their workers and kernels notice within a second"
-        for ref in self.busy: self.ray.cancel(ref, force=True)
-        if self.busy and patience: time.sleep(2)
-        self.busy.clear()
+# %% ../nbs/27_ray_sweep.ipynb #33448a37
+@patch
+def stop(self: OnRay, patience: float = 10.):
+    "Stop all tasks; their workers and kernels notice within a second"
+    for ref in self.busy: self.ray.cancel(ref, force=True)
+    if self.busy and patience: time.sleep(2)
+    self.busy.clear()

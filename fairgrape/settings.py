@@ -12,17 +12,26 @@ from importlib.resources import files
 from pathlib import Path
 
 # %% ../nbs/00_settings.ipynb #df188de7
+def _named_file() -> Path | None:
+    "The file that FAIRGRAPE_SETTINGS names, if it names one. Raises: FileNotFoundError if it is missing."
+    named = os.environ.get("FAIRGRAPE_SETTINGS")
+    if named and not Path(named).is_file(): raise FileNotFoundError(f"FAIRGRAPE_SETTINGS = {named} is no file: name a settings.ini, or unset it")
+    return Path(named) if named else None
+
+# %% ../nbs/00_settings.ipynb #527dd233
+def _own_file() -> Path:
+    "The settings.ini that the package brings."
+    packaged = Path(str(files("fairgrape"))) / "settings.ini"
+    return packaged if packaged.is_file() else packaged.parent.parent / "settings.ini"
+
+# %% ../nbs/00_settings.ipynb #aa6e7796
 def settings_file(
     start: str | Path = ".", # Folder from which to look upwards
 ) -> Path:                   # The nearest settings.ini, or the package's own
     "Find the project's settings.ini; `FAIRGRAPE_SETTINGS` names another. Raises: FileNotFoundError if that one is missing."
-    named = os.environ.get("FAIRGRAPE_SETTINGS")
-    if named and not Path(named).is_file(): raise FileNotFoundError(f"FAIRGRAPE_SETTINGS = {named} is no file: name a settings.ini, or unset it")
     here = Path(start).resolve()
-    found = [f / "settings.ini" for f in (here, *here.parents) if (f / "settings.ini").is_file()]
-    packaged = Path(str(files("fairgrape"))) / "settings.ini"
-    beside = packaged.parent.parent / "settings.ini"            # a checkout that is installed in place
-    return Path(named) if named else found[0] if found else packaged if packaged.is_file() else beside
+    above = (folder / "settings.ini" for folder in (here, *here.parents))
+    return _named_file() or next((file for file in above if file.is_file()), None) or _own_file()
 
 # %% ../nbs/00_settings.ipynb #005d3d3d
 def read_settings(
@@ -34,6 +43,12 @@ def read_settings(
     return parser
 
 # %% ../nbs/00_settings.ipynb #e66b6ea2
+def _base(file: Path) -> Path:
+    "The folder that relative folders in a settings file are relative to."
+    packaged = file.parent.name == "fairgrape" and (file.parent / "__init__.py").exists()
+    return Path.cwd() if packaged else file.parent
+
+# %% ../nbs/00_settings.ipynb #bc9c5356
 def root(
     kind: str,                        # "data", "runs" or "cache" (decoded images)
     argument: str | Path | None = None, # Overrides everything; None or "" → environment, then settings.ini
@@ -42,10 +57,8 @@ def root(
     "The folder of that kind: argument, else FAIRGRAPE_DATA_ROOT / _RUNS_ROOT / _CACHE_ROOT, else settings.ini."
     given = argument or os.environ.get(f"FAIRGRAPE_{kind.upper()}_ROOT")
     if given: return Path(given).expanduser().resolve()
-    file = settings_file(start)
     folder = Path(read_settings(start).get("paths", f"{kind}_root", fallback=kind)).expanduser()
-    base = Path.cwd() if file.parent.name == "fairgrape" and (file.parent / "__init__.py").exists() else file.parent
-    return (base / folder).resolve()
+    return (_base(settings_file(start)) / folder).resolve()
 
 # %% ../nbs/00_settings.ipynb #2ecdd1fa
 def inside(
@@ -57,6 +70,7 @@ def inside(
     if home not in real.parents: raise ValueError(f"{path} is outside of the runs folder {home}: give a place below it, or another runs_root")
     return home / real.relative_to(home)
 
+# %% ../nbs/00_settings.ipynb #10f48208
 def plain_name(name: str) -> str:
     "A run's name, if it is the name of one folder. Raises: ValueError otherwise."
     bad = not set("/\\\0").isdisjoint(name) or name.startswith(".") or ".." in name

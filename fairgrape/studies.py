@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Study', 'studies_folder', 'study_names', 'load_study', 'protocol_rows', 'protocol', 'words_filled', 'study_cells',
-           'weak_line', 'too_weak', 'layer_disparity', 'plot_layers', 'run_layers', 'study_intro', 'study_page']
+           'weak_line', 'dense_and_line', 'too_weak', 'fast_form', 'study_intro', 'study_page', 'layer_disparity',
+           'plot_layers', 'run_layers']
 
 # %% ../nbs/24_studies.ipynb #19ddd4fb
 import itertools
@@ -15,18 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
-from matplotlib.figure import Figure
-from torch import Tensor, nn
 
-from .cache import Images
-from .evaluation import disparities, disparity
-from .experiment import Job, Settings, dense_network, form, find_clusters, images_of, prepare
-from .models import predict_classes
-from .plots import PALETTE, figure_of
-from .report import Run, experiment, report_table, write_report
-from .training import predict
+from .by_layer import layer_disparity, plot_layers, run_layers
+from .comparison import report_table
+from .config import Settings
+from .finished import Run, experiment
+from .report import write_report
+
+_all_ = ["layer_disparity", "plot_layers", "run_layers"]
 
 # %% ../nbs/24_studies.ipynb #55806887
 @dataclass(frozen=True)
@@ -43,13 +41,18 @@ class Study:
     fast: list          # The same for two cores
     layers: bool = False# Whether each layer is also pruned by itself
 
+# %% ../nbs/24_studies.ipynb #9795df21
 def studies_folder() -> Path:
     "Where the studies' files lie: in the checkout, or in the installed package"
     package = Path(str(files("fairgrape")))
     return next(f for f in (package.parent / "nbs" / "templates" / "studies", package / "templates" / "studies") if f.is_dir())
 
-def study_names() -> list[str]: return sorted(f.stem for f in studies_folder().glob("*.yaml") if f.stem != "protocol")
+# %% ../nbs/24_studies.ipynb #7ed551f9
+def study_names() -> list[str]:
+    "Names of the studies"
+    return sorted(f.stem for f in studies_folder().glob("*.yaml") if f.stem != "protocol")
 
+# %% ../nbs/24_studies.ipynb #2541a660
 def load_study(
     name: str,                    # One of `study_names()`
     folder: Path | None = None,   # Where its file lies; default: with the templates
@@ -61,12 +64,16 @@ def load_study(
     except (TypeError, yaml.YAMLError) as e: raise ValueError(f"{path}: a study has {', '.join(f.name for f in fields(Study))} ({e})") from e
 
 # %% ../nbs/24_studies.ipynb #62ed6f5d
+def _protocol() -> dict:
+    "The protocol's file: `paper`, `fast`, and `rows`"
+    return yaml.safe_load((studies_folder() / "protocol.yaml").read_text(encoding="utf-8"))
+
+# %% ../nbs/24_studies.ipynb #07743fed
 def protocol_rows() -> list[str]:
     "Names of the data sets and tasks that a study can be run on"
     return list(_protocol()["rows"])
 
-def _protocol() -> dict: return yaml.safe_load((studies_folder() / "protocol.yaml").read_text(encoding="utf-8"))
-
+# %% ../nbs/24_studies.ipynb #48c84af1
 def protocol(
     row: str,           # One of `protocol_rows()`
     fast: bool = False, # The settings for two cores instead of the paper's
@@ -90,6 +97,7 @@ def words_filled(
     kinds = words["kinds"][:1] if fast or "{kind}" not in value else words["kinds"]
     return [value.replace("{column}", words["column"]).replace("{kind}", kind).replace("{first}", words["kinds"][0]) for kind in kinds]
 
+# %% ../nbs/24_studies.ipynb #8d628bf7
 def study_cells(
     study: Study,                  # The question
     row: str,                      # A data set and task, one of `protocol_rows()`
@@ -117,83 +125,35 @@ def weak_line(
     return float(max(min(2 * guess, (100 + guess) / 2), naming + (100 - naming) / 10))
 
 # %% ../nbs/24_studies.ipynb #87fb1ebd
+def dense_and_line(
+    run: Run,               # A study's run
+) -> tuple[float, float]:   # Percent: what the dense network reached on the test images, and what it must
+    "The dense network's accuracy, and the line below which it says nothing."
+    rates = pd.DataFrame(run.metrics["rates"])
+    per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
+    return run.metrics["accuracy_dense"], weak_line([len(c) for c in run.settings["classes_used"].values()], list(100 * per_head.max() / per_head.sum()))
+
+# %% ../nbs/24_studies.ipynb #1ac04a6f
 def too_weak(
     runs: list[Run], # A study's runs
 ) -> list[str]:      # A sentence for each dense network that is too weak
     "Which dense networks are too weak to tell anything."
     said = {}
     for run in runs:
-        s, rates = run.settings, pd.DataFrame(run.metrics["rates"])
-        per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
-        line, accuracy = weak_line([len(c) for c in s["classes_used"].values()], list(100 * per_head.max() / per_head.sum())), run.metrics["accuracy_dense"]
-        what = f"{experiment(s)}; seed {s['seed']}"
+        what, (accuracy, line) = f"{experiment(run.settings)}; seed {run.settings['seed']}", dense_and_line(run)
         if accuracy < line: said[what] = f"Too weak: the dense network has {accuracy:.1f} % on the test images; below {line:.1f} % it says nothing, and neither do its pruned forms ({what})."
     return list(said.values())
 
-# %% ../nbs/24_studies.ipynb #06a94229
-def layer_disparity(
-    job: Job,                           # Settings and data
-    images: Images,                     # The job's images
-    model: nn.Module,                   # The dense network
-    masks: Mapping[str, Tensor],        # Layer name → True where a weight is kept
-    device: str | torch.device = "cpu", # Where to compute
-    B: int = 500,                       # Resamples for the noise floor
-) -> pd.DataFrame:                      # Index layer; kept (fraction), accuracy (percent), rho, floor_95, and `delta:` of each group (points)
-    "Prune one layer at a time, without training, and compare the groups."
-    test, modules = (job.table["split"] == "test").to_numpy(), dict(model.named_modules())
-    labels, group = job.labels[test], job.group[test]
-    def right(): return (predict_classes(predict(model, images, "test", job.sizes, device=device), job.sizes).numpy() == labels).mean(1)
-    dense, rows = right(), {}
-    for name, mask in masks.items():
-        weight = modules[name].weight
-        whole = weight.detach().clone()
-        with torch.no_grad(): weight.mul_(mask.to(weight.device))
-        pruned = right()
-        with torch.no_grad(): weight.copy_(whole)
-        delta = 100 * np.bincount(group, pruned - dense) / np.bincount(group)
-        floor = disparities(dense, pruned, group, B).loc["rho", "floor_95"]
-        rows[name] = dict(kept=float(mask.float().mean()), accuracy=100 * pruned.mean(), rho=float(disparity(delta)), floor_95=floor) | {f"delta:{n}": d for n, d in zip(job.group_names, delta)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+# %% ../nbs/24_studies.ipynb #a58fc589
+def fast_form(runs: list[Run]) -> str:
+    "How far the fast form is from the paper's protocol"
+    s, of = runs[0].settings, lambda key: " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs))
+    begun = "from scratch" if s["weights"] == "none" else f"from {s['weights']} weights"
+    few = f"at most {of('limit')} images, " if s["limit"] else ""
+    small = f"{s['network']} {begun} at {s['image_size']} px, {few}{s['epochs']} epochs, keep {of('keep')}"
+    return f"This is the fast form, for two cores: {small}. It speaks for this small network and these few images, not for the paper's."
 
-def plot_layers(
-    tables: Mapping[str, pd.DataFrame], # Run's label → its `layer_disparity`
-) -> Figure:                            # A panel for each run
-    "ρ of every layer pruned by itself, over its noise floor."
-    fig, axes = figure_of(len(tables), 1, (8, .8 + 2.2 * len(tables)), sharex=True, sharey=True)
-    for ax, (label, t) in zip(axes, tables.items()):
-        x = np.arange(len(t))
-        ax.bar(x, t.floor_95, .8, color="0.9", hatch="....", edgecolor="0.7", lw=0, label="noise floor (95 %)")
-        ax.plot(x, t.rho, "o", color=PALETTE[0], ms=4, label="ρ of this layer's pruning")
-        ax.set(title=label, ylabel="ρ (points)", ylim=(0, None))
-    axes[-1].set_xlabel(f"layer, from {t.index[0]} (0) to {t.index[-1]} ({len(t) - 1})")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
-    most = [f"{label}: largest at {t.rho.idxmax()}, {t.rho.max():.1f} points, floor {t.floor_95[t.rho.idxmax()]:.1f}" for label, t in tables.items()]
-    fig.set_label(f"Disparity ρ when one layer alone is pruned, layer by layer. {'; '.join(most)}.")
-    return fig
-
-# %% ../nbs/24_studies.ipynb #acbde4d9
-def run_layers(
-    runs: list[Run],                      # A study's runs
-    device: str | torch.device = "cpu",   # Where to compute
-    data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
-    cache_root: str | Path | None = None, # Folder of decoded images; default: settings.ini
-) -> dict[str, pd.DataFrame]:             # Run's label → its `layer_disparity`
-    "Layers one at a time, from the masks in a run's folder and the dense network beside it, for every run that pruned the trained network."
-    tables, rows = {}, report_table(runs).set_index("run")
-    for run in (r for r in runs if r.path.name in rows.index):
-        settings = Settings(**{f.name: run.settings[f.name] for f in fields(Settings) if f.name in run.settings})
-        if form(settings).start == "initial": continue                       # its mask belongs to other weights
-        job = prepare(settings, data_root, run.path.parent, cache_root, run.settings.get("name", ""), progress=False)
-        images = images_of(job, device, progress=False)
-        dense = dense_network(job, images, device, progress=False)
-        job, images = find_clusters(job, images, dense.model, device)
-        r = rows.loc[run.path.name]
-        label = f"{r.network}, {r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}" + (f", imbalance {settings.imbalance}" if settings.imbalance else "")
-        if label in tables: raise ValueError(f"two runs would share the label {label!r}: give one of them to this study")
-        tables[label] = layer_disparity(job, images, dense.model, run.masks, device)
-    return tables
-
-# %% ../nbs/24_studies.ipynb #7af050fe
+# %% ../nbs/24_studies.ipynb #11da94e2
 def study_intro(
     study: Study,     # The question
     row: str,         # The data set and task
@@ -201,13 +161,12 @@ def study_intro(
     runs: list[Run],  # Its runs
 ) -> list[str]:       # Paragraphs
     "What the page says before the numbers."
-    s, of = runs[0].settings, lambda key: " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs))
-    small = f"This is the fast form, for two cores: {s['network']} {'from scratch' if s['weights'] == 'none' else 'from ' + s['weights'] + ' weights'} at {s['image_size']} px, " + (f"at most {of('limit')} images, " if s["limit"] else "") + \
-            f"{s['epochs']} epochs, keep {of('keep')}. It speaks for this small network and these few images, not for the paper's."
     seeds = len({r.settings["seed"] for r in runs})
     luck = "One seed of each run: differences between methods are differences of one throw." if seeds == 1 else f"{seeds} seeds."
-    return [study.asks, study.why.strip(), f"Look at {study.look[0].lower() + study.look[1:] if study.look[1:2].islower() else study.look}".strip(), f"Source: {study.source}.", *([small] if fast else []), luck, *too_weak(runs)]
+    look = study.look[0].lower() + study.look[1:] if study.look[1:2].islower() else study.look
+    return [study.asks, study.why.strip(), f"Look at {look}".strip(), f"Source: {study.source}.", *([fast_form(runs)] if fast else []), luck, *too_weak(runs)]
 
+# %% ../nbs/24_studies.ipynb #2ecea10b
 def study_page(
     study: Study,     # The question
     row: str,         # The data set and task

@@ -118,7 +118,7 @@ def test_inceptions_get_the_colours_they_were_trained_on(network, size, close):
 
 def test_a_transformers_positions_are_fitted_to_the_size():
     def small(image_size=224, **kwargs): return VisionTransformer(image_size, 16, 1, 2, 32, 64, **kwargs)
-    with patch('fairgrape.networks.tv.get_model_builder', return_value=small):
+    with patch('fairgrape.builders.tv.get_model_builder', return_value=small):
         theirs = plain_model('vit_b_16', 1000, seed=3)
         with patch(SERVER, return_value=theirs.state_dict()):
             vit, as_is = build_model('vit_b_16', 5, weights='imagenet', image_size=64), build_model('vit_b_16', 5, weights='imagenet')

@@ -10,9 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from fairgrape import selection
-from fairgrape.selection import (FairJob, Transfers, fair_job, keep_count, keep_shares, select_each, select_fair, select_fair_plain, select_masks,
-                                 select_top, target_share)
+from fairgrape import selection_jobs
+from fairgrape.selection import select_each, select_fair, select_masks
+from fairgrape.selection_jobs import FairJob, Transfers, fair_job, keep_shares, sorted_prefixes
+from fairgrape.shares import PIECE, keep_count, select_fair_plain, select_top, target_share
 
 def random_layer(n, groups, seed, kind=torch.float32):
     "Importance that the groups share in part, and weights"
@@ -84,7 +85,7 @@ def test_prefix_is_enough():
     "What lies beyond each group's k best may be anything: the mask does not change while the shares do not"
     rows, _ = random_layer(4000, 3, 5, torch.float64)
     k = 100
-    order, found = selection.sorted_prefixes(rows, torch.ones(4000, dtype=torch.bool), k)
+    order, found = sorted_prefixes(rows, torch.ones(4000, dtype=torch.bool), k)
     job, put = fair_job(rows, torch.ones(4000, dtype=torch.bool), k)
     cut = np.where(found.numpy(), job.values, 0.)
     assert (keep_shares(job) == keep_shares(job._replace(values=cut))).all()
@@ -94,7 +95,7 @@ def test_order_of_layout_does_not_matter(monkeypatch):
     rows, weight = random_layer(5000, 7, 6)
     mask = torch.ones(5000, dtype=torch.bool)
     new = select_fair(rows, mask, 2500, weight)
-    monkeypatch.setattr(selection, "COPY", 0)
+    monkeypatch.setattr(selection_jobs, "COPY", 0)
     assert torch.equal(select_fair(rows, mask, 2500, weight), new)
 
 @pytest.mark.parametrize("wrong", [-1., float("inf"), float("nan")])
@@ -153,12 +154,12 @@ def test_another_selector_is_called_once_a_layer():
 
 MEMORY = """
 import re, sys, torch
-from fairgrape import selection
+from fairgrape import selection, selection_jobs
 torch.set_num_threads(1)
 def kib(name): return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 small = torch.rand(4, 1000) ** 8
 selection.select_fair(small, torch.ones(1000) > 0, 500)      # compiled, loaded
-selection.COPY = int(sys.argv[1])
+selection_jobs.COPY = int(sys.argv[1])
 n = 8_000_000
 rows, mask = torch.rand(4, n), torch.ones(n, dtype=torch.bool)
 rows.square_()
@@ -249,6 +250,6 @@ def test_cuda_has_no_transfers_that_are_not_counted(monkeypatch):
 
 def test_shares_by_pieces():
     "The same to rounding as in one go, on a layer of several pieces"
-    rows, _ = random_layer(3 * selection.PIECE + 5, 3, 0)
+    rows, _ = random_layer(3 * PIECE + 5, 3, 0)
     whole = rows.double().sum(1)
     assert torch.allclose(target_share(rows), whole / whole.sum(), rtol=1e-12)

@@ -12,8 +12,8 @@ import torch
 import torchvision
 from torch import nn
 
-from fairgrape import models, training
-from fairgrape.cache import Images
+from fairgrape import training, weights
+from fairgrape.cache import Images, batches
 from fairgrape.masks import apply_masks, get_masks, plain_state
 from fairgrape.models import build_model, load_weights, save_weights
 from fairgrape.training import Stage, adam, predict, stages, train
@@ -124,7 +124,7 @@ def test_a_pruned_network_loads_strictly_into_torchvision(tmp_path, network):
 def test_momentum_from_before_the_pruning_does_not_leak():
     model, images = tiny_net(), noise_images()
     opt = torch.optim.SGD(model.parameters(), lr=.1, momentum=.9, weight_decay=.1)
-    off, batch = torch.amp.GradScaler('cpu', enabled=False), list(training.batches(images, 'train', 16))
+    off, batch = torch.amp.GradScaler('cpu', enabled=False), list(batches(images, 'train', 16))
     training.train_epoch(model, opt, batch, [2], off)                       # the optimizer now remembers dense gradients
     masks = apply_masks(model, random_masks(model)) and get_masks(model)
     for one in batch:
@@ -153,7 +153,7 @@ def test_a_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
     def full(state, part):
         Path(part).write_bytes(b'half')
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(models, 'save_file', full)
+    monkeypatch.setattr(weights, 'save_file', full)
     with pytest.raises(OSError, match='No space'): save_weights(tiny_net(1).state_dict(), path)
     assert [p.name for p in tmp_path.iterdir()] == ['w.safetensors'] and same(load_weights(path), tiny_net(0).state_dict())
 

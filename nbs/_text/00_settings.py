@@ -16,6 +16,8 @@ from pathlib import Path
 # %%
 import tempfile
 
+import fairgrape
+
 
 # %% [markdown]
 # Two folders differ from machine to machine: where the data sets lie and where runs go. A file `settings.ini` names them for a project, an environment variable overrides it for a machine or a job,
@@ -23,19 +25,55 @@ import tempfile
 #
 # The file is looked for from the working folder upwards, so that a notebook in nbs/ and a shell in the root find the same one. Outside any project the package brings a copy of its own.
 
+# %% [markdown]
+# Where a variable names a file, that file is meant: a name that leads nowhere is a mistake in a job's script, and looking further would hide it.
+
+# %%
+#| export
+def _named_file() -> Path | None:
+    "The file that FAIRGRAPE_SETTINGS names, if it names one. Raises: FileNotFoundError if it is missing."
+    named = os.environ.get("FAIRGRAPE_SETTINGS")
+    if named and not Path(named).is_file(): raise FileNotFoundError(f"FAIRGRAPE_SETTINGS = {named} is no file: name a settings.ini, or unset it")
+    return Path(named) if named else None
+
+
+# %%
+os.environ["FAIRGRAPE_SETTINGS"] = "/nowhere/settings.ini"
+try: _named_file()
+except FileNotFoundError as e: print(e)
+else: raise AssertionError("a missing file was accepted")
+finally: del os.environ["FAIRGRAPE_SETTINGS"]
+assert _named_file() is None
+
+
+# %% [markdown]
+# The package's own copy lies inside it once it is installed. In a checkout that is installed in place it is the project's file, one folder up, so that
+# there is only one to edit.
+
+# %%
+#| export
+def _own_file() -> Path:
+    "The settings.ini that the package brings."
+    packaged = Path(str(files("fairgrape"))) / "settings.ini"
+    return packaged if packaged.is_file() else packaged.parent.parent / "settings.ini"
+
+
+# %%
+_own_file().name
+
+# %%
+assert _own_file().is_file() and "[paths]" in _own_file().read_text()
+
+
 # %%
 #| export
 def settings_file(
     start: str | Path = ".", # Folder from which to look upwards
 ) -> Path:                   # The nearest settings.ini, or the package's own
     "Find the project's settings.ini; `FAIRGRAPE_SETTINGS` names another. Raises: FileNotFoundError if that one is missing."
-    named = os.environ.get("FAIRGRAPE_SETTINGS")
-    if named and not Path(named).is_file(): raise FileNotFoundError(f"FAIRGRAPE_SETTINGS = {named} is no file: name a settings.ini, or unset it")
     here = Path(start).resolve()
-    found = [f / "settings.ini" for f in (here, *here.parents) if (f / "settings.ini").is_file()]
-    packaged = Path(str(files("fairgrape"))) / "settings.ini"
-    beside = packaged.parent.parent / "settings.ini"            # a checkout that is installed in place
-    return Path(named) if named else found[0] if found else packaged if packaged.is_file() else beside
+    above = (folder / "settings.ini" for folder in (here, *here.parents))
+    return _named_file() or next((file for file in above if file.is_file()), None) or _own_file()
 
 
 # %%
@@ -43,15 +81,18 @@ settings_file().name
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
-    (Path(folder) / "settings.ini").write_text("[paths]\ndata_root = faces\nruns_root = /scratch/runs\n")
-    (Path(folder) / "deep" / "er").mkdir(parents=True)
-    assert settings_file(Path(folder) / "deep" / "er") == (Path(folder) / "settings.ini").resolve()
-os.environ["FAIRGRAPE_SETTINGS"] = "/nowhere/settings.ini"
-try: settings_file()
-except FileNotFoundError as e: print(e)
-else: raise AssertionError("a missing file was accepted")
-finally: del os.environ["FAIRGRAPE_SETTINGS"]
+    project = Path(folder).resolve()
+    (project / "settings.ini").write_text("[paths]\ndata_root = faces\nruns_root = /scratch/runs\n")
+    (project / "deep" / "er").mkdir(parents=True)
+    assert settings_file(project / "deep" / "er") == project / "settings.ini"        # the nearest, upwards
+    assert settings_file(Path(project.anchor)) == _own_file()                          # outside any project
+    os.environ["FAIRGRAPE_SETTINGS"] = str(project / "settings.ini")
+    assert settings_file() == project / "settings.ini"                                 # the variable goes first
+    del os.environ["FAIRGRAPE_SETTINGS"]
 
+
+# %% [markdown]
+# Values are taken as they are written: a percent sign in a folder's name is a percent sign, not configparser's notation for another value.
 
 # %%
 #| export
@@ -69,10 +110,33 @@ dict(read_settings()["paths"])
 
 # %%
 assert {"data_root", "runs_root"} <= set(read_settings()["paths"])
+with tempfile.TemporaryDirectory() as folder:
+    (Path(folder) / "settings.ini").write_text("[paths]\ndata_root = 50%(old)s\n")
+    assert read_settings(folder)["paths"]["data_root"] == "50%(old)s"
 
 
 # %% [markdown]
-# A relative folder in the file is relative to the file, one in an argument to the working folder, as a shell would have it.
+# A relative folder in the file is relative to the file, one in an argument to the working folder, as a shell would have it. The copy inside the
+# installed package is no project's, so there the working folder counts too: nothing
+# is written among installed files.
+
+# %%
+#| export
+def _base(file: Path) -> Path:
+    "The folder that relative folders in a settings file are relative to."
+    packaged = file.parent.name == "fairgrape" and (file.parent / "__init__.py").exists()
+    return Path.cwd() if packaged else file.parent
+
+
+# %%
+_base(Path("/srv/faces/settings.ini"))
+
+# %%
+assert _base(Path("/srv/faces/settings.ini")) == Path("/srv/faces")
+assert _base(Path("/srv/fairgrape/settings.ini")) == Path("/srv/fairgrape")               # a project may have the name as well
+assert _base(Path(os.__file__).parent / "json" / "settings.ini").name == "json"                # some other package
+assert _base(Path(fairgrape.__file__).parent / "settings.ini") == Path.cwd()
+
 
 # %%
 #| export
@@ -84,10 +148,8 @@ def root(
     "The folder of that kind: argument, else FAIRGRAPE_DATA_ROOT / _RUNS_ROOT / _CACHE_ROOT, else settings.ini."
     given = argument or os.environ.get(f"FAIRGRAPE_{kind.upper()}_ROOT")
     if given: return Path(given).expanduser().resolve()
-    file = settings_file(start)
     folder = Path(read_settings(start).get("paths", f"{kind}_root", fallback=kind)).expanduser()
-    base = Path.cwd() if file.parent.name == "fairgrape" and (file.parent / "__init__.py").exists() else file.parent
-    return (base / folder).resolve()
+    return (_base(settings_file(start)) / folder).resolve()
 
 
 # %%
@@ -119,12 +181,6 @@ def inside(
     if home not in real.parents: raise ValueError(f"{path} is outside of the runs folder {home}: give a place below it, or another runs_root")
     return home / real.relative_to(home)
 
-def plain_name(name: str) -> str:
-    "A run's name, if it is the name of one folder. Raises: ValueError otherwise."
-    bad = not set("/\\\0").isdisjoint(name) or name.startswith(".") or ".." in name
-    if bad: raise ValueError(f"name = {name!r}: it names a folder in the runs folder, so write it without /, \\, .. or a dot at its start")
-    return name
-
 
 # %%
 tmp = Path(tempfile.mkdtemp())
@@ -133,10 +189,27 @@ inside(tmp / "runs" / "studies" / "page.html", tmp / "runs").relative_to(tmp)
 # %%
 (tmp / "runs").mkdir()
 (tmp / "runs" / "link").symlink_to(tmp)
+assert inside(tmp / "runs" / "studies" / ".." / "page.html", tmp / "runs") == tmp.resolve() / "runs" / "page.html"
 for out in (tmp / "page.html", tmp / "runs" / ".." / "page.html", tmp / "runs" / "link" / "page.html", tmp / "runs"):
     try: inside(out, tmp / "runs")
     except ValueError as e: print(str(e).replace(str(tmp), "…"))
     else: raise AssertionError(f"{out} was accepted")
+
+
+# %% [markdown]
+# A run's name becomes one folder, so it may not be a path, and it may not start with a dot, which would hide the run from everybody who lists the folder.
+
+# %%
+#| export
+def plain_name(name: str) -> str:
+    "A run's name, if it is the name of one folder. Raises: ValueError otherwise."
+    bad = not set("/\\\0").isdisjoint(name) or name.startswith(".") or ".." in name
+    if bad: raise ValueError(f"name = {name!r}: it names a folder in the runs folder, so write it without /, \\, .. or a dot at its start")
+    return name
+
+
+# %%
+plain_name("first-try_2")
 
 # %%
 assert plain_name("first-try_2") == "first-try_2" and plain_name("") == ""

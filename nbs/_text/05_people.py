@@ -8,18 +8,19 @@
 
 # %%
 #| export
-import json
-import re
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from fairgrape.archives import open_set
 from fairgrape.data import FaceData
-from fairgrape.readers import check_inside, face_set, open_set, read_labels
+from fairgrape.demographics import (GENDERS, NO_ONE_GENDER, apply_rules, class_names, image_synset, imageable_synsets,
+                                    read_demographics, safe_synsets)
+from fairgrape.label_files import check_inside, face_set, read_labels
 
 # %%
+import json
 import tempfile
 from fairgrape.data import codes, label_columns
 from fairgrape.synthetic import EXPRESSIONS, render_faces, synthetic_table
@@ -29,246 +30,14 @@ def say(error): print(f"{type(error).__name__}: {str(error).replace(str(tmp), 'â
 
 
 # %% [markdown]
-# ImageNet sorts its pictures by WordNet's synsets, and 2,832 of them name kinds of people. Yang et al. (*Towards Fairer Datasets*, 2020) went through them: many words are insults or name what no
-# picture can show, and the pictures of the rest are unequally shared between genders, ages and skin colours. They rated each synset's safety and imageability, and had the people in
-# a sample of pictures annotated. The paper takes what passes these rules:
+# The rules say which images are used. A set of them comes in two forms: the annotated images with the ratings of their synsets, from which the rules
+# choose, or a CSV of images that somebody has chosen already. The annotations are given out on request only, so
+# what follows is checked on rendered pictures.
 #
-# 1. the synset is rated *safe*;
-# 2. its imageability is at least 4 of 5;
-# 3. the image has exactly one gender, and that is not "unsure";
-# 4. the class has at least 10 such images.
-#
-# The paper has 104 classes after that. The two lists of ratings are public, but the annotations are given out on request only. So what follows is checked on files that are written here in
-# the same form. The 104 are not checked: the one public trace of them, the authors' prepared CSV, numbers its classes from 0 to 103, and can be read below.
-#
-# ## The synsets
-#
-# Both ratings are CSVs with the columns `wnid`, `synset` (its words), `gloss` and the rating. The header of the second is `imageability score`, with a blank. R
-# makes `imageability.score` of that, which is what the authors' code asks for, so both are taken.
-
-# %%
-safety_text = '''wnid,synset,gloss,safety
-n10499857,queen,the wife or widow of a king,safe
-n10500217,queen,"something personified as a woman who is considered the best or most important of her kind",safe
-n10366966,nurse,one skilled in caring for young children or the sick,safe
-n10091651,"fireman, firefighter, fire fighter, fire-eater",a member of a fire department who tries to extinguish fires,safe
-n10118844,gambler,a person who wagers money on the outcome of games or sporting events,offensive
-n10036929,drummer,someone who plays a drum,safe
-'''
-imageability_text = '''wnid,synset,gloss,imageability score
-n10499857,queen,the wife or widow of a king,5
-n10366966,nurse,one skilled in caring for young children or the sick,4.666666667
-n10500217,queen,"something personified as a woman who is considered the best or most important of her kind",4.6
-n10091651,"fireman, firefighter, fire fighter, fire-eater",a member of a fire department who tries to extinguish fires,4
-n10118844,gambler,a person who wagers money on the outcome of games or sporting events,4.25
-n10036929,drummer,someone who plays a drum,3.923076923
-'''
-(tmp/"synsets_safety.csv").write_text(safety_text); (tmp/"imageability_scores.csv").write_text(imageability_text);
-
-
-# %%
-#| export
-def safe_synsets(
-    csv: Path,       # synsets_safety.csv
-) -> pd.Series:      # The words of each synset that is rated safe, by its WordNet ID
-    "Synsets rated 'safe'. Raises: FileNotFoundError, ValueError (no such column, none is safe). Source: image-net.org/data."
-    table = read_labels(csv, ["wnid", "synset", "safety"])
-    safe = table[table["safety"] == "safe"]
-    ratings = ", ".join(sorted(set(table["safety"]))[:5])
-    if safe.empty: raise ValueError(f"{csv}, column 'safety': no synset is rated 'safe'; the ratings are {ratings}")
-    return safe.set_index("wnid")["synset"]
-
-
-# %%
-safe_synsets(tmp/"synsets_safety.csv")
-
-# %%
-assert safe_synsets(tmp/"synsets_safety.csv").index.tolist() == ["n10499857", "n10500217", "n10366966", "n10091651", "n10036929"]
-for name, text in [("none.csv", safety_text.replace(",safe\n", ",unsafe\n")), ("other.csv", safety_text.replace(",safety", ",rating")),
-                   ("gone.csv", None)]:
-    if text: (tmp/name).write_text(text)
-    try: safe_synsets(tmp/name)
-    except (ValueError, FileNotFoundError) as e: say(e)
-    else: raise AssertionError(f"{name} was read")
-
-
-# %%
-#| export
-def imageable_synsets(
-    csv: Path,        # imageability_scores.csv
-    least: float = 4, # The lowest score that will do, of 1 to 5
-) -> set[str]:        # WordNet IDs
-    "Synsets that a picture can show. Raises: FileNotFoundError, ValueError (no such column, a score that is no number)."
-    table = read_labels(csv, ["wnid"])
-    column = next((c for c in ("imageability score", "imageability.score") if c in table), None)
-    if column is None: raise ValueError(f"{csv}: no column 'imageability score': its columns are {', '.join(table)}")
-    score = pd.to_numeric(table[column], errors="coerce")
-    if (wrong := score.isna().to_numpy()).any():
-        raise ValueError(f"{csv}, line {wrong.argmax() + 2}, column {column!r}: {table[column][wrong.argmax()]!r} is not a number")
-    return set(table["wnid"][score >= least])
-
-
-# %%
-sorted(imageable_synsets(tmp/"imageability_scores.csv"))
-
-# %%
-imageable = imageable_synsets(tmp/"imageability_scores.csv")
-assert imageable == {"n10499857", "n10366966", "n10500217", "n10091651", "n10118844"}        # 4 is enough, 3.92 is not
-(tmp/"r.csv").write_text(imageability_text.replace("imageability score", "imageability.score"))
-assert imageable_synsets(tmp/"r.csv", least=4.65) == {"n10499857", "n10366966"}
-for name, text in [("word.csv", imageability_text.replace("4.25", "high")),
-                   ("score.csv", imageability_text.replace("imageability score", "score"))]:
-    (tmp/name).write_text(text)
-    try: imageable_synsets(tmp/name)
-    except ValueError as e: say(e)
-    else: raise AssertionError(f"{name} was read")
-
-
-# %% [markdown]
-# A class is called by its synset's first word. "Queen" is the first word of several synsets, so a word that is not unique gets the ID behind it.
-
-# %%
-#| export
-def class_names(
-    words: pd.Series, # The words of each synset, apart by commas, by WordNet ID
-) -> dict[str, str]:  # A name for each ID, all different
-    "A short name for each synset."
-    first = words.str.split(",").str[0].str.strip()
-    twice = first.duplicated(keep=False)
-    return {wnid: f"{name} ({wnid})" if twice[wnid] else name for wnid, name in first.items()}
-
-
-# %%
-class_names(safe_synsets(tmp/"synsets_safety.csv"))
-
-# %%
-three = pd.Series(dict(n1="queen", n2="fireman, fire-eater", n3="queen, female monarch"))
-assert class_names(three) == dict(n1="queen (n1)", n2="fireman", n3="queen (n3)")
-
-# %% [markdown]
-# ## The annotations
-#
-# `ImageNet demographics annotations.json` is a list with an entry for each image: `url` holds the file's name, `gender` a list of words, one for each gender that was seen. The image's synset is the
-# first part of its name. What else an entry holds (age, skin colour) is not used. A word outside the three is an error: it would be another edition.
-
-# %%
-#| export
-GENDERS = ["Male", "Female"]
-_IMAGE = re.compile(r"(n\d{8})_\w+\.(JPEG|jpeg|JPG|jpg|png)")
-_UNUSED = {0: "no gender", 1: "gender unsure", 2: "several genders"}
-
-def image_synset(
-    name: str,     # A file name, as n10366966_42.JPEG
-) -> str | None:   # The WordNet ID of its synset; None where the name is no ImageNet name
-    "The synset that an image belongs to."
-    match = _IMAGE.fullmatch(name)
-    return match and match[1]
-
-def one_gender(
-    words: list[str], # The genders of one image, from 'male', 'female', 'unsure'
-) -> tuple[str, str]: # The gender or "", and why there is none or ""
-    "The gender of an image that has exactly one."
-    if len(words) == 1 and words[0] != "unsure": return words[0].capitalize(), ""
-    return "", _UNUSED[min(len(words), 2)]
-
-
-# %%
-image_synset("n10366966_42.JPEG"), [one_gender(words) for words in (["male"], ["female", "male"], ["unsure"], [])]
-
-# %%
-assert image_synset("n10366966_42.JPEG") == "n10366966" and image_synset("nurse_42.JPEG") is None
-assert one_gender(["female"]) == ("Female", "") and one_gender(["unsure"]) == ("", "gender unsure")
-assert one_gender([]) == ("", "no gender") and one_gender(["unsure", "male"]) == ("", "several genders")
-
-
-# %% [markdown]
-# An entry that has not this form stops the reader, with its number.
-
-# %%
-#| export
-def _entry(file: Path, number: int, entry) -> tuple[str, str, str, str]:
-    "Image, synset, gender and why there is none, from one entry."
-    where = f"{file}, entry {number}"
-    if not isinstance(entry, dict) or not {"url", "gender"} <= set(entry):
-        raise ValueError(f"{where}: an entry has 'url' and 'gender', this is {str(entry)[:60]}")
-    name, words = str(entry["url"]).split("/")[-1], entry["gender"]
-    synset = image_synset(name)
-    if synset is None: raise ValueError(f"{where}: url {entry['url']!r} is not named as n10366966_42.JPEG")
-    if not isinstance(words, list): raise ValueError(f"{where} ({name}): gender {words!r} is not a list of words")
-    strange = [w for w in words if w not in ("male", "female", "unsure")]
-    if strange: raise ValueError(f"{where} ({name}): gender {strange[0]!r} is not one of male, female, unsure")
-    return name, synset, *one_gender(words)
-
-def read_demographics(
-    file: Path,      # ImageNet demographics annotations.json
-) -> pd.DataFrame:   # `image`, `synset`, `gender` ("" where it has not exactly one), `why` (what speaks against the image, or "")
-    "The annotated images. Raises: FileNotFoundError, ValueError (no JSON, no list, an entry, an image twice). Source: the ImageNet team."
-    try: entries = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as e: raise ValueError(f"{file}: not readable as JSON: {e}") from e
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{file}: the file must hold a list of entries, this is {str(entries)[:40]}")
-    table = pd.DataFrame([_entry(file, i, e) for i, e in enumerate(entries)], columns=["image", "synset", "gender", "why"])
-    twice = table["image"].duplicated().to_numpy()
-    if twice.any(): raise ValueError(f"{file}, entry {twice.argmax()}: {table['image'][twice.argmax()]} has an entry already")
-    return table
-
-
-# %%
-entries = [dict(url="n10366966_1.JPEG", gender=["female"]), dict(url="n10366966_2.JPEG", gender=["male", "female"]),
-           dict(url="n10036929_3.JPEG", gender=["male"]), dict(url="n10366966_4.JPEG", gender=["unsure"]),
-           dict(url="n10366966_5.JPEG", gender=[])]
-(tmp/"few.json").write_text(json.dumps(entries))
-read_demographics(tmp/"few.json")
-
-# %%
-assert read_demographics(tmp/"few.json")["why"].tolist() == ["", "several genders", "", "gender unsure", "no gender"]
-assert read_demographics(tmp/"few.json")["synset"].tolist()[1:3] == ["n10366966", "n10036929"]
-for bad in ['[{"url": "n10366966_1.JPEG", "gender": ["female"]', '{"url": 1}', '["n10366966_1.JPEG"]', '[{"url": "n10366966_1.JPEG"}]',
-            '[{"url": "nurse.JPEG", "gender": ["male"]}]',
-            '[{"url": "n10366966_1.JPEG", "gender": "male"}]', '[{"url": "n10366966_1.JPEG", "gender": ["man"]}]', json.dumps(entries[:1] * 2)]:
-    (tmp/"bad.json").write_text(bad)
-    try: read_demographics(tmp/"bad.json")
-    except ValueError as e: say(e)
-    else: raise AssertionError("bad annotations were read")
-
-
-# %% [markdown]
-# ## The rules
-#
-# Each image is kept, or left out for the first rule that it fails. The count of every rule is part of the result: how much of a set is left, and why, belongs beside any number that is measured on it.
-
-# %%
-#| export
-def apply_rules(
-    table: pd.DataFrame,  # `synset`, `why` as `read_demographics` gives them
-    safe: Sequence[str],  # Synsets rated safe
-    imageable: set[str],  # Synsets that are imageable enough
-    least: int = 10,      # Images that a class must have
-) -> pd.DataFrame:        # The table, `why` filled in for each image that is left out
-    "Say of each image which rule of the paper leaves it out. Source: the paper's section 4 and the public code's data preparation."
-    why = table["why"].mask(~table["synset"].isin(imageable), "synset not imageable enough")
-    why = why.mask(~table["synset"].isin(list(safe)), "synset not rated safe")
-    counts = table["synset"].where(why == "").value_counts()
-    few = (why == "") & (table["synset"].map(counts).fillna(0) < least)
-    return table.assign(why=why.mask(few, f"fewer than {least} images in its class"))
-
-
-# %%
-by_hand = pd.DataFrame(dict(synset=["n1", "n1", "n1", "n2", "n3", "n4", "n5"], why=["", "", "no gender", "", "", "", "gender unsure"]))
-apply_rules(by_hand, safe=["n1", "n2", "n4"], imageable={"n1", "n3", "n4"}, least=2)
-
-# %% [markdown]
-# n1 has two images left and stays, n2 is not imageable, n3 and n5 are not safe (n5 fails two rules, the first counts), n4 has one image.
-
-# %%
-assert apply_rules(by_hand, ["n1", "n2", "n4"], {"n1", "n3", "n4"}, least=2)["why"].tolist() == [
-    "", "", "no gender", "synset not imageable enough", "synset not rated safe",
-    "fewer than 2 images in its class", "synset not rated safe"]
-
-# %% [markdown]
 # ## A prepared CSV
 #
-# Who has done the sorting already can give its result: `file`, `class`, `gender` (male or female). The authors' code ships such a file in another form: `image_name`, a class *number* and gender 0 or 1, of which its code
+# Who has done the sorting already can give its result: `file`, `class`, `gender` (male or female). The authors' code ships such a file in another form:
+# `image_name`, a class *number* and gender 0 or 1, of which its code
 # says that 0 is male. A number means nothing in another file, so it is only checked against the synset in the image's name, and the class is called by that.
 
 # %%
@@ -276,13 +45,32 @@ assert apply_rules(by_hand, ["n1", "n2", "n4"], {"n1", "n3", "n4"}, least=2)["wh
 _GENDER_WORDS = {"male": "Male", "female": "Female", "Male": "Male", "Female": "Female"}
 
 def _named_genders(csv: Path, values: pd.Series, names: dict[str, str]) -> pd.Series:
+    "The genders by name. Raises: ValueError with the line of a word that is not in `names`."
     gender = values.map(names)
     if (wrong := gender.isna().to_numpy()).any():
         raise ValueError(f"{csv}, line {wrong.argmax() + 2}, column 'gender': {values[wrong.argmax()]!r} is not one of {', '.join(names)}")
     return gender
 
-def _numbered(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
-    "The authors' form: a class is the synset in the name, called by its words where the ratings lie beside the file."
+
+# %%
+_named_genders(Path("Imagenet.csv"), pd.Series(["0", "1", "1"]), dict(zip("01", GENDERS))).tolist()
+
+# %%
+assert _named_genders(Path("people.csv"), pd.Series(["male", "Female"]), _GENDER_WORDS).tolist() == ["Male", "Female"]
+for word, names in (("unsure", _GENDER_WORDS), ("2", dict(zip("01", GENDERS)))):
+    try: _named_genders(Path("people.csv"), pd.Series([*names, word]), names)
+    except ValueError as e: print(e); assert f"line {len(names) + 2}" in str(e)
+    else: raise AssertionError(f"{word!r} was taken for a gender")
+
+
+# %% [markdown]
+# The authors' form. The synset is in the image's name; a class number that stands for two synsets was given by another rule, and the file cannot be
+# trusted to mean what this reader takes it to mean.
+
+# %%
+#| export
+def _synsets_of(csv: Path, text: pd.DataFrame) -> pd.Series:
+    "The synset of each image of an authors' CSV, by the image's name. Raises: ValueError (another name, a class of two synsets)."
     synset = text["image_name"].map(image_synset)
     if (wrong := synset.isna().to_numpy()).any():
         row = wrong.argmax()
@@ -290,11 +78,45 @@ def _numbered(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
     mixed = (synset.groupby(text["classes"]).transform("nunique") > 1).to_numpy()
     if mixed.any():
         raise ValueError(f"{csv}, column 'classes': number {text['classes'][mixed.argmax()]} stands for images of several synsets")
-    ratings, used = csv.parent/"synsets_safety.csv", sorted(set(synset))
+    return synset
+
+
+# %%
+theirs = pd.DataFrame(dict(image_name=["n10366966_1.JPEG", "n10091651_3.JPEG"], classes=["62", "32"], gender=["1", "0"]))
+_synsets_of(Path("Imagenet.csv"), theirs).tolist()
+
+# %%
+assert _synsets_of(Path("Imagenet.csv"), theirs).tolist() == ["n10366966", "n10091651"]
+for bad, told in ((theirs.assign(classes="62"), "number 62"), (theirs.assign(image_name=["n10366966_1.JPEG", "3.JPEG"]), "line 3, column 'image_name'")):
+    try: _synsets_of(Path("Imagenet.csv"), bad)
+    except ValueError as e: print(e); assert told in str(e)
+    else: raise AssertionError("a faulty CSV was accepted")
+
+
+# %%
+#| export
+def _numbered(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
+    "The authors' form: a class is the synset in the name, called by its words where the ratings lie beside the file."
+    synset, ratings = _synsets_of(csv, text), csv.parent/"synsets_safety.csv"
+    used = sorted(set(synset))
     names = class_names(safe_synsets(ratings).reindex(used).fillna(pd.Series(used, used))) if ratings.is_file() else dict(zip(used, used))
     gender = _named_genders(csv, text["gender"], {"0": "Male", "1": "Female"})
     return pd.DataFrame(dict(image=text["image_name"], synset=synset, name=synset.map(names), gender=gender))
 
+
+# %%
+(tmp/"rated").mkdir()
+(tmp/"rated/synsets_safety.csv").write_text("wnid,synset,safety\nn10366966,nurse,safe\nn10118844,gambler,offensive\n")
+_numbered(tmp/"rated/Imagenet.csv", theirs)
+
+# %%
+assert _numbered(tmp/"rated/Imagenet.csv", theirs)["name"].tolist() == ["nurse", "n10091651"]                 # no rating: the ID is its name
+assert _numbered(tmp/"Imagenet.csv", theirs)["name"].tolist() == ["n10366966", "n10091651"]
+assert _numbered(tmp/"Imagenet.csv", theirs)["gender"].tolist() == ["Female", "Male"]
+
+
+# %%
+#| export
 def read_prepared(
     csv: Path,       # file, class, gender; or image_name, classes, gender as in the authors' repo
 ) -> pd.DataFrame:   # `image`, `synset` ("" where the name has none), `name` (of the class), `gender`
@@ -312,21 +134,22 @@ def read_prepared(
 
 # %%
 (tmp/"own.csv").write_text("file,class,gender\nn10366966_1.JPEG,nurse,female\nimg/2.jpg,singer,male\n")
-(tmp/"Imagenet.csv").write_text("image_name,face_name_align,classes,gender\n"
+(tmp/"rated/Imagenet.csv").write_text("image_name,face_name_align,classes,gender\n"
                                 "n10366966_1.JPEG,n10366966_1.JPEG,62,1\nn10091651_3.JPEG,n10091651_3.JPEG,32,0\n")
-pd.concat([read_prepared(tmp/"own.csv"), read_prepared(tmp/"Imagenet.csv")])
+pd.concat([read_prepared(tmp/"own.csv"), read_prepared(tmp/"rated/Imagenet.csv")])
 
 # %%
-own, theirs = read_prepared(tmp/"own.csv"), read_prepared(tmp/"Imagenet.csv")
-assert own["gender"].tolist() == ["Female", "Male"] == theirs["gender"].tolist()
-assert own["synset"].tolist() == ["n10366966", ""] and theirs["name"].tolist() == ["nurse", "fireman"]
-for header, *rows in [("file,class", "a.jpg,nurse"), ("file,class,gender", "a.jpg,nurse,unsure"), ("file,class,gender", "a.jpg,,male"),
-                      ("file,class,gender", "a.jpg,nurse,male", "a.jpg,nurse,male"), ("image_name,classes,gender", "n10366966_1.JPEG,62,2"),
-                      ("image_name,classes,gender", "n10366966_1.JPEG,62,1", "n10091651_3.JPEG,62,0"),
-                      ("image_name,classes,gender", "1.JPEG,62,1")]:
+own, theirs = read_prepared(tmp/"own.csv"), read_prepared(tmp/"rated/Imagenet.csv")
+assert own["gender"].tolist() == ["Female", "Male"] == theirs["gender"].tolist() and list(own) == list(theirs)
+assert own["synset"].tolist() == ["n10366966", ""] and own["name"].tolist() == ["nurse", "singer"] and theirs["name"].tolist() == ["nurse", "n10091651"]
+for told, header, *rows in [("no column 'gender'", "file,class", "a.jpg,nurse"), ("line 2, column 'gender'", "file,class,gender", "a.jpg,nurse,unsure"),
+                            ("line 3, column 'class': no class", "file,class,gender", "a.jpg,nurse,male", "b.jpg,,male"),
+                            ("line 3: this image", "file,class,gender", "a.jpg,nurse,male", "a.jpg,nurse,male"),
+                            ("no column 'classes'", "image_name,gender", "n10366966_1.JPEG,1"),
+                            ("line 3: this image", "image_name,classes,gender", "n10366966_1.JPEG,62,1", "n10366966_1.JPEG,62,1")]:
     (tmp/"bad.csv").write_text("\n".join([header, *rows]) + "\n")
     try: read_prepared(tmp/"bad.csv")
-    except ValueError as e: say(e)
+    except ValueError as e: say(e); assert told in str(e)
     else: raise AssertionError("a bad CSV was read")
 
 
@@ -365,9 +188,16 @@ image_paths(tmp/"tars", *pair)[1], image_paths(tmp/"flat", *pair)[1]
 # %%
 assert image_paths(tmp/"tars", *pair) == (tmp/"tars", ["n10366966/n10366966_1.JPEG", "n10091651/n10091651_3.JPEG"])
 assert image_paths(tmp/"flat", *pair) == (tmp/"flat/Images/Imagenet", pair[0].tolist())
+assert image_paths(tmp/"tars", pair[0], pd.Series(["n10366966", ""]))[1] == ["n10366966/n10366966_1.JPEG", "n10091651_3.JPEG"]    # a name without a synset
+assert image_paths(tmp/"flat", pair[0], pd.Series(["", ""]))[0] == tmp/"flat/Images/Imagenet"
+assert image_paths(tmp, pair[0].map("flat/Images/Imagenet/{}".format), pd.Series(["", ""]))[1][0] == "flat/Images/Imagenet/n10366966_1.JPEG"   # a path as it is
+try: image_paths(tmp, pd.Series(["../x.jpg"]), pd.Series([""]))
+except ValueError as e: say(e)
+else: raise AssertionError("a path that climbs out was accepted")
 try: image_paths(tmp/"data", *pair)
-except FileNotFoundError as e: say(e)
+except FileNotFoundError as e: say(e); told = str(e)
 else: raise AssertionError("images were found where there are none")
+assert "n10366966/n10366966_1.JPEG: no image of the set" in told
 
 # %% [markdown]
 # ## A set
@@ -376,8 +206,10 @@ else: raise AssertionError("images were found where there are none")
 
 # %%
 people = tmp/"people"; people.mkdir()
-for name, text in [("synsets_safety.csv", safety_text), ("imageability_scores.csv", imageability_text)]: (people/name).write_text(text)
 used = ["n10366966", "n10091651", "n10118844", "n10036929"]
+words = ["nurse", "fireman, firefighter", "gambler", "drummer"]
+pd.DataFrame(dict(wnid=used, synset=words, safety=["safe", "safe", "offensive", "safe"])).to_csv(people/"synsets_safety.csv", index=False)
+pd.DataFrame({"wnid": used, "synset": words, "imageability score": [4.7, 4, 4.25, 3.9]}).to_csv(people/"imageability_scores.csv", index=False)
 genders = [["male"], ["female"]] * 5 + [["male", "female"], ["unsure"]]
 entries = [dict(url=f"{s}_{i + 1}.JPEG", gender=g) for s in used for i, g in enumerate(genders)]
 rows = synthetic_table(train=(12,) * 4, val=(5,) * 4, test=(5,) * 4).iloc[:48].reset_index(drop=True)
@@ -393,26 +225,61 @@ sorted(p.name for p in people.iterdir())
 # %%
 #| export
 def _find(root: Path, *names: str) -> Path | None:
+    "The first of these files that is there, in the folder or in csv/ below it."
     return next((p for p in (root/part/name for name in names for part in ("", "csv")) if p.is_file()), None)
 
+
+# %%
+(tmp/"found/csv").mkdir(parents=True)
+(tmp/"found/csv/a.csv").touch(); (tmp/"found/b.csv").touch()
+print(_find(tmp/"found", "a.csv", "b.csv").relative_to(tmp).as_posix())
+assert _find(tmp/"found", "a.csv", "b.csv") == tmp/"found/csv/a.csv" and _find(tmp/"found", "c.csv", "b.csv") == tmp/"found/b.csv" and _find(tmp, "b.csv") is None
+
+
+# %% [markdown]
+# Both lists of ratings are needed, and both can be had by anybody; who lacks one is told where.
+
+# %%
+#| export
+def _ratings(root: Path) -> tuple[pd.Series, set[str]]:
+    "The words of the safe synsets by ID, and the imageable ones. Raises: FileNotFoundError with the missing file's address."
+    found = {name: _find(root, name) for name in ("synsets_safety.csv", "imageability_scores.csv")}
+    for name, place in found.items():
+        if not place:
+            raise FileNotFoundError(f"{root/name}: no such file here, nor in csv/. It is at https://image-net.org/data/{name}")
+    return safe_synsets(found["synsets_safety.csv"]), imageable_synsets(found["imageability_scores.csv"])
+
+
+# %%
+_ratings(people)
+
+# %%
+safe, imageable = _ratings(people)
+assert safe.to_dict() == dict(n10366966="nurse", n10091651="fireman, firefighter", n10036929="drummer") and imageable == {*used[:3]}
+try: _ratings(tmp/"rated")
+except FileNotFoundError as e: say(e)
+else: raise AssertionError("read without the scores")
+
+
+# %% [markdown]
+# What is left out is a warning with the count of each rule: nobody should have to learn it from a number of classes that looks odd.
+
+# %%
+#| export
 def chosen_images(
     root: Path,       # The set's folder, with the two CSVs
     annotations: Path,# ImageNet demographics annotations.json
     least: int = 10,  # Images that a class must have
 ) -> tuple[pd.DataFrame, dict]: # `image`, `synset`, `name` (of the class), `gender`; and notes: how many were left out by which rule
     "The images that pass the rules. Raises: FileNotFoundError (one of the CSVs), ValueError (no class is left)."
-    found = {name: _find(root, name) for name in ("synsets_safety.csv", "imageability_scores.csv")}
-    for name, place in found.items():
-        if not place:
-            raise FileNotFoundError(f"{root/name}: no such file here, nor in csv/. It is at https://image-net.org/data/{name}")
-    safe = safe_synsets(found["synsets_safety.csv"])
-    table = apply_rules(read_demographics(annotations), safe.index, imageable_synsets(found["imageability_scores.csv"]), least)
+    safe, imageable = _ratings(root)
+    table = apply_rules(read_demographics(annotations), safe.index, imageable, least)
     left_out = table["why"][table["why"] != ""].value_counts().to_dict()
     told = ", ".join(f"{n} {why}" for why, n in left_out.items())
     kept = table[table["why"] == ""].reset_index(drop=True)
     if kept.empty: raise ValueError(f"{annotations}: no class is left of {len(table)} images: {told}")
     if left_out: warnings.warn(f"people: {len(table) - len(kept)} of {len(table)} annotated images are left out: {told}", stacklevel=3)
-    skipped = table["image"][table["why"].isin(_UNUSED.values())].tolist()
+    skipped = table["image"][table["why"].isin(NO_ONE_GENDER.values())].tolist()
     return kept.assign(name=kept["synset"].map(class_names(safe[sorted(set(kept["synset"]))]))), dict(left_out=left_out, skipped=skipped)
 
 
@@ -424,12 +291,37 @@ print(caught[0].message)
 chosen[::4]
 
 # %%
+assert "28 of 48 annotated images" in str(caught[0].message)
 assert len(chosen) == 20 and set(chosen["name"]) == {"nurse", "fireman"}
 assert notes["left_out"] == {"synset not rated safe": 12, "synset not imageable enough": 12, "several genders": 2, "gender unsure": 2}
 assert notes["skipped"] == ["n10366966_11.JPEG", "n10366966_12.JPEG", "n10091651_11.JPEG", "n10091651_12.JPEG"]
 try: chosen_images(people, annotations, least=11)
 except ValueError as e: say(e)
 else: raise AssertionError("a set without a class was accepted")
+
+
+# %% [markdown]
+# Whichever way the rows were found, they become one table. The classes go by the order of their synsets' IDs and not by that of the rows, so that a
+# class has one number in both forms.
+
+# %%
+#| export
+def _people_set(root: Path, rows: pd.DataFrame, notes: dict, strict: bool) -> FaceData:
+    "The set of the images in `rows`, as `read_prepared` and `chosen_images` give them."
+    order = rows.sort_values(["synset", "name"], kind="stable")["name"].unique().tolist()
+    images, paths = image_paths(root, rows["image"], rows["synset"])
+    table = pd.DataFrame(dict(path=paths, photo=paths, synset=rows["synset"], person_class=pd.Categorical(rows["name"], order),
+                              gender=pd.Categorical(rows["gender"], GENDERS)))
+    return face_set("people", images, table, dict(notes, protocol=dict(task="person_class", groups="gender")), strict)
+
+
+# %%
+_people_set(people, chosen[::5], {}, strict=True).table
+
+# %%
+few = _people_set(people, chosen[::5], dict(skipped=[]), strict=True)
+assert chosen["name"].iloc[0] == "nurse" and few.table["person_class"].cat.categories.tolist() == ["fireman", "nurse"]
+assert few.notes == dict(skipped=[], protocol=dict(task="person_class", groups="gender")) and few.table.photo.equals(few.table.path)
 
 # %% [markdown]
 # ## The reader
@@ -445,6 +337,14 @@ def _set_folder(root: Path) -> Path:
     inside = sorted(p for p in root.iterdir() if p.is_dir())
     return next((p for p in (root, *inside) if _find(p, _JSON, *_CSVS)), root)
 
+
+# %%
+print(_set_folder(tmp).name)
+assert _set_folder(tmp) == people == _set_folder(people) and _set_folder(tmp/"flat") == tmp/"flat"
+
+
+# %%
+#| export
 def read_people(
     path: str | Path,      # The set's folder or an archive of it; or a prepared CSV
     data_root: str | Path, # Where an archive is unpacked to
@@ -461,11 +361,7 @@ def read_people(
         raise FileNotFoundError(f"{root/_JSON}: no such file here, nor in csv/, and no people.csv. "
                                 "The ImageNet team gives it out on request; see data/README.md")
     rows, notes = (read_prepared(csv), {}) if csv else chosen_images(root, annotations, least)
-    order = rows.sort_values(["synset", "name"], kind="stable")["name"].unique().tolist()
-    images, paths = image_paths(root, rows["image"], rows["synset"])
-    table = pd.DataFrame(dict(path=paths, photo=paths, synset=rows["synset"], person_class=pd.Categorical(rows["name"], order),
-                              gender=pd.Categorical(rows["gender"], GENDERS)))
-    return face_set("people", images, table, dict(notes, protocol=dict(task="person_class", groups="gender")), strict)
+    return _people_set(root, rows, notes, strict)
 
 
 # %%
@@ -491,6 +387,11 @@ prepared.table.head(3)
 
 # %%
 assert prepared.table.equals(faces.table) and prepared.key == faces.key
+annotations.rename(tmp/"hidden.json")
+assert read_people(people, tmp/"data").table.equals(faces.table)                                      # found in the folder, without annotations
+(tmp/"hidden.json").rename(annotations)
+plain[1:].to_csv(people/"mine.csv", index=False)
+assert read_people(people/"mine.csv", tmp/"data").table.path.tolist() == faces.table.path.tolist()[1:]   # under any name
 numbered = pd.DataFrame(dict(image_name=plain["file"].str.split("/").str[-1], classes=plain["class"].cat.codes, gender=plain["gender"].cat.codes))
 numbered.to_csv(people/"Imagenet.csv", index=False)
 assert read_people(people/"Imagenet.csv", tmp/"data").table.equals(faces.table)

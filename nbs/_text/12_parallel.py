@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Parallel
 #
-# > One run on several GPUs, and what is said when memory runs out
+# > One run on several GPUs
 
 # %%
 #| default_exp parallel
@@ -27,9 +27,11 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from fairgrape.out_of_memory import OutOfMemory, memory_errors, ran_out  # noqa: F401 (others find these three here as well)
+
 # %%
 from contextlib import chdir
-from unittest.mock import patch as instead
+from unittest.mock import Mock, patch as instead
 
 home = Path(tempfile.mkdtemp())
 
@@ -63,16 +65,39 @@ class Team:
 ALONE = Team()
 
 # %%
-Team(1, 4), ALONE.main
-
-# %%
-assert ALONE.main and ALONE.size == 1 and not Team(1, 4).main and ALONE.wait() is None
+print(Team(1, 4), ALONE.main)
+assert ALONE.main and ALONE.size == 1 and not Team(1, 4).main
+with instead("torch.distributed.barrier") as barrier: ALONE.wait(), Team(1, 4).wait(), Team(1, 4, torch.device("cuda:1")).wait()
+assert [call.kwargs for call in barrier.mock_calls] == [dict(device_ids=None), dict(device_ids=[1])]
 
 
 # %% [markdown]
 # `accelerate launch` and `torchrun` tell a process its place in the environment. Asked without a device each process takes the GPU of its own number, or the CPU where there is none. A GPU of a certain number cannot be asked for, since all would crowd there.
 #
-# A process that was started so must end when its starter does, however that died. On Linux the kernel sees to it.
+# A process that was started so must end when its starter does, however that died. On Linux the kernel sees to it, and can be asked what it will send.
+
+# %%
+#| export
+def die_with_parent(how: int = signal.SIGKILL):
+    "Ask Linux to send this process a signal when the one that started it is gone; elsewhere nothing happens"
+    if sys.platform == "linux": ctypes.CDLL(None).prctl(1, int(how))     # 1: PR_SET_PDEATHSIG
+
+
+# %%
+def will_send():
+    "Which signal the kernel is to send, 0: none"
+    ctypes.CDLL(None).prctl(2, ctypes.byref(now := ctypes.c_int()))             # 2: PR_GET_PDEATHSIG
+    return now.value
+
+if sys.platform == "linux":
+    before = will_send()
+    die_with_parent(signal.SIGCONT)
+    print(signal.Signals(will_send()).name)
+    assert will_send() == signal.SIGCONT
+    die_with_parent(before)
+    with instead("sys.platform", "elsewhere"): die_with_parent(signal.SIGCONT)
+    assert will_send() == before                                                # nothing was asked for there
+
 
 # %%
 #| export
@@ -88,20 +113,20 @@ def team_of(
     state = PartialState(cpu=kind == "cpu", timeout=timedelta(days=7))     # one may decode images for hours while the others wait
     return Team(state.process_index, state.num_processes, torch.device("cpu") if kind == "cpu" else state.device)
 
-def die_with_parent(how: int = signal.SIGKILL):
-    "Ask Linux to send this process a signal when the one that started it is gone; elsewhere nothing happens"
-    if sys.platform == "linux": ctypes.CDLL(None).prctl(1, int(how))     # 1: PR_SET_PDEATHSIG
-
 
 # %%
-team_of("cpu")
-
-# %%
+print(team_of("cpu"))
 assert team_of() == team_of("cpu") == team_of("cuda:3") == ALONE
 with instead.dict(os.environ, WORLD_SIZE="4", LOCAL_RANK="1", RANK="1"):
     try: team_of("cuda:1")
-    except ValueError as e: print(e)
+    except ValueError as e: print(e); assert "'cuda:1'" in str(e)
     else: raise AssertionError("four processes were sent to one GPU")
+with instead.dict(os.environ, WORLD_SIZE="4"):          # a batch system says so too, and did not launch these
+    assert team_of("cuda:1") is ALONE
+joined = Mock(return_value=Mock(process_index=1, num_processes=2, device="its own GPU"))
+with instead.dict(os.environ, WORLD_SIZE="2", LOCAL_RANK="1"), instead(f"{Team.__module__}.PartialState", joined), instead(f"{Team.__module__}.die_with_parent") as dies:
+    assert team_of("cpu") == Team(1, 2) and team_of("cuda") == Team(1, 2, "its own GPU") and dies.call_count == 2
+assert [call.kwargs["cpu"] for call in joined.mock_calls] == [True, False]
 
 
 # %% [markdown]
@@ -119,20 +144,14 @@ def main_first(self:Team) -> Iterator[None]:
 
 
 # %%
+done = []
 class Talks(Team):
-    def wait(self): print(f"process {self.rank} waits")
+    def wait(self): done.append(f"process {self.rank} waits")
 
 for rank in range(2):
-    with Talks(rank, 2).main_first(): print(f"process {rank} works")
-
-# %%
-waits = []
-class Counts(Team):
-    def wait(self): waits.append(self.rank)
-
-with Counts(1, 2).main_first(): assert waits == [1]
-with Counts(0, 2).main_first(): assert waits == [1]
-assert waits == [1, 0]
+    with Talks(rank, 2).main_first(): done.append(f"process {rank} works")
+print(done)
+assert done == ["process 0 works", "process 0 waits", "process 1 waits", "process 1 works"]
 
 
 # %% [markdown]
@@ -151,9 +170,7 @@ def share(self:Team,
 
 
 # %%
-[list(Team(rank, 3).share(7)) for rank in range(3)]
-
-# %%
+print([list(Team(rank, 3).share(7)) for rank in range(3)])
 assert [list(Team(rank, 3).share(7)) for rank in range(3)] == [[0, 3, 6], [1, 4], [2, 5]] and list(ALONE.share(3)) == [0, 1, 2] and not list(Team(2, 3).share(2))
 
 
@@ -188,13 +205,14 @@ five = torch.arange(5)
 # %%
 assert [Team(rank, 2).piece(five).tolist() for rank in range(2)] == [[0, 1, 2], [3, 4]] and torch.equal(ALONE.piece(five), five)
 assert [Team(rank, 2).weight(3 - rank, 5) for rank in range(2)] == [0.6, 0.4] and ALONE.weight(5, 5) == 1
+assert Team(1, 3).piece(torch.arange(6)).tolist() == [2, 3] and Team(1, 3).piece(five).tolist() == [0, 1, 2, 3, 4]
 assert Team(1, 2).piece(five[:3]).tolist() == [0, 1, 2] and Team(1, 2).weight(3, 3) == 0.5
 
 
 # %% [markdown]
 # ## Adding up, and agreeing
 #
-# Two things are sent round. `sum_` adds what each has; `same` gives everyone what process 0 has. NCCL, which connects GPUs, takes only tensors that lie on a GPU, so one that lies elsewhere goes there and back.
+# NCCL, which connects GPUs, takes only tensors that lie on a GPU, so one that lies elsewhere goes there and back. Masks go as bytes. The way there and back is tried with a stand-in for what is sent: it keeps the memory order.
 
 # %%
 #| export
@@ -204,6 +222,24 @@ def _through(tensor: Tensor, device: torch.device, send) -> None:
     send(there.view(torch.uint8) if there.dtype == torch.bool else there)
     if there.data_ptr() != tensor.data_ptr() or not tensor.is_contiguous(): tensor.detach().copy_(there)
 
+
+# %%
+turned = torch.ones(2, 3).T
+_through(turned, torch.device("cpu"), lambda x: print("sent in one block:", x.is_contiguous()) or x.mul_(2))
+for tensor in (torch.ones(2, 3).T, torch.ones(2, 3, dtype=torch.float64), nn.Parameter(torch.ones(2)), torch.ones(1, 4, 2, 2).contiguous(memory_format=torch.channels_last)):
+    before = tensor.stride()
+    _through(tensor, torch.device("cpu"), lambda x: x.mul_(2))
+    assert (tensor == 2).all() and tensor.stride() == before
+mask, kinds = torch.tensor([True, False]), []
+_through(mask, torch.device("cpu"), lambda x: kinds.append(x.dtype) or x.zero_())
+assert not mask.any() and kinds == [torch.uint8] and (turned == 2).all()
+
+
+# %% [markdown]
+# Two things are sent round. `sum_` adds what each has; `same` gives everyone what process 0 has. Alone, nothing is sent; with company both are tried below, in processes of their own.
+
+# %%
+#| export
 @patch
 def sum_(self:Team,
     tensors: Iterable[Tensor], # Each of the same shape in every process; changed in place
@@ -221,6 +257,21 @@ def same(self:Team,
         for t in tensors: _through(t, self.device, lambda x: dist.broadcast(x, src=0))
 
 
+# %%
+kept = torch.tensor([1., 2.])
+with instead("torch.distributed.all_reduce", lambda x: x.mul_(3)), instead("torch.distributed.broadcast", lambda x, src: x.fill_(src)):
+    ALONE.sum_([kept]); ALONE.same([kept]); print(kept)
+    assert kept.tolist() == [1, 2]
+    Team(0, 3).sum_([kept, mask]); print(kept)                   # as if three had the same
+    assert kept.tolist() == [3, 6]
+    Team(2, 3).same([kept]); assert kept.tolist() == [0, 0]      # process 0 has zeros
+
+
+# %% [markdown]
+# Where a file might appear between two looks, the processes must not go different ways. All take process 0's word.
+
+# %%
+#| export
 @patch
 def agree(self:Team,
     yes: bool, # What this process thinks
@@ -232,25 +283,14 @@ def agree(self:Team,
 
 
 # %%
-kept = torch.tensor([1., 2.])
-ALONE.sum_([kept]); ALONE.same([kept])
-kept, ALONE.agree(True)
-
-# %% [markdown]
-# Alone, nothing changes. The way there and back is tried with a stand-in for what is sent: it keeps the memory order, and it works on masks.
-
-# %%
-assert kept.tolist() == [1, 2] and ALONE.agree(True) and not ALONE.agree(False)
-for tensor in (torch.ones(2, 3).T, torch.ones(2, 3, dtype=torch.float64), nn.Parameter(torch.ones(2)), torch.ones(1, 4, 2, 2).contiguous(memory_format=torch.channels_last)):
-    before = tensor.stride()
-    _through(tensor, torch.device("cpu"), lambda x: x.mul_(2))
-    assert (tensor == 2).all() and tensor.stride() == before
-mask = torch.tensor([True, False])
-_through(mask, torch.device("cpu"), lambda x: x.zero_())
-assert not mask.any()
+with instead("torch.distributed.broadcast", lambda x, src: x.fill_(1)): answers = ALONE.agree(False), Team(1, 2).agree(False)     # process 0 has seen it
+print(answers)
+assert answers == (False, True) and ALONE.agree(True)
 
 
 # %% [markdown]
+# ## In order
+#
 # Predictions must come back in the order of one process. Each process knows which rows it has; it lays them into a table of zeros, and the tables are added. That sends a few zeros more than needed and is exact: x + 0 is x.
 
 # %%
@@ -269,10 +309,10 @@ def gather(self:Team,
 
 
 # %%
-ALONE.gather(torch.tensor([[30.], [10.], [20.]]), torch.tensor([2, 0, 1]), 3)
-
-# %%
+print(ALONE.gather(torch.tensor([[30.], [10.], [20.]]), torch.tensor([2, 0, 1]), 3))
 assert ALONE.gather(torch.tensor([[30.], [10.], [20.]]), torch.tensor([2, 0, 1]), 3).tolist() == [[10], [20], [30]]
+with instead("torch.distributed.all_reduce", lambda x: x.add_(torch.tensor([[0.], [20.], [0.]]))):          # the other process has row 1
+    assert Team(0, 2).gather(torch.tensor([[30.], [10.]]), torch.tensor([2, 0]), 3).tolist() == [[10], [20], [30]]
 
 
 # %% [markdown]
@@ -281,8 +321,6 @@ assert ALONE.gather(torch.tensor([[30.], [10.], [20.]]), torch.tensor([2, 0, 1])
 # While a process goes backward through the network, its gradients are averaged with the others', layer by layer. That is torch's `DistributedDataParallel`, which accelerate puts around the network. It divides by the number of processes, so a loss that weighs `weight · size` comes out right.
 #
 # The averaging lives as long as what `wrap` gives, so that is held while one trains.
-#
-# Batch norm is what stands between one process and several: each normalises its own piece. On GPUs torch can take the statistics of the whole batch (`SyncBatchNorm`); on the CPU it cannot, and then training on several processes is another training, as with smaller batches.
 
 # %%
 #| export
@@ -298,6 +336,21 @@ def wrap(self:Team,
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # accelerate has no other name for it
         return accelerator.prepare_model(model)
 
+
+# %%
+net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+with instead(f"{Team.__module__}.Accelerator") as made: wrapped = Team(0, 2).wrap(net)
+print(ALONE.wrap(net) is net, made.call_args.kwargs["cpu"], made.call_args.kwargs["kwargs_handlers"])
+assert ALONE.wrap(net) is net and made.mock_calls[0].kwargs["cpu"] is True
+assert wrapped is made().prepare_model.return_value and not made.mock_calls[0].kwargs["kwargs_handlers"][0].broadcast_buffers
+made().prepare_model.assert_called_once_with(net)
+
+
+# %% [markdown]
+# Batch norm is what stands between one process and several: each normalises its own piece. On GPUs torch can take the statistics of the whole batch (`SyncBatchNorm`); on the CPU it cannot, and then training on several processes is another training, as with smaller batches.
+
+# %%
+#| export
 @patch
 @contextmanager
 def synced(self:Team,
@@ -314,26 +367,86 @@ def synced(self:Team,
 
 
 # %%
-net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+norm = net[1]
 with Team(0, 2, torch.device("cuda")).synced(net): print(type(net[1]).__name__)
 with Team(0, 2).synced(net): print(type(net[1]).__name__)
-ALONE.wrap(net) is net
-
-# %%
-norm = net[1]
+assert net[1] is norm
 with Team(0, 2, torch.device("cuda")).synced(net):
     assert isinstance(net[1], nn.SyncBatchNorm) and net[1].weight is norm.weight and net[1].running_mean is norm.running_mean
     net.eval()
-assert net[1] is norm and not norm.training and ALONE.wrap(net) is net
+assert net[1] is norm and not norm.training
 with ALONE.synced(net), Team(0, 2).synced(net): assert net[1] is norm
 
 
 # %% [markdown]
 # ## Starting them
 #
-# From a shell it is `accelerate launch --multi_gpu --num_processes 8 -m fairgrape.experiment …`. A notebook starts the same and waits. What the processes say goes into a log, whose end is shown when they fail. CPU threads are shared out, since two processes with all cores each are slower than one.
-#
-# The name `--multi_gpu` misleads: accelerate understands it as "several processes on this machine", and the processes find out themselves that there is no GPU. Without it accelerate would start one.
+# From a shell it is `accelerate launch --multi_gpu --num_processes 8 -m fairgrape.experiment …`. The name `--multi_gpu` misleads: accelerate understands it as "several processes on this machine", and the processes find out themselves that there is no GPU. Without it accelerate would start one.
+
+# %%
+#| export
+def _options(processes: int) -> list[str]:
+    "What `accelerate launch` is to be told"
+    if processes < 2: raise ValueError(f"processes = {processes}: several are 2 or more; a run in one process needs no launch")
+    one = "--multi_gpu --num_machines 1 --main_process_port 0"          # port 0: any that is free, for there may be other runs
+    return f"{one} --num_processes {processes} --mixed_precision no --dynamo_backend no".split()
+
+
+# %%
+print(" ".join(_options(2)))
+assert {"--multi_gpu", "8"} <= set(_options(8)) and _options(8)[_options(8).index("--main_process_port") + 1] == "0"
+try: _options(1)
+except ValueError as e: print(e)
+else: raise AssertionError("one process was to be launched as several")
+
+
+# %% [markdown]
+# Whoever interrupts a notebook wants the processes gone as well. They are asked to end, and killed if they have not done so in half a minute.
+
+# %%
+#| export
+def _wait(started: subprocess.Popen) -> int:
+    "The exit status; stops the processes if this one is interrupted"
+    try: return started.wait()
+    except BaseException:
+        started.terminate()
+        try: started.wait(30)
+        except subprocess.TimeoutExpired: started.kill()
+        raise
+
+
+# %%
+calls = {}
+for end in (0, subprocess.TimeoutExpired("deaf", 30)):
+    process = Mock(**{"wait.side_effect": [KeyboardInterrupt, end]})
+    try: _wait(process)
+    except KeyboardInterrupt: calls[str(end)] = [call[0] for call in process.method_calls]
+    else: raise AssertionError("an interruption was swallowed")
+print(calls)
+assert list(calls.values()) == [["wait", "terminate", "wait"], ["wait", "terminate", "wait", "kill"]] and _wait(Mock(**{"wait.return_value": 3})) == 3
+
+
+# %% [markdown]
+# When one process fails the launcher stops the others and adds a report of its own, which says where it noticed and not what happened. The cause stands before it.
+
+# %%
+#| export
+def _tail(text: str, lines: int = 25) -> str:
+    "The last lines before the launcher's own report of a failure, which says nothing of the cause"
+    own = [i for i, line in enumerate(text.splitlines()) if "torch/distributed/elastic" in line or "accelerate/commands/launch" in line]
+    return "\n".join(text.splitlines()[:own[0] if own and own[0] > 3 else None][-lines:])
+
+
+# %%
+said = "step 1\nstep 2\nstep 3\nValueError: no faces\n  File torch/distributed/elastic/run.py\nexit status 1"
+print(_tail(said, lines=2))
+assert _tail(said, 2) == "step 3\nValueError: no faces" and _tail("a\nb\nc", 2) == "b\nc"
+assert _tail("a\nb\nc\ntorch/distributed/elastic", 1) == "torch/distributed/elastic"
+assert _tail("accelerate/commands/launch.py\nno such module") == "accelerate/commands/launch.py\nno such module"      # nothing stands before it
+
+
+# %% [markdown]
+# A notebook starts the same and waits. What the processes say goes into a log, whose end is shown when they fail. CPU threads are shared out, since two processes with all cores each are slower than one.
 
 # %%
 #| export
@@ -355,25 +468,6 @@ def launch(
     text = log.read_text(encoding="utf-8", errors="replace")
     if status: raise RuntimeError(f"{processes} processes of {module} ended with exit status {status}; the end of {log}:\n{_tail(text)}")
     return text
-
-def _options(processes: int) -> list[str]:
-    if processes < 2: raise ValueError(f"processes = {processes}: several are 2 or more; a run in one process needs no launch")
-    one = "--multi_gpu --num_machines 1 --main_process_port 0"          # port 0: any that is free, for there may be other runs
-    return f"{one} --num_processes {processes} --mixed_precision no --dynamo_backend no".split()
-
-def _wait(started: subprocess.Popen) -> int:
-    "The exit status; stops the processes if this one is interrupted"
-    try: return started.wait()
-    except BaseException:
-        started.terminate()
-        try: started.wait(30)
-        except subprocess.TimeoutExpired: started.kill()
-        raise
-
-def _tail(text: str, lines: int = 25) -> str:
-    "The last lines before the launcher's own report of a failure, which says nothing of the cause"
-    own = [i for i, line in enumerate(text.splitlines()) if "torch/distributed/elastic" in line or "accelerate/commands/launch" in line]
-    return "\n".join(text.splitlines()[:own[0] if own and own[0] > 3 else None][-lines:])
 
 
 # %% [markdown]
@@ -409,8 +503,6 @@ if team.main: print(f"{team.size} processes: sum {mine.item():g}, gradient {net.
 ''')
 with chdir(home): said = launch("pair", [], 2)
 print(said.strip().splitlines()[-1])
-
-# %%
 assert "2 processes: sum 3, gradient 3" in said
 
 # %% [markdown]
@@ -424,51 +516,3 @@ with chdir(home):
 try: launch("pair", [], 1)
 except ValueError as e: print(e)
 else: raise AssertionError("one process was launched as several")
-
-
-# %% [markdown]
-# ## Out of memory
-#
-# The commonest failure on a GPU has the least helpful message: it says how many bytes were missing and not which setting to lower. Whoever starts a memory-hungry part says what that part is and what would help.
-
-# %%
-#| export
-class OutOfMemory(MemoryError): "Memory ran out; the message names the settings to lower"
-
-def ran_out(
-    error: BaseException, # Any error
-) -> bool:                # Whether memory was missing
-    "Tell a lack of memory from other errors: torch raises a class of its own on GPUs, and a plain RuntimeError on the CPU."
-    signs = "can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED"
-    said = isinstance(error, RuntimeError) and any(s in str(error) for s in signs)
-    return said or isinstance(error, (torch.OutOfMemoryError, MemoryError))
-
-@contextmanager
-def memory_errors(
-    what: str,    # What is being done, e.g. "training"
-    advice: str,  # Which settings to change
-) -> Iterator[None]:
-    "Within, a lack of memory is reported as `OutOfMemory` with advice; inner advice stands."
-    try: yield
-    except OutOfMemory: raise
-    except (RuntimeError, MemoryError) as e:
-        if not ran_out(e): raise
-        raise OutOfMemory(f"{what} ran out of memory: {advice}. ({str(e).strip().splitlines()[0][:160]})") from e
-
-
-# %%
-try:
-    with memory_errors("training", "lower batch (now 64)"): torch.empty(2**50, dtype=torch.uint8)
-except OutOfMemory as e: print(e)
-
-
-# %%
-def reported(error, advice="lower batch"):
-    try:
-        with memory_errors("training", advice): raise error
-    except Exception as e: return e
-
-for error in (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), MemoryError("no room"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")):
-    assert isinstance(reported(error), OutOfMemory) and "lower batch" in str(reported(error)) and str(error)[:10] in str(reported(error))
-assert type(reported(RuntimeError("shapes differ"))) is RuntimeError and type(reported(ValueError("out of memory"))) is ValueError
-assert str(reported(reported(MemoryError("x"), "the inner advice"), "the outer")) == "training ran out of memory: the inner advice. (x)"

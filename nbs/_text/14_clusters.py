@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.basics import patch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_score
@@ -105,10 +106,9 @@ def moments(
 
 
 # %%
-moments(np.array([[1., 5], [3, 5]]))
-
-# %%
-mean, std = moments(np.array([[1., 5], [3, 5]])); assert mean.tolist() == [2, 5] and std.tolist() == [1, 1]
+mean, std = moments(np.array([[1., 5], [3, 5]]))
+print(mean, std)
+assert mean.tolist() == [2, 5] and std.tolist() == [1, 1]
 mean, std = moments(seen[rows["train"]])
 scaled = (seen - mean) / std
 train = scaled[rows["train"]]
@@ -123,6 +123,41 @@ assert np.allclose(train.mean(0), 0, atol=1e-5) and np.allclose(train.std(0), 1,
 #
 # scikit-learn's k-means adds up in whatever order its threads come home, so with several threads two fits differ in the last digit, and an image on the border may change sides. One thread, then: the same
 # settings must give the same groups.
+
+# %%
+#| export
+def _fit(x: np.ndarray, k: int, seed: int) -> KMeans:
+    "k-means; fewer distinct images than clusters is no warning here, since empty clusters are refused below"
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(k, n_init=10, random_state=seed).fit(x)
+
+def _silhouette(x: np.ndarray, labels: np.ndarray) -> float:
+    "The silhouette; NaN where it does not exist: one cluster only, or as many as images"
+    with threadpool_limits(1): return float(silhouette_score(x, labels)) if 1 < len(np.unique(labels)) < len(x) else np.nan
+
+
+# %% [markdown]
+# By hand, four points on a line at 0, 1, 10 and 11 in two clusters: for the first, a = 1 to its own and b = 10.5 to the other cluster, (b − a)/b = 9.5/10.5; for the second b = 9.5,
+# so 8.5/9.5; the other two mirror them. The squared distances to the centres are four times 0.25.
+
+# %%
+line = np.array([[0.], [1], [10], [11]])
+fit = _fit(line, 2, seed=0)
+fit.labels_, fit.inertia_, _silhouette(line, fit.labels_)
+
+# %%
+assert fit.labels_[0] == fit.labels_[1] != fit.labels_[2] == fit.labels_[3] and fit.inertia_ == 1
+assert np.isclose(_silhouette(line, fit.labels_), (9.5 / 10.5 + 8.5 / 9.5) / 2)
+assert np.isnan(_silhouette(line, np.zeros(4))) and np.isnan(_silhouette(line, np.arange(4)))
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    assert _fit(np.ones((5, 2)), 3, seed=0).n_clusters == 3                    # all alike, and no warning
+assert (_fit(train, 5, seed=1).labels_ == _fit(train, 5, seed=1).labels_).all()
+
+
+# %% [markdown]
+# Not every number can be tried: of five images, 2 to 4 clusters. Which images are in the sample, and so which number wins, depends on the seed alone.
 
 # %%
 #| export
@@ -141,29 +176,15 @@ def score_ks(
         raise ValueError(f"{len(train)} training images cannot be clustered: they are too few, or all have the same features")
     return table
 
-def _fit(x: np.ndarray, k: int, seed: int) -> KMeans:
-    "k-means; fewer distinct images than clusters is no warning here, since empty clusters are refused below"
-    with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(k, n_init=10, random_state=seed).fit(x)
-
-def _silhouette(x: np.ndarray, labels: np.ndarray) -> float:
-    "The silhouette; NaN where it does not exist: one cluster only, or as many as images"
-    with threadpool_limits(1): return float(silhouette_score(x, labels)) if 1 < len(np.unique(labels)) < len(x) else np.nan
-
 
 # %%
+#| fig-alt: The silhouette for two to eight clusters, highest at three
 scores = score_ks(train)
 fig, ax = plt.subplots(figsize=(5, 2.2), layout="constrained")
 ax.plot(scores.k, scores.silhouette, "o-"); ax.set(xlabel="clusters", ylabel="silhouette"); plt.close(fig)
 fig
 
-# %% [markdown]
-# Three tints, three clusters. And by hand, four points on a line at 0, 1, 10 and 11 in two clusters: for the first, a = 1 to its own and b = 10.5 to the other cluster, (b − a)/b = 9.5/10.5; for the second b = 9.5,
-# so 8.5/9.5; the other two mirror them. The squared distances to the centres are four times 0.25.
-
 # %%
-line = np.array([[0.], [1], [10], [11]])
 assert scores.k[scores.silhouette.idxmax()] == 3 and scores.k.tolist() == list(range(2, 9)) and scores.inertia.is_monotonic_decreasing
 assert np.allclose(score_ks(line, [2]).iloc[0], [2, (9.5 / 10.5 + 8.5 / 9.5) / 2, 1]) and score_ks(line).k.tolist() == [2, 3]
 assert score_ks(train, sample=20).equals(score_ks(train, sample=20)) and len(score_ks(train, sample=5)) == 3      # 2, 3, 4 of five images
@@ -197,12 +218,11 @@ def cluster(
 
 # %%
 fit, _ = cluster(train)
-np.bincount(fit.labels_)
-
-# %%
+print(np.bincount(fit.labels_))
 agrees = pd.crosstab(tint[rows["train"]], fit.labels_)
 assert fit.n_clusters == 3 and (agrees > 0).sum().sum() == 3 and cluster(train, 5)[0].n_clusters == 5
 assert (cluster(train, seed=1)[0].labels_ == cluster(train, seed=1)[0].labels_).all() and len(cluster(train, 5)[1]) == 1
+assert cluster(line, 2)[0].n_clusters == 2 and cluster(line, 4)[0].n_clusters == 4                # as many as images is allowed, and has no silhouette
 for k, n in ((1, 120), (-3, 120), (5, 4)):
     try: cluster(train[:n], k)
     except ValueError as e: print(e); assert str(k) in str(e)
@@ -212,7 +232,7 @@ for k, n in ((1, 120), (-3, 120), (5, 4)):
 # %% [markdown]
 # ## Clusters as groups
 #
-# A run needs more than labels: names for its tables, codes for every image of every part, and enough to assign a new image later.
+# A run needs more than labels: names for its tables, codes for every image of every part, and enough to assign a new image later. In the example there are two clusters; standardised, the three images are (0, 0), (3, 4) and (1.5, 2). The last lies half way, and the lower code wins.
 
 # %%
 #| export
@@ -226,27 +246,71 @@ class Clusters:
     mean: np.ndarray      # float32 (d,): features are standardised by these two
     std: np.ndarray       # float32 (d,)
 
-    def assign(self, features: np.ndarray) -> np.ndarray:
-        "The code of the nearest centre for features of shape `(n, d)`, as `embeddings` gives them"
-        x = (features - self.mean) / self.std
-        return ((self.centres ** 2).sum(1) - 2 * x @ self.centres.T).argmin(1).astype(np.int64)   # |x − c|² less |x|²
+@patch
+def assign(self:Clusters,
+    features: np.ndarray, # Shape `(n, d)`, as `embeddings` gives them
+) -> np.ndarray:          # int64 `(n,)`
+    "The code of the nearest centre."
+    x = (features - self.mean) / self.std
+    return ((self.centres ** 2).sum(1) - 2 * x @ self.centres.T).argmin(1).astype(np.int64)   # |x − c|² less |x|²
 
 
 # %%
 two = Clusters(np.array([0, -1, 1]), ["cluster-1", "cluster-2"], pd.DataFrame(),
                centres=np.float32([[0, 0], [3, 4]]), mean=np.float32([1, 1]), std=np.float32([2, 1]))
-two.assign(np.array([[1, 1], [7, 5], [4, 3]]))
+print(two.assign(np.array([[1, 1], [7, 5], [4, 3]])))
+assert two.assign(np.array([[1, 1], [7, 5], [4, 3]])).tolist() == [0, 1, 0] and two.assign(np.array([[4.1, 3.1]])).tolist() == [1]
+
 
 # %% [markdown]
-# Standardised, the three are (0, 0), (3, 4) and (1.5, 2). The last lies half way, and the lower code wins.
+# k-means numbers its clusters as it comes to them. By size, cluster-1 is the same one whatever the start was, and the small ones stand at the end of a table.
 
 # %%
-assert two.assign(np.array([[1, 1], [7, 5], [4, 3]])).tolist() == [0, 1, 0]
+#| export
+def _named(fit: KMeans, images: Images, features: dict, scores: pd.DataFrame, mean: np.ndarray, std: np.ndarray) -> Clusters:
+    "The clusters by size, and every image's own"
+    order = np.argsort(-np.bincount(fit.labels_, minlength=fit.n_clusters), kind="stable")
+    scores = scores.assign(chosen=scores.k == fit.n_clusters)
+    names, centres = [f"cluster-{i + 1}" for i in range(len(order))], fit.cluster_centers_[order].astype(np.float32)
+    found = Clusters(np.full(len(images.pixels), -1), names, scores, centres, mean, std)
+    for part, rows in images.rows.items(): found.codes[rows.cpu().numpy()] = found.assign(features[part])
+    return found
+
+
+# %%
+features = {part: seen[index] for part, index in rows.items()}
+found = _named(_fit(train, 3, seed=0), images, features, scores, mean, std)
+found.names, np.bincount(found.codes).tolist(), found.table[found.table.chosen].k.tolist()
+
+# %%
+assert np.bincount(found.codes).tolist() == [60, 36, 24] and (found.codes == tint).all()             # red, green, blue
+assert found.names == ["cluster-1", "cluster-2", "cluster-3"] and found.table[found.table.chosen].k.tolist() == [3] and "chosen" not in scores
+some = _named(_fit(train, 3, seed=0), replace(images, rows={"train": rows["train"]}), features, scores, mean, std)
+assert (some.codes == -1).sum() == 120 - len(rows["train"]) and (some.codes[rows["train"]] == tint[rows["train"]]).all()
 
 
 # %% [markdown]
-# The clusters are found on the training images; validation and test images go to the nearest centre. A cluster without images in some part cannot be compared, and with a single image it has no interval. If the number
-# is to be chosen, the next best one is taken then. If it was given, that is an error.
+# The clusters are found on the training images; validation and test images go to the nearest centre. A cluster without images in some part cannot be compared, and with a single image it has no interval. So the thin ones are told, a few of them at most.
+
+# %%
+#| export
+def _few(found: Clusters, images: Images, least: int) -> str:
+    "Which clusters have too few images in which part, in words"
+    counts = {part: np.bincount(found.codes[rows.cpu().numpy()], minlength=len(found.names)) for part, rows in images.rows.items()}
+    few = [f"{found.names[c]} with {n[c]} of the images in {part}" for part, n in counts.items() for c in np.flatnonzero(n < least)]
+    return ", ".join(few[:4]) + (f" and {len(few) - 4} more" if len(few) > 4 else "")
+
+
+# %%
+print({part: np.bincount(found.codes[index]).tolist() for part, index in rows.items()})
+print(_few(found, images, least=5), "|", _few(found, images, least=99))
+assert _few(found, images, 4) == "" and _few(found, images, 5) == "cluster-3 with 4 of the images in val, cluster-3 with 4 of the images in test"
+assert _few(found, images, 7).count("cluster-") == 4 and "more" not in _few(found, images, 7)
+assert _few(found, images, 99).endswith(" and 5 more") and _few(found, images, 99).count("cluster-") == 4
+
+
+# %% [markdown]
+# If the number is to be chosen, the next best one is taken where the best leaves a thin cluster. If it was given, that is an error.
 
 # %%
 #| export
@@ -274,21 +338,6 @@ def cluster_groups(
     if k: raise ValueError(f"clusters = {k} leaves {few}: each needs {least} or more in every part; give fewer, or 0 to choose k")
     numbers = ", ".join(map(str, sorted(tried)))
     raise ValueError(f"no number of clusters ({numbers}) leaves {least} images of each in every part: take more images, or give the number")
-
-def _named(fit: KMeans, images: Images, features: dict, scores: pd.DataFrame, mean: np.ndarray, std: np.ndarray) -> Clusters:
-    "The clusters by size, and every image's own"
-    order = np.argsort(-np.bincount(fit.labels_, minlength=fit.n_clusters), kind="stable")
-    scores = scores.assign(chosen=scores.k == fit.n_clusters)
-    names, centres = [f"cluster-{i + 1}" for i in range(len(order))], fit.cluster_centers_[order].astype(np.float32)
-    found = Clusters(np.full(len(images.pixels), -1), names, scores, centres, mean, std)
-    for part, rows in images.rows.items(): found.codes[rows.cpu().numpy()] = found.assign(features[part])
-    return found
-
-def _few(found: Clusters, images: Images, least: int) -> str:
-    "Which clusters have too few images in which part, in words"
-    counts = {part: np.bincount(found.codes[rows.cpu().numpy()], minlength=len(found.names)) for part, rows in images.rows.items()}
-    few = [f"{found.names[c]} with {n[c]} of the images in {part}" for part, n in counts.items() for c in np.flatnonzero(n < least)]
-    return ", ".join(few[:4]) + (f" and {len(few) - 4} more" if len(few) > 4 else "")
 
 
 # %%
@@ -318,9 +367,9 @@ second = cluster_groups(net, rare)
 print(second.table.query("chosen").round(2).to_dict("records"))
 assert int((tint[rare.rows["val"]] == 2).sum()) == 1 and second.table.k[second.table.silhouette.idxmax()] == 3 and len(second.names) == 2
 assert cluster_groups(net, rare, k=3, least=1).names[2] == "cluster-3"
-for few, k in ((rare, 3), (replace(images, rows=rows | {"test": rows["test"][:1]}), 0)):
+for few, k, said in ((rare, 3, "clusters = 3"), (replace(images, rows=rows | {"test": rows["test"][:1]}), 0, "no number")):
     try: cluster_groups(net, few, k)
-    except ValueError as e: print(e)
+    except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("a cluster without company was accepted")
 
 
@@ -338,10 +387,8 @@ def with_clusters(
 
 
 # %%
-with_clusters(images, found).names
-
-# %%
 grouped = with_clusters(images, found)
+print(grouped.names, torch.bincount(grouped.groups))
 assert torch.bincount(grouped.groups).tolist() == [60, 36, 24] and grouped.pixels is images.pixels and images.names == ("all",)
 
 
@@ -349,6 +396,24 @@ assert torch.bincount(grouped.groups).tolist() == [60, 36, 24] and grouped.pixel
 # ## Do they mean anything?
 #
 # Where labels exist, a table shows what each cluster holds. Its summary is the adjusted Rand index: 1 if clusters and classes are the same partition, about 0 if they have nothing to do with each other.
+
+# %%
+#| export
+def _against(label: pd.Series, code: np.ndarray, names: list[str]) -> pd.DataFrame:
+    "One label's classes against the clusters"
+    counts = pd.crosstab(label.to_numpy(), code).reindex(columns=range(len(names)), fill_value=0)
+    return counts.set_axis(names, axis=1).assign(**{"adjusted Rand": adjusted_rand_score(label.astype(str), code)})
+
+
+# %%
+hats = _against(pd.Series(["hat", "none", "none", "hat"]), np.array([0, 1, 1, 0]), ["cluster-1", "cluster-2", "cluster-3"])
+print(hats)
+assert hats.to_numpy().tolist() == [[2, 0, 0, 1], [0, 2, 0, 1]] and hats.index.tolist() == ["hat", "none"]            # a cluster without any has a column too
+assert abs(_against(pd.Series(["a", "b", "a", "b"]), np.array([0, 0, 1, 1]), ["one", "two"])["adjusted Rand"].iloc[0] + .5) < 1e-9   # worse than chance
+
+
+# %% [markdown]
+# A table has one block of rows a label. Only images that are in a part count.
 
 # %%
 #| export
@@ -362,11 +427,7 @@ def clusters_table(
     missing = [c for c in columns if c not in table]
     if missing: raise ValueError(f"no column {', '.join(missing)}: there are {', '.join(map(str, table))}")
     used = table[clusters.codes[table.index] >= 0]
-    code = clusters.codes[used.index]
-    def against(column):
-        counts = pd.crosstab(used[column].to_numpy(), code).reindex(columns=range(len(clusters.names)), fill_value=0)
-        return counts.set_axis(clusters.names, axis=1).assign(**{"adjusted Rand": adjusted_rand_score(used[column].astype(str), code)})
-    return pd.concat({c: against(c) for c in columns}, names=["label", "class"])
+    return pd.concat({c: _against(used[c], clusters.codes[used.index], clusters.names) for c in columns}, names=["label", "class"])
 
 
 # %%
@@ -402,6 +463,17 @@ def save_clusters(
     named = {k: torch.from_numpy(getattr(clusters, k)) for k in ("codes", "centres", "mean", "std")}
     save_weights(named | {"table": torch.tensor(clusters.table.astype(float).to_numpy())}, path)
 
+
+# %%
+file = Path(tempfile.mkdtemp()) / "clusters.safetensors"
+save_clusters(found, file)
+held = load_weights(file)
+print({name: tuple(tensor.shape) for name, tensor in held.items()})
+assert held["table"].shape == (7, 4) and held["codes"].tolist() == found.codes.tolist() and held["centres"].numpy().tobytes() == found.centres.tobytes()
+
+
+# %%
+#| export
 def load_clusters(
     path: str | Path, # A file that `save_clusters` wrote
 ) -> Clusters:        # The same clusters
@@ -414,12 +486,8 @@ def load_clusters(
 
 
 # %%
-file = Path(tempfile.mkdtemp()) / "clusters.safetensors"
-save_clusters(found, file)
-load_clusters(file).names
-
-# %%
 again = load_clusters(file)
+print(again.names)
 assert (again.codes == found.codes).all() and again.names == found.names and (again.assign(seen) == found.codes).all()
 pd.testing.assert_frame_equal(again.table, found.table.reset_index(drop=True), check_dtype=False)
 save_weights({"fc.weight": torch.eye(2)}, file)

@@ -8,25 +8,23 @@
 
 # %%
 #| export
-import os
-import shutil
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
+from fairgrape.group_sums import GroupSums, rooms, wide
 from fairgrape.masks import original, prunable
 
 # %%
 import copy
+import tempfile
 from types import SimpleNamespace
-from unittest.mock import patch as instead
 
 import torch.nn.functional as F
 
@@ -61,10 +59,8 @@ def cut(
 
 
 # %%
-cut(130)
-
-# %%
-assert cut(130) == [44, 43, 43] and cut(64) == [64] and cut(65) == [33, 32] and cut(0) == []
+print(cut(130))
+assert cut(130) == [44, 43, 43] and cut(64) == [64] and cut(65) == [33, 32] and cut(0) == [] and cut(5, size=2) == [2, 2, 1]
 
 
 # %% [markdown]
@@ -80,7 +76,8 @@ def count_groups(
     "Count the images of each group; a group without images, or a code outside the range, is a ValueError."
     counts = torch.zeros(groups, dtype=torch.long)
     for _, _, g in loader:
-        if g.min() < 0 or g.max() >= groups: raise ValueError(f"group code {int(g.max())} in the data, but groups = {groups}: codes are 0 to {groups - 1}")
+        low, high = int(g.min()), int(g.max())
+        if low < 0 or high >= groups: raise ValueError(f"group code {low if low < 0 else high} in the data, but groups = {groups}: codes are 0 to {groups - 1}")
         counts += torch.bincount(g.cpu(), minlength=groups)
     empty = [i for i, n in enumerate(counts.tolist()) if n == 0]
     if empty: raise ValueError(f"group {empty} has no image, so its importance cannot be estimated: drop it or add images")
@@ -89,15 +86,16 @@ def count_groups(
 
 # %%
 loader = [(torch.arange(0., 3), torch.arange(3), torch.tensor([0, 1, 0])), (torch.arange(3., 6), torch.arange(3), torch.tensor([0, 0, 1]))]
-count_groups(loader, groups=2)
-
-# %%
+print(count_groups(loader, groups=2))
 assert count_groups(loader, groups=2) == [4, 2]
-for groups in (1, 3):
-    try: count_groups(loader, groups)
-    except ValueError as e: print(e)
+for wrong, groups, said in ((loader, 1, "code 1"), (loader, 3, "[2] has no image"), ([(None, None, torch.tensor([-1, 0]))], 2, "code -1")):
+    try: count_groups(wrong, groups)
+    except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("wrong number of groups accepted")
 
+
+# %% [markdown]
+# The batches' sizes are known once the images are counted, before any is put together.
 
 # %%
 #| export
@@ -113,17 +111,30 @@ class ByGroup:
 
     def __len__(self) -> int: return sum(len(cut(n, self.size)) for n in self.counts)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
-        sizes = [cut(n, self.size) for n in self.counts]
-        waiting = [None] * self.groups
-        for x, y, g in self.loader:
-            for i in g.unique().tolist():
-                mine = (x[g == i], y[g == i])
-                waiting[i] = mine if waiting[i] is None else tuple(torch.cat(pair) for pair in zip(waiting[i], mine))
-                while sizes[i] and len(waiting[i][0]) >= sizes[i][0]:
-                    n = sizes[i].pop(0)
-                    yield *(t[:n] for t in waiting[i]), i
-                    waiting[i] = tuple(t[n:] for t in waiting[i])
+
+# %%
+print(len(ByGroup(loader, groups=2, size=3)))
+assert len(ByGroup(loader, 2, size=3)) == 3 and len(ByGroup(loader, 2)) == 2 and ByGroup(loader, 2).counts == [4, 2]
+
+
+# %% [markdown]
+# A pass sorts the images of each mixed batch to those of their group that are waiting, and hands out a batch as soon as there are enough for it. So there are never more than a batch of each group in memory.
+
+# %%
+#| export
+@patch
+def __iter__(self:ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
+    "Batches of one group each, in the order in which they are full"
+    sizes = [cut(n, self.size) for n in self.counts]
+    waiting = [None] * self.groups
+    for x, y, g in self.loader:
+        for i in g.unique().tolist():
+            mine = (x[g == i], y[g == i])
+            waiting[i] = mine if waiting[i] is None else tuple(torch.cat(pair) for pair in zip(waiting[i], mine))
+            while sizes[i] and len(waiting[i][0]) >= sizes[i][0]:
+                n = sizes[i].pop(0)
+                yield *(t[:n] for t in waiting[i]), i
+                waiting[i] = tuple(t[n:] for t in waiting[i])
 
 
 # %%
@@ -131,7 +142,7 @@ for x, y, g in ByGroup(loader, groups=2, size=3): print(f"group {g}: {x.tolist()
 
 # %%
 assert [(x.tolist(), g) for x, _, g in ByGroup(loader, 2, size=3)] == [([0., 2.], 0), ([3., 4.], 0), ([1., 5.], 1)]
-assert len(ByGroup(loader, 2, size=3)) == 3
+assert [y.tolist() for _, y, _ in ByGroup(loader, 2, size=3)] == [[0, 2], [0, 1], [1, 2]] and len(list(ByGroup(loader, 2, size=1))) == 6
 
 
 # %% [markdown]
@@ -163,197 +174,92 @@ def measuring(
 # %%
 norm = nn.BatchNorm1d(2).train()
 with measuring(norm): print("training mode within:", norm.training)
-with measuring(norm, training_mode=True): norm(torch.randn(8, 2) + 5)
+with measuring(norm, training_mode=True): norm(torch.randn(8, 2) + 5); assert norm.training and norm.running_mean.min() > 0
 norm.training, norm.running_mean
 
 # %%
-assert norm.training and norm.running_mean.tolist() == [0, 0]
-
-
-# %% [markdown]
-# ## Where the sums lie
-#
-# $G$ numbers for each weight: for ResNet-34 and 7 groups 600 MB, no matter. For 100 million weights and 50 groups 20 GB, and that is a matter, on a GPU at least. But batches come group after group, so at any time only one group's sums are being added to. The others may lie in
-# the host's memory, or in files that are mapped into it.
-
-# %%
-#| export
-def wide(weight: Tensor) -> torch.dtype: return torch.promote_types(weight.dtype, torch.float32)
-
-def sums_size(
-    weights: Mapping[str, Tensor], # Layer name → weight
-    groups: int,                   # G, how many groups there are
-) -> int:                          # Bytes
-    "What the importance of these weights takes: G numbers a weight, 4 bytes each (8 for float64)."
-    return groups * sum(w.numel() * wide(w).itemsize for w in weights.values())
-
-def free_bytes(
-    device: str | torch.device = "cpu", # A GPU, or "cpu" for the host
-) -> int:                               # Bytes that can still be had
-    "Free memory of a device. A container's own limit counts."
-    if torch.device(device).type == "cuda":       # what torch holds and does not use can be had as well
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return min(_of_the_host(), _of_the_container())
-
-def _of_the_host() -> int:
-    known = Path("/proc/meminfo")
-    lines = dict(line.split(":") for line in known.read_text().splitlines()) if known.is_file() else {}
-    if "MemAvailable" in lines: return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2          # not Linux: half of what is built in
-
-def _of_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
-    "What a control group's limit leaves; files that are only cached there can be dropped"
-    try: most, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
-    except (OSError, ValueError): return 2 ** 62
-    try: cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get("inactive_file", 0)
-    except (OSError, ValueError): cached = 0
-    return max(0, most - used + int(cached))
-
-
-# %%
-hundred_million = {"big": torch.empty(100_000_000, device="meta")}
-f"{sums_size(hundred_million, groups=50) / 1e9:.0f} GB"
-
-# %%
-assert sums_size(hundred_million, 50) == 20_000_000_000 and sums_size({"a": torch.empty(3, dtype=torch.float64), "b": torch.empty(2, dtype=torch.bfloat16)}, 2) == 2 * (24 + 8)
-assert free_bytes() > 0 and _of_the_container(home) == 2 ** 62
-for name, text in (("max", "1000"), ("current", "700"), ("stat", "anon 400\ninactive_file 200\n")): (home / f"memory.{name}").write_text(text)
-assert _of_the_container(home) == 500
-
-
-# %% [markdown]
-# `"auto"` leaves them on the device while they take at most half of what is free there: the network's activations and the selection want the rest. Else they go to the host, which is said. Files are never written unasked, so where nothing fits there is an error with the numbers.
-
-# %%
-#| export
-def choose_place(
-    need: int,                      # Bytes of the sums, from `sums_size`
-    device: torch.device,           # Where the network is
-    keep_on: str | Path = "auto",   # "auto", "device", "host", or a folder for mapped files
-) -> str | Path:                    # "device", "host" or the folder
-    "Where the sums are to lie. Raises: MemoryError with the numbers where they do not fit, or OSError for a folder that is too small."
-    if keep_on not in ("auto", "device", "host"): return _roomy(Path(keep_on), need)
-    if keep_on != "auto" and (keep_on == "host" or device.type == "cpu"): return keep_on
-    free, host = free_bytes(device), free_bytes("cpu")
-    if keep_on == "device" or need <= free // 2: return "device"
-    if device.type == "cpu" and need <= free * 9 // 10: return "device"
-    if device.type != "cpu" and need <= host * 3 // 4:
-        warnings.warn(f"the importance takes {_gb(need)}, {device} has {_gb(free)} free: it is kept in the host's memory", stacklevel=3)
-        return "host"
-    where = f"{device} has {_gb(free)} free" + ("" if device.type == "cpu" else f" and the host {_gb(host)}")
-    raise MemoryError(f"the importance takes {_gb(need)}, but {where}: set keep_on to a folder on a disk with that much room, "
-                      "or lower the number of groups, or leave layers dense (ignore)")
-
-def _gb(n: int) -> str: return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n:,} bytes"
-
-def _roomy(folder: Path, need: int) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise OSError(28, f"keep_on = '{folder}': the importance takes {_gb(need)}, {_gb(free)} are free there; choose a folder on a larger disk")
-    return folder
-
-
-# %%
-cpu, gpu = torch.device("cpu"), torch.device("cuda")
-choose_place(1000, cpu), choose_place(1000, cpu, "host"), choose_place(1000, cpu, home) == home
-
-
-# %%
-def decided(need, device, free, host, keep_on="auto"):
-    with instead(f"{choose_place.__module__}.free_bytes", lambda d="cpu": free if torch.device(d).type == "cuda" else host), warnings.catch_warnings(record=True) as said:
-        return choose_place(need, device, keep_on), [str(w.message) for w in said]
-
-GB = 10 ** 9
-assert decided(6 * GB, gpu, free=60 * GB, host=100 * GB) == ("device", []) and decided(90 * GB, gpu, 60 * GB, 80 * GB, "device")[0] == "device"
-place, said = decided(40 * GB, gpu, free=60 * GB, host=100 * GB)
-print(said[0]); assert place == "host"
-for need, device in ((80 * GB, gpu), (95 * GB, cpu)):
-    try: decided(need, device, free=60 * GB, host=100 * GB)
-    except MemoryError as e: print(e)
-    else: raise AssertionError("sums without room were accepted")
-try: choose_place(2 ** 60, cpu, home)
-except OSError as e: print(str(e).replace(str(home), "…"))
-else: raise AssertionError("a disk that is too small was accepted")
-
-
-# %% [markdown]
-# `GroupSums` hands out one group's sums, on the device, to be added to. When another group is asked for, the first goes to where it is kept and the other is fetched, so batches in any order give the same bits; only the number of transfers grows. It is counted.
-#
-# A mapped file gets its blocks before it is used, since a full disk would otherwise kill the process at the first write. Its name is removed at once: the file lives as long as the tensor, and a killed process leaves nothing behind.
-
-# %%
-#| export
-class GroupSums:
-    "Sums of squares of every weight for every group, of which one group's at a time lie on the device."
-    def __init__(self,
-        weights: Mapping[str, Tensor],  # Layer name → weight, on the network's device
-        groups: int,                    # G, how many groups there are
-        keep_on: str | Path = "auto",   # "auto", "device", "host", or a folder: see `choose_place`
-    ):
-        self.place = choose_place(sums_size(weights, groups), next(iter(weights.values())).device, keep_on)
-        self.kept = {n: _zeros((groups, *w.shape), wide(w), w.device if self.place == "device" else self.place) for n, w in weights.items()}
-        self.counts = torch.zeros(groups, dtype=torch.long)   # batches of each group
-        self.transfers, self.now = 0, None                    # groups that went to the device or back; the group that is there
-        self.here = None if self.place == "device" else rooms(weights)
-
-    def of(self,
-        g: int,            # A group's code
-    ) -> dict[str, Tensor]:# Layer name → its sums, shape `(*weight)`, on the device, to be added to in place
-        "One group's sums."
-        self.counts[g] += 1
-        if self.here is None: return {n: total[g] for n, total in self.kept.items()}
-        if g != self.now:
-            self.put_back()
-            for n, part in self.here.items(): part.zero_() if self.counts[g] == 1 else part.copy_(self.kept[n][g])
-            self.transfers, self.now = self.transfers + (self.counts[g] > 1).item(), g
-        return self.here
-
-    def put_back(self):
-        "Take the group that is on the device to where it is kept"
-        if self.now is None: return
-        for n, part in self.here.items(): self.kept[n][self.now].copy_(part)
-        self.transfers, self.now = self.transfers + 1, None
-
-def rooms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "A tensor of each weight's shape, wide enough to add up in"
-    return {n: torch.empty(w.shape, dtype=wide(w), device=w.device) for n, w in weights.items()}
-
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, place) -> Tensor:
-    "Zeros on a device, on the host, or in a file without a name in a folder"
-    if not isinstance(place, Path): return torch.zeros(shape, dtype=dtype, device="cpu" if place == "host" else place)
-    with tempfile.TemporaryFile(dir=place) as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, int(np.prod(shape)) * dtype.itemsize))
-        return torch.from_numpy(np.memmap(file, torch.empty(0, dtype=dtype).numpy().dtype, "r+", shape=shape))
-
-
-# %%
-weights = {"a": torch.ones(2, 3)}
-sums = GroupSums(weights, groups=2, keep_on="host")
-for g in (0, 0, 1, 0): sums.of(g)["a"].add_(g + 1)
-sums.put_back()
-sums.kept["a"], sums.counts, f"{sums.transfers} transfers"
-
-# %% [markdown]
-# By hand: group 0 comes three times with 1, group 1 once with 2. The transfers: 0 goes out, 1 goes out, 0 comes in again and goes out at the end.
-
-# %%
-assert sums.kept["a"][:, 0, 0].tolist() == [3, 2] and sums.counts.tolist() == [3, 1] and sums.transfers == 4
-for place in ("device", "host", home / "maps"):
-    other = GroupSums({"a": torch.ones(2, 3, dtype=torch.float64), "b": torch.ones(4)}, 2, place)
-    for g in (0, 0, 1, 0): other.of(g)["b"].add_(g + 1)
-    other.put_back()
-    assert other.kept["b"][:, 0].tolist() == [3, 2] and other.kept["a"].dtype == torch.float64 and other.kept["a"].sum() == 0
-assert not list((home / "maps").iterdir())                              # the files have no names
+assert norm.training and norm.running_mean.tolist() == [0, 0] and norm.num_batches_tracked == 0
+norm.weight.requires_grad_(False)
+pair = nn.Sequential(norm.train(), nn.Dropout().eval())
+try:
+    with measuring(pair): assert norm.weight.requires_grad and not norm.training; raise KeyboardInterrupt
+except KeyboardInterrupt: pass
+assert norm.training and not pair[1].training and not norm.weight.requires_grad and norm.bias.requires_grad         # each as it was, whatever happened within
 
 
 # %% [markdown]
 # ## One backward pass a batch
 #
 # The gradient is taken for the prunable weights alone: biases and norms cost nothing, `.grad` is left as it was, and no optimizer is involved.
-#
+
+# %%
+#| export
+def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Tensor | None]:
+    "∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part"
+    with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None): value = loss(model(x), y)
+    return torch.autograd.grad(value, [original(layer) for layer in layers], allow_unused=True, **how)
+
+
+# %% [markdown]
+# By hand, on one linear neuron without a bias and the loss $\mathrm{mean}(wx)$, whose gradient is just the mean input. A layer that the input never meets has none.
+
+# %%
+neuron, idle = nn.Linear(2, 1, bias=False), nn.Linear(2, 1)
+with torch.no_grad(): neuron.weight.copy_(torch.tensor([[2., 3.]]))
+mean = lambda out, _: out.mean()
+found = weight_gradients(neuron, [neuron, idle], torch.tensor([[1., 0.], [3., 0.]]), None, mean)
+print(found)
+assert found[0].tolist() == [[2., 0.]] and found[1] is None and neuron.weight.grad is None
+seen = []
+weight_gradients(neuron, [neuron], torch.ones(1, 2), None, lambda out, _: seen.append(out.dtype) or out.sum(), torch.bfloat16)
+assert seen == [torch.bfloat16]
+
+
+# %% [markdown]
+# The square is added in the width of the sums, for in half precision a small square is lost beside a large sum. `room` is memory that would else be asked for anew at every batch.
+
+# %%
+#| export
+def add_square(total: Tensor, weight: Tensor, gradient: Tensor | None, room: Tensor | None = None):
+    "total += (weight · gradient)², in place, in the width of `total`; the product is put into `room`, of the shape and type of `total`"
+    if gradient is None: return
+    change = torch.mul(weight, gradient, out=torch.empty_like(total) if room is None else room)
+    total.addcmul_(change, change)
+
+
+# %%
+total = torch.tensor([1., 1.])
+add_square(total, torch.tensor([2., 3.]), torch.tensor([2., 0.])); add_square(total, torch.ones(2), None)
+print(total)
+assert total.tolist() == [17., 1.]
+total, half = torch.tensor([1024.]), torch.ones(1, dtype=torch.bfloat16)
+add_square(total, 3 * half, 5 * half, room := torch.empty(1))
+assert total.item() == 1249 != (1024 * half + 225 * half).item() and room.item() == 15          # in half precision it would be 1248
+
+
+# %% [markdown]
+# In the end the sums are divided by the number of each group's batches.
+
+# %%
+#| export
+def _mean_over_batches(sums: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
+    "Each group's sums over its number of batches, in place"
+    if not counts.all(): raise ValueError(f"group {(counts == 0).nonzero().flatten().tolist()} has no image, so its importance cannot be estimated")
+    for total in sums.values(): total.div_(counts.view(-1, *[1] * (total.dim() - 1)).to(total.device))
+    return sums
+
+
+# %%
+print(_mean_over_batches({"a": torch.tensor([[6., 8.], [9., 3.]])}, torch.tensor([2, 3])))
+assert _mean_over_batches({"a": torch.tensor([[6., 8.], [9., 3.]]), "b": torch.tensor([[[4.]], [[6.]]])}, torch.tensor([2, 3]))["b"].tolist() == [[[2.]], [[2.]]]
+try: _mean_over_batches({"a": torch.ones(3, 2)}, torch.tensor([2, 0, 0]))
+except ValueError as e: print(e); assert "[1, 2]" in str(e)
+else: raise AssertionError("groups without images have a mean")
+
+
+# %% [markdown]
 # Several processes can divide the work, each with whole batches: a batch that was cut would give another mean gradient, and another square. Then the sums *and* the counts of batches are added up over all processes before they are divided. A `team` is anything with
-# `share(n)`, which says which of n batches are mine, and `sum_(tensors)`, which adds up in place (the module [parallel](12_parallel.ipynb) has one; nothing of it is needed here).
+# `share(n)`, which says which of n batches are mine, and `sum_(tensors)`, which adds up in place (the module *parallel* has one; nothing of it is needed here).
 
 # %%
 #| export
@@ -369,10 +275,39 @@ def my_share(
 
 # %%
 second = SimpleNamespace(rank=1, size=3, share=lambda n: range(1, n, 3))
-list(my_share("abcdefg", second))
+class Taken(str):
+    "Letters that are put together only when asked for"
+    def take(self, numbers): return [f"letter {self[i]}" for i in numbers]
+
+print(list(my_share("abcdefg", second)), my_share(Taken("abcdefg"), second))
+assert list(my_share("abcdefg", second)) == ["b", "e"] and my_share(Taken("abcdefg"), second) == ["letter b", "letter e"]
+assert my_share("abc", None) == my_share("abc", SimpleNamespace(rank=0, size=1)) == "abc"
+
+
+# %% [markdown]
+# Where the sums lie on the host or in files, a process group that connects GPUs takes them there and back through the device: a group at a time, or they would not fit.
 
 # %%
-assert list(my_share("abcdefg", second)) == ["b", "e"] and my_share("abc", None) == "abc"
+#| export
+def add_up(sums: GroupSums, team):
+    "Sums and counts over all processes; a group at a time where they do not lie on the device"
+    team.sum_([sums.counts])
+    for total in sums.kept.values(): team.sum_([total] if sums.here is None else total)
+
+
+# %%
+sent = []
+def doubled(tensors):
+    "Two processes that have the same"
+    for t in tensors: sent.append(tuple(t.shape)); t.mul_(2)
+
+for place in ("device", "host"):
+    sums = GroupSums({"a": torch.ones(4)}, 3, place)
+    sums.of(1)["a"].add_(5); sums.put_back()
+    add_up(sums, SimpleNamespace(sum_=doubled))
+    print(place, sums.kept["a"][:, 0].tolist(), sums.counts.tolist())
+    assert sums.kept["a"][:, 0].tolist() == [0, 10, 0] and sums.counts.tolist() == [0, 2, 0]
+assert sent == [(3,), (3, 4), (3,), (4,), (4,), (4,)]
 
 
 # %%
@@ -406,38 +341,15 @@ def group_importance(
     if team is not None: add_up(sums, team)
     return _mean_over_batches(sums.kept, sums.counts)
 
-def add_up(sums: GroupSums, team):
-    "Sums and counts over all processes; a group at a time where they do not lie on the device"
-    team.sum_([sums.counts])
-    for total in sums.kept.values(): team.sum_([total] if sums.here is None else total)
-
-def _mean_over_batches(sums: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
-    if not counts.all(): raise ValueError(f"group {(counts == 0).nonzero().flatten().tolist()} has no image, so its importance cannot be estimated")
-    for total in sums.values(): total.div_(counts.view(-1, *[1] * (total.dim() - 1)).to(total.device))
-    return sums
-
-def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Tensor | None]:
-    "∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part"
-    with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None): value = loss(model(x), y)
-    return torch.autograd.grad(value, [original(layer) for layer in layers], allow_unused=True, **how)
-
-def add_square(total: Tensor, weight: Tensor, gradient: Tensor | None, room: Tensor | None = None):
-    "total += (weight · gradient)², in place, in the width of `total`; the product is put into `room`, of the shape and type of `total`"
-    if gradient is None: return
-    change = torch.mul(weight, gradient, out=torch.empty_like(total) if room is None else room)
-    total.addcmul_(change, change)
-
 
 # %% [markdown]
-# By hand, on one linear neuron without a bias and the loss $\mathrm{mean}(wx)$, whose gradient is just the mean input. Weights (2, 3). Group 0 has inputs (1, 0) and (3, 0), so the mean is
+# The neuron once more, with weights (2, 3). Group 0 has inputs (1, 0) and (3, 0), so the mean is
 # (2, 0) and the importance (2·2)², (3·0)². Group 1 has one input (0, 1): importance 0 and (3·1)².
 
 # %%
-neuron = nn.Linear(2, 1, bias=False)
-with torch.no_grad(): neuron.weight.copy_(torch.tensor([[2., 3.]]))
 model = nn.Sequential(neuron)
 by_hand = [(torch.tensor([[1., 0.], [3., 0.]]), None, 0), (torch.tensor([[0., 1.]]), None, 1)]
-group_importance(model, by_hand, loss=lambda out, _: out.mean(), groups=2)
+group_importance(model, by_hand, loss=mean, groups=2)
 
 # %% [markdown]
 # However many groups there are, each image goes forward once: a counter on the network sees as many as there are.
@@ -447,16 +359,16 @@ seen = []
 counter = model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
 twelve = [(torch.randn(2, 2), None, g) for g in range(6)]
 for G, batches in ((2, by_hand), (6, twelve)):
-    seen.clear(); group_importance(model, batches, lambda out, _: out.mean(), G)
+    seen.clear(); group_importance(model, batches, mean, G)
     print(f"G = {G}: {sum(seen)} images forward for {sum(len(x) for x, _, _ in batches)}")
     assert sum(seen) == sum(len(x) for x, _, _ in batches)
 counter.remove()
 
 # %%
-assert group_importance(model, by_hand, lambda out, _: out.mean(), 2)["0"].tolist() == [[[16., 0.]], [[0., 9.]]]
+assert group_importance(model, by_hand, mean, 2)["0"].tolist() == [[[16., 0.]], [[0., 9.]]]
 halves = [(torch.tensor([[1., 0.]]), None, 0), (torch.tensor([[3., 0.]]), None, 0), by_hand[1]]   # batches of 1: mean of (2·1)² and (2·3)²
-assert group_importance(model, halves, lambda out, _: out.mean(), 2)["0"][0].tolist() == [[20., 0.]]
-assert group_importance(model, by_hand, lambda out, _: out.mean(), 1, everybody=True)["0"].tolist() == [[[8., 4.5]]]   # the two batches' means
+assert group_importance(model, halves, mean, 2)["0"][0].tolist() == [[20., 0.]]
+assert group_importance(model, by_hand, mean, 1, everybody=True)["0"].tolist() == [[[8., 4.5]]]   # the two batches' means
 assert neuron.weight.grad is None and model.training                                              # measuring left no trace
 
 # %% [markdown]
@@ -464,8 +376,8 @@ assert neuron.weight.grad is None and model.training                            
 
 # %%
 pruned = apply_masks(copy.deepcopy(model), {"0": torch.tensor([[False, True]])})
-assert group_importance(pruned, by_hand, lambda out, _: out.mean(), 2)["0"].tolist() == [[[0., 0.]], [[0., 9.]]]
-try: group_importance(model, by_hand, lambda out, _: out.mean(), groups=3)
+assert group_importance(pruned, by_hand, mean, 2)["0"].tolist() == [[[0., 0.]], [[0., 9.]]]
+try: group_importance(model, by_hand, mean, groups=3)
 except ValueError as e: print(e)
 else: raise AssertionError("a group without images was accepted")
 

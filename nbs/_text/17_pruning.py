@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 
 from fairgrape.importance import ByGroup, group_importance
@@ -23,7 +24,6 @@ from fairgrape.selection import Select, check_scope, exact, select_fair, select_
 # %%
 import torch.nn.functional as F
 
-from fairgrape.masks import sparsity
 from fairgrape.selection import select_top
 
 
@@ -34,6 +34,30 @@ from fairgrape.selection import select_top
 # ## The schedule
 #
 # After step $i$ the cumulative rate is $r_i = \min(1 - \mathrm{keep}^i, r)$, until the target $r$ is reached. Exact fractions again: the number of weights at each step must not hang on a rounding.
+
+# %%
+#| export
+def _fraction(name: str, value) -> Fraction:
+    "`value` as an exact fraction strictly between 0 and 1"
+    try: number = exact(value)
+    except ValueError: number = None
+    if number is None or not 0 < number < 1: raise ValueError(f"{name} = {value!r}: choose a number above 0 and below 1, such as 0.9")
+    return number
+
+
+# %%
+_fraction("rate", 0.9), _fraction("keep", "0.975")
+
+# %%
+assert _fraction("rate", 0.1) == Fraction(1, 10) != Fraction(0.1)            # the float is a little more than a tenth
+for wrong in (1, 0, -0.5, "most", float("nan")):
+    try: _fraction("rate", wrong)
+    except ValueError as e: print(e); assert str(e).startswith(f"rate = {wrong!r}")
+    else: raise AssertionError(f"{wrong} was taken for a rate")
+
+
+# %% [markdown]
+# Without `keep` there is a single step, straight to the target.
 
 # %%
 #| export
@@ -49,13 +73,6 @@ def schedule(
     rates = [target] if kept is None else [min(1 - kept, target)]
     while rates[-1] < target: rates.append(min(1 - kept ** (len(rates) + 1), target))
     return rates
-
-def _fraction(name: str, value) -> Fraction:
-    "`value` as an exact fraction strictly between 0 and 1"
-    try: number = exact(value)
-    except ValueError: number = None
-    if number is None or not 0 < number < 1: raise ValueError(f"{name} = {value!r}: choose a number above 0 and below 1, such as 0.9")
-    return number
 
 
 # %%
@@ -92,17 +109,82 @@ class Step:
     select_s: float   # Seconds for the selection
     retrain_s: float | None  # Seconds for retraining; None: not through yet
 
-    @property
-    def sparsity(self) -> float: return 1 - self.kept / self.total
-    def __str__(self): return f"step {self.step}: rate {self.rate:.4f}, {self.kept:,} of {self.total:,} weights left"
+
+# %%
+half = Step(1, 0.5, kept=30, total=60, score_s=0.1, select_s=0.1, retrain_s=None)
+done = replace(half, retrain_s=1.0)
+done
+
+# %%
+assert (half.retrain_s, done.retrain_s, done.kept) == (None, 1, 30) and done == Step(1, 0.5, 30, 60, 0.1, 0.1, 1)
+try: half.kept = 29
+except AttributeError as e: print(e)
+else: raise AssertionError("what a step did was changed afterwards")
+
+
+# %% [markdown]
+# The rate that was asked for and the sparsity that came out differ by a rounding in each layer, so both are said.
+
+# %%
+#| export
+@patch(as_prop=True)
+def sparsity(self: Step) -> float: return 1 - self.kept / self.total
 
 
 # %%
-print(Step(1, 0.5, kept=30, total=60, score_s=0.1, select_s=0.1, retrain_s=1.0))
+assert done.sparsity == 0.5 and replace(done, kept=6).sparsity == 0.9; done.sparsity
+
 
 # %%
-assert Step(1, 0.5, 30, 60, 0, 0, 0).sparsity == 0.5
+#| export
+@patch
+def __str__(self: Step): return f"step {self.step}: rate {self.rate:.4f}, {self.kept:,} of {self.total:,} weights left"
 
+
+# %%
+print(done)
+assert str(Step(3, 0.271, 7290, 10_000, 0, 0, 0)) == "step 3: rate 0.2710, 7,290 of 10,000 weights left"
+
+
+# %% [markdown]
+# The first half of a step, before any training: score, select, apply. It is a function of its own because the loop may be cut off between the halves, and hours of retraining may follow this one.
+
+# %%
+#| export
+def _remove(model, masks, step, rate, score, select, scope, ignore) -> tuple[dict[str, Tensor], Step]:
+    "Score, select, apply: the new masks, and the step as far as it is known without retraining"
+    start = time.perf_counter()
+    importance = score(model)
+    scored = time.perf_counter()
+    weights = {n: layer.weight.detach() for n, layer in prunable(model, ignore).items()}
+    masks = select_masks(importance, masks, weights, rate, select, scope)
+    apply_masks(model, masks)
+    kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
+    return masks, Step(step, float(rate), kept, total, scored - start, time.perf_counter() - scored, None)
+
+
+# %% [markdown]
+# The shortest method there is: score by magnitude, one group of everybody, choose the top. Of the weights 1 to 6 the three largest stay.
+
+# %%
+magnitude = lambda model: {n: layer.weight.detach().abs()[None] for n, layer in prunable(model).items()}
+six = nn.Sequential(nn.Linear(3, 2, bias=False))
+with torch.no_grad(): six[0].weight.copy_(torch.tensor([[1., 2., 3.], [-4., -5., -6.]]))
+start = time.perf_counter()
+masks, half = _remove(six, get_masks(six), 1, Fraction(1, 2), magnitude, select_top, "layer", ())
+seconds = time.perf_counter() - start
+print(half); six[0].weight
+
+# %%
+assert six[0].weight.tolist() == [[0, 0, 0], [-4, -5, -6]] and torch.equal(get_masks(six)["0"], masks["0"])
+assert (half.step, half.rate, half.kept, half.total, half.retrain_s) == (1, 0.5, 3, 6, None) and min(half.score_s, half.select_s) >= 0
+assert half.score_s + half.select_s <= seconds
+masks, half = _remove(six, masks, 2, Fraction(5, 6), lambda m: {"0": torch.tensor([[[9., 9, 9], [1, 2, 1]]])}, select_top, "layer", ())
+assert six[0].weight.tolist() == [[0, 0, 0], [0, -5, 0]] and half.kept == 1      # what is gone stays gone, whatever its score
+
+
+# %% [markdown]
+# The loop itself: a first half, then retraining, until the schedule is through. `done` serves a run that was cut off: the steps that an earlier process did, the last of which may lack its retraining.
 
 # %%
 #| export
@@ -128,13 +210,7 @@ def prune(
     half = steps.pop() if steps and steps[-1].retrain_s is None else None
     for i, r in list(enumerate(rates, 1))[len(steps):]:
         if half is None:
-            start = time.perf_counter()
-            importance = score(model)
-            scored = time.perf_counter()
-            masks = select_masks(importance, masks, {n: m.weight.detach() for n, m in prunable(model, ignore).items()}, r, select, scope)
-            apply_masks(model, masks)
-            kept, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
-            half = Step(i, float(r), kept, total, scored - start, time.perf_counter() - scored, None)
+            masks, half = _remove(model, masks, i, r, score, select, scope, ignore)
             if on_select is not None: on_select(half)
         start = time.perf_counter()
         if retrain is not None: retrain(model, i)
@@ -145,19 +221,19 @@ def prune(
 
 
 # %% [markdown]
-# The shortest method there is: score by magnitude, one group of everybody, choose the top.
+# Two layers, magnitude, half of the weights at each step:
 
 # %%
 net = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False))
 with torch.no_grad():
     net[0].weight.copy_(torch.arange(1., 13).view(3, 4)); net[1].weight.copy_(torch.arange(1., 7).view(2, 3))
-magnitude = lambda model: {n: layer.weight.detach().abs()[None] for n, layer in prunable(model).items()}
 steps = prune(net, rate=0.75, score=magnitude, select=select_top, keep=0.5, on_step=print)
 net[0].weight
 
 # %%
 assert (net[0].weight != 0).tolist() == [[False] * 4, [False] * 4, [False, True, True, True]]      # ⌊0.25 · 12⌋ = 3 of 12
 assert (net[1].weight != 0).tolist() == [[False] * 3, [False, False, True]] and [s.kept for s in steps] == [9, 4]
+assert [s.retrain_s < 1 for s in steps] == [True, True]                                                # nothing was trained: next to no time
 
 # %% [markdown]
 # Retraining comes between the steps, on a network whose masks already hold, and a later mask lies inside the earlier one whatever retraining did to the weights:
@@ -172,7 +248,7 @@ prune(net, 0.9, magnitude, select_top, keep=0.6, retrain=shuffle)
 
 # %%
 assert len(seen) == 5 and all(not (late & ~early).any() for early, late in zip(seen, seen[1:]))
-for bad in (dict(rate=2), dict(rate=0.5, scope="both"), dict(rate=0.5, ignore=["nowhere"]), dict(rate=0.5, ignore=["0"])):
+for bad in (dict(rate=2), dict(rate=0.5, scope="both"), dict(rate=0.5, ignore=["nowhere"]), dict(rate=0.5, ignore=["0"]), dict(rate=0.99, scope="global")):
     try: prune(net, score=None, **bad)        # fails before the score is ever asked for
     except ValueError as e: print(e)
     else: raise AssertionError(f"{bad} was accepted")
@@ -245,6 +321,8 @@ fit(net)
 steps = prune_fair(net, loader, rate=0.8, groups=2, keep=0.6, retrain=fit, on_step=print)
 
 # %%
+from fairgrape.masks import sparsity
+
 right = torch.cat([(net(x).argmax(1) == y) for x, y, _ in loader])
 print({f"group {i}": f"{100 * float(right[g == i].float().mean()):.0f} % right" for i in range(2)})
 assert min(float(right[g == i].float().mean()) for i in range(2)) > 0.85 and abs(sparsity(get_masks(net)) - 0.8) < 0.01

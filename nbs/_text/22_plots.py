@@ -1,136 +1,36 @@
 # %% [markdown]
-# # Plots
+# # Plots of many runs
 #
-# > One run's groups, layers and epochs; many runs' disparities, each with its noise
+# > Disparities with their noise, group by group, and at what price
 
 # %%
 #| default_exp plots
 
 # %%
 #| export
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# %% [markdown]
-# Colours are Okabe and Ito's, which people with colour-blindness can tell apart, and every series differs in marker, hatch or lightness
-# too, so a print in grey is enough. Each figure carries a description in words as its label (`fig.get_label()`), which becomes the
-# alternative text of the picture on the report's page.
-#
-# Figures are handed back closed. A notebook then shows the one that a cell returns, once, and a loop over a hundred runs does not fill the
-# memory.
+from fairgrape.choices import choices, html_choices, plot_choice  # noqa: F401
+from fairgrape.figures import FILLS, MARKERS, ORDER, PALETTE, bar_lengths, figure_of, html_figure, html_steps, look  # noqa: F401
+from fairgrape.run_plots import plot_groups, plot_history, plot_importance, plot_shares, plot_sparsity  # noqa: F401
 
 # %%
-#| export
-# Okabe and Ito's colours, the yellow darkened, and two more
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#8A7A00", "#8F3B1B", "#7F7F7F")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "h")
-ORDER = ("fairgrape", "ws", "importance", "lottery", "snip", "grasp", "random", "magnitude", "lottery_short")
-FILLS = ("full", "none", "left", "top", "right", "bottom")   # a method looks alike everywhere; its variants are filled differently
+from IPython.display import HTML
 
-def look(
-    label: str,       # A method's name, or a variant of it: "ws, iterative"
-    labels: list[str] = (), # All labels of the figure, to tell variants of one method apart
-) -> dict:            # Colour, marker and filling for matplotlib
-    "The colour and marker of a method, the same in every figure; all unknown methods share one. Its variants are filled differently."
-    method = label.partition(",")[0]
-    i = ORDER.index(method) if method in ORDER else len(ORDER)
-    variants = sorted((v for v in {*labels, label} if v != method and v.partition(",")[0] == method), key=str)
-    fill = FILLS[0] if label == method else FILLS[1 + variants.index(label) % (len(FILLS) - 1)]
-    return dict(color=PALETTE[i], marker=MARKERS[i], fillstyle=fill, markerfacecoloralt="white")
-
-
-# %%
-look("fairgrape"), look("ws, iterative")
-
-# %% [markdown]
-# Lightness is what remains in grey. FairGRAPE and WS, which share most figures, differ by more than a quarter of the way from black to
-# white. Two variants of a method have its colour and marker, and are told apart by the filling.
-
-# %%
-assert len({tuple(look(m).values()) for m in (*ORDER, "one's own")}) == len(ORDER) + 1
-lightness = lambda c: np.dot([int(c[i:i + 2], 16) / 255 for i in (1, 3, 5)], [.299, .587, .114])
-assert lightness(look("ws")["color"]) - lightness(look("fairgrape")["color"]) > .25
-forms = ["ws", "ws, iterative", "ws, as released"]
-assert [look(f, forms)["fillstyle"] for f in forms] == ["full", "left", "none"] and len({look(f, forms)["color"] for f in forms}) == 1
-
-
-# %%
-#| export
-def figure_of(
-    rows: int = 1,                        # Rows of panels
-    columns: int = 1,                     # Columns of panels
-    size: tuple[float, float] = (7, 3.5), # Width and height (inches)
-    **kwargs,                             # For `plt.subplots`, e.g. `sharey=True`
-) -> tuple[Figure, np.ndarray]:           # The figure, closed, and its panels in reading order, shape `(rows · columns,)`
-    "A figure with light grid lines and no box, which no notebook draws twice."
-    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **kwargs)
-    plt.close(fig)
-    for ax in axes.flat:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(axis="y", color="0.88", linewidth=.8)
-        ax.set_axisbelow(True)
-    return fig, axes.ravel()
-
-
-# %%
-fig, (ax,) = figure_of(size=(8, 1.2))
-for x, name in enumerate((*ORDER, "one's own", "ws, iterative")):
-    ax.plot(x, 0, markersize=12, **look(name))
-    ax.annotate(name.replace(", ", ",\n").replace("_", "_\n"), (x, .02), ha="center", fontsize=8)
-fig
-
-# %%
-assert len(plt.get_fignums()) == 0 and len(fig.axes) == 1 and len(figure_of(2, 3)[1]) == 6
-
-
-# %% [markdown]
-# ## One run: who paid
-#
-# On the left each group's accuracy before and after, on the right the change. Both with 95 % intervals. The right one is the one to read:
-# its pairs are the same images, so its intervals are narrower. The group `all` stands apart at the end.
-
-# %%
-#| export
-def _bars(low: pd.Series, value: pd.Series, high: pd.Series) -> np.ndarray:
-    "Error bars around a value, shape (2, n); none where the ends are not known."
-    return np.nan_to_num(np.clip([value - low, high - value], 0, None).astype(float))
-
-def _accuracy_bars(ax, t: pd.DataFrame):
-    "Accuracy of the dense (grey) and the pruned network (hatched)."
-    for shift, which, style in ((-.2, "dense", dict(color="0.8")), (.2, "pruned", dict(color=PALETTE[0], hatch="//"))):
-        value = t[f"accuracy_{which}"]
-        ends = _bars(t[f"accuracy_{which}_low"], value, t[f"accuracy_{which}_high"])
-        ax.bar(np.arange(len(t)) + shift, value, .4, yerr=ends, capsize=2, edgecolor="white", label=which, error_kw=dict(lw=1), **style)
-    ax.set(ylabel="accuracy (%)", title="Accuracy", ylim=(0, 100))
-
-def plot_groups(
-    metrics: dict, # From `compare`, or a run's `metrics`
-) -> Figure:       # Two panels
-    "Accuracy of each group, dense and pruned, and its change, with 95 % intervals."
-    t = pd.DataFrame(metrics["table"]).set_index("group")
-    fig, (left, right) = figure_of(1, 2, (max(8, 1.1 * len(t) + 3), 3.8))
-    _accuracy_bars(left, t)
-    right.errorbar(range(len(t)), t.delta, _bars(t.delta_low, t.delta, t.delta_high), fmt="o", color=PALETTE[0], capsize=3)
-    right.axhline(0, color="0.3", lw=1)
-    right.set(ylabel="Δ = pruned − dense (points)", title="Change", xlim=(-.5, len(t) - .5))
-    for ax in (left, right):
-        ax.axvline(len(t) - 1.5, color="0.8", lw=1)
-        ax.set_xticks(range(len(t)), [f"{g}\nn = {n:,}" for g, n in t.n.items()], rotation=0 if len(t) < 7 else 60, fontsize=8)
-    fig.legend(loc="outside lower left", ncols=2, fontsize=9)
-    said = [f"{g} (n = {r.n:.0f}): {r.accuracy_dense:.1f} to {r.accuracy_pruned:.1f} percent" for g, r in t.iterrows()]
-    fig.set_label(f"Accuracy of the dense and the pruned network for each group, and its change. {'; '.join(said)}.")
-    return fig
-
-
-# %% [markdown]
-# For the examples, a made-up test set: 400 images, four groups, a dense network that is right on 92 %, and a pruned one that loses a part
-# of each group's images.
-
-# %%
 from fairgrape.evaluation import compare
 
+def show(fig, caption): return HTML(html_figure(fig, caption))
+
+
+# %% [markdown]
+# Many runs come as a table, one row a run, which the next notebook makes; its column `label` says which method, and which variant of it. All plots of the package can be imported from here; those of a single run are made in the notebooks before.
+#
+# The examples need a table: made-up test sets of 400 images and four groups, seven runs of two methods.
+
+# %%
 tones = [f"tone-{i}" for i in (1, 2, 3, 4)]
 def made_up(loss, seed=0):
     rng = np.random.default_rng(seed)
@@ -139,206 +39,6 @@ def made_up(loss, seed=0):
     pruned = np.where(rng.random(400) < np.array(loss)[groups], (y + 2) % 3, dense)
     return compare(y, dense, pruned, groups, {"expression": ["happy", "calm", "sad"]}, tones, B=200)
 
-metrics = made_up(loss=[.02, .03, .05, .20])
-plot_groups(metrics)
-
-# %%
-fig = plot_groups(metrics)
-heights = [bar.get_height() for bar in fig.axes[0].patches]
-assert np.allclose(heights[:5], [row["accuracy_dense"] for row in metrics["table"]]) and len(heights) == 10
-assert "tone-4 (n = 40)" in fig.get_label() and fig.axes[0].patches[-1].get_hatch()
-
-
-# %% [markdown]
-# ## One run: where the weights went
-#
-# With scope `layer` all layers keep the same fraction. With scope `global` they do not, and a layer that is nearly cut off shows here
-# first. The axis is logarithmic: between keeping 1 % and 0.1 % lies as much as between 10 % and 1 %.
-
-# %%
-#| export
-def plot_sparsity(
-    layers: pd.DataFrame, # Columns layer, weights, kept
-) -> Figure:              # One panel, a line per layer
-    "Share of each layer's weights that is kept, on a logarithmic axis."
-    kept, y = 100 * layers.kept / layers.weights, np.arange(len(layers))
-    total = 100 * layers.kept.sum() / layers.weights.sum()
-    edge = 10 ** np.floor(np.log10(max(min(kept[kept > 0].min(), total), 1e-6)) - .1) if total else .01
-    fig, (ax,) = figure_of(size=(7, 1.7 + .19 * len(layers)))
-    ax.hlines(y, edge, kept, color="0.75", lw=2)
-    ax.plot(kept, y, "o", color=PALETTE[0], label="layer")
-    ax.axvline(total, color=PALETTE[3], ls="--", label=f"all weights: {total:.3g} %")
-    ax.set_yticks(y, layers.layer, fontsize=8)
-    ticks = [t for t in 10. ** np.arange(-6, 3) if t >= edge]
-    ax.set(xscale="log", xlabel="weights kept (%)", xlim=(edge, 130), ylim=(len(y) - .4, -.6), xticks=ticks)
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.grid(axis="x", color="0.88"); ax.grid(axis="y", visible=False)
-    ax.set_title(f"Kept weights per layer (sparsity {100 - total:.4g} %)")
-    fig.legend(loc="outside lower right", ncols=2, fontsize=8)
-    least, most = ((layers.layer[i], f"{kept[i]:.3g} percent") for i in (kept.idxmin(), kept.idxmax()))
-    fig.set_label(f"Share of weights kept in each of {len(layers)} layers; {total:.3g} percent of all weights. "
-                  f"Least: {', '.join(least)}; most: {', '.join(most)}.")
-    return fig
-
-
-# %%
-layers = pd.DataFrame({"layer": ["conv1", "layer1.0.conv1", "fc"], "weights": [1728, 36864, 1536], "kept": [400, 3000, 612]})
-plot_sparsity(layers)
-
-# %% [markdown]
-# Kept are 4,012 of 40,128 weights, 10 %: 23.1 % of conv1, 8.14 % of the middle layer, 39.8 % of the head.
-
-# %%
-fig = plot_sparsity(layers)
-assert np.allclose(fig.axes[0].lines[0].get_xdata(), [23.148, 8.138, 39.844], atol=.001)
-assert "10 percent of all weights" in fig.get_label() and "Least: layer1.0.conv1, 8.14 percent" in fig.get_label()
-
-
-# %% [markdown]
-# ## One run: did training settle?
-#
-# Losses on top, validation accuracy below, all stages one after another. Dotted lines part the dense training, the pruning steps and the
-# final training. Filled points are the epochs whose weights were kept.
-
-# %%
-#| export
-def plot_history(
-    history: pd.DataFrame, # Columns label, stage, epoch, train_loss, val_loss, val_accuracy, kept
-) -> Figure:               # Two panels, one above the other
-    "Losses and validation accuracy over all epochs of a run."
-    h, x, kept = history.reset_index(drop=True), np.arange(1, len(history) + 1), history.kept.to_numpy(bool)
-    fig, (top, low) = figure_of(2, 1, (max(7, min(14, .12 * len(h))), 4.8), sharex=True)
-    top.plot(x, h.train_loss, "--", color=PALETTE[1], label="training loss")
-    top.plot(x, h.val_loss, "-", color=PALETTE[0], label="validation loss")
-    low.plot(x, h.val_accuracy, "-", color=PALETTE[0])
-    for which, style in ((kept, dict(label="kept epoch")), (~kept, dict(mfc="white"))):
-        low.plot(x[which], h.val_accuracy[which], "o", color=PALETTE[0], ms=4, **style)
-    for start in h.index[h.label != h.label.shift()]:
-        for ax in (top, low): ax.axvline(start + .5, color="0.6", lw=.8, ls=":")
-        top.annotate(h.label[start], (start + .55, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=7, color="0.3")
-    top.set(ylabel="loss", ylim=(0, None))
-    low.set(ylabel="validation accuracy (%)", xlabel="epoch, all stages in a row")
-    fig.legend(loc="outside lower center", ncols=3, fontsize=9)
-    first, last = h.iloc[0], h.iloc[-1]
-    fig.set_label(f"Learning curves over {len(h)} epochs ({', '.join(h.label.astype(str).unique())}). "
-                  f"Validation loss {first.val_loss:.2f} at first, {last.val_loss:.2f} at the end; "
-                  f"validation accuracy {first.val_accuracy:.1f} and {last.val_accuracy:.1f} percent.")
-    return fig
-
-
-# %%
-epochs = [("dense", 0, e) for e in range(4)] + [("dense", 1, 0), ("step 1", 0, 0), ("step 2", 0, 0), ("final", 0, 0), ("final", 0, 1)]
-history = pd.DataFrame(epochs, columns=["label", "stage", "epoch"])
-i = np.arange(1, 10)
-history = history.assign(train_loss=1.2 / i, val_loss=1.3 / i + .05, val_accuracy=90 - 40 / i, kept=i != 3)
-plot_history(history)
-
-# %%
-fig = plot_history(history)
-assert len(fig.axes[0].lines[0].get_xdata()) == 9 and [t.get_text() for t in fig.axes[0].texts] == ["dense", "step 1", "step 2", "final"]
-assert fig.axes[1].lines[2].get_xdata().tolist() == [3] and "9 epochs (dense, step 1, step 2, final)" in fig.get_label()
-
-
-# %% [markdown]
-# ## One run: whose importance was kept
-#
-# FairGRAPE's promise is that each group's share of a layer's importance is the same after pruning as before. One panel a group, layers from
-# input to output: hollow points before, filled after. Where they part, the promise was not kept.
-
-# %%
-#| export
-def plot_shares(
-    layers: pd.DataFrame, # Columns layer and, for each group, `before:<group>` and `after:<group>` (shares in [0, 1])
-) -> Figure:              # A panel per group
-    "Each group's share of each layer's importance before and after pruning."
-    groups, x = [c[7:] for c in layers if c.startswith("before:")], np.arange(len(layers))
-    if not groups: raise ValueError("layers has no column before:<group>: this run recorded no importance shares")
-    columns, rows = min(len(groups), 4), -(-len(groups) // 4)
-    fig, axes = figure_of(rows, columns, (max(7, 2.3 * columns), .9 + 2.1 * rows), sharex=True, sharey=True)
-    for ax, g in zip(axes, groups):
-        ax.plot(x, 100 * layers[f"before:{g}"], "o--", mfc="white", color=PALETTE[3], ms=5, lw=1, label="before")
-        ax.plot(x, 100 * layers[f"after:{g}"], "o-", color=PALETTE[0], ms=3, lw=1, label="after")
-        ax.axhline(100 / len(groups), color="0.6", lw=.8, ls=":")
-        ax.set_title(g, fontsize=9)
-    for ax in axes[len(groups):]: ax.set_visible(False)
-    axes[0].xaxis.get_major_locator().set_params(integer=True)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
-    fig.supylabel("share of importance (%)", fontsize=9)
-    fig.supxlabel(f"layer, from {layers.layer.iloc[0]} (0) to {layers.layer.iloc[-1]} ({x[-1]}); dotted: equal shares", fontsize=9)
-    moved = [f"{g} {100 * (layers[f'after:{g}'] - layers[f'before:{g}']).abs().max():.2f} points" for g in groups]
-    fig.set_label(f"Share of importance per layer before and after pruning. Largest change: {', '.join(moved)}.")
-    return fig
-
-
-# %%
-rng = np.random.default_rng(0)
-before = rng.dirichlet(np.full(4, 20), 21)
-after = before + .02 * rng.normal(size=(21, 4))
-columns = {f"{when}:{g}": share[:, i] for when, share in (("before", before), ("after", after)) for i, g in enumerate(tones)}
-plot_shares(pd.DataFrame({"layer": [f"layer {i}" for i in range(21)]} | columns))
-
-# %%
-hand = pd.DataFrame({"layer": ["a", "b"], "before:x": [.5, .4], "after:x": [.5, .35], "before:y": [.5, .6], "after:y": [.5, .65]})
-fig = plot_shares(hand)
-assert "x 5.00 points, y 5.00 points" in fig.get_label() and [ax.get_title() for ax in fig.axes] == ["x", "y"]
-assert np.allclose(fig.axes[1].lines[1].get_ydata(), [50, 65])
-
-# %%
-try: plot_shares(layers)
-except ValueError as e: print(e)
-else: raise AssertionError("shares were plotted that are not there")
-
-
-# %% [markdown]
-# ## Many runs: ρ with its interval and its floor
-#
-# Many runs come as a table, one row a run, which the next notebook makes; its column `label` says which method, and which variant of it.
-# There is a panel for each scope, because methods are compared at equal scope. The hatched bar behind each point is the noise floor: a point inside it is no evidence of a disparity, whatever its height.
-
-# %%
-#| export
-def _panels(table: pd.DataFrame, by: list[str], **kwargs) -> tuple[Figure, list[tuple]]:
-    "A panel for each combination of the columns `by`: the figure, and axes, heading and rows of each."
-    cells = list(_labelled(table).groupby(by, sort=True))
-    across = min(len(cells), 2); down = -(-len(cells) // across)
-    fig, axes = figure_of(down, across, (max(4.6 * across, 6), .7 + 3.1 * down), **kwargs)
-    for ax in axes[len(cells):]: ax.set_visible(False)
-    return fig, [(ax, ", ".join(f"{c} {v}" for c, v in zip(by, key)), rows) for ax, (key, rows) in zip(axes, cells)]
-
-def _labelled(table: pd.DataFrame) -> pd.DataFrame:
-    "The table with a column `label`: the method, where nothing else is said"
-    return table if "label" in table else table.assign(label=table.method)
-
-def _finish(fig: Figure, title: str, table: pd.DataFrame, say) -> Figure:
-    "One legend for all panels, each entry once, and the description: a part for each run."
-    entries = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}
-    columns = int(12 * fig.get_size_inches()[0] / (max(map(len, entries)) + 6))   # as many as fit, at 12 letters an inch
-    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(max(columns, 1), 4), fontsize=9)
-    runs = (f"{r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}: {say(r)}" for _, r in _labelled(table).iterrows())
-    fig.set_label(f"{title} {'; '.join(runs)}.")
-    return fig
-
-def plot_disparity(
-    table: pd.DataFrame, # Runs of one experiment: label or method, scope, rate, seed, rho, rho_low, rho_high, floor_95
-) -> Figure:             # A panel per scope
-    "ρ of every run with its 95 % interval, over its noise floor."
-    fig, panels = _panels(table, ["scope"], sharey=True)
-    labels = list(_labelled(table).label)
-    for ax, heading, cell in panels:
-        cell = cell.sort_values(["rate", "label", "seed"]).reset_index(drop=True)
-        x = cell.index + cell.rate.rank(method="dense")                       # a gap between the rates
-        ax.bar(x, cell.floor_95, .8, color="0.9", hatch="....", edgecolor="0.7", lw=0, label="noise floor (95 %)")
-        for name, r in cell.groupby("label"):
-            ax.errorbar(x[r.index], r.rho, _bars(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=name, **look(name, labels))
-        middles = x.groupby(cell.rate).mean()
-        ax.set_xticks(middles, [f"rate {rate:g}" for rate in middles.index])
-        ax.set(title=heading, ylabel="ρ (percentage points)")
-    panels[0][0].set_ylim(0, None)                                            # of all panels, once all is drawn
-    say = lambda r: f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}], floor {r.floor_95:.1f}"
-    return _finish(fig, "Disparity ρ with 95 percent interval and noise floor.", table, say)
-
-
-# %%
 def made_up_row(method, scope, rate, loss, seed=0):
     m = made_up(loss, seed); rho = m["disparities"]["rho"]
     row = dict(method=method, scope=scope, rate=rate, seed=seed, accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"],
@@ -350,7 +50,138 @@ table = pd.DataFrame([made_up_row("fairgrape", "layer", .9, [.02, .03, .05, .10]
                       made_up_row("fairgrape", "layer", .99, [.05, .10, .20, .45]), made_up_row("ws", "layer", .99, [.10, .12, .12, .14]),
                       made_up_row("fairgrape", "global", .9, [.01, .01, .01, .05]), made_up_row("ws", "global", .9, [.01, .02, .03, .25]),
                       made_up_row("fairgrape", "layer", .9, [.02, .03, .05, .10], seed=1)])
-plot_disparity(table)
+table.round(1)
+
+
+# %% [markdown]
+# A table without labels is a table of methods.
+
+# %%
+#| export
+def _labelled(table: pd.DataFrame) -> pd.DataFrame:
+    "The table with a column `label`: the method, where nothing else is said"
+    return table if "label" in table else table.assign(label=table.method)
+
+
+# %%
+print(_labelled(table).label.tolist())
+named = table.assign(label=[*table.method[:-1], "fairgrape, importance on race=White"])
+assert _labelled(table).label.tolist() == table.method.tolist() and _labelled(named) is named and "label" not in table
+
+
+# %% [markdown]
+# There is a panel for each scope, because methods are compared at equal scope.
+
+# %%
+#| export
+def _panels(table: pd.DataFrame, by: list[str], **kwargs) -> tuple[Figure, list[tuple]]:
+    "A panel for each combination of the columns `by`: the figure, and axes, heading and rows of each."
+    cells = list(_labelled(table).groupby(by, sort=True))
+    across = min(len(cells), 2); down = -(-len(cells) // across)
+    fig, axes = figure_of(down, across, (max(4.6 * across, 6), .7 + 3.1 * down), **kwargs)
+    for ax in axes[len(cells):]: ax.set_visible(False)
+    return fig, [(ax, ", ".join(f"{c} {v}" for c, v in zip(by, key)), rows) for ax, (key, rows) in zip(axes, cells)]
+
+
+# %%
+fig, panels = _panels(table, ["scope", "rate"])
+print([(heading, rows.method.tolist()) for _, heading, rows in panels])
+assert [h for _, h, _ in panels] == ["scope global, rate 0.9", "scope layer, rate 0.9", "scope layer, rate 0.99"]
+assert [ax.get_visible() for ax in fig.axes] == [True, True, True, False] and panels[1][2].seed.tolist() == [0, 0, 1]
+assert np.allclose([_panels(table, by)[0].get_size_inches() for by in (["scope"], ["scope", "rate"])], [[9.2, 3.8], [9.2, 6.9]])
+assert len(_panels(table, ["scope"])[1]) == 2 and (_panels(table, ["scope"])[1][0][2]["scope"] == "global").all()
+
+
+# %% [markdown]
+# All panels share one legend, with each entry once. It has as many columns as fit, since a label may be a method's name or half a sentence.
+
+# %%
+#| export
+def _legend(fig: Figure):
+    "One legend for all panels, each entry once"
+    entries = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}
+    columns = int(12 * fig.get_size_inches()[0] / (max(map(len, entries)) + 6))   # as many as fit, at 12 letters an inch
+    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(max(columns, 1), 4), fontsize=9)
+
+
+# %%
+def legend_of(*labels):
+    fig, axes = figure_of(1, 2)
+    for ax in axes:
+        for label in labels: ax.plot(0, 0, label=label)
+    _legend(fig); return fig.legends[0]
+
+print([t.get_text() for t in legend_of("ws", "fairgrape").get_texts()])
+assert [t.get_text() for t in legend_of("ws", "fairgrape").get_texts()] == ["ws", "fairgrape"]
+assert [legend_of(*labels)._ncols for labels in (list("abcdef"), ["a" * 36, "b"], ["a" * 100, "b"])] == [4, 2, 1]
+
+
+# %% [markdown]
+# The description has a part for each run: which it is, and its figures in words.
+
+# %%
+#| export
+def _describe(fig: Figure, title: str, table: pd.DataFrame, say):
+    "The description: a title, and what `say` says of each run"
+    runs = (f"{r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}: {say(r)}" for _, r in _labelled(table).iterrows())
+    fig.set_label(f"{title} {'; '.join(runs)}.")
+
+
+# %%
+_describe(fig, "Disparity.", table[5:], lambda r: f"{r.rho:.1f}")
+print(fig.get_label())
+assert fig.get_label() == f"Disparity. ws, scope global, rate 0.9, seed 0: {table.rho[5]:.1f}; fairgrape, scope layer, rate 0.9, seed 1: {table.rho[6]:.1f}."
+
+
+# %% [markdown]
+# ρ is the same kind of point wherever it is drawn: a method's look, with its 95 % interval.
+
+# %%
+#| export
+def _rho_points(ax: Axes, x, cell: pd.DataFrame, labels: list[str]):
+    "ρ with its interval at `x`, in each label's look"
+    for name, r in cell.groupby("label"):
+        ax.errorbar(x[r.index], r.rho, bar_lengths(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=name, **look(name, labels))
+
+
+# %%
+fig, (ax,) = figure_of(); _rho_points(ax, table.accuracy, _labelled(table), ["fairgrape", "ws"])
+print([(c.get_label(), c.lines[0].get_ydata().astype(float).round(1)) for c in ax.containers])
+assert [c.get_label() for c in ax.containers] == ["fairgrape", "ws"] and ax.containers[1].lines[0].get_marker() == look("ws")["marker"]
+ws = table[table.method == "ws"]
+assert np.allclose(ax.containers[1].lines[0].get_ydata().astype(float), ws.rho) and np.allclose(ax.containers[1].lines[0].get_xdata().astype(float), ws.accuracy)
+assert np.allclose([seg[:, 1] for seg in ax.containers[1].lines[2][0].get_segments()], ws[["rho_low", "rho_high"]])
+
+
+# %% [markdown]
+# ## ρ with its interval and its floor
+#
+# The hatched bar behind each point is the noise floor: a point inside it is no evidence of a disparity, whatever its height.
+
+# %%
+#| export
+def plot_disparity(
+    table: pd.DataFrame, # Runs of one experiment: label or method, scope, rate, seed, rho, rho_low, rho_high, floor_95
+) -> Figure:             # A panel per scope
+    "ρ of every run with its 95 % interval, over its noise floor."
+    fig, panels = _panels(table, ["scope"], sharey=True)
+    labels = list(_labelled(table).label)
+    for ax, heading, cell in panels:
+        cell = cell.sort_values(["rate", "label", "seed"]).reset_index(drop=True)
+        x = cell.index + cell.rate.rank(method="dense")                       # a gap between the rates
+        ax.bar(x, cell.floor_95, .8, color="0.9", hatch="....", edgecolor="0.7", lw=0, label="noise floor (95 %)")
+        _rho_points(ax, x, cell, labels)
+        middles = x.groupby(cell.rate).mean()
+        ax.set_xticks(middles, [f"rate {rate:g}" for rate in middles.index])
+        ax.set(title=heading, ylabel="ρ (percentage points)")
+    panels[0][0].set_ylim(0, None)                                            # of all panels, once all is drawn
+    say = lambda r: f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}], floor {r.floor_95:.1f}"
+    _legend(fig); _describe(fig, "Disparity ρ with 95 percent interval and noise floor.", table, say)
+    return fig
+
+
+# %%
+show(plot_disparity(table), "Points above their hatched bar are evidence of a disparity")
 
 # %%
 fig = plot_disparity(table); panel = fig.axes[1]
@@ -359,13 +190,14 @@ assert np.allclose([bar.get_height() for bar in panel.patches], table.floor_95[[
 drawn = sorted(y for c in panel.containers if hasattr(c, "lines") for y in c.lines[0].get_ydata())
 assert panel.get_ylim()[1] > table.rho_high.max()                                                       # nothing is cut off
 assert np.allclose(drawn, sorted(table[table["scope"] == "layer"].rho)) and "fairgrape, scope layer, rate 0.9, seed 1" in fig.get_label()
+assert panel.get_ylim()[0] == 0 and panel.containers[0].get_label() == "noise floor (95 %)"
+assert np.allclose([bar.get_x() + .4 for bar in panel.patches], [1, 2, 3, 5, 6])                        # a gap between the rates
 
 # %% [markdown]
 # With labels, the variants of a method stand apart, and long names get fewer columns in the legend.
 
 # %%
-named = table.assign(label=[*table.method[:-1], "fairgrape, importance on race=White"])
-plot_disparity(named)
+show(plot_disparity(named), "The variant has FairGRAPE's colour and marker, filled differently")
 
 # %%
 fig = plot_disparity(named); legend = [t.get_text() for t in fig.legends[0].get_texts()]
@@ -374,9 +206,31 @@ assert "race=White, scope layer, rate 0.9, seed 1" in fig.get_label()
 
 
 # %% [markdown]
-# ## Many runs: which group, under which method
+# ## Which group, under which method
 #
-# ρ says how unequal, not who. Here a panel holds the methods of one scope and rate, with the groups along the axis and Δ with its interval.
+# ρ says how unequal, not who. Here a panel holds the methods of one scope and rate, with the groups along the axis and Δ with its interval. The methods of a panel stand beside one another over each group.
+
+# %%
+#| export
+def _delta_points(ax: Axes, cell: pd.DataFrame, groups: list[str], labels: list[str]):
+    "Each run's Δ of each group with its interval, the runs beside one another"
+    for i, (_, r) in enumerate(cell.iterrows()):
+        value, low, high = (r[[f"{k}:{g}" for g in groups]].to_numpy(float) for k in ("delta", "low", "high"))
+        x = np.arange(len(groups)) + (i - (len(cell) - 1) / 2) * min(.16, .7 / len(cell))
+        ax.errorbar(x, value, bar_lengths(low, value, high), ls="", capsize=2, ms=5, label=r.label, **look(r.label, labels))
+    ax.axhline(0, color="0.3", lw=1)
+
+
+# %%
+fig, (ax,) = figure_of(); _delta_points(ax, named[:2], tones, list(named.label))
+print([c.lines[0].get_xdata().astype(float).round(2) for c in ax.containers])
+assert np.allclose([c.lines[0].get_xdata().astype(float) for c in ax.containers], [np.arange(4) - .08, np.arange(4) + .08])
+assert np.allclose([c.lines[0].get_ydata().astype(float) for c in ax.containers], named.loc[:1, [f"delta:{g}" for g in tones]].to_numpy(float))
+assert np.allclose([seg[:, 1] for seg in ax.containers[0].lines[2][0].get_segments()], [named.loc[0, [f"low:{g}", f"high:{g}"]].to_numpy(float) for g in tones])
+assert list(ax.lines[-1].get_ydata()) == [0, 0]
+fig, (ax,) = figure_of(); _delta_points(ax, pd.concat([named] * 2), tones, list(named.label))             # many runs stand closer
+assert np.allclose(ax.containers[0].lines[0].get_xdata().astype(float), np.arange(4) - 6.5 * .05)
+
 
 # %%
 #| export
@@ -388,20 +242,17 @@ def plot_deltas(
     fig, panels = _panels(table, ["scope", "rate"], sharey=True)
     labels = list(_labelled(table).label)
     for ax, heading, cell in panels:
-        for i, (_, r) in enumerate(cell.iterrows()):
-            value, low, high = (r[[f"{k}:{g}" for g in groups]].to_numpy(float) for k in ("delta", "low", "high"))
-            x = np.arange(len(groups)) + (i - (len(cell) - 1) / 2) * min(.16, .7 / len(cell))
-            ax.errorbar(x, value, _bars(low, value, high), ls="", capsize=2, ms=5, label=r.label, **look(r.label, labels))
-        ax.axhline(0, color="0.3", lw=1)
+        _delta_points(ax, cell, groups, labels)
         ax.set(title=heading, ylabel="Δ (points)")
         named = [f"{g}\nn = {table[f'n:{g}'].max():,.0f}" for g in groups]
         ax.set_xticks(range(len(groups)), named, fontsize=8, rotation=0 if len(groups) < 6 else 60)
     say = lambda r: ", ".join(f"{g} {r[f'delta:{g}']:+.1f}" for g in groups)
-    return _finish(fig, "Change of accuracy of each group, pruned less dense, in points.", table, say)
+    _legend(fig); _describe(fig, "Change of accuracy of each group, pruned less dense, in points.", table, say)
+    return fig
 
 
 # %%
-plot_deltas(table)
+show(plot_deltas(table), "Under WS tone-4 loses most, at the lower rate")
 
 # %%
 fig = plot_deltas(table)
@@ -409,10 +260,13 @@ assert [ax.get_title() for ax in fig.axes] == ["scope global, rate 0.9", "scope 
 first = fig.axes[0].containers[0].lines[0]
 assert np.allclose(first.get_ydata(), [table.loc[4, f"delta:{g}"] for g in tones])
 assert f"tone-4 {table.loc[0, 'delta:tone-4']:+.1f}" in fig.get_label()
+assert [t.get_text() for t in fig.legends[0].get_texts()] == ["fairgrape", "ws"]
+assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == [f"{g}\nn = {n}" for g, n in zip(tones, (160, 120, 80, 40))]
+assert fig.axes[0].get_xticklabels()[0].get_rotation() == 0 and fig.axes[0].get_ylabel() == "Δ (points)"
 
 
 # %% [markdown]
-# ## Many runs: at what price
+# ## At what price
 #
 # A network that guesses treats all groups alike. So ρ is shown against accuracy as well: down and to the right is better, and a point that
 # is low *and* to the left has bought its small disparity with everybody's accuracy.
@@ -426,22 +280,26 @@ def plot_price(
     fig, panels = _panels(table, ["scope"], sharex=True, sharey=True)
     labels = list(_labelled(table).label)
     for ax, heading, cell in panels:
-        for name, r in cell.groupby("label"):
-            ax.errorbar(r.accuracy, r.rho, _bars(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=name, **look(name, labels))
+        _rho_points(ax, cell.accuracy, cell, labels)
         for _, r in cell.iterrows(): ax.annotate(f"{r.rate:g}", (r.accuracy, r.rho), xytext=(6, 3), textcoords="offset points", fontsize=8)
         ax.axvline(cell.accuracy_dense.mean(), color="0.4", ls="--", lw=1, label="dense")
         ax.set(title=heading, xlabel="accuracy (%)", ylabel="ρ (percentage points)")
     panels[0][0].set_ylim(0, None)
-    return _finish(fig, "Disparity ρ against accuracy.", table, lambda r: f"accuracy {r.accuracy:.1f}, ρ {r.rho:.1f}")
+    _legend(fig); _describe(fig, "Disparity ρ against accuracy.", table, lambda r: f"accuracy {r.accuracy:.1f}, ρ {r.rho:.1f}")
+    return fig
 
 
 # %%
-plot_price(table)
+show(plot_price(table), "The higher rate costs accuracy; the small numbers are rates")
 
 # %%
 fig = plot_price(table)
 assert len(fig.axes) == 2 and f"accuracy {table.accuracy[0]:.1f}, ρ {table.rho[0]:.1f}" in fig.get_label()
 assert [t.get_text() for t in fig.axes[0].texts] == ["0.9", "0.9"]
+ax = fig.axes[1]
+assert np.allclose(sorted(x for c in ax.containers for x in c.lines[0].get_xdata()), sorted(table[table["scope"] == "layer"].accuracy))
+assert np.isclose(ax.lines[-1].get_xdata()[0], table.accuracy_dense[[0, 1, 2, 3, 6]].mean()) and ax.get_ylim()[0] == 0
+assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("accuracy (%)", "ρ (percentage points)", "scope layer")
 for draw in (plot_disparity, plot_deltas, plot_price):      # legends with long labels stay inside the figure
     fig = draw(named); fig.draw_without_rendering()
     box = fig.legends[0].get_window_extent(); assert 0 <= box.x0 and box.x1 <= fig.bbox.width

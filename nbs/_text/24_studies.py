@@ -16,24 +16,31 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
-from matplotlib.figure import Figure
-from torch import Tensor, nn
 
-from fairgrape.cache import Images
-from fairgrape.evaluation import disparities, disparity
-from fairgrape.experiment import Job, Settings, dense_network, form, find_clusters, images_of, prepare
-from fairgrape.models import predict_classes
-from fairgrape.plots import PALETTE, figure_of
-from fairgrape.report import Run, experiment, report_table, write_report
-from fairgrape.training import predict
+from fairgrape.by_layer import layer_disparity, plot_layers, run_layers
+from fairgrape.comparison import report_table
+from fairgrape.config import Settings
+from fairgrape.finished import Run, experiment
+from fairgrape.report import write_report
+
+_all_ = ["layer_disparity", "plot_layers", "run_layers"]
 
 # %%
 import tempfile
+from dataclasses import replace
 from types import SimpleNamespace
 
-from fairgrape.models import build_model
+from PIL import Image
+
+from fairgrape.experiment import run
+from fairgrape.report import load_run
+
+def refused(make, *args, **given):
+    "What `make` says against its arguments; an assertion fails if it says nothing"
+    try: make(*args, **given)
+    except (ValueError, TypeError) as e: return str(e)
+    raise AssertionError(f"{args or given} was accepted")
 
 
 # %% [markdown]
@@ -56,13 +63,46 @@ class Study:
     fast: list          # The same for two cores
     layers: bool = False# Whether each layer is also pruned by itself
 
+
+# %%
+asked = Study("example", "Rates", "Who pays at which rate?", "Because one rate says little.", "the disparity as the rate grows.", "table 1", "ws",
+              [dict(method=["ws", "fairgrape"], rate=[0.5, 0.9])], [dict(method="ws", rate=0.5)])
+print(asked.asks, asked.full)
+assert not asked.layers and asked.fast[0]["rate"] == 0.5
+
+
+# %% [markdown]
+# Who installed the package has no checkout, so the files travel with it.
+
+# %%
+#| export
 def studies_folder() -> Path:
     "Where the studies' files lie: in the checkout, or in the installed package"
     package = Path(str(files("fairgrape")))
     return next(f for f in (package.parent / "nbs" / "templates" / "studies", package / "templates" / "studies") if f.is_dir())
 
-def study_names() -> list[str]: return sorted(f.stem for f in studies_folder().glob("*.yaml") if f.stem != "protocol")
 
+# %%
+print(sorted(f.name for f in studies_folder().glob("[pr]*")))
+assert (studies_folder() / "protocol.yaml").is_file() and studies_folder().name == "studies"
+
+
+# %%
+#| export
+def study_names() -> list[str]:
+    "Names of the studies"
+    return sorted(f.stem for f in studies_folder().glob("*.yaml") if f.stem != "protocol")
+
+
+# %%
+study_names()
+
+# %%
+assert {"rates", "baselines", "scope", "steps", "group-importance", "one-group", "imbalanced", "clusters", "keep", "layers", "as-released"} == set(study_names())
+
+
+# %%
+#| export
 def load_study(
     name: str,                    # One of `study_names()`
     folder: Path | None = None,   # Where its file lies; default: with the templates
@@ -78,11 +118,13 @@ def load_study(
 pd.DataFrame([dict(study=n, asks=load_study(n).asks) for n in study_names()]).set_index("study")
 
 # %%
-assert {"rates", "baselines", "scope", "steps", "group-importance", "one-group", "imbalanced", "clusters", "keep", "layers", "as-released"} == set(study_names())
-for name in ("ratez", "protocol", "../secrets"):
-    try: load_study(name)
-    except ValueError as e: print(e)
-    else: raise AssertionError("an unknown study was read")
+for name in ("ratez", "protocol", "../secrets"): print(refused(load_study, name)[:60], "…")
+home = Path(tempfile.mkdtemp())
+(home / "mine.yaml").write_text(yaml.safe_dump({k: v for k, v in vars(asked).items() if k != "name"}))
+(home / "wrong.yaml").write_text("title: Rates\nasked: Who pays?")
+(home / "broken.yaml").write_text("title: [")
+assert load_study("mine", home) == replace(asked, name="mine") and load_study("layers").layers and not load_study("rates").layers
+assert "unexpected keyword argument 'asked'" in refused(load_study, "wrong", home) and "a study has name, title" in refused(load_study, "broken", home)
 
 
 # %% [markdown]
@@ -92,12 +134,30 @@ for name in ("ratez", "protocol", "../secrets"):
 
 # %%
 #| export
+def _protocol() -> dict:
+    "The protocol's file: `paper`, `fast`, and `rows`"
+    return yaml.safe_load((studies_folder() / "protocol.yaml").read_text(encoding="utf-8"))
+
+
+# %%
+print({part: len(settings) for part, settings in _protocol().items()})
+assert {"paper", "fast", "rows"} <= set(_protocol()) and _protocol()["paper"]["image_size"] == 224
+
+
+# %%
+#| export
 def protocol_rows() -> list[str]:
     "Names of the data sets and tasks that a study can be run on"
     return list(_protocol()["rows"])
 
-def _protocol() -> dict: return yaml.safe_load((studies_folder() / "protocol.yaml").read_text(encoding="utf-8"))
 
+# %%
+print(protocol_rows())
+assert {"utkface", "fairface", "fairface-14", "celeba", "synthetic"} <= set(protocol_rows()) and "paper" not in protocol_rows()
+
+
+# %%
+#| export
 def protocol(
     row: str,           # One of `protocol_rows()`
     fast: bool = False, # The settings for two cores instead of the paper's
@@ -112,16 +172,16 @@ def protocol(
 
 
 # %%
-protocol("utkface")[0]
+protocol("utkface")
 
 # %%
 assert protocol("utkface")[0]["keep"] == 0.975 and protocol("fairface")[0]["keep"] == 0.9 and protocol("celeba")[0]["epochs"] == "8,1,1"
-assert protocol("fairface", fast=True)[0]["limit"] <= 4000 and protocol("fairface-14")[0]["groups"] == "race*gender"
-for row in protocol_rows():
-    for fast in (False, True): [Settings(**cell) for cell in itertools.islice((dict(zip(protocol(row, fast)[0], v)) for v in itertools.product(*[v if isinstance(v, list) else [v] for v in protocol(row, fast)[0].values()])), 9)]
-try: protocol("imdb")
-except ValueError as e: print(e)
-else: raise AssertionError("an unknown row was accepted")
+assert protocol("fairface", fast=True)[0]["limit"] <= 4000 and protocol("fairface-14")[0]["groups"] == "race*gender" and protocol("utkface")[1]["column"] == "race"
+print(refused(protocol, "imdb"))
+for row in protocol_rows():                                                        # every row makes settings, in both forms
+    for fast in (False, True):
+        several = {k: v if isinstance(v, list) else [v] for k, v in protocol(row, fast)[0].items()}
+        for values in itertools.islice(itertools.product(*several.values()), 9): Settings(**dict(zip(several, values)))
 
 
 # %% [markdown]
@@ -141,6 +201,18 @@ def words_filled(
     kinds = words["kinds"][:1] if fast or "{kind}" not in value else words["kinds"]
     return [value.replace("{column}", words["column"]).replace("{kind}", kind).replace("{first}", words["kinds"][0]) for kind in kinds]
 
+
+# %%
+words = dict(column="tint", kinds=["red", "blue"])
+words_filled("{column}={kind}", words, fast=False), words_filled("{column}={first}:0.2", words, fast=False)
+
+# %%
+assert words_filled("{column}={kind}", words, False) == ["tint=red", "tint=blue"] and words_filled("{column}={kind}", words, True) == ["tint=red"]
+assert words_filled("{column}={first}:0.2", words, False) == ["tint=red:0.2"] and words_filled(0.9, words, False) == [0.9] and words_filled("race", words, False) == ["race"]
+
+
+# %%
+#| export
 def study_cells(
     study: Study,                  # The question
     row: str,                      # A data set and task, one of `protocol_rows()`
@@ -168,8 +240,10 @@ assert [c["importance_on"] for c in cells] == ["", "race=White", "race!=White"]
 assert len(study_cells(load_study("one-group"), "utkface")) == 2 * 2 * (1 + 4 + 4)           # networks × rates × (all, only each, without each)
 assert {c["imbalance"] for c in study_cells(load_study("imbalanced"), "fairface", fast=True)} == {"", "race=White:0.2"}
 assert all(c["limit"] == 500 for c in study_cells(load_study("rates"), "fairface", True, dict(limit=500)))
-total = {n: len(study_cells(load_study(n), "fairface")) for n in study_names()}
-print("runs of the full form on one data set:", total)
+assert len(study_cells(asked, "utkface", overrides=dict(network="resnet18"))) == 4
+assert len(study_cells(replace(asked, full=asked.full * 2), "utkface", overrides=dict(network="resnet18"))) == 4      # each once
+print("runs of the full form on one data set:", {n: len(study_cells(load_study(n), "fairface")) for n in study_names()})
+print(refused(study_cells, asked, "utkface", overrides=dict(rate=2)))
 
 
 # %% [markdown]
@@ -190,12 +264,35 @@ def weak_line(
 
 
 # %%
-weak_line([7], [20]), weak_line([2], [50]), weak_line([4], [82.7])
+weak_line([7], [20]), weak_line([2], [50]), weak_line([4], [82.7])                    # twice a guess, halfway to perfection, a tenth above naming
 
 # %%
 assert weak_line([4], [40]) == 50 and weak_line([2], [50]) == 75 and weak_line([4, 2], [40, 50]) == 68.75
 assert weak_line([4], [80]) == 82                                            # a set with one group of four in five
 
+
+# %%
+#| export
+def dense_and_line(
+    run: Run,               # A study's run
+) -> tuple[float, float]:   # Percent: what the dense network reached on the test images, and what it must
+    "The dense network's accuracy, and the line below which it says nothing."
+    rates = pd.DataFrame(run.metrics["rates"])
+    per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
+    return run.metrics["accuracy_dense"], weak_line([len(c) for c in run.settings["classes_used"].values()], list(100 * per_head.max() / per_head.sum()))
+
+
+# %%
+def example(accuracy, share=40, **more):
+    "A run whose task has four classes, the commonest with that share"
+    rates = [dict(head="race", group=group, n=n) for group in ("all", "a") for n in (share, (100 - share) // 2, (100 - share) // 2, 0)]
+    return SimpleNamespace(settings=dict(classes_used=dict(race=list("abcd")), network="resnet34", seed=0) | more, metrics=dict(accuracy_dense=accuracy, rates=rates))
+print(dense_and_line(example(45.)), dense_and_line(example(81., share=80)))
+assert dense_and_line(example(45.)) == (45, 50) and dense_and_line(example(81., share=80)) == (81, 82)
+
+
+# %% [markdown]
+# Many runs start from one dense network; it is named once.
 
 # %%
 #| export
@@ -205,126 +302,59 @@ def too_weak(
     "Which dense networks are too weak to tell anything."
     said = {}
     for run in runs:
-        s, rates = run.settings, pd.DataFrame(run.metrics["rates"])
-        per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
-        line, accuracy = weak_line([len(c) for c in s["classes_used"].values()], list(100 * per_head.max() / per_head.sum())), run.metrics["accuracy_dense"]
-        what = f"{experiment(s)}; seed {s['seed']}"
+        what, (accuracy, line) = f"{experiment(run.settings)}; seed {run.settings['seed']}", dense_and_line(run)
         if accuracy < line: said[what] = f"Too weak: the dense network has {accuracy:.1f} % on the test images; below {line:.1f} % it says nothing, and neither do its pruned forms ({what})."
     return list(said.values())
 
 
 # %%
-def example(accuracy, share=40, **more):
-    counts = [share, 100 - share - 10, 10, 0]
-    return SimpleNamespace(settings=dict(classes_used=dict(race=list("abcd")), network="resnet34", seed=0) | more,
-                           metrics=dict(accuracy_dense=accuracy, rates=[dict(head="race", group="all", n=n) for n in counts]))
 too_weak([example(45.)])[0]
 
 # %%
-assert too_weak([example(56.)]) == [] and len(too_weak([example(45.), example(45.)])) == 1           # one network, one sentence
-assert len(too_weak([example(45.), example(45., imbalance="race=a:0.2")])) == 2 and len(too_weak([example(81., share=80)])) == 1
-
-
-# %% [markdown]
-# ## Where the disparity sits
-#
-# The masks of a finished run, one layer at a time: the dense network with that layer's mask and nothing else changed or retrained. What each group loses is that layer's doing alone. The layers' ρ do not add up to the whole's, since layers
-# work together and retraining mends much, but they say where pruning is unequal to begin with.
-
-# %%
-#| export
-def layer_disparity(
-    job: Job,                           # Settings and data
-    images: Images,                     # The job's images
-    model: nn.Module,                   # The dense network
-    masks: Mapping[str, Tensor],        # Layer name → True where a weight is kept
-    device: str | torch.device = "cpu", # Where to compute
-    B: int = 500,                       # Resamples for the noise floor
-) -> pd.DataFrame:                      # Index layer; kept (fraction), accuracy (percent), rho, floor_95, and `delta:` of each group (points)
-    "Prune one layer at a time, without training, and compare the groups."
-    test, modules = (job.table["split"] == "test").to_numpy(), dict(model.named_modules())
-    labels, group = job.labels[test], job.group[test]
-    def right(): return (predict_classes(predict(model, images, "test", job.sizes, device=device), job.sizes).numpy() == labels).mean(1)
-    dense, rows = right(), {}
-    for name, mask in masks.items():
-        weight = modules[name].weight
-        whole = weight.detach().clone()
-        with torch.no_grad(): weight.mul_(mask.to(weight.device))
-        pruned = right()
-        with torch.no_grad(): weight.copy_(whole)
-        delta = 100 * np.bincount(group, pruned - dense) / np.bincount(group)
-        floor = disparities(dense, pruned, group, B).loc["rho", "floor_95"]
-        rows[name] = dict(kept=float(mask.float().mean()), accuracy=100 * pruned.mean(), rho=float(disparity(delta)), floor_95=floor) | {f"delta:{n}": d for n, d in zip(job.group_names, delta)}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
-
-def plot_layers(
-    tables: Mapping[str, pd.DataFrame], # Run's label → its `layer_disparity`
-) -> Figure:                            # A panel for each run
-    "ρ of every layer pruned by itself, over its noise floor."
-    fig, axes = figure_of(len(tables), 1, (8, .8 + 2.2 * len(tables)), sharex=True, sharey=True)
-    for ax, (label, t) in zip(axes, tables.items()):
-        x = np.arange(len(t))
-        ax.bar(x, t.floor_95, .8, color="0.9", hatch="....", edgecolor="0.7", lw=0, label="noise floor (95 %)")
-        ax.plot(x, t.rho, "o", color=PALETTE[0], ms=4, label="ρ of this layer's pruning")
-        ax.set(title=label, ylabel="ρ (points)", ylim=(0, None))
-    axes[-1].set_xlabel(f"layer, from {t.index[0]} (0) to {t.index[-1]} ({len(t) - 1})")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
-    most = [f"{label}: largest at {t.rho.idxmax()}, {t.rho.max():.1f} points, floor {t.floor_95[t.rho.idxmax()]:.1f}" for label, t in tables.items()]
-    fig.set_label(f"Disparity ρ when one layer alone is pruned, layer by layer. {'; '.join(most)}.")
-    return fig
-
-
-# %% [markdown]
-# Eight one-pixel pictures: those of group a are red and of class 0, those of group b green and of class 1. The first layer tells red from green, the second passes it on. Without the weight that passes green on, everybody in group b is
-# taken for class 0: Δ is 0 and −100, so ρ is 100/√2.
-
-# %%
-model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
-with torch.no_grad(): model[1].weight.copy_(torch.eye(2, 3)); model[3].weight.copy_(torch.eye(2))
-pixels = torch.tensor([[255, 0, 0], [0, 255, 0]] * 4, dtype=torch.uint8)
-pictures = Images(pixels.view(8, 3, 1, 1), torch.tensor([[0], [1]] * 4), torch.tensor([0, 1] * 4), dict(test=torch.arange(8)), ("a", "b"))
-job = SimpleNamespace(table=pd.DataFrame(dict(split=["test"] * 8)), labels=pictures.labels.numpy(), group=pictures.groups.numpy(), sizes=[2], group_names=["a", "b"])
-masks = {"1": torch.ones(2, 3, dtype=torch.bool), "3": torch.tensor([[True, True], [True, False]])}
-by_layer = layer_disparity(job, pictures, model, masks)
-by_layer
-
-# %%
-assert by_layer.loc["1", "rho"] == 0 and round(by_layer.loc["3", "rho"], 3) == round(100 / 2 ** .5, 3) and by_layer.loc["3", "delta:b"] == -100
-assert model[3].weight.tolist() == [[1, 0], [0, 1]]                                        # the network is whole again
-plot_layers({"fairgrape": by_layer})
-
-# %%
-assert "largest at 3, 70.7 points" in plot_layers({"fairgrape": by_layer}).get_label()
-
-
-# %%
-#| export
-def run_layers(
-    runs: list[Run],                      # A study's runs
-    device: str | torch.device = "cpu",   # Where to compute
-    data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
-    cache_root: str | Path | None = None, # Folder of decoded images; default: settings.ini
-) -> dict[str, pd.DataFrame]:             # Run's label → its `layer_disparity`
-    "Layers one at a time, from the masks in a run's folder and the dense network beside it, for every run that pruned the trained network."
-    tables, rows = {}, report_table(runs).set_index("run")
-    for run in (r for r in runs if r.path.name in rows.index):
-        settings = Settings(**{f.name: run.settings[f.name] for f in fields(Settings) if f.name in run.settings})
-        if form(settings).start == "initial": continue                       # its mask belongs to other weights
-        job = prepare(settings, data_root, run.path.parent, cache_root, run.settings.get("name", ""), progress=False)
-        images = images_of(job, device, progress=False)
-        dense = dense_network(job, images, device, progress=False)
-        job, images = find_clusters(job, images, dense.model, device)
-        r = rows.loc[run.path.name]
-        label = f"{r.network}, {r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}" + (f", imbalance {settings.imbalance}" if settings.imbalance else "")
-        if label in tables: raise ValueError(f"two runs would share the label {label!r}: give one of them to this study")
-        tables[label] = layer_disparity(job, images, dense.model, run.masks, device)
-    return tables
-
+assert too_weak([example(56.)]) == too_weak([example(50.)]) == [] and len(too_weak([example(45.), example(45.)])) == 1           # one network, one sentence
+assert len(too_weak([example(45.), example(45., imbalance="race=a:0.2"), example(45., seed=1)])) == 3 and "81.0 %" in too_weak([example(81., share=80)])[0]
 
 # %% [markdown]
 # ## The page
 #
 # What a reader needs before the numbers: the question, why it is asked, what to look at, and how far the fast form is from the paper's protocol. Then the report's tables and figures over the study's runs.
+
+# %% [markdown]
+# The page is made of finished runs. Here is one, as small as can be: dark pictures against light ones, red against blue.
+
+# %%
+rng = np.random.default_rng(0)
+rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue", "blue")[i % 3]) for i in range(160)]
+(home / "own").mkdir()
+for row in rows: Image.fromarray((rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(np.uint8)).save(home / "own" / row["file"])
+pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
+tiny = Settings(dataset="folder", data_path=str(home / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, method="ws", rate=0.9,
+                epochs="1", lrs="1e-3", batch=16, augment="none", bootstrap=200)
+finished = load_run(run(tiny, data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False))
+
+def changed(name, **more): return replace(finished, path=finished.path.parent / name, settings=finished.settings | more)
+changed("kept", keep=0.5)
+
+
+# %%
+#| export
+def fast_form(runs: list[Run]) -> str:
+    "How far the fast form is from the paper's protocol"
+    s, of = runs[0].settings, lambda key: " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs))
+    begun = "from scratch" if s["weights"] == "none" else f"from {s['weights']} weights"
+    few = f"at most {of('limit')} images, " if s["limit"] else ""
+    small = f"{s['network']} {begun} at {s['image_size']} px, {few}{s['epochs']} epochs, keep {of('keep')}"
+    return f"This is the fast form, for two cores: {small}. It speaks for this small network and these few images, not for the paper's."
+
+
+# %%
+fast_form([finished, changed("kept", keep=0.5)])
+
+# %%
+assert fast_form([finished]).startswith("This is the fast form, for two cores: resnet10 from scratch at 16 px, 1 epochs, keep 0.9.")
+assert "keep 0.9 and 0.5." in fast_form([finished, changed("kept", keep=0.5)])
+assert "from imagenet weights at 16 px, at most 500 images, 1 epochs" in fast_form([changed("few", weights="imagenet", limit=500)])
+
 
 # %%
 #| export
@@ -335,13 +365,26 @@ def study_intro(
     runs: list[Run],  # Its runs
 ) -> list[str]:       # Paragraphs
     "What the page says before the numbers."
-    s, of = runs[0].settings, lambda key: " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs))
-    small = f"This is the fast form, for two cores: {s['network']} {'from scratch' if s['weights'] == 'none' else 'from ' + s['weights'] + ' weights'} at {s['image_size']} px, " + (f"at most {of('limit')} images, " if s["limit"] else "") + \
-            f"{s['epochs']} epochs, keep {of('keep')}. It speaks for this small network and these few images, not for the paper's."
     seeds = len({r.settings["seed"] for r in runs})
     luck = "One seed of each run: differences between methods are differences of one throw." if seeds == 1 else f"{seeds} seeds."
-    return [study.asks, study.why.strip(), f"Look at {study.look[0].lower() + study.look[1:] if study.look[1:2].islower() else study.look}".strip(), f"Source: {study.source}.", *([small] if fast else []), luck, *too_weak(runs)]
+    look = study.look[0].lower() + study.look[1:] if study.look[1:2].islower() else study.look
+    return [study.asks, study.why.strip(), f"Look at {look}".strip(), f"Source: {study.source}.", *([fast_form(runs)] if fast else []), luck, *too_weak(runs)]
 
+
+# %%
+study_intro(asked, "utkface", True, [finished])
+
+# %%
+weak = replace(changed("weak"), metrics=finished.metrics | dict(accuracy_dense=10.))
+said = study_intro(replace(asked, look="Where the red dots are"), "utkface", False, [finished, changed("other", seed=1)])
+assert said[:5] == [asked.asks, asked.why, "Look at where the red dots are", "Source: table 1.", "2 seeds."]
+assert study_intro(replace(asked, look="ρ of both"), "x", False, [finished])[2] == "Look at ρ of both"
+assert "One seed of each run" in study_intro(asked, "x", False, [finished])[4] and study_intro(asked, "x", True, [finished])[4] == fast_form([finished])
+assert study_intro(asked, "x", False, [weak])[-1].startswith("Too weak: the dense network has 10.0 %")
+
+
+# %%
+#| export
 def study_page(
     study: Study,     # The question
     row: str,         # The data set and task
@@ -356,3 +399,15 @@ def study_page(
     report_table(runs).to_csv(out.with_suffix(".csv"), index=False)
     title = f"{study.title}: {row}{' (fast)' if fast else ''}"
     return write_report(out.parent, out, runs=runs, title=title, intro=study_intro(study, row, fast, runs), tables=tables, figures=figures, against=study.against)
+
+
+# %%
+page = study_page(asked, "utkface", True, [finished], home / "study.html", run_layers([finished], data_root=home, cache_root=home / "cache"))
+text = page.read_text(encoding="utf-8")
+page.name, len(pd.read_csv(home / "study.csv")), text.count("<figure>")
+
+# %%
+assert "<h1>Rates: utkface (fast)</h1><p>Who pays at which rate?</p>" in text and "each layer pruned by itself, nothing retrained" in text and text.count("<table>") == 2
+plain = study_page(asked, "utkface", False, [finished], home / "study.html").read_text(encoding="utf-8")
+assert plain.count("<table>") == 1 and plain.count("<figure>") == text.count("<figure>") - 1 and "<h1>Rates: utkface</h1>" in plain and "fast form" not in plain
+assert pd.read_csv(home / "study.csv")["run"].tolist() == [finished.path.name]

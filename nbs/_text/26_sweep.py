@@ -8,432 +8,84 @@
 
 # %%
 #| export
-import itertools
-import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import yaml
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
-from joblib import cpu_count
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from filelock import FileLock
 
-from fairgrape.checkpoints import code_version, write_json
-from fairgrape.experiment import KNOWN, Job, check_images, check_job, device_of, from_parameters, identity, starting_network
-from fairgrape.runner import Outcome, RunJob, code_of, job_of, outcome_file, plain_name, prepared, outcome_of, progress_text, read_outcome, read_progress, state_of, stop_tree, stoppable
-from fairgrape.settings import read_settings, root
+from fairgrape.checkpoints import write_json
+from fairgrape.grid import DATA, LISTS, SAID, TODO, Cell, dry_run, grid_cells, numbered, one_cell, plan, planner, read_grid, several  # noqa: F401
+from fairgrape.jobs import Outcome, RunJob, code_of, outcome_of
+from fairgrape.runner import stoppable
+from fairgrape.sweep_record import KEPT, SHOWN, Show, clock, headline, held, record_of, remaining, run_row, status, sweep_table, sweeps  # noqa: F401
+from fairgrape.workers import QUIET, THREADS, Local, cores, log_file, visible_gpus, worker_slots  # noqa: F401
 
 # %%
+import json
+import tempfile
+import threading
+from contextlib import nullcontext
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fairgrape.runner import set_aside, working_on
+from fairgrape.checkpoints import code_version
+from fairgrape.jobs import state_of, working_on
 
 tmp = Path(tempfile.mkdtemp())
 
+
 # %% [markdown]
-# A user writes down which data sets, methods, rates and seeds, starts one command in the evening and goes home. In the morning every run is there that could be made, and what could not says why. Starting the command again goes on where it
+# A user starts one command in the evening and goes home. In the morning every run is there that could be made, and what could not says why. Starting the command again goes on where it
 # stopped, and starting it twice does nothing twice.
 #
-# ## The grid
+# The parts are elsewhere: [the grid](26a_grid.ipynb) says what is to be run, [the workers](26b_workers.ipynb) run it, [the record](26c_sweep_record.ipynb) tells of it. Here is what decides: which cell is next, what an ending means, and the loop.
 #
-# A mapping of settings to values; a list of values multiplies. `cells` is for what does not multiply: a list of mappings, each of which is taken with everything else. Several such blocks are a list.
-
-# %%
-#| export
-LISTS = ("dataset", "task", "groups", "network", "image_size", "method", "rate", "keep", "scope", "seed")   # settings that may have several values in one line of text
-
-def several(name: str, value) -> list:
-    "A setting's values: a list's, or words of a text where the setting is one of LISTS"
-    values = list(value) if isinstance(value, list | tuple) else str(value).split() or [""] if name in LISTS else [value]
-    if not values: raise ValueError(f"{name} = []: a grid with no value for a setting has no runs; give one, or leave the line out")
-    return values
-
-def grid_cells(
-    grid: Mapping | list,           # Setting → value or values, with `cells`; or a list of those
-    overrides: Mapping | None = None, # Settings that replace the grid's
-) -> list[dict]:                    # Parameters of each run, the first setting slowest
-    "The cells of a grid. Raises: ValueError for a setting without a value."
-    if isinstance(grid, list): return [cell for block in grid for cell in grid_cells(block, overrides)]
-    common = {k: v for k, v in grid.items() if k != "cells"}
-    blocks = [{**common, **own, **(overrides or {})} for own in grid.get("cells", [{}])]
-    return [dict(zip(block, values)) for block in blocks for values in itertools.product(*(several(k, v) for k, v in block.items()))]
-
-
-# %%
-grid_cells(dict(epochs="5,2", cells=[dict(method="ws", rate=[0.9, 0.99]), dict(method="dense")]))
-
-# %%
-cells = grid_cells(dict(method="ws fairgrape", rate="0.9 0.99", epochs="5,2"))
-assert len(cells) == 4 and cells[1] == dict(method="ws", rate="0.99", epochs="5,2")
-assert grid_cells([dict(method="ws"), dict(method=["snip", "grasp"])], dict(seed="1 2"))[:3] == [dict(method="ws", seed="1"), dict(method="ws", seed="2"), dict(method="snip", seed="1")]
-assert grid_cells(dict(data_path="/my faces", steps="one shot")) == [dict(data_path="/my faces", steps="one shot")]     # these have no several values
-try: grid_cells(dict(method=[]))
-except ValueError as e: print(e)
-else: raise AssertionError("an empty list was accepted")
-
-
-# %% [markdown]
-# A grid lies in a YAML file or in a section of settings.ini. YAML can name objects to be made while it is read; here it names numbers and words only, and a tag like `!!python/object` is an error.
-
-# %%
-#| export
-def read_grid(
-    source: str,                      # A YAML file, or a section of settings.ini; "": no grid, only the options
-    overrides: Mapping | None = None, # Settings that replace the grid's
-) -> list[dict]:                      # Parameters of each run
-    "Read a grid. Raises: ValueError or FileNotFoundError that name the file and what is wrong with it."
-    sections = read_settings()
-    names = [name for name in sections.sections() if name != "paths"]
-    is_file = source.endswith((".yaml", ".yml")) or Path(source).is_file()
-    if source and not is_file and source not in names: raise ValueError(f"{source!r} is no YAML file, and settings.ini has no section of that name: its grids are {', '.join(names)}")
-    grid = {} if not source else _yaml(Path(source)) if is_file else dict(sections[source])
-    for block in _blocks(grid, source):
-        unknown = sorted(set(map(str, block)) - {*KNOWN, "cells"})
-        if unknown: raise ValueError(f"{source}: unknown setting {', '.join(unknown)}: the known ones are {', '.join(KNOWN)}, and cells")
-    return grid_cells(grid, overrides)
-
-def _yaml(path: Path):
-    try: return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as e: raise FileNotFoundError(f"{path}: no such grid can be read ({e.strerror}): name a YAML file, or a section of settings.ini") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a readable YAML file ({' '.join(str(e).split())})") from e
-
-def _blocks(grid, source: str) -> Iterator[Mapping]:
-    "All mappings of a grid, those in `cells` as well"
-    for block in grid if isinstance(grid, list) else [grid]:
-        if not isinstance(block, Mapping): raise ValueError(f"{source}: {block!r} is no mapping: write a grid as lines of 'setting: value', or as a list of such blocks")
-        yield block
-        if not isinstance(block.get("cells", []), list): raise ValueError(f"{source}: cells = {block['cells']!r}: it must be a list of mappings")
-        if "cells" in block: yield from _blocks(block["cells"], source)
-
-
-# %%
-(tmp / "grid.yaml").write_text("""
-dataset: synthetic
-seed: [0, 1]
-cells:
-  - {method: ws, rate: [0.9, 0.99]}
-  - {method: fairgrape, rate: 0.9, keep: 0.5}
-""")
-pd.DataFrame(read_grid(str(tmp / "grid.yaml"), dict(network="resnet10")))
-
-# %%
-assert len(read_grid("demo")) == 6 and {c["method"] for c in read_grid("demo", dict(method="ws"))} == {"ws"} and read_grid("", dict(method="ws snip")) == [dict(method="ws"), dict(method="snip")]
-for text in ("!!python/object/apply:os.system ['echo run']", "method: [ws", "ratio: 3", "just words", "cells: 3", "- 3", "cells: [3]"):
-    (tmp / "bad.yaml").write_text(text)
-    try: read_grid(str(tmp / "bad.yaml"))
-    except ValueError as e: print(str(e).replace(str(tmp), "…")[:160])
-    else: raise AssertionError(f"{text!r} was read")
-for source in ("nothing", str(tmp / "none.yaml"), "paths"):
-    try: read_grid(source)
-    except (ValueError, FileNotFoundError) as e: print(str(e).replace(str(tmp), "…"))
-    else: raise AssertionError("an unknown grid was read")
-
-
-# %% [markdown]
-# ## Cells
-#
-# A cell is a run with its place in the sweep. Cells that come to the same run are one (the dense network has no rate), and each has a number that depends on the grid alone: the first is 0. Whatever no run can have is found for all cells before the first one starts.
-
-# %%
-#| export
-@dataclass
-class Cell:
-    "One run of a sweep"
-    index: int                 # Its number in the grid, from 0
-    parameters: dict           # Settings and places
-    words: str                 # What tells it from the others
-    job: RunJob | None = None  # What its worker gets, once it is planned
-    state: str = "waiting"     # waiting, running, elsewhere (another sweep does it), done, complete (it was there already), or failed
-    reason: str = ""           # Why it failed, or waits
-    tries: int = 0             # How often it was started
-    started: float = 0.        # When, in seconds since 1970
-    seconds: float = 0.        # How long it took
-    after: float = 0.          # Not to be started before
-    plan: str = ""             # What its folder held at first: complete, older, broken or absent
-
-    @property
-    def name(self) -> str: return Path(self.job.folder).name if self.job else ""
-
-SAID = ("dataset", "task", "network", "method", "rate", "scope")         # settings that need no name in a line
-
-def numbered(
-    cells: list[dict], # Parameters of each run
-) -> list[Cell]:       # Each run once
-    "The cells of a sweep. Raises: ValueError or TypeError, with the cell, for settings that cannot be."
-    found = {}
-    for given in cells:
-        try: settings, places = from_parameters(given); plain_name(str(places.get("name", "")))
-        except (ValueError, TypeError) as e: raise type(e)(f"{_words(given, SAID)}: {e}") from e
-        found.setdefault(json.dumps([identity(settings), places.get("name", ""), places.get("runs_root", "")], sort_keys=True), given)
-    given = list(found.values())
-    varied = [k for k in KNOWN if len({str(cell.get(k, "")) for cell in given}) > 1 or k == "method"]
-    return [Cell(i, cell, _words(cell, varied)) for i, cell in enumerate(given)]
-
-def _words(cell: Mapping, names) -> str:
-    shown = [str(cell[k]) if k in SAID else f"{k}={cell[k]}" for k in names if cell.get(k) not in (None, "", False)]
-    return " ".join(word for word in shown if cell.get("method") != "dense" or word != str(cell.get("rate")))
-
-
-# %%
-[(c.index, c.words) for c in numbered(grid_cells(dict(dataset="synthetic", method="dense ws", rate="0.9 0.99", seed="0 1")))]
-
-# %%
-assert len(numbered(grid_cells(dict(method="dense ws", rate="0.9 0.99", seed="0 1")))) == 6            # two dense networks and four runs
-try: numbered(grid_cells(dict(method="ws snip", rate="0.9 1.5")))
-except ValueError as e: print(e)
-else: raise AssertionError("a bad rate was accepted")
-
-# %% [markdown]
-# ## The plan
-#
-# Before anything starts the labels are read, once for all cells on the same data, and every cell learns its folder and that of the dense network it starts from. A cell that cannot be planned has failed, with its reason; the others go on.
-
-# %%
-#| export
-DATA = ("dataset", "data_path", "task", "groups", "classes", "imbalance", "split", "limit")   # settings that decide which rows of which table
-
-def planner() -> Callable[[dict], tuple[Job, dict]]:
-    "`prepared`, which reads the labels once for all settings on the same data"
-    read, weights = {}, set()
-    def prepare(parameters: dict) -> tuple[Job, dict]:
-        settings, where = from_parameters(parameters)
-        clusters = settings.groups == "clusters" and settings.method == "dense"
-        key = (*(getattr(settings, k) for k in DATA), clusters, *(where.get(f"{k}_root") for k in ("data", "runs", "cache")))
-        if key not in read: read[key] = prepared(parameters)[0]
-        first = read[key]
-        job = replace(first, settings=replace(settings, groups=first.settings.groups), name=where.get("name", ""))
-        device_of(where.get("device", "")), check_job(job), check_images(job)
-        start = (settings.network, settings.weights, settings.image_size, tuple(job.sizes))
-        if start not in weights and starting_network(job) is not None: weights.add(start)
-        return job, where
-    return prepare
-
-def plan(
-    cells: list[Cell],          # From `numbered`
-    accept_older: bool = False, # Let finished runs of other code count
-) -> list[Cell]:                # The same, with their jobs and states
-    "Find out for each cell where it lies and whether it is there already."
-    prepare, code = planner(), code_version()
-    for cell in cells:
-        try:
-            cell.job = job_of(*prepare(cell.parameters), code, accept_older)
-            cell.plan = state_of(Path(cell.job.folder), code, accept_older)
-            if cell.plan == "complete": cell.state = "complete"
-        except (ValueError, TypeError, OSError, RuntimeError) as e: cell.state, cell.reason = "failed", f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0]}"
-    return cells
-
-
-# %% [markdown]
-# A set of one's own, as small as it can be, for the examples:
-
-# %%
-rng = np.random.default_rng(0)
-rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue")[i // 2 % 2]) for i in range(120)]
-(tmp / "own").mkdir()
-for row in rows: Image.fromarray((rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(np.uint8)).save(tmp / "own" / row["file"])
-pd.DataFrame(rows).to_csv(tmp / "own" / "labels.csv", index=False)
-tiny = dict(dataset="folder", data_path=str(tmp / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, epochs="1", lrs="1e-3", batch=16,
-            augment="none", bootstrap=100, data_root=str(tmp), runs_root=str(tmp / "runs"), cache_root=str(tmp / "cache"))
-cells = plan(numbered(grid_cells(dict(method="ws", rate=[0.5, 0.6], task=["shade", "colour"]), {k: v for k, v in tiny.items() if k != "task"})))
-[(c.words, c.plan, c.reason[:50]) for c in cells]
-
-# %%
-assert [c.state for c in cells] == ["waiting", "failed"] * 2 and "no label column 'colour'" in cells[1].reason
-assert cells[0].job.dense == cells[2].job.dense and cells[0].job.folder != cells[2].job.folder and cells[0].name.startswith("folder-shade-resnet10-ws-0.5-")
-job, _ = planner()(dict(tiny, method="ws", rate=0.5))
-again, _ = prepared(dict(tiny, method="ws", rate=0.5))
-assert job_of(job, {}, "") == job_of(again, {}, "") and not list((tmp / "runs").glob("*"))             # the same folder as a run by itself, and nothing written
-
-# %% [markdown]
-# ## Where runs run
-#
-# An engine starts runs and says which ended. This one starts worker processes on this machine. On GPUs each worker sees its own; on the CPU each has its share of the cores. A worker with all cores would be no faster than its neighbours
-# allow, and threads that spin while they wait would take the cores from those that work: four processes of two threads on four cores became ten times slower that way. So they sleep.
-
-# %%
-#| export
-THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")                                 # how many threads a process takes
-QUIET = dict(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")      # threads that wait must not spin
-
-def cores() -> int: return cpu_count(only_physical_cores=True)                     # those that this process, or its container, may use
-
-def visible_gpus() -> list[str]:
-    "The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them"
-    import torch
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [g.strip() for g in given.split(",") if g.strip()][:torch.cuda.device_count()] if given else [str(i) for i in range(torch.cuda.device_count())]
-
-def worker_slots(
-    workers: int = 0,          # Processes at once; 0: one per GPU, or one
-    gpus: tuple[str, ...] = (),# GPUs to be shared out
-    per_run: int = 1,          # GPUs for one run
-    cores: int = 1,            # CPU cores to be shared out
-) -> list[dict]:               # Environment variables of each worker
-    "Who gets which GPU and how many threads. Raises: ValueError for more than there is."
-    if workers < 0 or per_run < 0: raise ValueError(f"workers = {workers}, gpus_per_run = {per_run}: they cannot be negative")
-    if gpus and per_run > len(gpus): raise ValueError(f"gpus_per_run = {per_run}, but there are only {len(gpus)} GPUs ({', '.join(gpus)}): ask for fewer")
-    most = len(gpus) // per_run if gpus and per_run else None
-    if most and workers > most: raise ValueError(f"workers = {workers}, but {len(gpus)} GPUs with {per_run} for a run are enough for {most}: ask for fewer")
-    n = workers or most or 1
-    threads = str(max(1, cores // n))
-    mine = lambda i: {"CUDA_VISIBLE_DEVICES": ",".join(gpus[i * per_run:(i + 1) * per_run])} if most else {}
-    return [dict.fromkeys(THREADS, threads) | mine(i) for i in range(n)]
-
-
-# %%
-pd.DataFrame(worker_slots(gpus=("0", "1", "2", "3"), per_run=2, cores=32))
-
-# %%
-assert [s["OMP_NUM_THREADS"] for s in worker_slots(4, cores=8)] == ["2"] * 4 and len(worker_slots()) == 1 and worker_slots(9, cores=4)[0]["OMP_NUM_THREADS"] == "1"
-assert [s["CUDA_VISIBLE_DEVICES"] for s in worker_slots(gpus=("3", "5"))] == ["3", "5"] and cores() >= 1 and isinstance(visible_gpus(), list)
-for bad in (dict(workers=-1), dict(gpus=("0",), per_run=2), dict(gpus=("0", "1"), workers=3)):
-    try: worker_slots(**bad)
-    except ValueError as e: print(e)
-    else: raise AssertionError("more than there is was shared out")
-
-
-# %%
-#| export
-class Local:
-    "Workers on this machine, forked by a server that has imported everything"
-    def __init__(self,
-        workers: int = 0,      # Processes at once; 0: one per GPU, or one
-        gpus_per_run: int = 1, # GPUs for one run
-        device: str = "",      # "cpu": leave GPUs alone
-    ):
-        gpus, own = () if device.startswith("cpu") else tuple(visible_gpus()), os.environ.get("OMP_NUM_THREADS", "")
-        self.slots = worker_slots(workers, gpus, gpus_per_run, cores())
-        if own.isdigit(): self.slots = [slot | {k: str(min(int(own), int(slot[k]))) for k in THREADS} for slot in self.slots]
-        self.processes = gpus_per_run if gpus else 1
-        self.server, self.heard, self.errors = None, b"", tempfile.TemporaryFile()
-        self.busy: dict[int, dict] = {}                    # slot → cell, job, and its worker's number once it is known
-
-    @property
-    def size(self) -> int: return len(self.slots)
-    def free(self) -> bool: return len(self.busy) < len(self.slots)
-
-    def begin(self):
-        "Start the server, if it does not run"
-        if self.server and self.server.poll() is None: return
-        env = {**QUIET, **os.environ, **{k: self.slots[0][k] for k in THREADS}}
-        self.server = subprocess.Popen([sys.executable, "-c", "from fairgrape.runner import serve; serve()"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                       stderr=self.errors, start_new_session=True)
-        os.set_blocking(self.server.stdout.fileno(), False)
-
-    def start(self, cell: Cell, job: Path):
-        "Start the worker of a cell; its job is written to that file"
-        slot = next(i for i in range(len(self.slots)) if i not in self.busy)
-        given = {"threads": int(self.slots[slot]["OMP_NUM_THREADS"]), **({"processes": self.processes} if self.processes > 1 else {})}
-        chosen = {k: v for k, v in given.items() if not cell.parameters.get(k)}
-        outcome_file(job).unlink(missing_ok=True)
-        write_json(job, asdict(replace(cell.job, parameters=cell.job.parameters | chosen)))
-        with log_file(cell).open("a", encoding="utf-8") as log: print(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {cell.words} (try {cell.tries})", file=log)
-        self.begin()
-        self.busy[slot] = dict(cell=cell, job=job, pid=None)
-        self.server.stdin.write((json.dumps(dict(id=slot, job=str(job), log=str(log_file(cell)), env=self.slots[slot])) + "\n").encode())
-        self.server.stdin.flush()
-
-
-# %% [markdown]
-# What the server says is a line for a worker that began and one for a worker that ended. If the server itself is gone, so are its workers; they are reported as killed, and the next start brings a new server.
-
-# %%
-#| export
-@patch
-def ended(self: Local) -> list[tuple[Cell, Outcome]]:
-    "Cells whose workers ended since last asked, and how"
-    if self.server is None: return []
-    over, gone = {}, self.server.poll() is not None
-    *lines, self.heard = (self.heard + (self.server.stdout.read() or b"")).split(b"\n")
-    for answer in map(json.loads, lines):
-        if "pid" in answer: self.busy[answer["id"]]["pid"] = answer["pid"]
-        else: over[answer["id"]] = answer["status"]
-    found = [(self.busy.pop(slot), status) for slot, status in over.items()]
-    done = [(was["cell"], read_outcome(was["job"], status, time.time() - was["cell"].started)) for was, status in found]
-    lost = [self.busy.pop(slot)["cell"] for slot in list(self.busy)] if gone else []
-    return done + [(cell, Outcome("crashed", self.last_words(), time.time() - cell.started)) for cell in lost]
-
-@patch
-def last_words(self: Local) -> str:
-    "Why the server is gone, as far as it said so"
-    self.errors.seek(0)
-    said = self.errors.read().decode(errors="replace").strip().splitlines()
-    return f"the server of workers died ({said[-1] if said else f'exit status {self.server.returncode}'})"
-
-@patch
-def stop(self: Local, patience: float = 10.):
-    "Stop all workers and their kernels: ask them, then wait so many seconds, then kill what is left"
-    if self.server is None: return
-    until, asked = time.time() + patience, set()
-    while patience and self.busy and time.time() < until and self.server.poll() is None:
-        for pid in {was["pid"] for was in self.busy.values()} - asked - {None}:
-            asked.add(pid)
-            with suppress(ProcessLookupError): os.kill(pid, signal.SIGTERM)
-        time.sleep(.05)
-        self.ended()
-    stop_tree(self.server.pid)
-    self.server.wait(); self.server.stdin.close(); self.server.stdout.close()
-    self.server, self.heard = None, b""
-    self.busy.clear()
-
-def log_file(cell: Cell) -> Path:
-    "The log of a run: `.logs/<folder>.log` in the runs folder"
-    logs = cell.job.runs_root / ".logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    return logs / f"{cell.name}.log"
-
-
-# %%
-engine = Local(device="cpu")
-cell = cells[0]
-cell.tries, cell.started = 1, time.time()
-engine.start(cell, tmp / "0.json")
-while not (over := engine.ended()): time.sleep(.1)
-print(over[0][1].state, log_file(cell).read_text(), sep="\n")
-
-# %%
-assert over[0][0] is cell and over[0][1].state == "done" and engine.free() and state_of(Path(cell.job.folder), code_version()) == "complete"
-engine.start(cells[2], tmp / "2.json")
-assert not engine.free()
-begun = time.time(); engine.stop()
-assert engine.free() and not engine.ended() and time.time() - begun < 10 and state_of(Path(cells[2].job.folder), code_version()) in ("absent", "broken")
-
-
-# %% [markdown]
 # ## Which next
 #
-# Runs that start from one dense network cannot all start at once: the first trains it, and the others would sit in their slots and wait for it. So a cell is preferred whose dense network is there, or which nobody trains; the rest stays in the queue.
+# Runs that start from one dense network cannot all start at once: the first trains it, and the others would sit in their slots and wait for it. A dense network of other code does not count, since it will be made again.
 
 # %%
 #| export
-def held(lock: Path) -> bool:
-    "Whether someone holds this lock"
-    if not lock.exists(): return False
-    try:
-        with FileLock(lock, timeout=0): return False
-    except Timeout: return True
-
 def dense_ready(job: RunJob) -> bool:
-    "Whether the dense network is there and will be used"
+    "Whether the dense network is there and will be used."
     dense = Path(job.dense)
     return (dense / "metrics.json").is_file() and (job.accept_older or code_of(dense) == job.code)
 
+
+# %%
+def made(folder: Path, code: str = "now") -> Path:
+    "What is left of a finished run, as far as a sweep looks at it"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "environment.json").write_text(json.dumps(dict(code=code))); (folder / "metrics.json").write_text("{}")
+    return folder
+
+def a_cell(number: int, dense: int = 0, **more) -> Cell:
+    "A cell that starts from the dense network of that number"
+    return Cell(number, {}, f"ws {number}", RunJob(str(tmp / "toy" / f"ws-{number}"), {}, "now", str(tmp / "toy" / f"dense-{dense}")), **more)
+
+ready = [dense_ready(a_cell(0).job)]
+for code in ("before", "now"): made(tmp / "toy" / "dense-0", code); ready.append(dense_ready(a_cell(0).job))
+made(tmp / "toy" / "dense-0", "before"); ready.append(dense_ready(replace(a_cell(0).job, accept_older=True)))
+ready
+
+# %%
+assert ready == [False, False, True, True]
+
+
+# %% [markdown]
+# So a cell is preferred whose dense network is there, or which nobody trains, be it in this sweep or in another; the rest stays in the queue.
+
+# %%
+#| export
 def next_cell(
     cells: list[Cell], # All cells
     now: float,        # Seconds since 1970
@@ -448,27 +100,27 @@ def next_cell(
     return None
 
 
+# %% [markdown]
+# Four cells with two dense networks, neither of them there. The first of each pair can start; the second has to wait, until the dense network is there.
+
 # %%
-other = plan(numbered(grid_cells(dict(method="ws", rate=[0.5, 0.6], seed=[1, 2]), tiny)))
+four = [a_cell(i, dense=1 + i // 2) for i in range(4)]
 order = []
-for _ in range(4):
-    if chosen := next_cell(other, 0): chosen.state = "running"; order.append(chosen.words)
+while chosen := next_cell(four, now=0.): chosen.state = "running"; order.append(chosen.index)
+made(tmp / "toy" / "dense-1")
+while chosen := next_cell(four, now=0.): chosen.state = "running"; order.append(chosen.index)
 order
 
-# %% [markdown]
-# Two seeds are two dense networks; the second cells of both wait until those are trained. A rate of 0.7 at seed 0 could start at once, its dense network is there.
-
 # %%
-assert order == ["ws 0.5 seed=1", "ws 0.5 seed=2"] and next_cell(other, 0) is None
-more = plan(numbered(grid_cells(dict(method="ws", rate=[0.7]), tiny)))
-assert next_cell(other + more, 0) is more[0] and not held(tmp / "none.lock")
-more[0].after = 5
-assert next_cell(more, 4) is None and next_cell(more, 6) is more[0]
+assert order == [0, 2, 1] and four[3].state == "waiting"
+(tmp / "toy" / ".locks").mkdir()
+with FileLock(tmp / "toy" / ".locks" / "dense-3.lock"): assert next_cell([a_cell(7, dense=3), a_cell(8, dense=4)], 0.).index == 8     # another sweep trains the first
+assert next_cell([a_cell(7, dense=3)], 0.).index == 7 and next_cell([a_cell(9, after=5.)], 4.) is None and next_cell([a_cell(9, after=5.)], 5.).index == 9
 
 # %% [markdown]
 # ## How a run ended
 #
-# Done is done. A crash goes back into the queue, a few times and after a pause that doubles. What another sweep works on goes back too, and is not counted. The rest has failed.
+# Done is done. A crash goes back into the queue, a few times and after a pause that doubles: what was full may be less full then. What another sweep works on goes back too, and is not counted. The rest has failed.
 
 # %%
 #| export
@@ -488,152 +140,48 @@ def settle(
     if cell.state == "elsewhere": cell.tries, cell.after = cell.tries - 1, now + LOOK
     if cell.state == "failed" and cell.tries > 1: cell.reason += f" (tried {cell.tries} times)"
 
+
+# %%
+def settled(tries: int, *outcome) -> tuple:
+    "State, tries, pause and reason of a cell whose so-many-th try ended like that"
+    settle(cell := a_cell(0, tries=tries), Outcome(*outcome), retries=2, now=100.)
+    return cell.state, cell.tries, max(0, cell.after - 100), cell.reason
+
+for tries, *outcome in ((1, "done"), (1, "busy"), (1, "failed", "ValueError: rate"), (1, "crashed", "Killed"), (2, "crashed", "Killed"), (3, "crashed", "Killed")): print(tries, outcome[0], "→", settled(tries, *outcome))
+
+# %%
+assert [settled(n, "crashed", "Killed") for n in (1, 2, 3)] == [("waiting", 1, 2, "Killed"), ("waiting", 2, 4, "Killed"), ("failed", 3, 0, "Killed (tried 3 times)")]
+assert settled(1, "busy") == ("elsewhere", 0, 5, "") and settled(1, "failed", "x") == ("failed", 1, 0, "x") and (settled(1, "done")[0], settled(1, "complete")[0]) == ("done", "complete")
+
+
+# %% [markdown]
+# What another sweep works on is looked at every few seconds. When it is let go the cell is an open one again: the worker will see whether the run is there.
+
+# %%
+#| export
 def look_again(cells: list[Cell], now: float):
-    "Put cells back into the queue that another sweep worked on and works on no more"
+    "Put cells back into the queue that another sweep worked on and works on no more."
     for cell in cells:
-        if cell.state == "elsewhere" and cell.after <= now and not held(cell.job.runs_root / ".locks" / f"{cell.name}.run.lock"): cell.state, cell.reason = "waiting", ""
-        elif cell.state == "elsewhere" and cell.after <= now: cell.after = now + LOOK
+        if cell.state != "elsewhere" or cell.after > now: continue
+        if held(cell.job.runs_root / ".locks" / f"{cell.name}.run.lock"): cell.after = now + LOOK
+        else: cell.state, cell.reason = "waiting", ""
 
 
 # %%
-trial = replace(cells[0], tries=1)
-for ended in (Outcome("crashed", "DeadKernelError"), Outcome("busy"), Outcome("failed", "ValueError: rate"), Outcome("done")):
-    settle(trial, ended, now=100.); print(f"{ended.state:8} → {trial.state:9} after {trial.after}, tries {trial.tries}"); trial.tries = 1
+away, said = a_cell(5, state="elsewhere", reason="another process works on ws-5", after=10.), []
+with working_on(Path(away.job.folder)):
+    for now in (9., 10.): look_again([away, a_cell(6)], now); said.append((now, away.state, away.after))
+for now in (14., 15.): look_again([away], now); said.append((now, away.state, away.after))
+said
 
 # %%
-trial.tries = 3
-settle(trial, Outcome("crashed", "DeadKernelError"), retries=2)
-assert trial.state == "failed" and trial.reason == "DeadKernelError (tried 3 times)"
-settle(trial, Outcome("busy"), now=0.)
-with working_on(Path(trial.job.folder)): look_again([trial], 10.); assert trial.state == "elsewhere"
-look_again([trial], 20.)
-assert trial.state == "waiting"
-
-# %% [markdown]
-# ## The table
-#
-# What a sweep knows goes to `.sweeps/<id>/sweep.json` whenever a state changes, and how far a run is lies in its own folder. So the live table and `fairgrape status`, from any terminal, are one function of what is on the disk.
-
-# %%
-#| export
-KEPT = ("index", "words", "state", "reason", "tries", "started", "seconds", "plan")
-
-def record_of(
-    cells: list[Cell],   # All cells
-    **about,             # command, started, host, pid, workers, ended
-) -> dict:               # Plain values
-    "What is kept of a sweep."
-    return about | dict(cells=[{k: getattr(c, k) for k in KEPT} | dict(folder=c.job.folder if c.job else "", dense=c.job.dense if c.job else "") for c in cells])
-
-def clock(seconds: float) -> str:
-    "`1:02:03`, or `2:03` under an hour"
-    minutes, s = divmod(int(max(0, seconds)), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{s:02}" if minutes >= 60 else f"{minutes}:{s:02}"
-
-def remaining(progress: Mapping) -> float | None:
-    "Seconds that a run still needs, by its epochs so far; None if nobody knows"
-    done, total = progress.get("done", 0), progress.get("total", 0)
-    return progress["seconds"] / done * (total - done) if done and total else None
-
-def run_row(cell: Mapping, now: float) -> tuple[str, str, str, str, str]:
-    "Number, words, state, time and a remark of one cell"
-    progress = read_progress(cell["folder"], cell["dense"]) if cell["state"] == "running" else {}
-    left = remaining(progress)
-    passed = now - cell["started"] if cell["state"] == "running" else cell["seconds"]
-    remark = progress_text(progress) or ("starting" if cell["state"] == "running" else cell["reason"])
-    return str(cell["index"]), cell["words"], cell["state"], clock(passed) if passed else "", remark + (f", {clock(left)} to go" if left is not None else "")
-
-
-# %%
-now = time.time()
-cells[2].state, cells[2].started = "running", now - 75
-Path(cells[2].job.folder).mkdir(exist_ok=True)
-write_json(Path(cells[2].job.folder) / "progress.json", dict(label="final", epoch="3 of 4", done=3, total=8, seconds=60., updated=""))
-cells[0].state, cells[0].seconds = "done", 61.
-record = record_of(cells, started=now - 200, command="fairgrape sweep grid.yaml", workers=2)
-for row in record["cells"]: print(run_row(row, now))
-
-# %%
-assert run_row(record["cells"][2], now)[3:] == ("1:15", "final, epoch 3 of 4 (3 of 8 epochs), 1:40 to go") and remaining({}) is None and clock(3723) == "1:02:03" and clock(59) == "0:59"
-
-# %%
-#| export
-SHOWN = ("running", "failed", "elsewhere")    # states of which each cell has a line
-
-def headline(record: Mapping, now: float) -> str:
-    "`6 of 24 there, 2 running, 15 waiting, 1 failed; about 1:02:03 to go`"
-    states = [c["state"] for c in record["cells"]]
-    there, took = sum(s in ("done", "complete") for s in states), [c["seconds"] for c in record["cells"] if c["state"] == "done"]
-    counts = [f"{states.count(s)} {word}" for s, word in (("running", "running"), ("waiting", "waiting"), ("elsewhere", "in another sweep"), ("failed", "failed")) if s in states]
-    mean = sum(took) / len(took) if took else 0.
-    running = [remaining(read_progress(c["folder"], c["dense"])) or max(0., mean - now + c["started"]) for c in record["cells"] if c["state"] == "running"]
-    left = max(max(running, default=0.), (sum(running) + states.count("waiting") * mean) / max(1, record.get("workers", 1))) if took and not record.get("ended") else 0
-    return f"{there} of {len(states)} there" + "".join(f", {part}" for part in counts) + (f"; about {clock(left)} to go" if left else "")
-
-def sweep_table(
-    record: Mapping,   # From `record_of`, or read from the disk
-    now: float,        # Seconds since 1970
-    most: int = 40,    # Lines at most
-    every: bool = False, # A line for each cell, not only those that run or failed
-) -> Group:            # To be printed by rich
-    "A sweep as a headline and a table."
-    rows = [c for c in record["cells"] if every or c["state"] in SHOWN]
-    rows = rows + [c for c in record["cells"] if c["state"] == "done" and not every][-3:]
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=bool(rows))
-    for name in ("#", "run", "state", "time", ""): table.add_column(name, justify="right" if name in ("#", "time") else "left", overflow="fold" if not name else "ellipsis", no_wrap=bool(name))
-    colours = dict(running="cyan", failed="red", done="green", complete="green")
-    for cell in rows[:most]: table.add_row(*map(Text, run_row(cell, now)), style=colours.get(cell["state"], ""))
-    more = [Text(f"… and {len(rows) - most} more")] if len(rows) > most else []
-    return Group(Text(headline(record, now), style="bold"), table, *more)
-
-
-# %%
-Console(width=140).print(sweep_table(record, now))
-
-# %%
-assert headline(record, now) == "1 of 4 there, 1 running, 2 failed; about 1:40 to go" and headline(record | dict(workers=1, cells=record["cells"] + [dict(state="waiting")]), now).endswith("; about 2:41 to go")
-printed = Console(width=140, file=open(os.devnull, "w"), record=True); printed.print(sweep_table(record, now, every=True, most=3))
-assert "… and 1 more" in printed.export_text()
-
-
-# %% [markdown]
-# On a terminal the table lives at the bottom and refreshes. Where the output goes into a file, a line for each thing that happens is better.
-
-# %%
-#| export
-class Show:
-    "Tell a sweep's user what happens: a live table on a terminal, else lines"
-    def __init__(self, on: bool = True, every: float = 60.):
-        self.console, self.on, self.every, self.said, self.last = Console(stderr=False), on, every, {}, time.time()
-        self.live = Live(console=self.console, auto_refresh=False, transient=True) if on and self.console.is_terminal else None
-
-    def __enter__(self): self.live and self.live.start(); return self
-    def __exit__(self, *_): self.live and self.live.stop()
-
-    def __call__(self, record: Mapping, now: float):
-        "What changed since the last call"
-        if self.live: return self.live.update(sweep_table(record, now, max(4, self.console.height - 6)), refresh=True)
-        for cell in record["cells"] if self.on else []:
-            state = (cell["state"], cell["tries"], cell["reason"])
-            if self.said.get(cell["index"], ("waiting", 0, "")) != state and cell["state"] != "complete": self.line(" ".join(filter(None, (f"[{cell['index']}]", *run_row(cell, now)[1:]))))
-            self.said[cell["index"]] = state
-        if self.on and now - self.last >= self.every: self.last = now; self.line(headline(record, now))
-
-    def line(self, text: str): print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
-
-
-# %%
-with Show() as show: show(record, now)
-
-# %%
-assert show.said[2][0] == "running" and Show(False).live is None
+assert said == [(9., "elsewhere", 10.), (10., "elsewhere", 15.), (14., "elsewhere", 15.), (15., "waiting", 15.)] and away.reason == ""
 
 
 # %% [markdown]
 # ## The sweep
 #
-# One loop, whatever the engine: settle what ended, start what can start, tell, wait a little. After Ctrl-C, or the SIGTERM of a queue, the workers are stopped with their kernels, and what is left is said together with the command that
-# goes on; a run that was stopped goes on from its last checkpoint. A second Ctrl-C waits for nothing.
+# One loop, whatever the engine: settle what ended, start what can start, tell, wait a little.
 
 # %%
 #| export
@@ -660,40 +208,151 @@ class Sweep:
     @property
     def open(self) -> bool: return any(c.state in ("waiting", "running", "elsewhere") for c in self.cells)
 
-    def turn(self, now: float):
-        "Settle what ended, start what can start, tell"
-        for cell, outcome in self.engine.ended(): settle(cell, outcome, self.retries, now)
-        look_again(self.cells, now)
-        while self.engine.free() and (cell := next_cell(self.cells, now)):
-            job = self.folder / f"{cell.index}.json"
-            cell.state, cell.tries, cell.started, cell.reason = "running", cell.tries + 1, now, ""
-            try: self.engine.start(cell, job)
-            except OSError as e: settle(cell, outcome_of(e), self.retries, now)     # a full disk, say: for this cell a crash like any other
-        self.tell(now)
 
-    def tell(self, now: float, **more):
-        "Write the record if it has changed, and show it"
-        record = record_of(self.cells, **(self.about | more))
-        if record != self.kept:
-            with suppress(OSError): write_json(self.folder / "sweep.json", record)     # a full disk does not end a sweep
-            self.kept = record
-        self.show(record, now)
+# %% [markdown]
+# An engine for the examples: one run at a time, which ends when it is next asked, as a script says. A sweep of which no cell could be planned has no runs folder, and needs none.
 
-    def run(self, every: float = .25) -> list[Cell]:
-        "Go on until nothing is left. Raises: Interrupted, after the workers were stopped."
-        if self.folder is None: return self.cells
-        with stoppable(lambda: self.engine.stop(0)) as asked, FileLock(self.folder / "lock"), self.show:
-            try:
-                while self.open and not asked.is_set(): self.turn(time.time()); asked.wait(every)
-            finally:
-                self.engine.stop()
-                for cell in self.cells:
-                    if cell.state == "running": cell.state, cell.reason = "waiting", "stopped"
-                self.tell(time.time(), ended=time.time())
-        if self.show.on: print(headline(self.kept, time.time()), flush=True)
-        if asked.is_set(): raise Interrupted(f"stopped; {headline(self.kept, time.time())}. To go on: {self.command or 'start it again'}")
-        return self.cells
+# %%
+class Scripted:
+    "An engine whose runs end as the script says, one after another"
+    size = 1
+    def __init__(self, *outcomes): self.outcomes, self.busy, self.stopped = list(outcomes), [], []
+    def free(self): return not self.busy
+    def start(self, cell, job): self.busy.append(cell)
+    def ended(self):
+        over, self.busy = self.busy, []
+        return [(cell, Outcome(self.outcomes.pop(0), "said so", 1.)) for cell in over]
+    def stop(self, patience=10.): self.stopped.append(patience); self.busy = []
 
+three = [a_cell(0, 5), a_cell(1, 5), Cell(2, {}, "ws hue", state="failed", reason="no such column")]
+toy = Sweep(three, Scripted("done", "crashed", "done"), command="fairgrape sweep grid.yaml")
+toy.folder.relative_to(tmp).parts[:2], toy.open, Sweep(three[2:], Scripted()).folder
+
+# %%
+assert toy.folder.is_dir() and toy.folder.parent == tmp / "toy" / ".sweeps" and toy.open and toy.about["workers"] == 1
+assert Sweep(three[2:], Scripted()).folder is None and not Sweep(three[2:], Scripted()).open
+assert all(Sweep([a_cell(0, state=s)], Scripted()).open == (s in ("waiting", "running", "elsewhere")) for s in ("waiting", "running", "elsewhere", "done", "complete", "failed"))
+
+
+# %% [markdown]
+# The record is written when something has changed, not four times a second. A full disk does not end a sweep: runs may be cleared away while it lasts.
+
+# %%
+#| export
+@patch
+def tell(self: Sweep, now: float, **more):
+    "Write the record if it has changed, and show it"
+    record = record_of(self.cells, **(self.about | more))
+    if record != self.kept:
+        with suppress(OSError): write_json(self.folder / "sweep.json", record)
+        self.kept = record
+    self.show(record, now)
+
+
+# %%
+shown = []
+toy.show = lambda record, now: shown.append(now)
+toy.tell(1.)
+first = (toy.folder / "sweep.json").stat().st_mtime_ns
+toy.tell(2.)
+unchanged = (toy.folder / "sweep.json").stat().st_mtime_ns == first
+toy.tell(3., ended=3.)
+shown, unchanged, json.loads((toy.folder / "sweep.json").read_text())["ended"]
+
+# %%
+assert shown == [1., 2., 3.] and unchanged and json.loads((toy.folder / "sweep.json").read_text()) == toy.kept and toy.kept["ended"] == 3. and len(toy.kept["cells"]) == 3
+whole, toy.folder = toy.folder, tmp / "no such folder"
+toy.tell(4., ended=4.)                                                           # cannot be written, and goes on
+toy.folder = whole
+
+
+# %% [markdown]
+# A turn of the loop. If a cell cannot even be started, since the disk is full, say, that is a crash of this cell like any other.
+
+# %%
+#| export
+@patch
+def turn(self: Sweep, now: float):
+    "Settle what ended, start what can start, tell"
+    for cell, outcome in self.engine.ended(): settle(cell, outcome, self.retries, now)
+    look_again(self.cells, now)
+    while self.engine.free() and (cell := next_cell(self.cells, now)):
+        job = self.folder / f"{cell.index}.json"
+        cell.state, cell.tries, cell.started, cell.reason = "running", cell.tries + 1, now, ""
+        try: self.engine.start(cell, job)
+        except OSError as e: settle(cell, outcome_of(e), self.retries, now)
+    self.tell(now)
+
+
+# %% [markdown]
+# The script says that the first run is done and that the second crashes once; two seconds after the crash it is tried again.
+
+# %%
+turns = []
+for now in (0., 1., 2., 3., 4., 5.): toy.turn(now); turns.append([c.state for c in three])
+for now, states in enumerate(turns): print(now, *states)
+
+# %%
+assert [t[:2] for t in turns] == [["running", "waiting"], ["done", "running"], ["done", "waiting"], ["done", "waiting"], ["done", "running"], ["done", "done"]] and three[1].tries == 2
+assert [c["state"] for c in toy.kept["cells"]] == ["done", "done", "failed"] and not toy.open
+class Full(Scripted):
+    def start(self, cell, job): raise OSError(28, "No space left on device")
+(full := Sweep([a_cell(0, 6)], Full())).turn(0.)
+assert full.cells[0].state == "waiting" and full.cells[0].after == PAUSE and "No space left" in full.cells[0].reason
+
+
+# %% [markdown]
+# After Ctrl-C, or the SIGTERM of a queue, the workers are stopped with their kernels, and what is left is said together with the command that
+# goes on; a run that was stopped goes on from its last checkpoint. A second Ctrl-C waits for nothing.
+
+# %%
+#| export
+@patch
+def run(self: Sweep, every: float = .25) -> list[Cell]:
+    "Go on until nothing is left. Raises: Interrupted, after the workers were stopped."
+    if self.folder is None: return self.cells
+    with stoppable(lambda: self.engine.stop(0)) as asked, FileLock(self.folder / "lock"), self.show:
+        try:
+            while self.open and not asked.is_set(): self.turn(time.time()); asked.wait(every)
+        finally:
+            self.engine.stop()
+            for cell in self.cells:
+                if cell.state == "running": cell.state, cell.reason = "waiting", "stopped"
+            self.tell(time.time(), ended=time.time())
+    if self.show.on: print(headline(self.kept, time.time()), flush=True)
+    if asked.is_set(): raise Interrupted(f"stopped; {headline(self.kept, time.time())}. To go on: {self.command or 'start it again'}")
+    return self.cells
+
+
+# %% [markdown]
+# Python receives signals in a process's main thread only, and a notebook need not be there. So the event that a signal would set is set by the engine: the first run is done, and while the second computes the user has had enough.
+
+# %%
+class Asked(Scripted):
+    def start(self, cell, job):
+        super().start(cell, job)
+        if cell.index: enough.set()
+
+enough, signals = threading.Event(), stoppable
+stoppable = lambda at_once: nullcontext(enough)
+cut = Sweep([a_cell(i, i) for i in range(3)], Asked("done"), command="fairgrape sweep grid.yaml")
+try: cut.run(.01)
+except Interrupted as e: print(e)
+else: raise AssertionError("it was not stopped")
+finally: stoppable = signals
+
+# %%
+assert [(c.state, c.reason) for c in cut.cells] == [("done", "said so"), ("waiting", "stopped"), ("waiting", "")] and cut.engine.stopped == [10.] and cut.kept["ended"] > 0
+two = Sweep([a_cell(0, 0), a_cell(1, 1)], Scripted("done", "failed"))
+assert [c.state for c in two.run(.01)] == ["done", "failed"] and two.engine.stopped == [10.] and not held(two.folder / "lock")
+assert Sweep(three[2:], None).run() == three[2:]
+
+
+# %% [markdown]
+# And all of it in one call, which is what the command calls.
+
+# %%
+#| export
 def sweep(
     cells: list[dict],          # Parameters of each run
     engine=None,                # Where they run; None: worker processes on this machine
@@ -713,122 +372,57 @@ def sweep(
 
 
 # %% [markdown]
-# Three cells, of which one is there already and one cannot be:
+# For once with real runs, on a set as small as it can be. Three cells, of which one cannot be; the two others need the same dense network, so the second waits for the first to train it.
 
 # %%
-ended = sweep(grid_cells(dict(cells=[dict(rate=[0.5, 0.6], groups="tint"), dict(rate=0.5, groups="hue")]), {k: v for k, v in tiny.items() if k != "groups"} | dict(method="ws")), workers=2)
+rng = np.random.default_rng(0)
+rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue")[i // 2 % 2]) for i in range(120)]
+(tmp / "own").mkdir()
+for row in rows: Image.fromarray((rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(np.uint8)).save(tmp / "own" / row["file"])
+pd.DataFrame(rows).to_csv(tmp / "own" / "labels.csv", index=False)
+tiny = dict(dataset="folder", data_path=str(tmp / "own"), task="shade", network="resnet10", weights="none", image_size=16, epochs="1", lrs="1e-3", batch=16,
+            augment="none", bootstrap=100, data_root=str(tmp), runs_root=str(tmp / "runs"), cache_root=str(tmp / "cache"), method="ws")
+grid = grid_cells(dict(cells=[dict(rate=[0.5, 0.6], groups="tint"), dict(rate=0.5, groups="hue")]), tiny)
+ended = sweep(grid, workers=2)
 [(c.words, c.state, c.reason[:40]) for c in ended]
 
 # %%
-assert [c.state for c in ended] == ["complete", "done", "failed"] and ended[1].tries == 1 and state_of(Path(ended[1].job.folder), code_version()) == "complete"
-assert [c.state for c in sweep(grid_cells(dict(method="ws", rate=[0.5, 0.6]), tiny), show=False)] == ["complete"] * 2
+assert [c.state for c in ended] == ["done", "done", "failed"] and ended[0].tries == ended[1].tries == 1
+assert all(state_of(Path(c.job.folder), code_version()) == "complete" for c in ended[:2]) and ended[0].job.dense == ended[1].job.dense and dense_ready(ended[0].job)
+assert [c.state for c in sweep(grid[:2], Scripted(), show=False)] == ["complete"] * 2                     # starting it again does nothing
+record, again = sweeps(tmp / "runs")
+assert [c["state"] for c in record["cells"]] == ["done", "done", "failed"] and not record["alive"] and [c["state"] for c in again["cells"]] == ["complete"] * 2
 
 
 # %% [markdown]
-# What went wrong and where the runs are, for those who call this:
+# Where the runs are, for those who go on to a report:
 
 # %%
 #| export
 def folders(cells: list[Cell]) -> list[Path]:
-    "The folders of the runs that are there"
+    "The folders of the runs that are there."
     return [Path(c.job.folder) for c in cells if c.state in ("done", "complete")]
 
+
+# %%
+assert folders(ended) == [Path(c.job.folder) for c in ended[:2]] and folders([replace(ended[0], state="complete"), replace(ended[1], state="waiting")]) == [Path(ended[0].job.folder)]
+[f.name for f in folders(ended)]
+
+
+# %% [markdown]
+# And what went wrong, with the place to look at. What could not be planned was never tried, and has no log.
+
+# %%
+#| export
 def failures(cells: list[Cell]) -> list[str]:
-    "What failed, a line each, with the log to look at"
+    "What failed, a line each, with the log to look at."
     return [f"[{c.index}] {c.words}: {c.reason}" + (f" (log: {log_file(c)})" if c.job and c.tries else "") for c in cells if c.state == "failed"]
 
 
 # %%
-print(*failures(ended), *[f.name for f in folders(ended)], sep="\n")
+print(*failures(ended), sep="\n")
 
 # %%
-assert len(folders(ended)) == 2 and len(failures(ended)) == 1 and "no label column 'hue'" in failures(ended)[0]
-
-# %% [markdown]
-# ## Before and while
-#
-# A dry run says for each cell what would be done. `status` shows the sweeps of a runs folder from any terminal: those under way hold a lock, so nothing that is gone is called running.
-
-# %%
-#| export
-TODO = dict(absent="run", broken="go on", older="again, its code was another", complete="nothing, it is there")
-
-def dry_run(
-    cells: list[Cell], # From `plan`
-) -> str:              # A line a cell
-    "What a sweep of these cells would do."
-    return "\n".join(f"[{c.index}] {c.words}: " + (f"{TODO[c.plan]} ({c.name})" if c.job else f"cannot: {c.reason}") for c in cells)
-
-def sweeps(
-    runs_root: Path,    # The runs folder
-) -> list[dict]:        # Their records, the latest last, with `alive`
-    "The sweeps that were started on a runs folder."
-    found = []
-    for file in sorted(Path(runs_root).glob(".sweeps/*/sweep.json")):
-        try: found.append(json.loads(file.read_text(encoding="utf-8")) | dict(id=file.parent.name, alive=held(file.with_name("lock"))))
-        except (OSError, ValueError): pass
-    for record in found:
-        for cell in record["cells"]:
-            if cell["state"] == "running" and not record["alive"]: cell["state"], cell["reason"] = "waiting", "its sweep was killed"
-    return found
-
-def status(
-    runs_root: str | Path | None = None, # The runs folder; default: settings.ini
-    every: bool = False,                 # All sweeps and all cells
-    width: int | None = None,            # Characters in a line; None: the terminal's
-) -> int:                                # Sweeps under way
-    "Print the sweeps under way, or else the last one."
-    home, console, now = root("runs", runs_root), Console(width=width), time.time()
-    found = sweeps(home)
-    alive = [r for r in found if r["alive"]]
-    if not found: console.print(f"no sweep was started on {home}", soft_wrap=True)
-    for record in found if every else alive or found[-1:]:
-        said = "under way" if record["alive"] else "was killed" if not record["ended"] else "stopped" if any(c["state"] == "waiting" for c in record["cells"]) else "ended"
-        console.print(Text(f"\n{record['command'] or record['id']} ({said}; {record['host']}, process {record['pid']}, started {datetime.fromtimestamp(record['started']):%Y-%m-%d %H:%M})"), soft_wrap=True)
-        console.print(sweep_table(record, now, 10 ** 6 if every else 40, every))
-    return len(alive)
-
-
-# %%
-for record in sweeps(tmp / "runs"): write_json(tmp / "runs" / ".sweeps" / record["id"] / "sweep.json", record | dict(host="server", command="fairgrape sweep grid.yaml"))
-status(tmp / "runs", width=140)
-
-# %%
-print(dry_run(plan(numbered(grid_cells(dict(method="ws", rate=[0.5, 0.7]), tiny)))))
-
-# %%
-assert dry_run(plan(numbered(grid_cells(dict(method="ws", rate=[0.5, 0.7]), tiny)))).splitlines()[0].startswith("[0] ws 0.5: nothing, it is there (folder-shade-resnet10-ws-0.5-")
-assert len(sweeps(tmp / "runs")) == 2 and not any(r["alive"] for r in sweeps(tmp / "runs")) and status(tmp / "none") == 0
-last = sorted((tmp / "runs" / ".sweeps").iterdir())[-1]
-left = json.loads((last / "sweep.json").read_text()); left["cells"][0]["state"] = "running"; write_json(last / "sweep.json", left)
-assert sweeps(tmp / "runs")[-1]["cells"][0]["state"] == "waiting"
-with FileLock(last / "lock"): assert sweeps(tmp / "runs")[-1]["alive"] and status(tmp / "runs", width=100) == 1
-
-
-# %% [markdown]
-# ## One cell
-#
-# A Slurm job array has a scheduler of its own. Each of its tasks makes the one cell of its number, the number being that of the dry run: `sbatch --array=0-23 --gres=gpu:1 --wrap 'fairgrape sweep GRID --cell $SLURM_ARRAY_TASK_ID'`. Tasks that
-# need the same dense network wait for the one that trains it.
-
-# %%
-#| export
-def one_cell(
-    cells: list[dict], # Parameters of each run of the grid
-    number: int,       # Which one, from 0
-) -> list[dict]:       # Its parameters, alone
-    "A cell by its number. Raises: ValueError if there is none."
-    found = numbered(cells)
-    if not 0 <= number < len(found): raise ValueError(f"cell = {number}: the grid has {len(found)} runs, so choose 0 to {len(found) - 1}")
-    return [found[number].parameters]
-
-
-# %%
-one_cell(grid_cells(dict(method="dense ws", rate="0.9 0.99")), 2)
-
-# %%
-assert one_cell(grid_cells(dict(method="dense ws", rate="0.9 0.99")), 0)[0]["method"] == "dense"
-for number in (-1, 3):
-    try: one_cell(grid_cells(dict(method="dense ws", rate="0.9 0.99")), number)
-    except ValueError as e: print(e)
-    else: raise AssertionError("a cell that is not there was found")
+assert len(failures(ended)) == 1 and "no label column 'hue'" in failures(ended)[0] and "log" not in failures(ended)[0]
+crashed = replace(ended[0], state="failed", reason="Killed")
+assert failures([crashed]) == [f"[0] {crashed.words}: Killed (log: {log_file(crashed)})"]

@@ -18,25 +18,30 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from fairgrape.checkpoints import write_json
-from fairgrape.runner import Outcome, RunJob, code_of, read_outcome, working_on
-from fairgrape.sweep import QUIET, THREADS, Cell, log_file
+from fairgrape.grid import Cell
+from fairgrape.jobs import Outcome, RunJob, code_of, read_outcome, working_on
+from fairgrape.workers import QUIET, THREADS, log_file, log_try
 
 # %%
 import importlib.util
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fairgrape.runner import state_of
-from fairgrape.sweep import numbered, plan, sweep
+from fairgrape.grid import numbered, plan
+from fairgrape.jobs import state_of
+from fairgrape.sweep import sweep
 
 tmp = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# Which machine has a GPU free, which machine has died, what to start next: all that is a scheduler's business, and [Ray](https://docs.ray.io) is one. To the sweep it is an engine like the worker processes on this machine: it starts
+# Which machine has a GPU free, which machine has died, what to start next: all that is a scheduler's business, and [Ray](https://docs.ray.io) is one. To the sweep it is an engine like the [worker processes](26b_workers.ipynb) on this machine: it starts
 # cells and says how they ended. The grid, the record, the table and the retries are those of [26 sweep](26_sweep.ipynb).
 #
 # Ray is an optional extra. Where it is missing that is said before anything starts.
@@ -52,24 +57,22 @@ def need_ray():
 
 # %%
 there = importlib.util.find_spec("ray") is not None
-print("ray", need_ray().__version__ if there else "is not installed: the examples of this notebook are left out")
+print("ray", need_ray().__version__ if there else "is not installed: the examples with a cluster are left out")
 
 # %%
 hidden = sys.modules.get("ray")
 sys.modules["ray"] = None                                         # as if it were not installed
-try: need_ray()
-except ImportError as e: print(e)
-else: raise AssertionError("a missing Ray was not noticed")
+try: said = need_ray()
+except ImportError as e: print(said := str(e))
 finally: sys.modules.pop("ray") if hidden is None else sys.modules.update(ray=hidden)
+assert "pip install 'fairgrape[ray]'" in said
 
 
 # %% [markdown]
 # ## A task
 #
-# What Ray runs on a node is small: it starts a [worker](25_runner.ipynb) with the job and waits for it. The worker watches the process that started it, so that it stops with its kernel when Ray stops the task, or when the node's Ray is gone.
-#
-# Where all nodes see the runs folder, that is all: checkpoints, locks and progress lie there, so a run whose node died goes on from its last epoch on another node. Without shared storage each node has a runs folder of its own, and the finished run
-# comes back as files.
+# What Ray runs on a node is small: it starts a [worker](25_runner.ipynb) with the job and waits for it. Where all nodes see the runs folder, that is all: checkpoints, locks and progress lie there, so a run whose node died goes on from its last epoch on another node.
+# Without shared storage each node has a runs folder of its own, and the finished run comes back as files.
 
 # %%
 #| export
@@ -84,10 +87,92 @@ def here(
     move = lambda folder: str(there / Path(folder).name) if folder else ""
     return replace(job, folder=move(job.folder), dense=move(job.dense), parameters=job.parameters | dict(runs_root=str(there)))
 
+
+# %%
+toy = RunJob(str(tmp / "runs" / "ws-1"), dict(rate=0.5, runs_root=str(tmp / "runs")), "now", str(tmp / "runs" / "dense-1"))
+moved = here(toy, str(tmp / "node"))
+[str(Path(f).relative_to(tmp)) for f in (moved.folder, moved.dense, moved.parameters["runs_root"])]
+
+# %%
+assert here(toy, "") is toy and here(replace(toy, dense=""), str(tmp / "node")).dense == ""
+assert moved == replace(toy, folder=str(tmp / "node" / "ws-1"), dense=str(tmp / "node" / "dense-1"), parameters=dict(rate=0.5, runs_root=str(tmp / "node"))) and (tmp / "node").is_dir()
+
+
+# %% [markdown]
+# What comes back is what a report reads. Checkpoints are large and of use only to a run that is not finished.
+
+# %%
+#| export
 def files_of(folder: Path) -> dict[str, bytes]:
-    "A finished run's files, its checkpoints left out"
+    "A finished run's files, its checkpoints left out."
     return {f.name: f.read_bytes() for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".")}
 
+def _brought(job: RunJob) -> dict[str, dict[str, bytes]]:
+    "The files of a job's run and of its dense network, by folder."
+    return {Path(f).name: files_of(Path(f)) for f in {job.folder, job.dense} if f and Path(f, "metrics.json").is_file()}
+
+
+# %%
+for name in ("ws-1", "dense-1"): (tmp / "node" / name / "checkpoints").mkdir(parents=True); (tmp / "node" / name / ".part").write_text("")
+(tmp / "node" / "ws-1" / "metrics.json").write_text("{}"); (tmp / "node" / "dense-1" / "steps.csv").write_text("")
+_brought(moved)
+
+# %%
+assert _brought(moved) == {"ws-1": {"metrics.json": b"{}"}} and files_of(tmp / "node" / "dense-1") == {"steps.csv": b""}             # the dense network is not finished
+
+
+# %% [markdown]
+# The worker watches the process that started it, so that it stops with its kernel when Ray stops the task, or when the node's Ray is gone. A log that the sweep cannot see is written in a folder that goes with the task, and its text comes back.
+
+# %%
+#| export
+def _node_work(job: RunJob, text: Path, threads: int, folder: Path) -> Outcome:
+    "Make one run with a worker on this node; the job and its outcome lie in that folder."
+    path, start = folder / "job.json", time.time()
+    path.write_text(json.dumps(asdict(job)), encoding="utf-8")
+    env = {**os.environ, **QUIET, **dict.fromkeys(THREADS, str(threads))}
+    with text.open("a", encoding="utf-8") as out:
+        print(f"on {os.uname().nodename}", file=out, flush=True)
+        worker = subprocess.run([sys.executable, "-m", "fairgrape.runner", str(path), str(os.getpid())], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    return read_outcome(path, worker.returncode, time.time() - start)
+
+
+# %% [markdown]
+# The smallest work that there is: another process works on the run, so the worker has nothing to do.
+
+# %%
+with working_on(Path(moved.folder)): busy = _node_work(moved, tmp / "log", 1, tmp)
+busy.state, busy.reason, (tmp / "log").read_text().splitlines()[1][9:21]
+
+# %%
+assert (busy.state, busy.reason) == ("busy", "another process works on ws-1") and (tmp / "log").read_text().startswith(f"on {os.uname().nodename}\n") and "busy after" in (tmp / "log").read_text()
+assert json.loads((tmp / "job.json").read_text()) == asdict(moved)
+
+
+# %% [markdown]
+# Each node has its own installation. A run by other code than the sweep's would be older as soon as it is done, and be made again for ever. So it fails, with the words that help.
+
+# %%
+#| export
+def _same_code(outcome: Outcome, job: RunJob) -> Outcome:
+    "The outcome, or a failure if the node's code is not the sweep's."
+    made = code_of(Path(job.folder))
+    if outcome.state not in ("done", "complete") or job.accept_older or made == job.code: return outcome
+    return Outcome("failed", f"{os.uname().nodename} has other code ({made}, here {job.code}): install the same fairgrape on all nodes", outcome.seconds)
+
+
+# %%
+(tmp / "node" / "ws-1" / "environment.json").write_text('{"code": "1a2b"}')
+other = _same_code(Outcome("done", seconds=3.), moved)
+other.reason.replace(os.uname().nodename, "node-7")
+
+# %%
+assert (other.state, other.seconds) == ("failed", 3.) and "has other code (1a2b, here now)" in other.reason and _same_code(busy, moved) is busy
+assert all(_same_code(Outcome("done"), job) == Outcome("done") for job in (replace(moved, code="1a2b"), replace(moved, accept_older=True)))
+
+
+# %%
+#| export
 def ray_task(
     job: dict,         # A RunJob's fields
     log: str,          # The log's file, if it can be seen from here; else ""
@@ -95,42 +180,27 @@ def ray_task(
     threads: int,      # CPU threads of the run
 ) -> dict:             # outcome, host, log (text) and files, by folder
     "One run, on the node where Ray put it."
-    mine, start = here(RunJob(**job), runs_root), time.time()
+    mine = here(RunJob(**job), runs_root)
     with tempfile.TemporaryDirectory(prefix="fairgrape-") as folder:
-        path, text = Path(folder) / "job.json", Path(log or Path(folder) / "log")
-        path.write_text(json.dumps(asdict(mine)), encoding="utf-8")
-        env = {**os.environ, **QUIET, **dict.fromkeys(THREADS, str(threads))}
-        with text.open("a", encoding="utf-8") as out:
-            print(f"on {os.uname().nodename}", file=out, flush=True)
-            worker = subprocess.run([sys.executable, "-m", "fairgrape.runner", str(path), str(os.getpid())], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        outcome, done = read_outcome(path, worker.returncode, time.time() - start), {}
-        if outcome.state in ("done", "complete") and not mine.accept_older and code_of(Path(mine.folder)) != mine.code:
-            outcome = Outcome("failed", f"{os.uname().nodename} has other code ({code_of(Path(mine.folder))}, here {mine.code}): install the same fairgrape on all nodes", outcome.seconds)
-        if runs_root and outcome.state in ("done", "complete"): done = {Path(f).name: files_of(Path(f)) for f in {mine.folder, mine.dense} if f and Path(f, "metrics.json").is_file()}
+        text = Path(log or Path(folder) / "log")
+        outcome = _same_code(_node_work(mine, text, threads, Path(folder)), mine)
+        done = _brought(mine) if runs_root and outcome.state in ("done", "complete") else {}
         return dict(outcome=asdict(outcome), host=os.uname().nodename, log="" if log else text.read_text(encoding="utf-8"), files=done)
 
 
 # %% [markdown]
-# The smallest set that can be. Another process works on its run, so the task has nothing to bring; its folders are those of the node:
+# On a node of its own, where the run is there already, and where another process works on it:
 
 # %%
-rng = np.random.default_rng(0)
-rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue")[i // 2 % 2]) for i in range(120)]
-(tmp / "own").mkdir()
-for row in rows: Image.fromarray((rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(np.uint8)).save(tmp / "own" / row["file"])
-pd.DataFrame(rows).to_csv(tmp / "own" / "labels.csv", index=False)
-tiny = dict(dataset="folder", data_path=str(tmp / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, method="ws", rate=0.5, epochs="1", lrs="1e-3", batch=16,
-            augment="none", bootstrap=100, data_root=str(tmp), runs_root=str(tmp / "runs"), cache_root=str(tmp / "cache"))
-cell, = plan(numbered([tiny]))
-there_job = here(cell.job, str(tmp / "node"))
-with working_on(Path(there_job.folder)): came = ray_task(asdict(cell.job), "", str(tmp / "node"), threads=1)
-came["outcome"]["state"], came["files"], Path(there_job.dense).parent.name, came["log"].splitlines()[1:]
+(tmp / "node" / "ws-1" / "prune.ipynb").write_text('{"cells": []}')
+task = asdict(replace(toy, code="1a2b"))
+came = ray_task(task, "", str(tmp / "node"), threads=1)
+with working_on(Path(moved.folder)): waits = ray_task(task, str(tmp / "log"), str(tmp / "node"), threads=1)
+[(c["outcome"]["state"], {name: sorted(files) for name, files in c["files"].items()}, len(c["log"].splitlines())) for c in (came, waits)]
 
 # %%
-assert came["outcome"]["state"] == "busy" and came["files"] == {} and "busy after" in came["log"]
-assert here(cell.job, "") == cell.job and there_job.parameters["runs_root"] == str(tmp / "node") and Path(there_job.folder).name == cell.name
-(tmp / "a" / "checkpoints").mkdir(parents=True); (tmp / "a" / "x.json").write_text("{}"); (tmp / "a" / ".part").write_text("")
-assert files_of(tmp / "a") == {"x.json": b"{}"}
+assert came["outcome"]["state"] == "complete" and came["files"] == {"ws-1": files_of(tmp / "node" / "ws-1")} and "complete after" in came["log"] and came["host"] == os.uname().nodename
+assert waits["outcome"]["state"] == "busy" and waits["files"] == {} and waits["log"] == "" and (tmp / "log").read_text().count("busy after") == 2
 
 
 # %% [markdown]
@@ -161,7 +231,7 @@ unpack({"dense-1": {"metrics.json": b"second"}, "ws-1": {"metrics.json": b"{}", 
 sorted(str(f.relative_to(tmp / "home")) for f in (tmp / "home").glob("[!.]*/*"))
 
 # %%
-assert (tmp / "home" / "dense-1" / "metrics.json").read_bytes() == b"first" and not list((tmp / "home").glob(".ws*"))
+assert (tmp / "home" / "dense-1" / "metrics.json").read_bytes() == b"first" and not list((tmp / "home").glob(".ws*")) and (tmp / "home" / "ws-1").stat().st_mode & 0o777 == 0o755
 unpack({"ws-1": {"metrics.json": b"new", "prune.ipynb": b"{}"}}, tmp / "home")
 assert (tmp / "home" / "ws-1" / "metrics.json").read_bytes() == b"new"
 
@@ -169,8 +239,7 @@ assert (tmp / "home" / "ws-1" / "metrics.json").read_bytes() == b"new"
 # %% [markdown]
 # ## The engine
 #
-# A run takes so many cores and GPUs; Ray puts it where they are free and gives each task its own CUDA_VISIBLE_DEVICES. As many runs are handed over as the cluster has room for, so that the sweep decides which cell is next. When a node dies, Ray says so;
-# for the sweep it is a crash like any other: the cell goes back into the queue.
+# A run takes so many cores and GPUs; Ray puts it where they are free and gives each task its own CUDA_VISIBLE_DEVICES. A run is not tried again by Ray: the sweep counts the tries, and it knows which failures are worth one.
 
 # %%
 #| export
@@ -189,58 +258,186 @@ class OnRay:
         self.cpus, self.gpus, self.most, self.fetch = cpus, (gpus or 0) if there else 0, workers, fetch
         if gpus and there and gpus > there: raise ValueError(f"gpus_per_run = {gpus}, but the cluster has {there:g} GPUs: ask for fewer")
         self.task = self.ray.remote(ray_task).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=0)
-        self.busy: dict = {}                               # Ray's reference → cell
-        self.looked, self.room = 0., 1
-
-    @property
-    def size(self) -> int:
-        "How many runs the cluster has room for just now"
-        if time.time() - self.looked > 2:
-            has = self.ray.cluster_resources()
-            shares = [has.get(kind, 0) // need for kind, need in (("CPU", self.cpus), ("GPU", self.gpus)) if need]
-            self.looked, self.room = time.time(), max(1, int(min(shares, default=1)))
-        return min(self.room, self.most) if self.most else self.room
-
-    def free(self) -> bool: return len(self.busy) < self.size
-
-    def start(self, cell: Cell, job: Path):
-        "Hand a cell to Ray"
-        given = dict(threads=max(1, int(self.cpus))) | (dict(processes=int(self.gpus)) if self.gpus > 1 else {})
-        made = replace(cell.job, parameters=cell.job.parameters | {k: v for k, v in given.items() if not cell.parameters.get(k)})
-        write_json(job, asdict(made))
-        log = "" if self.fetch else str(log_file(cell))
-        with log_file(cell).open("a", encoding="utf-8") as out: print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} {cell.words} (try {cell.tries})", file=out)
-        self.busy[self.task.remote(asdict(made), log, self.fetch, made.parameters["threads"])] = cell
-
-    def ended(self) -> list[tuple[Cell, Outcome]]:
-        "Cells whose tasks ended since last asked, and how"
-        if not self.busy: return []
-        done, _ = self.ray.wait(list(self.busy), num_returns=len(self.busy), timeout=0)
-        return [(cell, self.outcome(ref, cell)) for ref in done for cell in [self.busy.pop(ref)]]
-
-    def outcome(self, ref, cell: Cell) -> Outcome:
-        "How a task ended; what it brought is unpacked"
-        try: came = self.ray.get(ref)
-        except self.ray.exceptions.RayTaskError as e: return Outcome("failed", f"{type(e.cause or e).__name__}: {str(e.cause or e).strip().splitlines()[-1]}", time.time() - cell.started)
-        except self.ray.exceptions.RayError as e: return Outcome("crashed", f"the node or its worker died ({type(e).__name__})", time.time() - cell.started)
-        if self.fetch:
-            with log_file(cell).open("a", encoding="utf-8") as out: out.write(came["log"])
-            unpack(came["files"], cell.job.runs_root)
-        return Outcome(**came["outcome"] | dict(extra=dict(host=came["host"])))
-
-    def stop(self, patience: float = 10.):
-        "Stop all tasks; their workers and kernels notice within a second"
-        for ref in self.busy: self.ray.cancel(ref, force=True)
-        if self.busy and patience: time.sleep(2)
-        self.busy.clear()
+        self.busy, self.looked, self.room = {}, 0., 1      # busy: Ray's reference → cell
 
 
 # %% [markdown]
-# A cluster of one node on this machine that keeps its runs to itself, and a sweep of one run on it. The run comes back with its dense network.
+# Most of what the engine does can be seen without a cluster. A stand-in for Ray with eight cores and four GPUs, which hands out numbers for references and keeps what it is asked to do:
 
 # %%
+class RayLike:
+    "Ray as far as the engine talks to it"
+    resources, asked, over = dict(CPU=8., GPU=4.), [], {}
+    exceptions = SimpleNamespace(RayTaskError=type("RayTaskError", (Exception,), dict(cause=None)), RayError=type("RayError", (Exception,), {}))
+    def is_initialized(self): return True
+    def cluster_resources(self): return self.resources
+    def remote(self, *given):
+        self.asked.append(given)
+        return self if callable(given[0]) else f"task {len(self.asked)}"
+    def options(self, **how): self.asked.append(how); return self
+    def wait(self, refs, num_returns, timeout): return [r for r in refs if r in self.over], [r for r in refs if r not in self.over]
+    def get(self, ref):
+        if isinstance(self.over[ref], Exception): raise self.over[ref]
+        return self.over[ref]
+    def cancel(self, ref, force): self.asked.append(("cancel", ref, force))
+
+def on_cluster(**how) -> OnRay:
+    "An engine on the stand-in"
+    global need_ray
+    real, need_ray = need_ray, RayLike
+    try: return OnRay(**how)
+    finally: need_ray = real
+
+engine = on_cluster(cpus=2, gpus=1)
+engine.ray.asked
+
+# %%
+assert engine.ray.asked == [(ray_task,), dict(num_cpus=2, num_gpus=1, max_retries=0)] and engine.busy == {}
+try: on_cluster(gpus=5)
+except ValueError as e: print(e)
+else: raise AssertionError("more GPUs than there are were accepted")
+RayLike.resources = dict(CPU=8.)
+assert on_cluster(gpus=1).gpus == 0                                # no GPU anywhere: the runs compute on the CPU
+RayLike.resources = dict(CPU=8., GPU=4.)
+
+
+# %% [markdown]
+# As many runs are handed over as the cluster has room for, so that the sweep decides which cell is next. Nodes come and go; but asking the cluster takes its time, so its answer counts for two seconds.
+
+# %%
+#| export
+@patch(as_prop=True)
+def size(self: OnRay) -> int:
+    "How many runs the cluster has room for just now"
+    if time.time() - self.looked > 2:
+        has = self.ray.cluster_resources()
+        shares = [has.get(kind, 0) // need for kind, need in (("CPU", self.cpus), ("GPU", self.gpus)) if need]
+        self.looked, self.room = time.time(), max(1, int(min(shares, default=1)))
+    return min(self.room, self.most) if self.most else self.room
+
+@patch
+def free(self: OnRay) -> bool: return len(self.busy) < self.size
+
+
+# %% [markdown]
+# By hand: eight cores are enough for four runs of two, or two of three; four GPUs for two runs of two.
+
+# %%
+sizes = [on_cluster(**how).size for how in (dict(cpus=2), dict(cpus=3), dict(cpus=1, gpus=2), dict(cpus=1, gpus=.5), dict(workers=3), dict(cpus=9))]
+engine = on_cluster(cpus=2, gpus=1)
+before = engine.size
+RayLike.resources = dict(CPU=2., GPU=1.)                           # three nodes of four are gone
+at_once, engine.looked = engine.size, 0.
+sizes, (before, at_once, engine.size)
+
+# %%
+assert sizes == [4, 2, 2, 8, 3, 1] and (before, at_once, engine.size) == (4, 4, 1) and engine.free()
+engine.busy = {"task 1": None}
+assert not engine.free()
+RayLike.resources = dict(CPU=8., GPU=4.)
+
+
+# %% [markdown]
+# What the engine gives a run, its threads and processes, goes into the job, unless the user has chosen it.
+
+# %%
+#| export
+@patch
+def start(self: OnRay, cell: Cell, job: Path):
+    "Hand a cell to Ray"
+    given = dict(threads=max(1, int(self.cpus))) | (dict(processes=int(self.gpus)) if self.gpus > 1 else {})
+    made = replace(cell.job, parameters=cell.job.parameters | {k: v for k, v in given.items() if not cell.parameters.get(k)})
+    write_json(job, asdict(made))
+    log = str(log_try(cell))
+    self.busy[self.task.remote(asdict(made), "" if self.fetch else log, self.fetch, made.parameters["threads"])] = cell
+
+
+# %%
+cell = Cell(7, {}, "ws 0.5", toy, tries=1, started=time.time())
+engine, fetching = on_cluster(cpus=2, gpus=2), on_cluster(cpus=.5, fetch="/node/runs")
+engine.start(cell, tmp / "7.json")
+made, log, place, threads = engine.ray.asked[-1]
+fetching.start(replace(cell, parameters=dict(threads=3), job=replace(toy, parameters=toy.parameters | dict(threads=3))), tmp / "8.json")
+{k: made["parameters"][k] for k in ("threads", "processes")}, threads, fetching.ray.asked[-1][1:]
+
+# %%
+assert (made["parameters"]["threads"], made["parameters"]["processes"], threads, place) == (2, 2, 2, "") and Path(log) == log_file(cell) and fetching.ray.asked[-1][1:] == ("", "/node/runs", 3)
+assert json.loads((tmp / "7.json").read_text()) == made and list(engine.busy.values()) == [cell] and log_file(cell).read_text().count("ws 0.5 (try 1)") == 2
+
+
+# %% [markdown]
+# When a node dies, Ray says so; for the sweep it is a crash like any other: the cell goes back into the queue. An error in the task itself is one of the program, and another try would end like this one.
+
+# %%
+#| export
+@patch
+def outcome(self: OnRay, ref, cell: Cell) -> Outcome:
+    "How a task ended; what it brought is unpacked"
+    try: came = self.ray.get(ref)
+    except self.ray.exceptions.RayTaskError as e: return Outcome("failed", f"{type(e.cause or e).__name__}: {str(e.cause or e).strip().splitlines()[-1]}", time.time() - cell.started)
+    except self.ray.exceptions.RayError as e: return Outcome("crashed", f"the node or its worker died ({type(e).__name__})", time.time() - cell.started)
+    if self.fetch:
+        with log_file(cell).open("a", encoding="utf-8") as out: out.write(came["log"])
+        unpack(came["files"], cell.job.runs_root)
+    return Outcome(**came["outcome"] | dict(extra=dict(host=came["host"])))
+
+@patch
+def ended(self: OnRay) -> list[tuple[Cell, Outcome]]:
+    "Cells whose tasks ended since last asked, and how"
+    if not self.busy: return []
+    done, _ = self.ray.wait(list(self.busy), num_returns=len(self.busy), timeout=0)
+    return [(cell, self.outcome(ref, cell)) for ref in done for cell in [self.busy.pop(ref)]]
+
+
+# %% [markdown]
+# Four tasks: one brought its run, one lost its node, one had an error in it, and one still computes.
+
+# %%
+error = RayLike.exceptions.RayTaskError("in the task"); error.cause = TypeError("first\nno such field")
+RayLike.over = dict(a=came, b=RayLike.exceptions.RayError("gone"), c=error)
+fetching.busy = dict.fromkeys("abcd", cell)
+over = [outcome for _, outcome in fetching.ended()]
+[(o.state, o.reason) for o in over], list(fetching.busy)
+
+# %%
+assert [(o.state, o.reason) for o in over] == [("complete", ""), ("crashed", "the node or its worker died (RayError)"), ("failed", "TypeError: no such field")] and list(fetching.busy) == ["d"]
+assert files_of(tmp / "runs" / "ws-1") == came["files"]["ws-1"] and "complete after" in log_file(cell).read_text() and over[0].extra == dict(host=os.uname().nodename)
+assert on_cluster().ended() == [] and all(0 <= o.seconds < 300 for o in over)
+
+
+# %% [markdown]
+# Stopping: Ray ends the tasks, and their workers and kernels notice within a second that they are alone. Two are given to them, unless the user will not wait.
+
+# %%
+#| export
+@patch
+def stop(self: OnRay, patience: float = 10.):
+    "Stop all tasks; their workers and kernels notice within a second"
+    for ref in self.busy: self.ray.cancel(ref, force=True)
+    if self.busy and patience: time.sleep(2)
+    self.busy.clear()
+
+
+# %%
+begun = time.time()
+fetching.stop(patience=0)
+assert fetching.ray.asked[-1] == ("cancel", "d", True) and fetching.busy == {} and time.time() - begun < 1
+fetching.ray.asked[-1]
+
+# %% [markdown]
+# Now Ray itself: a cluster of one node on this machine that keeps its runs to itself, and a sweep of one real run on it, with a set as small as it can be. The run comes back with its dense network.
+
+# %%
+rng = np.random.default_rng(0)
+rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue")[i // 2 % 2]) for i in range(120)]
+(tmp / "own").mkdir()
+for row in rows: Image.fromarray((rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(np.uint8)).save(tmp / "own" / row["file"])
+pd.DataFrame(rows).to_csv(tmp / "own" / "labels.csv", index=False)
+tiny = dict(dataset="folder", data_path=str(tmp / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, method="ws", rate=0.5, epochs="1", lrs="1e-3", batch=16,
+            augment="none", bootstrap=100, data_root=str(tmp), runs_root=str(tmp / "runs"), cache_root=str(tmp / "cache"))
+cell, = plan(numbered([tiny]))
 if there:
-    need_ray().init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    need_ray().init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     engine = OnRay(fetch=str(tmp / "node"))
     cells = sweep([tiny], engine)
     print([(c.words, c.state, c.reason) for c in cells], "room for", engine.size)

