@@ -172,7 +172,7 @@ class Campaign:
         if ok: shutil.rmtree(home)
 
     def home(self, kind: str) -> Path:
-        folder = self.work / f"{kind}-{len(self.records)}"; folder.mkdir(parents=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self.work))
         return folder
 
     def killed(self, phase: str, method: str, times: int, sign: int = signal.SIGKILL) -> int:
@@ -339,35 +339,46 @@ def two_sweeps(c: Campaign):
     print(f"two sweeps: exit {codes}, runs done {done}: {'the same bits' if ok else 'LOST'}", flush=True)
 
 def rays(c: Campaign):
-    "A Ray worker killed, then a whole node, in the middle of a sweep over two nodes"
+    "A Ray worker killed, then a whole node, in the middle of a sweep over two nodes; again if the sweep was over before the node was gone"
+    while not rays_once(c): pass
+
+def rays_once(c: Campaign) -> bool:
+    "One such sweep; whether both faults hit, so that there is nothing to try again"
     try: import ray
-    except ImportError: return c.records.append(dict(kind="Ray", method="", faults=0, survived=0, lost=0, epochs_again=[], said="SKIPPED: Ray is not installed"))
+    except ImportError:
+        c.records.append(dict(kind="Ray", method="", faults=0, survived=0, lost=0, epochs_again=[], said="SKIPPED: Ray is not installed"))
+        return True
     from ray.cluster_utils import Cluster
     from fairgrape.ray_sweep import OnRay
     from fairgrape.sweep import Sweep, numbered, plan
     methods, home = ("fairgrape", "lottery", "ws", "snip"), c.home("ray")
-    expected, hits = merged(c, methods), []
+    expected, hits, over = merged(c, methods), [], threading.Event()
     nodes = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
     second = nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
     cells = plan(numbered([parameters(c.own, m) | places(home) | dict(threads=1) for m in methods]))
     def computing(): return [f for f in home.glob("runs/*/checkpoints") if checkpoint_files(f)]
     def lose():
-        while len(computing()) < 1: time.sleep(0.1)
+        def until(there: Callable[[], bool]):
+            while not (there() or over.is_set()): time.sleep(0.1)
+        until(computing)
         workers = [p for p in psutil.Process().children(recursive=True) if (p.cmdline() or [""])[0].startswith("ray::") and "IDLE" not in p.cmdline()[0]]
         workers = workers or [p for p in psutil.process_iter() if (p.cmdline() or [""])[0].startswith("ray::") and "IDLE" not in p.cmdline()[0]]
         workers[0].kill(); hits.append("worker")
-        while sum(cell.state == "running" for cell in cells) < 2 or not computing(): time.sleep(0.1)
-        time.sleep(float(c.rng.uniform(3, 8)))
-        nodes.remove_node(second); hits.append("node")
+        def both() -> bool: return sum(cell.state == "running" for cell in cells) >= 2 and bool(computing())
+        while not over.is_set():
+            until(both)
+            time.sleep(float(c.rng.uniform(0, 2)))
+            if both(): nodes.remove_node(second); hits.append("node"); break
     threading.Thread(target=lose, daemon=True).start()
     try: Sweep(cells, OnRay()).run()
-    finally: ray.shutdown(); nodes.shutdown()
+    finally: over.set(); ray.shutdown(); nodes.shutdown()
     same = results(home) == expected and all(cell.state == "done" for cell in cells)
     for victim in ("worker", "node"):
         n = int(victim in hits)
-        c.records.append(dict(kind=f"Ray {victim}", method="4 runs", faults=n, survived=n * same, lost=n * (not same), epochs_again=[], said="" if n else "the fault did not hit"))
+        if n: c.records.append(dict(kind=f"Ray {victim}", method="4 runs", faults=n, survived=n * same, lost=n * (not same), epochs_again=[], said=""))
     print(f"Ray {hits}: {[(cell.state, cell.tries) for cell in cells]}: {'the same bits' if same else 'LOST'}", flush=True)
+    return len(hits) == 2 or not same
 
 # The report
 
@@ -398,14 +409,18 @@ def main() -> int:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     p.add_argument("--out", default=str(REPO / "runs" / "faults.md"))
+    p.add_argument("--add", action="store_true", help="keep what the report there has of the other parts")
     args = p.parse_args()
     if wrong := set(args.only.split(",")) - set(PARTS): p.error(f"--only: there is no {', '.join(wrong)}")
     start = time.time()
     with tempfile.TemporaryDirectory(prefix="fairgrape-faults-") as work:
-        c = Campaign(args.seed, Path(work))
+        c, before = Campaign(args.seed, Path(work)), Path(args.out).with_suffix(".json")
+        kept = json.loads(before.read_text()) if args.add and before.is_file() else dict(seconds=0, records=[])
+        c.records = [r for r in kept["records"] if r["part"] not in args.only.split(",")]
         for part in args.only.split(","):
             PARTS[part](c, args.sweep_kills if part == "sweeps" else args.kills)
-            report(c, Path(args.out), args.seed, time.time() - start)
+            for r in c.records: r.setdefault("part", part)
+            report(c, Path(args.out), args.seed, kept["seconds"] + time.time() - start)
     return int(any(r["lost"] for r in c.records))
 
 if __name__ == "__main__": sys.exit(main())
