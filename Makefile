@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-slow faults bench sync outputs lint showcase studies clean
+.PHONY: help setup demo test test-slow faults bench mutants sync outputs lint showcase studies docs docs-serve clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -38,6 +38,9 @@ faults: setup  ## kill runs and sweeps more than a hundred times and compare wha
 bench: setup  ## measure selection, importance, the cache, whole runs and sweeps (half an hour); leaves runs/bench.md
 	python nbs/_bench/bench.py
 
+mutants: setup  ## break ten exported definitions, one at a time, and see whether their notebooks notice; leaves runs/mutants.md
+	python nbs/_tools/mutants.py
+
 sync: setup  ## text ↔ notebooks ↔ package, cleaned
 	python nbs/_tools/sync.py
 
@@ -57,5 +60,11 @@ ROW ?= synthetic
 studies: setup  ## every study in its fast form, about ten minutes each; ROW=utkface for real faces in data/
 	for name in $(STUDIES); do fairgrape study $$name --dataset $(ROW) --fast || exit 1; done
 
+docs: setup  ## the documentation site, in _docs (npm fetches MathJax once; after that no network is needed)
+	python nbs/_site/build.py
+
+docs-serve: docs  ## the same, at http://localhost:8000
+	python -m http.server 8000 --bind 127.0.0.1 --directory _docs
+
 clean:  ## remove what set-up and tests made; data/ and runs/ stay
-	rm -rf .venv .pytest_cache .hypothesis .ruff_cache dist *.egg-info
+	rm -rf .venv .pytest_cache .hypothesis .ruff_cache dist *.egg-info _docs nbs/_site/node_modules
