@@ -1,0 +1,49 @@
+"The documents beside the notebooks: the citation, the changelog, and a data statement for every data set."
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import fairgrape
+from fairgrape.datasets import DATASETS
+
+REPO = Path(__file__).resolve().parents[2]
+STATEMENTS = REPO / "data" / "statements"
+HEADINGS = ["Who is in it", "How it was collected", "Labels, and who gave them", "What the labels mean, and what they do not", "Licence", "Known faults", "What it must not be used for", "Sources"]
+
+def read(name: str) -> str: return (REPO / name).read_text(encoding="utf-8")
+
+def test_the_citation_is_valid_and_of_this_version():
+    cited = yaml.safe_load(read("CITATION.cff"))
+    assert {"cff-version", "message", "title", "authors", "version", "license", "type"} <= set(cited) and cited["cff-version"] == "1.2.0"
+    assert cited["version"] == fairgrape.__version__ and cited["license"] == "MIT" and cited["type"] == "software"
+    assert all({"name"} <= set(a) or {"family-names", "given-names"} <= set(a) for a in cited["authors"])
+    for paper in (cited["preferred-citation"], *cited["references"]):
+        assert {"type", "title", "authors"} <= set(paper) and paper["title"].startswith("FairGRAPE: Fairness-aware GRAdient Pruning mEthod") and paper["year"] == 2022
+        assert [a["family-names"] for a in paper["authors"]] == ["Lin", "Kim", "Joo"] and paper["url"].endswith("2207.10888")
+
+def test_the_changelog_keeps_its_form():
+    versions = re.findall(r"^## \[(.+?)\] - (\S+)$", read("CHANGELOG.md"), re.M)
+    assert versions[0][0] == fairgrape.__version__ and all(when == "Unreleased" or re.fullmatch(r"\d{4}-\d\d-\d\d", when) for _, when in versions)
+    dates = [when for _, when in versions if when != "Unreleased"]
+    assert dates == sorted(dates, reverse=True)
+    kinds = re.findall(r"^### (.+)$", read("CHANGELOG.md"), re.M)
+    assert kinds and set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_has_a_statement(name):
+    text = (STATEMENTS / f"{name}.md").read_text(encoding="utf-8")
+    parts = re.split(r"^## (.+)$", text, flags=re.M)
+    assert parts[0].startswith("# Data statement: ") and f"`{name}`" in parts[0]
+    assert parts[1::2] == HEADINGS and all(len(part.strip()) > 12 for part in parts[2::2])
+    assert f"statements/{name}.md" in read("data/README.md")
+
+def test_statements_name_what_exists():
+    assert {f.stem for f in STATEMENTS.glob("*.md")} == set(DATASETS)
+    for file in STATEMENTS.glob("*.md"):
+        for link in re.findall(r"\]\(([^)#]+)\)", file.read_text(encoding="utf-8")): assert (file.parent / link).exists(), f"{file.name}: {link}"
+
+def test_git_takes_the_statements():
+    lines = read(".gitignore").splitlines()
+    assert lines.index("!/data/statements/") > lines.index("/data/*")
