@@ -8,6 +8,7 @@ __all__ = ['KEPT', 'SHOWN', 'record_of', 'clock', 'remaining', 'run_row', 'headl
 
 # %% ../nbs/26c_sweep_record.ipynb #ff0d0ffd
 import json
+import sys
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -102,7 +103,7 @@ class Show:
     "Tell a sweep's user what happens: a live table on a terminal, else lines"
     def __init__(self, on: bool = True, every: float = 60.):
         self.console, self.on, self.every, self.said, self.last = Console(stderr=False), on, every, {}, time.time()
-        self.live = Live(console=self.console, auto_refresh=False, transient=True) if on and self.console.is_terminal else None
+        self.live = Live(console=self.console, auto_refresh=False, transient=True) if on and sys.stdout.isatty() else None   # not what FORCE_COLOR says, which notebooks set
 
     def __enter__(self): self.live and self.live.start(); return self
     def __exit__(self, *_): self.live and self.live.stop()

@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
+QUIET = dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0', KMP_BLOCKTIME='0')   # a thread that waits does not spin, as in a sweep: other work on the machine distorts less
 
 
 # Measuring
@@ -59,13 +60,12 @@ def forget_peak() -> None:
 def run_job(
     job: str,      # A name in JOBS
     threads: int,  # Threads of torch and numba in the process
-    more: dict | None = None, # More of its environment
     **settings,    # For the job
 ) -> dict:         # What the job returned, with its settings
     "Run a job in a fresh process."
     said = {k: v for k, v in settings.items() if k not in ('settings', 'cells', 'places')}
     print(f'  {job} {said}, threads {threads}', file=sys.stderr, flush=True)
-    env = os.environ | {'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads), 'NUMBA_NUM_THREADS': str(threads)} | (more or {})
+    env = os.environ | QUIET | {'OMP_NUM_THREADS': str(threads), 'MKL_NUM_THREADS': str(threads), 'NUMBA_NUM_THREADS': str(threads)}
     out = subprocess.run([sys.executable, __file__, '--job', job, '--threads', str(threads), '--settings', json.dumps(settings)],
                          env=env, stdout=subprocess.PIPE, text=True)
     if out.returncode: sys.exit(f'{job} with {settings} failed')
@@ -376,7 +376,6 @@ def job_predict(settings, places, threads, seconds, **_):
     return dict(parts={part: 3600*h for part, h in hours(cost(s, counts), s, counts, c).items()})
 
 def bench_e(args):
-    from fairgrape.sweep import QUIET                                  # so that a thread that waits takes no processor time
     size, limit, cap = (16, 200, 10) if args.quick else (64, 1200, 48)
     common = dict(dataset='synthetic', task='expression', groups='tone', split='photo', limit=limit, network='resnet10', weights='none', image_size=size, rate=0.9,
                   keep=0.5 if args.quick else 0.4, epochs='1' if args.quick else '1,1', lrs='1e-3' if args.quick else '1e-3,1e-4', retrain_epochs=1 if args.quick else 3,
@@ -385,10 +384,10 @@ def bench_e(args):
                  capped=dict(method='fairgrape', importance_cap=cap))
     with tempfile.TemporaryDirectory() as temp:
         places = dict(data_root=temp, runs_root=f'{temp}/runs', cache_root=f'{temp}/cache')
-        dense = run_job('run', args.threads, QUIET, settings=common | dict(method='dense'), places=places, name='')
+        dense = run_job('run', args.threads, settings=common | dict(method='dense'), places=places, name='')
         done = {side: [] for side in sides}
         for turn in range(1 if args.quick else 3):
-            for side, own in sides.items(): done[side].append(run_job('run', args.threads, QUIET, settings=common | own, places=places, name=f'{side}-{turn}'))
+            for side, own in sides.items(): done[side].append(run_job('run', args.threads, settings=common | own, places=places, name=f'{side}-{turn}'))
         seconds, cpu = ({side: statistics.median(r[what] for r in rs) for side, rs in done.items()} for what in ('seconds', 'cpu'))
         what = f"resnet10, {round(.8*limit)} training images of {size} px, 4 groups, rate 0.9, keep {common['keep']}, {common['retrain_epochs']} retraining epochs a step"
         yield row('e', f'the dense network, once for all; {what}', args.threads, dense['seconds'], record=dense)
@@ -441,14 +440,13 @@ def bench_f(args):
                   keep=0.4, epochs='1', lrs='1e-3', retrain_epochs=1, retrain_lr=3e-4, augment='flip', bootstrap=100)
     methods, seeds = (['ws', 'magnitude'], [0]) if args.quick else (['ws', 'magnitude', 'fairgrape'], [0, 1])
     cells = [common | dict(method=m, seed=s) for s in seeds for m in methods]
-    from fairgrape.sweep import QUIET                                  # so that threads wait in the same way on both sides
     with tempfile.TemporaryDirectory() as temp:
         temp = Path(temp)
         places = dict(data_root=str(temp), cache_root=str(temp/'cache'))
         run_job('one_process', args.threads, cells=[common | dict(method='dense', seed=99)], places=places | dict(runs_root=str(temp/'first')))     # renders the images, once for all
         grid = temp/'grid.yaml'
         grid.write_text(json.dumps(common | dict(method=methods, seed=seeds)))                                # JSON is YAML
-        alone = run_job('one_process', args.threads, QUIET, cells=cells, places=places | dict(runs_root=str(temp/'alone')))['seconds']
+        alone = run_job('one_process', args.threads, cells=cells, places=places | dict(runs_root=str(temp/'alone')))['seconds']
         one, two = (sweep_seconds(grid, w, args.threads, temp/f'workers{w}', places, temp/f'{w}.log') for w in (1, 2))
         n, what = len(cells), f"{len(cells)} runs and {len(seeds)} dense networks, {args.threads} cores"
         yield row('f', f'in one process, imports not counted; {what}', args.threads, alone)

@@ -21,7 +21,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 QUIET = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]   # asks nothing of the network
 
-def until(true, seconds: float = 60):
+def until(true, seconds: float = 120):
     "Wait until `true()`, and fail with its name if it does not come. A file that is half written is not true."
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -93,6 +93,8 @@ def menu(page, entry: str, command: str):
     page.locator("li.lm-MenuBar-item", has_text=entry).click()
     page.locator(f".lm-Menu-item[data-command='{command}']").click()
 
+def saved(page): page.wait_for_selector(".lm-TabBar-tab.jp-mod-dirty", state="detached")     # while it saves, a reload would ask first
+
 def test_a_word_goes_both_ways_and_all_cells_run(project, lab):
     from playwright.sync_api import sync_playwright
     book, text = project / BOOK, project / TEXT
@@ -106,7 +108,7 @@ def test_a_word_goes_both_ways_and_all_cells_run(project, lab):
     with sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = chromium.new_page(viewport=dict(width=1400, height=1000))
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         page.goto(f"{lab}/lab/tree/{BOOK}?token=grape")
         page.wait_for_function("document.querySelector('.jp-NotebookPanel .jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
 
@@ -122,6 +124,7 @@ def test_a_word_goes_both_ways_and_all_cells_run(project, lab):
             written = text.read_text(encoding="utf-8")
             return "Pomegranate" in str(state(book)[0]) and "Pomegranate" in written and written.endswith(script[-200:])
         until(both_files_have_the_word)
+        saved(page)
         assert changed(script, text.read_text(encoding="utf-8")) == [f"- # {last}", f"+ # {last} Pomegranate."]
 
         # The text's word is in the browser
@@ -134,6 +137,7 @@ def test_a_word_goes_both_ways_and_all_cells_run(project, lab):
         page.keyboard.press("Control+s")
         def the_outputs_are_gone(): return not any(outputs())
         until(the_outputs_are_gone)
+        saved(page)
         menu(page, "Run", "runmenu:run-all")
         page.locator(".jp-NotebookPanel .jp-CodeCell").last.locator(".jp-InputPrompt", has_text=f"[{runs}]:").wait_for()
         menu(page, "File", "docmanager:save")

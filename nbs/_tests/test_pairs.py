@@ -1,4 +1,5 @@
 "Each notebook and its text in nbs/_text hold the same cells, and the package is what the notebooks export."
+import json
 import shutil
 import subprocess
 import sys
@@ -40,4 +41,5 @@ def test_notebooks_are_clean():
     for notebook in NOTEBOOKS:
         book = jupytext.read(notebook)
         assert all(c.get("execution_count") is None and not set(c.metadata) - {"tags"} for c in book.cells if c.cell_type == "code"), notebook
+        assert "jupytext" not in json.loads(notebook.read_text(encoding="utf-8"))["metadata"], f"{notebook}: make sync"
         if "templates" in notebook.parts: assert sum("parameters" in (c.metadata.get("tags") or []) for c in book.cells) == 1, notebook

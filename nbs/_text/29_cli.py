@@ -208,11 +208,16 @@ def run_sweep(args: argparse.Namespace) -> int:
 
 
 # %%
+@contextlib.contextmanager
+def as_in_a_shell():
+    "What is printed within, on either stream; tables as text, which a notebook would draw"
+    with patch("rich.console._is_jupyter", return_value=False), contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out): yield out
+
 def swept(**more):
     "Exit status and words of `run_sweep` with these options, on the two runs that are there"
     options = dict(tiny, method="ws", rate="0.5 0.6", grid="", dry_run=False, accept_older=False, cell=None,
                    engine="local", workers=1, gpus_per_run=0, retries=0, no_report=True, again="again") | more
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out): code = run_sweep(argparse.Namespace(**options))
+    with as_in_a_shell() as out: code = run_sweep(argparse.Namespace(**options))
     return code, out.getvalue().replace(str(home), "…")
 
 print(swept(dry_run=True)[1])
@@ -429,7 +434,7 @@ def _data(args: argparse.Namespace) -> int:
 # %%
 def told(command, **options):
     "Exit status and words of a command"
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out): code = command(argparse.Namespace(**options))
+    with as_in_a_shell() as out: code = command(argparse.Namespace(**options))
     return code, out.getvalue().replace(str(home), "…")
 
 print(told(_data, dataset="folder", data_path=str(home / "own"), data_root=str(home), quick=False)[1])
@@ -484,7 +489,8 @@ def main(
 # %%
 options = [part for k, v in tiny.items() for part in (f"--{k}", str(v))]
 def say(*arguments: str) -> tuple[int, str]:
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out): code = main(list(arguments))
+    "Exit status and words of a command, as a shell gets them"
+    with as_in_a_shell() as out: code = main(list(arguments))
     return code, out.getvalue().replace(str(home), "…")
 
 print(say("sweep", "--method", "ws", "--rate", "0.5 0.6 0.7", "--dry_run", *options)[1])

@@ -1,4 +1,5 @@
 "Bring text, notebooks and package together: `python nbs/_tools/sync.py [--outputs]`. The newer of a notebook and its text wins."
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,11 @@ def texts() -> list[Path]:
 
 def notebook(text: Path) -> Path: return (NBS / text.relative_to(TEXT)).with_suffix(".ipynb")
 
+def plain(book: Path):
+    "Drop what jupytext notes in a notebook that JupyterLab has opened: pyproject.toml says it already"
+    content = json.loads(book.read_text(encoding="utf-8"))
+    if content["metadata"].pop("jupytext", None): book.write_text(json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
 def sync():
     "jupytext both ways, export, clean, and jupytext again since cleaning touches the notebooks"
     call("jupytext", "--quiet", "--sync", *texts())
@@ -23,6 +29,7 @@ def sync():
         if '"kernelspec"' not in notebook(text).read_text(encoding="utf-8"): call("jupytext", "--quiet", "--set-kernel", "python3", notebook(text))
     call("nbdev-export")
     call("nbdev-clean")
+    for text in texts(): plain(notebook(text))
     call("jupytext", "--quiet", "--sync", *texts())
 
 def outputs():
