@@ -432,6 +432,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'fairgrape/importance.py'),
                                       'fairgrape.importance.add_square': ('importance.html#add_square', 'fairgrape/importance.py'),
                                       'fairgrape.importance.add_up': ('importance.html#add_up', 'fairgrape/importance.py'),
+                                      'fairgrape.importance.codes_of': ('importance.html#codes_of', 'fairgrape/importance.py'),
                                       'fairgrape.importance.count_groups': ('importance.html#count_groups', 'fairgrape/importance.py'),
                                       'fairgrape.importance.cut': ('importance.html#cut', 'fairgrape/importance.py'),
                                       'fairgrape.importance.group_importance': ( 'importance.html#group_importance',

@@ -23,6 +23,7 @@ def interval_table(
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
     "Accuracy and loss of each group, each with its bootstrap interval."
+    correct_dense, correct_pruned, groups = map(np.asarray, (correct_dense, correct_pruned, groups))
     table = group_table(correct_dense, correct_pruned, groups, names)
     shown = {"accuracy_dense": correct_dense, "accuracy_pruned": correct_pruned, "delta": np.subtract(correct_pruned, correct_dense)}
     for column, values in shown.items():
@@ -41,7 +42,8 @@ def disparities(
 ) -> pd.DataFrame:              # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
     "ρ, ψ and range with interval and noise floor."
     diff = np.asarray(correct_pruned, dtype=float) - np.asarray(correct_dense, dtype=float)
-    n = check_groups(groups, [f"group {g}" for g in range(int(np.max(groups)) + 1)])
+    groups = np.asarray(groups)                 # tensors and lists are welcome
+    n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)
     def row(kind): return float(disparity(delta, kind, n)), *disparity_interval(delta, noise, kind, n, level), *noise_floor(noise, kind, n)
     rows = {kind: row(kind) for kind in DISPARITIES}

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize, prune as torch_prune
 
 # %% [markdown]
 # This module and the three that follow it (importance, selection, pruning) are the library proper: they know nothing of faces,
-# data sets or runs and import torch, numpy and numba only. Everything in them works on any `nn.Module`.
+# data sets or runs and import torch, numpy, numba and fastcore only. Everything in them works on any `nn.Module`.
 #
 # ## What can be pruned
 #

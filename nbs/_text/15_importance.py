@@ -64,6 +64,30 @@ assert cut(130) == [44, 43, 43] and cut(64) == [64] and cut(65) == [33, 32] and 
 
 
 # %% [markdown]
+# The commonest mistakes in a loader of one's own are pairs instead of triples, and groups that are words or floats. They are said as what they are, before anything is computed.
+
+# %%
+#| export
+def codes_of(batch: tuple) -> Tensor:
+    "The group codes of a batch, shape `(B,)`. Raises: ValueError unless it is (input, target, group) with whole numbers as groups"
+    if len(batch) != 3: raise ValueError(f"a batch of the loader has {len(batch)} parts: it must be (input, target, group)")
+    codes = batch[2]
+    if not isinstance(codes, Tensor) or codes.dim() != 1 or codes.is_floating_point() or codes.is_complex():
+        what = f"{codes.dtype}, shape {tuple(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
+        raise ValueError(f"the groups of a batch must be whole numbers from 0 on, a LongTensor of shape (B,), not {what}")
+    return codes
+
+
+# %%
+print(codes_of((None, None, torch.tensor([0, 1, 0]))))
+assert codes_of((None, None, torch.tensor([0, 1, 0]))).tolist() == [0, 1, 0]
+for wrong, said in (((1, 2), "2 parts"), ((1, 2, ["thin", "thick"]), "not list"), ((1, 2, torch.tensor([0., 1.])), "not torch.float32"), ((1, 2, torch.zeros(2, 1).long()), "shape (2, 1)")):
+    try: codes_of(wrong)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError("wrong groups accepted")
+
+
+# %% [markdown]
 # To cut evenly one must know how many images each group has, so the loader is read once for its labels alone. That is also where a group without any image is found: nothing
 # could be preserved for it, so it is an error.
 
@@ -75,10 +99,11 @@ def count_groups(
 ) -> list[int]:       # Images of each group
     "Count the images of each group; a group without images, or a code outside the range, is a ValueError."
     counts = torch.zeros(groups, dtype=torch.long)
-    for _, _, g in loader:
+    for g in map(codes_of, loader):
         low, high = int(g.min()), int(g.max())
         if low < 0 or high >= groups: raise ValueError(f"group code {low if low < 0 else high} in the data, but groups = {groups}: codes are 0 to {groups - 1}")
         counts += torch.bincount(g.cpu(), minlength=groups)
+    if not counts.any(): raise ValueError("the loader yields nothing: it is read more than once, so it must be one that starts anew each time, as a DataLoader does and a generator does not")
     empty = [i for i, n in enumerate(counts.tolist()) if n == 0]
     if empty: raise ValueError(f"group {empty} has no image, so its importance cannot be estimated: drop it or add images")
     return counts.tolist()
@@ -88,7 +113,7 @@ def count_groups(
 loader = [(torch.arange(0., 3), torch.arange(3), torch.tensor([0, 1, 0])), (torch.arange(3., 6), torch.arange(3), torch.tensor([0, 0, 1]))]
 print(count_groups(loader, groups=2))
 assert count_groups(loader, groups=2) == [4, 2]
-for wrong, groups, said in ((loader, 1, "code 1"), (loader, 3, "[2] has no image"), ([(None, None, torch.tensor([-1, 0]))], 2, "code -1")):
+for wrong, groups, said in ((loader, 1, "code 1"), (loader, 3, "[2] has no image"), ([(None, None, torch.tensor([-1, 0]))], 2, "code -1"), (iter(()), 2, "yields nothing")):
     try: count_groups(wrong, groups)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("wrong number of groups accepted")

@@ -32,6 +32,7 @@ def interval_table(
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
     "Accuracy and loss of each group, each with its bootstrap interval."
+    correct_dense, correct_pruned, groups = map(np.asarray, (correct_dense, correct_pruned, groups))
     table = group_table(correct_dense, correct_pruned, groups, names)
     shown = {"accuracy_dense": correct_dense, "accuracy_pruned": correct_pruned, "delta": np.subtract(correct_pruned, correct_dense)}
     for column, values in shown.items():
@@ -73,7 +74,8 @@ def disparities(
 ) -> pd.DataFrame:              # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
     "ρ, ψ and range with interval and noise floor."
     diff = np.asarray(correct_pruned, dtype=float) - np.asarray(correct_dense, dtype=float)
-    n = check_groups(groups, [f"group {g}" for g in range(int(np.max(groups)) + 1)])
+    groups = np.asarray(groups)                 # tensors and lists are welcome
+    n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)
     def row(kind): return float(disparity(delta, kind, n)), *disparity_interval(delta, noise, kind, n, level), *noise_floor(noise, kind, n)
     rows = {kind: row(kind) for kind in DISPARITIES}
@@ -90,11 +92,15 @@ result.round(2)
 
 # %%
 from time import perf_counter
+
+import torch
+
 for kind in DISPARITIES: assert np.isclose(result.value[kind], disparity(group_table(before, after, who, four).delta[:-1], kind, [400, 800, 1200, 1600]))
 assert (result.low > result.floor_95).all() and (result.low < result.value).all() and (result.value < result.high).all()
 mixed = np.random.default_rng(1).permutation(4000)
 none = disparities(before[mixed], after[mixed], who)
 assert (none.low == 0).all() and (none.value < none.floor_95).all() and (none.high > none.value).all()
+assert disparities(torch.as_tensor(before), torch.as_tensor(after), torch.as_tensor(who)).equals(result) and disparities(list(before), list(after), list(who)).equals(result)
 assert disparities(before, after, who).equals(result) and not disparities(before, after, who, seed=1).equals(result)
 start = perf_counter(); disparities(np.tile(before, 4), np.tile(after, 4), np.arange(16_000) % 14); seconds = perf_counter() - start
 assert seconds < 5; print(f"16,000 images, 14 groups: {seconds:.2f} s")

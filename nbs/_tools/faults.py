@@ -32,6 +32,7 @@ import fairgrape.cache
 import fairgrape.checkpoints
 import fairgrape.experiment
 import fairgrape.pruning
+import fairgrape.results
 import fairgrape.training
 from fairgrape.checkpoints import checkpoint_files
 from fairgrape.experiment import Settings, is_complete, run
@@ -40,7 +41,7 @@ REPO = Path(__file__).resolve().parents[2]
 FAIRGRAPE = Path(sys.executable).with_name("fairgrape")
 # The moments that a fault can hit, and the function in which each lies
 PHASES = dict(caching=(fairgrape.cache, "_write_pixels"), training=(fairgrape.training, "train_epoch"), importance=(fairgrape.experiment, "score_batches"),
-              selection=(fairgrape.pruning, "select_masks"), checkpoint=(fairgrape.checkpoints, "save_checkpoint"), results=(fairgrape.experiment, "save_run"))
+              selection=(fairgrape.pruning, "select_masks"), checkpoint=(fairgrape.checkpoints, "save_checkpoint"), results=(fairgrape.results, "run_metrics"))
 METHODS = dict(fairgrape={}, lottery={}, importance=dict(as_released=True), snip={}, ws={}, random=dict(scope="global"))
 
 def write_set(home: Path, n: int = 100) -> Path:
