@@ -138,7 +138,7 @@ def test_the_processes_end_with_their_starter(tmp_path):
     code = f"import sys; sys.path.insert(0, '.'); from fairgrape.parallel import launch; launch('{HERE.stem}', ['sleep', '{tmp_path}/x'], 2)"
     starter = subprocess.Popen([sys.executable, "-c", code], cwd=HERE.parent, env=os.environ | dict(PYTHONPATH=str(HERE.parent)))
     pids = [tmp_path / f"pid{rank}" for rank in range(2)]
-    wait_for(lambda: all(p.is_file() and p.read_text() for p in pids), 60)
+    wait_for(lambda: all(p.is_file() and p.read_text() for p in pids), 240)
     time.sleep(2)                                                                                # until both have joined
     starter.send_signal(signal.SIGKILL); starter.wait()
     wait_for(lambda: not any(alive(int(p.read_text())) for p in pids), 40)
