@@ -34,8 +34,8 @@ def test_a_node_dies_in_the_middle(request, own, tmp_path, fetch):  # noqa: F811
     engine, lost = OnRay(fetch=str(tmp_path / fetch / "runs") if fetch else ""), []
     def lose():
         while sum(c.state == "running" for c in cells) < 2 or kernels(tmp_path / fetch) < 2: time.sleep(.1)
+        lost.extend(c.index for c in cells if c.state == "running")          # before: the lost one soon waits again, and another takes the room
         cluster.remove_node(cluster.second)
-        lost.extend(c.index for c in cells if c.state == "running")
     threading.Thread(target=lose, daemon=True).start()
     Sweep(cells, engine).run()
     assert len(lost) == 2 and [c.state for c in cells] == ["done"] * 3, [(c.state, c.reason) for c in cells]
