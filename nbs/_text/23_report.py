@@ -8,18 +8,16 @@
 
 # %%
 #| export
-import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from fairgrape.comparison import display_table, markdown_table, report_table, seed_floor, verdicts
 from fairgrape.finished import ADDED, LARGE, SMALL, Run, experiment, find_runs, load_run, variant
+from fairgrape.figures import html_figure
 from fairgrape.plots import plot_deltas, plot_disparity, plot_groups, plot_history, plot_price, plot_shares, plot_sparsity
 
 # %% [markdown]
@@ -27,7 +25,7 @@ from fairgrape.plots import plot_deltas, plot_disparity, plot_groups, plot_histo
 
 # %%
 #| export
-_all_ = ["ADDED", "LARGE", "SMALL", "Run", "experiment", "find_runs", "load_run", "variant", "display_table", "markdown_table", "report_table", "seed_floor", "verdicts"]
+_all_ = ["ADDED", "LARGE", "SMALL", "Run", "experiment", "find_runs", "load_run", "variant", "display_table", "markdown_table", "report_table", "seed_floor", "verdicts", "html_figure"]
 
 # %% [markdown]
 # A report is one HTML file without any outside part, to be opened anywhere or sent by mail. Tables have a caption and headings that a screen reader can
@@ -36,12 +34,15 @@ _all_ = ["ADDED", "LARGE", "SMALL", "Run", "experiment", "find_runs", "load_run"
 # The examples are runs with made-up numbers: 400 test images, four groups, three layers. `write_example` writes such a run's small files and its predictions.
 
 # %%
+import base64
+import io
 import json
 import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
+from PIL import Image
 
 from fairgrape.evaluation import compare
 
@@ -113,25 +114,8 @@ made = html_table(pd.DataFrame({"Method": ["a <b>"], "ρ": ["1.0"]}), "Two & two
 assert '<thead><tr><th scope="col">Method</th><th scope="col">ρ</th></tr></thead><tbody><tr><th scope="row">a &lt;b&gt;</th><td>1.0</td></tr></tbody>' in made
 assert 'aria-label="Two &amp; two"' in made and "<caption><span>Two &amp; two</span></caption>" in made
 
-
 # %% [markdown]
-# A page with fifty pictures should still go by mail, so each has 64 colours, which are plenty for a plot. The plot functions leave a description in the figure's label; it becomes the picture's text for those who cannot see it.
-
-# %%
-#| export
-def html_figure(
-    fig: Figure,  # From one of the plot functions
-    caption: str, # What a reader should look for
-) -> str:         # HTML with the picture inside
-    "A picture with its description, inside the page."
-    drawn, data = io.BytesIO(), io.BytesIO()
-    fig.savefig(drawn, dpi=110)
-    Image.open(drawn).convert("RGB").quantize(64).save(data, "PNG")
-    picture = base64.b64encode(data.getvalue()).decode()
-    said, alt = html.escape(caption), html.escape(fig.get_label())
-    return (f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{said}"><img alt="{alt}" '
-            f'src="data:image/png;base64,{picture}"></div><figcaption>{said}</figcaption></figure>')
-
+# A page with fifty pictures should still go by mail, so each has 64 colours, which are plenty for a plot ([figures](22a_figures.ipynb)). The plot functions leave a description in the figure's label; it becomes the picture's text for those who cannot see it.
 
 # %%
 fig = plot_shares(run.layers)

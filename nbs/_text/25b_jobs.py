@@ -14,15 +14,15 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 
 from fairgrape.notebooks import notebook_is_whole
 from fairgrape.settings import inside
+from fairgrape.storage import Busy, lock
 
 # %%
 import io
@@ -180,21 +180,16 @@ for bad in (dict(folder=str(tmp / "runs" / ".." / "elsewhere")), dict(dense=str(
 
 # %%
 #| export
-class Busy(RuntimeError): "Another process works on this run"
-
 @contextmanager
 def working_on(
     folder: Path,        # A run folder
     wait: bool = False,  # Wait until it is free
 ) -> Iterator[None]:
     "Hold a run's lock. Raises: Busy if someone else holds it."
-    locks = folder.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(locks / f"{folder.name}.run.lock", timeout=-1 if wait else 0)
-    try: lock.acquire()
-    except Timeout: raise Busy(f"another process works on {folder.name}") from None
-    try: yield
-    finally: lock.release()
+    with ExitStack() as held:
+        try: held.enter_context(lock(folder.parent / ".locks" / f"{folder.name}.run.lock", wait))
+        except Busy: raise Busy(f"another process works on {folder.name}") from None
+        yield
 
 
 # %%

@@ -71,12 +71,12 @@ def table(results):
     dense = results["dense"]
     print(f"{'':28}  majority  minority   drops          disparity")
     for name, (a, b) in results.items():
-        print(f"{name:28}  {a:8.1f}  {b:8.1f}  {dense[0] - a:5.1f} {dense[1] - b:6.1f}  {disparity(dense, (a, b)):13.1f}")
+        print(f"{name:28}  {a:8.1f}  {b:8.1f}  {dense[0] - a:5.1f} {dense[1] - b:6.1f}  {gap(dense, (a, b)):13.1f}")
 
-def disparity(dense, pruned): return (dense[1] - pruned[1]) - (dense[0] - pruned[0])
+def gap(dense, pruned): return (dense[1] - pruned[1]) - (dense[0] - pruned[0])
 
 table({"dense": (98., 96.), "an example": (95., 86.)})
-assert disparity((98., 96.), (95., 86.)) == 7
+assert gap((98., 96.), (95., 86.)) == 7
 
 
 # %% [markdown]
@@ -151,7 +151,7 @@ def by_magnitude(model, rate, keep=None, **how):
 
 heard["WS"] = accuracy(by_magnitude(ear, 0.85, retrain=relearn), sounds_test, lambda out: out.argmax(1))
 table(heard)
-assert disparity(heard["dense"], heard["WS"]) > 5
+assert gap(heard["dense"], heard["WS"]) > 5
 
 # %% [markdown]
 # The minority pays several times what the majority pays. In a test set composed like the training data a tenth of the inputs would be minority, and its loss would show as a tenth of itself.
@@ -165,7 +165,7 @@ fair = copy.deepcopy(ear)
 steps = prune_fair(fair, loader, rate=0.85, groups=2, keep=0.65, retrain=relearn, ignore=["head"], on_step=print)
 heard["FairGRAPE"] = accuracy(fair, sounds_test, lambda out: out.argmax(1))
 table(heard)
-assert disparity(heard["dense"], heard["FairGRAPE"]) < disparity(heard["dense"], heard["WS"]) - 5       # with more retraining: see below
+assert gap(heard["dense"], heard["FairGRAPE"]) < gap(heard["dense"], heard["WS"]) - 5       # with more retraining: see below
 
 # %% [markdown]
 # Those extra epochs are an advantage that has nothing to do with groups. Three more rows take it apart: FairGRAPE in one shot, to be held against WS; then WS with as many epochs after its one shot, and magnitude in the very same steps, to be held against FairGRAPE.
@@ -316,7 +316,7 @@ table(read)
 
 # %%
 masks = get_masks(fair, ignore=["head"])
-assert disparity(read["dense"], read["WS"]) > 5 and disparity(read["dense"], read["FairGRAPE"]) < disparity(read["dense"], read["WS"]) - 5
+assert gap(read["dense"], read["WS"]) > 5 and gap(read["dense"], read["FairGRAPE"]) < gap(read["dense"], read["WS"]) - 5
 assert all(int(m.sum()) == keep_count(m.numel(), 0.9) for m in masks.values()) and len(masks) == 12 and (fair.head.weight != 0).all()
 assert all((layer.weight[~masks[n]] == 0).all() for n, layer in prunable(fair, ignore=["head"]).items())
 
