@@ -21,6 +21,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from filelock import FileLock
 from nbdev.doclinks import nbpath2html
 from nbdev.process import NBProcessor
 from nbdev.processors import ai_magics, filter_stream_, hide_, hide_line, rm_header_dash, strip_ansi
@@ -42,14 +43,19 @@ def there(name: str, version: str) -> bool:
     file = MODULES / name / "package.json"
     return file.is_file() and json.loads(file.read_text(encoding="utf-8"))["version"] == version
 
+def lacking_packages() -> list[str]: return [f"{n} {v}" for n, v in wanted().items() if not there(n, v)]
+
+NPM = ["npm", "install", "--silent", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"]
+
 def npm_packages() -> Path:
-    "nbs/_site/node_modules, filled once. Raises: SystemExit without npm, or where npm cannot fetch them."
-    lacking = [f"{n} {v}" for n, v in wanted().items() if not there(n, v)]
-    if not lacking: return MODULES
-    if shutil.which("npm") is None: raise SystemExit(f"{' and '.join(lacking)}: not in {MODULES.relative_to(REPO)}, and there is no npm to fetch them. Install npm, or unpack the packages there")
-    done = subprocess.run(["npm", "install", "--silent", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=SITE, capture_output=True, text=True)
-    lacking = [f"{n} {v}" for n, v in wanted().items() if not there(n, v)]
-    if done.returncode or lacking: raise SystemExit(f"npm cannot fetch {' and '.join(lacking)}; unpack them into {MODULES.relative_to(REPO)} by hand. {(done.stderr or done.stdout).strip()[-300:]}")
+    "nbs/_site/node_modules, filled once, by one process at a time. Raises: SystemExit without npm, or where npm cannot fetch them."
+    MODULES.mkdir(exist_ok=True)
+    with FileLock(MODULES / ".fetching.lock"):   # two npm at once in one folder break each other, and a third would see half a package
+        lacking = lacking_packages()
+        if not lacking: return MODULES
+        if shutil.which("npm") is None: raise SystemExit(f"{' and '.join(lacking)}: not in {MODULES.relative_to(REPO)}, and there is no npm to fetch them. Install npm, or unpack the packages there")
+        done = subprocess.run(NPM, cwd=SITE, capture_output=True, text=True)
+        if done.returncode or lacking_packages(): raise SystemExit(f"npm cannot fetch {' and '.join(lacking)}; unpack them into {MODULES.relative_to(REPO)} by hand. {(done.stderr or done.stdout).strip()[-300:]}")
     return MODULES
 
 def copy_mathjax(source: Path, target: Path):

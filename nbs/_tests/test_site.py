@@ -43,14 +43,18 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 spec = importlib.util.spec_from_file_location("site_build", BUILD)
 build = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(build)
-try: AXE = build.npm_packages() / "axe-core" / "axe.min.js"
-except SystemExit as e: missing(str(e))
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory) -> Path:
+def packages() -> Path:
+    "What npm brings; here, not while tests are collected, which every worker does"
+    try: return build.npm_packages()
+    except SystemExit as e: missing(str(e))
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, packages) -> Path:
     "The built site; FAIRGRAPE_SITE names one that is built already"
     if os.environ.get("FAIRGRAPE_SITE"): return Path(os.environ["FAIRGRAPE_SITE"]).resolve()
     out = tmp_path_factory.mktemp("site") / "html"
@@ -162,6 +166,28 @@ def test_the_troubleshooting_page_quotes_errors_that_are_raised():
     source = "".join(p.read_text(encoding="utf-8") for p in (REPO / "fairgrape").glob("*.py"))
     assert len(headings) > 15 and not [h for h in headings if h not in source]
 
+NPM = """#!/bin/bash
+echo called >> calls; [ ! -e busy ] || exit 7
+touch busy; sleep 0.5
+for p in $WANTED; do mkdir -p node_modules/${p%:*}; echo "{\\"version\\": \\"${p#*:}\\"}" > node_modules/${p%:*}/package.json; sleep 0.5; done
+rm busy
+"""
+
+def test_npm_runs_once_however_many_ask(tmp_path):
+    "Every worker asks on a fresh machine; two npm in one folder break each other"
+    copy = tmp_path / "nbs" / "_site" / "build.py"
+    copy.parent.mkdir(parents=True)
+    for name in ("build.py", "package.json"): shutil.copy(BUILD.with_name(name), copy.parent)
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(NPM)
+    npm.chmod(0o755)
+    ask = "import runpy, sys; print(sum(1 for _ in runpy.run_path(sys.argv[1])['npm_packages']().glob('*/package.json')))"
+    env = os.environ | dict(PATH=f"{npm.parent}:{os.environ['PATH']}", WANTED=" ".join(f"{name}:{version}" for name, version in build.wanted().items()))
+    workers = [subprocess.Popen([sys.executable, "-c", ask, copy], env=env, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [w.communicate()[0].strip() for w in workers] == ["2"] * 4
+    assert (copy.parent / "calls").read_text() == "called\n"
+
 def kind(url: str) -> str:
     "Pages of one kind look alike: a run, a study, a chapter of the reference; the rest is of its own kind"
     if url.startswith("runs/"): return re.sub(r"[^/]+$", "", url) + ("index" if url.endswith("index.html") else "page")
@@ -170,7 +196,7 @@ def kind(url: str) -> str:
 
 async def look(address: str, jobs: list[tuple[str, str, int, bool]], tabs: int = 4) -> list[str]:
     "Visit (page, light or dark, width, with axe-core?) in several tabs at once; what is wrong"
-    wrong, axe = [], AXE.read_text(encoding="utf-8")
+    wrong, axe = [], (build.MODULES / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
     async def tab(context, width):
         page, at = await context.new_page(), ""
         page.on("console", lambda m: wrong.append(f"{at}: console: {m.text}") if m.type == "error" else None)
