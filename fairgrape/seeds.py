@@ -8,9 +8,10 @@ __all__ = ['CELL', 'interval_of_mean', 'over_seeds', 'sign_test', 'paired', 'see
 # %% ../nbs/23c_seeds.ipynb #5c96caa2
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy import stats
+
+from .figures import PALETTE, figure_of
 
 # %% ../nbs/23c_seeds.ipynb #fadf74bf
 CELL = ["experiment", "rate", "scope"]   # What must agree before methods may be compared
@@ -87,13 +88,12 @@ def plot_seeds(
     "Every method's values, joined seed by seed, by rising mean."
     by_seed = table.pivot_table(index="seed", columns="label", values=measure)
     by_seed = by_seed[by_seed.mean().sort_values().index]
-    fig, ax = plt.subplots(figsize=(1.6 + 1.3 * by_seed.shape[1], 3.6), layout="constrained")
+    fig, (ax,) = figure_of(1, 1, (1.6 + 1.3 * by_seed.shape[1], 3.6))
     x = np.arange(by_seed.shape[1])
     for (seed, values), marker in zip(by_seed.iterrows(), "os^Dv<>pPX*h" * len(by_seed)):
-        ax.plot(x, values, color="0.55", linewidth=0.8, marker=marker, markerfacecolor="#0072B2", markeredgecolor="white", markersize=7, label=f"seed {seed}")
+        ax.plot(x, values, color="0.55", linewidth=0.8, marker=marker, markerfacecolor=PALETTE[0], markeredgecolor="white", markersize=7, label=f"seed {seed}")
     ax.hlines(by_seed.mean(), x - 0.25, x + 0.25, color="black", linewidth=2.5)
     ax.set(xticks=x, xticklabels=by_seed.columns, ylabel=name, xlim=(-0.5, len(x) - 0.5), ylim=(min(0, float(np.nanmin(by_seed.to_numpy()))), None))
     fig.legend(fontsize=7, frameon=False, loc="outside right center")
     fig.set_label(f"{name}, a dot per seed. Mean and range: " + "; ".join(f"{m} {v.mean():.1f} ({v.min():.1f} to {v.max():.1f})" for m, v in by_seed.items()) + ".")
-    plt.close(fig)
     return fig

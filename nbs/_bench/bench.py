@@ -559,7 +559,7 @@ def keep(out: Path, about: str, quick: bool, rows: list[dict]) -> str:
     growth = growth_of(rows)
     (out/'bench.json').write_text(json.dumps(dict(about=about, quick=quick, rows=rows, growth=growth), indent=1) + '\n')
     if growth: plot_growth(growth, out/'bench-growth.png')
-    text = f'{about}\n\n{table(rows)}\n' + (f'\n{growth_table(growth)}\n\n![growth](bench-growth.png)\n' if growth else '')
+    text = f'{about}\n\n{table(rows)}\n' + (f'\n{growth_table(growth)}\n\n![Growth of the importance pass, the selection and their memory with weights, images and groups, on log-log axes](bench-growth.png)\n' if growth else '')
     (out/'bench.md').write_text(text)
     return text
 

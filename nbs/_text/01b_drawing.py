@@ -244,6 +244,7 @@ def draw_background(
 
 
 # %%
+#| fig-alt: Plain backgrounds with clothes and necks of four people, from the lightest skin tone to the darkest; the first has long hair behind a head that is not there yet
 strip(draw_background)
 
 # %%
@@ -295,6 +296,7 @@ def draw_head(
 
 
 # %%
+#| fig-alt: The same four with blank heads and ears
 strip(draw_background, draw_head)
 
 # %%
@@ -344,6 +346,7 @@ def _draw_eye(canvas: Canvas, x: np.ndarray, y: np.ndarray) -> None:
 
 
 # %%
+#| fig-alt: The same four with one eye each, on the right
 eye = lambda canvas: _draw_eye(canvas, *_eye_frame(canvas, 1))
 strip(draw_background, draw_head, eye)
 opened, narrowed = ((change(eye, draw_background, draw_head, contrast=1., eye_open=wide) > 0).mean((1, 2)) for wide in (1.4, .7))
@@ -363,6 +366,7 @@ def _draw_brow(canvas: Canvas, x: np.ndarray, y: np.ndarray, side: int) -> None:
 
 
 # %%
+#| fig-alt: The same four with one eyebrow each, on the right, and no eyes
 brow = lambda canvas: _draw_brow(canvas, *_eye_frame(canvas, 1), 1)
 strip(draw_background, draw_head, brow)
 
@@ -389,6 +393,7 @@ def draw_eyes(
 
 
 # %%
+#| fig-alt: The same four with two eyes and two eyebrows each
 strip(draw_background, draw_head, draw_eyes)
 amount = lambda layer, **columns: change(layer, draw_background, draw_head, **columns).mean((1, 2))
 assert (amount(draw_eyes, contrast=0.) == 0).all(), "no contrast, no eyes"
@@ -413,6 +418,7 @@ def draw_mouth(
 
 
 # %%
+#| fig-alt: The same four with noses and smiling, open mouths
 strip(draw_background, draw_head, draw_eyes, draw_mouth)
 assert (amount(draw_mouth, contrast=0.) == 0).all()
 assert (amount(draw_mouth, mouth_open=.15) > 1.5*amount(draw_mouth, mouth_open=0.)).all(), "an open mouth covers more"
@@ -436,6 +442,7 @@ def draw_hair(
 
 
 # %%
+#| fig-alt: The same four with hair on their heads: long, shorn, and two with a rounded cap of it
 strip(draw_background, draw_head, draw_eyes, draw_mouth, draw_hair)
 assert (amount(draw_hair, hair_density=0., hair_long=0.) == 0).all()
 assert (amount(draw_hair, hair_density=1., hair_long=1.) > amount(draw_hair, hair_density=1., hair_long=0.)).all()
@@ -459,6 +466,7 @@ def draw_glasses(
 LAYERS = (draw_background, draw_head, draw_eyes, draw_mouth, draw_hair, draw_glasses)   # Back to front
 
 # %%
+#| fig-alt: The same four with round glasses
 strip(*LAYERS[:-1], lambda canvas: (canvas.p.update(glasses=np.ones_like(canvas.p["glasses"])), draw_glasses(canvas)))
 
 # %%

@@ -26,7 +26,7 @@ from IPython.display import HTML
 # %% [markdown]
 # Colours are Okabe and Ito's, which people with colour-blindness can tell apart, and every series differs in marker, hatch or lightness
 # too, so a print in grey is enough. Each figure carries a description in words as its label (`fig.get_label()`), which becomes the
-# alternative text of the picture.
+# alternative text of the picture, in a report and on a page of the documentation.
 #
 # ## A look for each method
 #
@@ -122,6 +122,25 @@ for g in range(10):
 # %% [markdown]
 # ## A figure, closed
 #
+# A notebook keeps an output's text beside its picture, by default `<Figure size 700x350 with 1 Axes>`, which helps nobody. A figure that
+# has a description says that instead.
+
+# %%
+#| export
+class DescribedFigure(Figure):
+    "A figure whose text form is its label, where it has one."
+    def __repr__(self) -> str: return self.get_label() or super().__repr__()
+
+
+# %%
+plain, described = DescribedFigure(), DescribedFigure(label="Two bars, the left one twice as high.")
+plain, described
+
+# %%
+assert repr(described) == "Two bars, the left one twice as high." and repr(plain).startswith("<DescribedFigure size ")
+
+
+# %% [markdown]
 # Figures are handed back closed. A notebook then shows the one that a cell returns, once, and a loop over a hundred runs does not fill the
 # memory.
 
@@ -134,7 +153,7 @@ def figure_of(
     **kwargs,                             # For `plt.subplots`, e.g. `sharey=True`
 ) -> tuple[Figure, np.ndarray]:           # The figure, closed, and its panels in reading order, shape `(rows · columns,)`
     "A figure with light grid lines and no box, which no notebook draws twice."
-    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **kwargs)
+    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, FigureClass=DescribedFigure, **kwargs)
     plt.close(fig)
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
@@ -158,7 +177,7 @@ low.set_xticks(range(10), [f"group {g}" for g in range(10)], fontsize=8)
 print(fig, f"with {len(fig.axes)} panels; {len(plt.get_fignums())} figures are open")
 
 # %%
-assert len(plt.get_fignums()) == 0 and len(fig.axes) == 2 and len(figure_of(2, 3)[1]) == 6
+assert len(plt.get_fignums()) == 0 and len(fig.axes) == 2 and len(figure_of(2, 3)[1]) == 6 and isinstance(fig, DescribedFigure)
 
 
 # %% [markdown]

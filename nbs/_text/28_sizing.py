@@ -278,10 +278,10 @@ MEASURED = json.loads("""{"about": {"threads": 2, "processor": "x86_64", "gpu": 
  "selection": {"points": [[1835008, 0.04906], [7340032, 0.1637], [29360128, 0.5432]], "c": 1.817e-07, "e": 0.8672}, "disk": 1200000000.0}""")
 
 # %%
-sizing_table(MEASURED).map(said).drop(columns=["images are", "speed is"]) if MEASURED else "not measured yet"
+sizing_table(MEASURED).map(said).drop(columns=["images are", "speed is"])
 
 # %%
-if MEASURED: plot_hours(MEASURED)
+plot_hours(MEASURED)
 
 # %% [markdown]
 # And the laws behind it, from `make bench`: how the importance pass, the selection and the memory of both grow with weights (eight equal convolutions, 2 groups), with images and with groups (ResNet-10, 4.9 million weights). An exponent
