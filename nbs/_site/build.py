@@ -312,7 +312,7 @@ def alt_text(source: str, number: int, before: str) -> str:
     text = plot_words()[calls[number % len(calls)]] + (f" {before}" if before else "") if calls else before
     return shorter(words(text)) or "Figure, described in the text beside it"
 
-def described(output) -> str:
+def own_words(output) -> str:
     "What a picture says of itself: the text form that the notebook keeps beside it, unless that is only what kind of object it is"
     text = output.get("data", {}).get("text/plain", "")
     return "" if text.startswith("<") else text
@@ -368,7 +368,7 @@ class Converter:
             if shown[0] == "other": kept.append(output); continue
             flush()
             if shown[0] == "markdown": self.markdown(shown[1])
-            else: self.save(*shown, words(alt or described(output)) or alt_text(source, number, self.before)); number += 1
+            else: self.save(*shown, words(alt or own_words(output)) or alt_text(source, number, self.before)); number += 1
         if first or kept: flush()
 
     def export(self, source: str, outputs: list):

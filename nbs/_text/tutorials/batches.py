@@ -121,6 +121,7 @@ assert status == 0 and said.count(": run (") == 3 and said.count("cannot:") == 1
 # This sweep is a process of its own, as in a terminal. When a run is done and others are under way we look at `fairgrape status`, as one would from another terminal, and then send what Ctrl-C sends.
 
 # %%
+#| slow
 def states(): return [cell["state"] for record in sweeps(RUNS)[-1:] for cell in record["cells"]]
 
 command = f"fairgrape sweep {grid} --workers 2 --no_report"
@@ -131,9 +132,11 @@ while process.poll() is None and not (set(states()) >= {"done", "running"} and l
 status, said = shell(f"fairgrape status --runs_root {RUNS}")
 
 # %%
+#| slow
 assert status == 0 and "under way" in said and "1 failed" in said and {"done", "running"} <= set(states())
 
 # %%
+#| slow
 process.send_signal(signal.SIGINT)                                                        # Ctrl-C
 process.wait(60)
 said = (home / "sweep.log").read_text()
@@ -143,6 +146,7 @@ print(clean(said))
 # What the sweep has to say: a line for each thing that happened (on a terminal it is a table that refreshes), then what is there, what is left, and the command that goes on. The exit status is 130, as after any Ctrl-C. Workers and their kernels are gone with the sweep.
 
 # %%
+#| slow
 first, = sweeps(RUNS)
 assert process.returncode == 130 and "To go on: fairgrape sweep" in said and not first["alive"]
 assert states().count("failed") == 1 and "done" in states() and "waiting" in states() and "running" not in states()
@@ -151,9 +155,11 @@ assert states().count("failed") == 1 and "done" in states() and "waiting" in sta
 # From now on, and from any terminal, `status` says the same: it reads files, and asks nobody.
 
 # %%
+#| slow
 status, said = shell(f"fairgrape status --runs_root {RUNS}")
 
 # %%
+#| slow
 assert status == 0 and "stopped" in said and "1 failed" in said and "running" not in said
 
 # %% [markdown]
@@ -162,10 +168,12 @@ assert status == 0 and "stopped" in said and "1 failed" in said and "running" no
 # The same command. What is done is left alone, and what was broken off goes on from its last checkpoint: after each epoch and each selection there is one. That holds after a power cut as well, there is just nobody then who says goodbye.
 
 # %%
+#| slow
 when = {c["folder"]: Path(c["folder"], "prune.ipynb").stat().st_mtime_ns for c in first["cells"] if c["state"] == "done"}
 status, said = shell(f"fairgrape sweep {grid} --workers 2 --no_report")
 
 # %%
+#| slow
 second = sweeps(RUNS)[-1]
 assert status == 1 and "3 of 4 there, 1 failed" in said                                  # 1: something failed
 assert all(Path(folder, "prune.ipynb").stat().st_mtime_ns == t for folder, t in when.items())      # not touched again
@@ -173,6 +181,7 @@ assert all(cell["tries"] == 0 for cell in second["cells"] if cell["folder"] in w
 
 
 # %%
+#| slow
 def draw(records):
     "What was worked on when, a row a run; each sweep has its colour and hatching"
     begun = min(r["started"] for r in records)
@@ -206,22 +215,26 @@ show(draw([first, second]), "Which run was worked on when, its start-up included
 # tried twice more (`--retries`), and goes on from the last checkpoint each time. Either way the other runs go on.
 
 # %%
+#| slow
 failed, = [c for c in second["cells"] if c["state"] == "failed"]
 print(failed["words"], "→", failed["reason"])
 logs = {file.name: file.read_text().count("--- ") for file in sorted((RUNS / ".logs").glob("*.log"))}
 pd.Series(logs, name="times started").rename_axis("log in runs/.logs").to_frame()
 
 # %%
+#| slow
 assert failed["tries"] == 0 and "no label column 'hair'" in failed["reason"] and len(logs) == 3 and 3 < sum(logs.values()) <= 5
 
 # %% [markdown]
 # With the mistake mended the last run is the same as the first, and nothing is left to do. More seeds or methods are added in the same way: write them in and start the command again.
 
 # %%
+#| slow
 grid.write_text(grid.read_text().replace("groups: hair", "groups: tone"))
 status, said = shell(f"fairgrape sweep {grid} --dry_run")
 
 # %%
+#| slow
 assert status == 0 and said.count("nothing, it is there") == 3                            # the fourth is the first now, counted once
 
 # %% [markdown]
@@ -230,11 +243,13 @@ assert status == 0 and said.count("nothing, it is there") == 3                  
 # Left to itself, a sweep ends with [the report](reading_the_report.ipynb) over its runs folder: a page to send to someone (`runs/report.html`) and the notebook that made it. `fairgrape report` makes it at any time. The same as a table, here:
 
 # %%
+#| slow
 runs = [run for run in find_runs(RUNS) if run.settings["method"] != "dense"]
 table = report_table(runs)
 display_table(table)[["Method", "Rate", "Scope", "Seed", "Accuracy dense", "Accuracy", "ρ [95 %]", "Floor of ρ: mean, 95 %", "Test images"]]
 
 # %%
+#| slow
 for sentence in verdicts(table, baseline="ws"): print(sentence)
 assert len(runs) == 3 and sorted(table.label) == ["fairgrape", "ws", "ws"] and len(verdicts(table, "ws")) == 1
 assert len(list(RUNS.glob("*-dense-*"))) == 2                                              # a dense network for each seed, trained once
@@ -254,12 +269,15 @@ assert len(list(RUNS.glob("*-dense-*"))) == 2                                   
 # Which worker would get what, on a machine with four GPUs and 32 cores, can be asked without one:
 
 # %%
+#| slow
 pd.DataFrame(worker_slots(gpus=("0", "1", "2", "3"), cores=32)).rename_axis("worker")
 
 # %%
+#| slow
 pd.DataFrame(worker_slots(gpus=("0", "1", "2", "3"), per_run=2, cores=32)).rename_axis("worker")
 
 # %%
+#| slow
 assert [s["CUDA_VISIBLE_DEVICES"] for s in worker_slots(gpus=("0", "1", "2", "3"), per_run=2, cores=32)] == ["0,1", "2,3"]
 try: worker_slots(workers=5, gpus=("0", "1", "2", "3"))
 except ValueError as e: print(e)
@@ -288,12 +306,14 @@ else: raise AssertionError("five workers were given four GPUs")
 # ```
 
 # %%
+#| slow
 for number in (0, 2):
     cell, = one_cell(read_grid(str(grid)), number)
     print(number, "→", {k: cell[k] for k in ("method", "seed", "groups")})
 status, said = shell(f"fairgrape sweep {grid} --cell 3")
 
 # %%
+#| slow
 assert status == 2 and "choose 0 to 2" in said
 assert one_cell(read_grid(str(grid)), 0)[0]["method"] == "ws" and one_cell(read_grid(str(grid)), 2)[0]["method"] == "fairgrape"
 
@@ -323,4 +343,5 @@ assert one_cell(read_grid(str(grid)), 0)[0]["method"] == "ws" and one_cell(read_
 # | exit status | 0 all there, 1 some failed, 2 nothing could start, 130 Ctrl-C |
 
 # %%
+#| slow
 assert not any(record["alive"] for record in sweeps(RUNS)) and not (RUNS / ".older").exists()

@@ -88,22 +88,26 @@ for wrong in (dict(rate=98), dict(method="fairgrapes"), dict(epochs="4,1,1")):
 # `run` does one experiment and gives back its folder; `load_run` reads the folder. First the network that everything else starts from.
 
 # %%
+#| slow
 started = time.perf_counter()
 dense = load_run(run(replace(settings, method="dense"), **places))
 print(f"accuracy {dense.metrics['accuracy_dense']:.1f} % on {len(dense.predictions):,} test images, guessing would give 20 %")
 show(plot_history(dense.history), "Did training settle? Losses above, validation accuracy below")
 
 # %%
+#| slow
 assert dense.metrics["accuracy_dense"] > 35 and len(dense.history) == 5
 
 # %% [markdown]
 # It did not settle: five epochs of a thousand images are a beginning. The two darker tones are served worse, as they were meant to be. That is a disparity of the *dense* network; the question of pruning is what changes.
 
 # %%
+#| slow
 accuracy = pd.DataFrame(dense.metrics["table"]).set_index("group")[["n", "accuracy_dense"]]
 accuracy.round(1)
 
 # %%
+#| slow
 assert accuracy.accuracy_dense[["tone-1", "tone-2"]].min() > accuracy.accuracy_dense[["tone-3", "tone-4"]].max()
 
 # %% [markdown]
@@ -113,6 +117,7 @@ assert accuracy.accuracy_dense[["tone-1", "tone-2"]].min() > accuracy.accuracy_d
 # full schedule once more.
 
 # %%
+#| slow
 pruned = load_run(run(settings, **places))
 pruned.steps[["step", "rate", "kept", "score_s", "select_s", "retrain_s"]].round(2)
 
@@ -120,6 +125,7 @@ pruned.steps[["step", "rate", "kept", "score_s", "select_s", "retrain_s"]].round
 # What was promised, checked to the weight: every layer keeps 2 % of its weights (rounded down, and at least one), and every other weight is exactly 0, also after all that training.
 
 # %%
+#| slow
 assert all(int(m.sum()) == keep_count(m.numel(), 0.98) for m in pruned.masks.values())
 assert all((pruned.weights[f"{name}.weight"][~mask] == 0).all() for name, mask in pruned.masks.items())
 kept, total = (sum(int(f(m)) for m in pruned.masks.values()) for f in (torch.sum, torch.numel))
@@ -130,21 +136,25 @@ assert abs(kept / total - 0.02) < 1e-4 and pruned.steps["kept"].iloc[-1] == kept
 # And the method's own promise: each tone's share of each layer's importance, before and after. The choice keeps the shares of the network *as it was chosen*; the training afterwards moves the weights, and with them the shares, here by ten points and more in some layers. What the choice itself does to them is in [selection](../16_selection.ipynb): at that moment they are kept, in the example there to a tenth of a point.
 
 # %%
+#| slow
 show(plot_shares(pruned.layers), "Each tone's share of each layer's importance, in the dense network and at the very end")
 
 # %% [markdown]
 # ## Who paid?
 
 # %%
+#| slow
 show(plot_groups(pruned.metrics), "Accuracy of each tone before and after, and its change, with 95 % intervals")
 
 # %%
+#| slow
 rho = pruned.metrics["disparities"]["rho"]
 print(f"accuracy {pruned.metrics['accuracy_dense']:.1f} % → {pruned.metrics['accuracy_pruned']:.1f} %")
 print(f"ρ = {rho['value']:.1f} points [{rho['low']:.1f}, {rho['high']:.1f}], noise floor {rho['floor_95']:.1f}:",
       "above what chance alone does" if rho["low"] > 0 else "no more than chance alone does")
 
 # %%
+#| slow
 assert 0 <= rho["low"] <= rho["value"] <= rho["high"] and rho["floor_95"] > 1
 assert abs(pruned.metrics["accuracy_dense"] - dense.metrics["accuracy_dense"]) < 1e-9     # the same network and test images
 
@@ -156,17 +166,20 @@ assert abs(pruned.metrics["accuracy_dense"] - dense.metrics["accuracy_dense"]) <
 # A number needs another one beside it. Magnitude pruning in the same steps, with the same epochs after each, differs in nothing but what is kept: the largest weights, whoever needs them.
 
 # %%
+#| slow
 magnitude = load_run(run(replace(settings, method="magnitude"), **places))
 runs = report_table([pruned, magnitude])
 shown = display_table(runs).set_index("Method")
 shown[["Accuracy dense", "Accuracy", "ρ [95 %]", "Floor of ρ: mean, 95 %", *(c for c in shown if c.startswith("Δ"))]].T
 
 # %%
+#| slow
 for sentence in verdicts(runs, baseline="magnitude"): print(sentence)
 seconds = time.perf_counter() - started
 print(f"all three runs: {seconds:.0f} s")
 
 # %%
+#| slow
 assert runs.label.tolist() == ["fairgrape", "magnitude"] and len(verdicts(runs, "magnitude")) == 1
 assert len(pruned.history) == len(magnitude.history) == 5 + 3 + 5 and len(magnitude.steps) == 3      # as much training for both
 assert {int(m.sum()) for m in magnitude.masks.values()} == {int(m.sum()) for m in pruned.masks.values()}
@@ -188,11 +201,13 @@ assert {int(m.sum()) for m in magnitude.masks.values()} == {int(m.sum()) for m i
 # The run's folder holds plain files. The weights load into an ordinary network that knows nothing of masks.
 
 # %%
+#| slow
 net = build_model("resnet10", 5)
 net.load_state_dict(pruned.weights, strict=True)
 sorted(f.name for f in pruned.path.iterdir())
 
 # %%
+#| slow
 zeros = sum(int((layer.weight == 0).sum()) for layer in prunable(net).values())
 assert total - zeros == kept                                              # no weight that was kept is 0 by chance
 started = time.perf_counter()

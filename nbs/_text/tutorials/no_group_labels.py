@@ -59,6 +59,7 @@ assert found.groups == "tone" and found.importance_cap == 0
 # The dense network is trained, its features of the training images are clustered, and FairGRAPE prunes by the clusters. They lie in the run's folder.
 
 # %%
+#| slow
 by_clusters = load_run(run(found, **places))
 clusters = load_clusters(by_clusters.path / "clusters.safetensors")
 job = prepare(found, **{k: v for k, v in places.items() if k.endswith("_root")}, progress=False)
@@ -66,6 +67,7 @@ held = clusters_table(clusters, job.table, ["tone", "expression"])
 held.round(2)
 
 # %%
+#| slow
 counts = held.drop(columns="adjusted Rand")
 rand = held["adjusted Rand"].groupby(level=0).first()
 assert counts.loc["tone"].sum().sum() == counts.loc["expression"].sum().sum() == 4000 and counts.shape == (9, 4)
@@ -75,6 +77,7 @@ assert first["tone"][["tone-3", "tone-4"]].min() > first["tone"][["tone-1", "ton
 
 
 # %%
+#| slow
 def draw_clusters(held):
     "What each cluster is made of: tones at the left, expressions at the right"
     fig, axes = plt.subplots(1, 2, figsize=(9, 3), sharey=True, layout="constrained")
@@ -108,15 +111,18 @@ show(draw_clusters(held), "What the clusters are made of; in all images each ton
 # The same network, rate, steps and epochs; only the groups whose shares are kept differ. Both are judged by the *tones*.
 
 # %%
+#| slow
 by_tones = load_run(run(settings, **places))
 runs = report_table([by_tones, by_clusters])
 shown = display_table(runs).set_index("Method")
 shown[["Accuracy dense", "Accuracy", "ρ [95 %]", "Floor of ρ: mean, 95 %", *(c for c in shown if c.startswith("Δ"))]].T
 
 # %%
+#| slow
 for sentence in verdicts(runs, baseline="fairgrape"): print(sentence)
 
 # %%
+#| slow
 assert runs.label.tolist() == ["fairgrape", "fairgrape, groups by 4 clusters"]
 assert by_tones.steps["kept"].tolist() == by_clusters.steps["kept"].tolist() and len(by_tones.history) == len(by_clusters.history)
 same = {name: float((by_tones.masks[name] == mask).float().mean()) for name, mask in by_clusters.masks.items()}
@@ -142,6 +148,7 @@ assert min(same.values()) < 1 and kept_by_both > 0.02                         # 
 # Where there are no labels, the clusters are also what is compared. It costs nothing to look: the predictions of the two networks are in the run's folder, and each test image has a cluster.
 
 # %%
+#| slow
 from fairgrape.evaluation import disparities
 
 answers = by_clusters.predictions
@@ -151,6 +158,7 @@ judged = pd.concat({name: disparities(right["dense"], right["pruned"], codes, B=
 judged.round(1)
 
 # %%
+#| slow
 assert abs(judged.value["tones", "rho"] - by_clusters.metrics["disparities"]["rho"]["value"]) < 1e-9          # the report's own figure
 assert np.bincount(over["clusters"]).sum() == np.bincount(over["tones"]).sum() == len(answers) and (over["clusters"] >= 0).all()
 
