@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test test-slow faults bench mutants sync outputs lint showcase studies docs docs-serve clean
+.PHONY: help setup demo test tutorials test-slow faults bench mutants sync outputs lint showcase studies docs docs-serve clean
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -29,7 +29,10 @@ PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m pytest -n auto --maxpr
 test: setup  ## all tests: notebooks, pairs and export, templates, wheel, determinism
 	$(PYTEST)
 
-test-slow: setup  ## the same with the cells and tests that take long
+tutorials: setup  ## the tutorials with the cells that train, which `make test` leaves out
+	$(PYTEST) --nb-flags slow nbs/tutorials
+
+test-slow: setup  ## all tests, with the cells and tests that take long
 	$(PYTEST) --nb-flags slow
 
 faults: setup  ## kill runs and sweeps more than a hundred times and compare what is left (half an hour); leaves runs/faults.md

@@ -11,20 +11,20 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import adjusted_rand_score, silhouette_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .cache import Images, get_batch
 from .models import load_weights, penultimate, save_weights
+
+if TYPE_CHECKING: from sklearn.cluster import KMeans   # imported where it is called: few runs need it, and every command would wait
 
 # %% ../nbs/14_clusters.ipynb #e412fb26
 def embeddings(
@@ -52,14 +52,17 @@ def moments(
     return mean.astype(np.float32), np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1).astype(np.float32)
 
 # %% ../nbs/14_clusters.ipynb #0d4c6253
-def _fit(x: np.ndarray, k: int, seed: int) -> KMeans:
+def _fit(x: np.ndarray, k: int, seed: int) -> "KMeans":
     "k-means; fewer distinct images than clusters is no warning here, since empty clusters are refused below"
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         return KMeans(k, n_init=10, random_state=seed).fit(x)
 
 def _silhouette(x: np.ndarray, labels: np.ndarray) -> float:
     "The silhouette; NaN where it does not exist: one cluster only, or as many as images"
+    from sklearn.metrics import silhouette_score
     with threadpool_limits(1): return float(silhouette_score(x, labels)) if 1 < len(np.unique(labels)) < len(x) else np.nan
 
 # %% ../nbs/14_clusters.ipynb #82728924
@@ -84,7 +87,7 @@ def cluster(
     k: int = 0,                      # Number of clusters; 0: the one of the largest silhouette
     seed: int = 0,                   # Of k-means and of the sample
     ks: Iterable[int] = range(2, 9), # The numbers tried when `k` is 0
-) -> tuple[KMeans, pd.DataFrame]:    # The fit; and the numbers tried, as from `score_ks`
+) -> tuple["KMeans", pd.DataFrame]:  # The fit; and the numbers tried, as from `score_ks`
     """k-means, the best of ten starts.
 
     Raises: ValueError for fewer than 2 clusters, more clusters than images, or images that are all alike."""
@@ -115,7 +118,7 @@ def assign(self:Clusters,
     return ((self.centres ** 2).sum(1) - 2 * x @ self.centres.T).argmin(1).astype(np.int64)   # |x − c|² less |x|²
 
 # %% ../nbs/14_clusters.ipynb #4f7d79f0
-def _named(fit: KMeans, images: Images, features: dict, scores: pd.DataFrame, mean: np.ndarray, std: np.ndarray) -> Clusters:
+def _named(fit: "KMeans", images: Images, features: dict, scores: pd.DataFrame, mean: np.ndarray, std: np.ndarray) -> Clusters:
     "The clusters by size, and every image's own"
     order = np.argsort(-np.bincount(fit.labels_, minlength=fit.n_clusters), kind="stable")
     scores = scores.assign(chosen=scores.k == fit.n_clusters)
@@ -168,6 +171,7 @@ def with_clusters(
 # %% ../nbs/14_clusters.ipynb #8fb28ee6
 def _against(label: pd.Series, code: np.ndarray, names: list[str]) -> pd.DataFrame:
     "One label's classes against the clusters"
+    from sklearn.metrics import adjusted_rand_score
     counts = pd.crosstab(label.to_numpy(), code).reindex(columns=range(len(names)), fill_value=0)
     return counts.set_axis(names, axis=1).assign(**{"adjusted Rand": adjusted_rand_score(label.astype(str), code)})
 

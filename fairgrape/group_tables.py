@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['check_groups', 'group_table', 'rates_table', 'unmeasured']
 
-# %% ../nbs/20b_group_tables.ipynb #c1baaa4c
+# %% ../nbs/20b_group_tables.ipynb #ac010659
 import numpy as np
 import pandas as pd
-from fairlearn.metrics import MetricFrame
 
 # %% ../nbs/20b_group_tables.ipynb #2d2001f8
 def check_groups(
@@ -33,6 +32,7 @@ def group_table(
     names: list[str],           # Name of each group
 ) -> pd.DataFrame:              # A row per group and a last row `all`; `n`, the two accuracies (percent), `delta` (points)
     "Accuracy of both networks for each group and for all test images."
+    from fairlearn.metrics import MetricFrame   # here, since it brings scikit-learn and SciPy: two seconds that a command which compares nothing need not wait
     check_groups(groups, names)
     metrics = {"n": lambda d, p: len(d), "accuracy_dense": lambda d, p: 100 * np.mean(d), "accuracy_pruned": lambda d, p: 100 * np.mean(p)}
     frame = MetricFrame(metrics=metrics, y_true=correct_dense, y_pred=correct_pruned, sensitive_features=np.asarray(names)[groups])

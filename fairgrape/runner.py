@@ -157,7 +157,7 @@ def main(
 if __name__ == "__main__" and globals().get("__spec__"): sys.exit(main())       # python -m, not a notebook
 
 # %% ../nbs/25_runner.ipynb #6d1873e6
-LOADED = ("fairgrape.experiment", "fairgrape.plots", "fairgrape.report", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "torch._dynamo")
+LOADED = ("fairgrape.experiment", "fairgrape.plots", "fairgrape.report", "fairlearn.metrics", "sklearn.cluster", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "torch._dynamo")
 
 def _load(modules: tuple):
     "Import what runs need, as a kernel would find it."

@@ -10,6 +10,8 @@
 #| export
 import numpy as np
 import pandas as pd
+
+# %%
 from fairlearn.metrics import MetricFrame
 
 
@@ -74,6 +76,7 @@ def group_table(
     names: list[str],           # Name of each group
 ) -> pd.DataFrame:              # A row per group and a last row `all`; `n`, the two accuracies (percent), `delta` (points)
     "Accuracy of both networks for each group and for all test images."
+    from fairlearn.metrics import MetricFrame   # here, since it brings scikit-learn and SciPy: two seconds that a command which compares nothing need not wait
     check_groups(groups, names)
     metrics = {"n": lambda d, p: len(d), "accuracy_dense": lambda d, p: 100 * np.mean(d), "accuracy_pruned": lambda d, p: 100 * np.mean(p)}
     frame = MetricFrame(metrics=metrics, y_true=correct_dense, y_pred=correct_pruned, sensitive_features=np.asarray(names)[groups])

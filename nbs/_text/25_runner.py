@@ -417,7 +417,7 @@ assert "not a job" in read_outcome(tmp / "bad.json").reason
 
 # %%
 #| export
-LOADED = ("fairgrape.experiment", "fairgrape.plots", "fairgrape.report", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "torch._dynamo")
+LOADED = ("fairgrape.experiment", "fairgrape.plots", "fairgrape.report", "fairlearn.metrics", "sklearn.cluster", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "torch._dynamo")
 
 def _load(modules: tuple):
     "Import what runs need, as a kernel would find it."
