@@ -88,8 +88,8 @@ class Sweep:
         home = next((c.job.runs_root for c in self.cells if c.job), None)
         if home is None: return
         self.about = dict(command=self.command, started=time.time(), host=socket.gethostname(), pid=os.getpid(), workers=self.engine.size, ended=0.)
-        self.folder = home / ".sweeps" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = home / ".sweeps" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}"
+        self.folder.mkdir(parents=True)
 
     @property
     def open(self) -> bool: return any(c.state in ("waiting", "running", "elsewhere") for c in self.cells)

@@ -202,8 +202,8 @@ class Sweep:
         home = next((c.job.runs_root for c in self.cells if c.job), None)
         if home is None: return
         self.about = dict(command=self.command, started=time.time(), host=socket.gethostname(), pid=os.getpid(), workers=self.engine.size, ended=0.)
-        self.folder = home / ".sweeps" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = home / ".sweeps" / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}"
+        self.folder.mkdir(parents=True)
 
     @property
     def open(self) -> bool: return any(c.state in ("waiting", "running", "elsewhere") for c in self.cells)
@@ -230,6 +230,7 @@ toy.folder.relative_to(tmp).parts[:2], toy.open, Sweep(three[2:], Scripted()).fo
 
 # %%
 assert toy.folder.is_dir() and toy.folder.parent == tmp / "toy" / ".sweeps" and toy.open and toy.about["workers"] == 1
+assert len({Sweep(three, Scripted()).folder for _ in range(9)}) == 9                                     # each has a record of its own, however quickly they follow
 assert Sweep(three[2:], Scripted()).folder is None and not Sweep(three[2:], Scripted()).open
 assert all(Sweep([a_cell(0, state=s)], Scripted()).open == (s in ("waiting", "running", "elsewhere")) for s in ("waiting", "running", "elsewhere", "done", "complete", "failed"))
 
