@@ -23,8 +23,9 @@ setup: .venv/.ready  ## make .venv, install everything into it, install the note
 demo: setup  ## prune on rendered faces: dense, WS and FairGRAPE at 0.9 and 0.99; notebooks and report in runs/
 	fairgrape sweep demo
 
-# One process a core, one thread each: OpenMP threads of several processes on one core wait for each other.
-PYTEST := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 --dist loadfile
+# One thread a process: OpenMP threads of several processes on one core wait for each other. One process more than cores, since many tests wait for processes of their own.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 8)))
+PYTEST = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile
 
 test: setup  ## all tests: notebooks, pairs and export, templates, wheel, determinism
 	$(PYTEST)

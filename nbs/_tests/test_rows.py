@@ -41,9 +41,12 @@ def settings_of(row: str, official: dict[str, Path]) -> dict:
     path = official.get(name) or ("" if name == "synthetic" else find(*real[name]))
     return {k: v for k, v in start.items() if k in ("dataset", "task", "groups", "classes", "split")} | SMALL | ROWS[row] | dict(data_path=str(path))
 
+AT_ONCE = ("dense", "fairgrape", "importance", "snip")                 # group shares, none, and gradients of an untrained network; what data they have is nothing to the others
+
 @pytest.mark.parametrize("method", FORMS)
 @pytest.mark.parametrize("name", ["celeba", "people"])
-def test_official_layouts_run_with_every_method(official, tmp_path_factory, name, method):
+def test_official_layouts_run_with_every_method(request, official, tmp_path_factory, name, method):
+    if method not in AT_ONCE and "slow" not in request.config.getoption("--nb-flags"): pytest.skip("the other methods on official layouts: make test-slow")
     home = tmp_path_factory.getbasetemp() / f"inside-{name}"
     folder = run(Settings(**settings_of(name, official) | dict(method=method, image_size=16)), progress=False, data_root=home, runs_root=home / "runs", cache_root=home / "cache")
     done = load_run(folder)

@@ -442,7 +442,8 @@ print(told(_data, dataset="folder", data_path=str(home / "own"), data_root=str(h
 # %%
 assert [told(_data, dataset=name, data_path=path, data_root=str(home), quick=True)[0] for name, path in (("folder", str(home / "own")), ("celeba", ""))] == [0, 1]
 assert told(_run, **dict(tiny, method="ws", rate="0.5"), file=None, accept_older=False) == (0, f"{done[0]}\n".replace(str(home), "…"))      # it is there: nothing is computed
-assert told(_report, runs_root=str(home / "runs"), out="")[1].strip() == "…/runs/report.html" and told(_status, runs_root=str(home / "runs"), all=False)[0] == 0
+with patch(f"{_report.__module__}.report", return_value="the page") as asked: assert told(_report, runs_root=str(home / "runs"), out="p.html") == (0, "the page\n")
+assert asked.call_args.args == (home / "runs", "p.html") and told(_status, runs_root=str(home / "runs"), all=False)[0] == 0
 with patch("fairgrape.sizing.calibrate_and_tell", return_value="two days") as calibrate: assert told(_calibrate, seconds=5., device="cpu", runs_root="r") == (0, "two days\n")
 assert calibrate.call_args.args == (5., "cpu", "r")
 
