@@ -27,6 +27,7 @@ from fairgrape.parallel import ALONE, Team, launch, team_of
 from fairgrape.pruning import prune
 from fairgrape.selection import select_fair
 from fairgrape.training import Stage, predict, train
+from lengths import only_long, only_slow
 
 HERE = Path(__file__)
 
@@ -127,7 +128,8 @@ def test_batch_norm_bf16_and_augmentation_work_in_two_processes(tmp_path):
         assert two[f"{name}:bn1.running_var"].ne(1).all()
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ here: torch.compile is not tested")
-def test_compiled_training_ends_near_the_plain_one(tmp_path):
+def test_compiled_training_ends_near_the_plain_one(tmp_path, request):
+    only_long(request, "torch.compile")
     plain, two = plain_net(), of_two("compiled", tmp_path)
     go(plain, noise_images(32), ALONE, stages=[Stage(1e-3, 1), Stage(1e-4, 1)])
     assert plain.state_dict().keys() == two.keys()                                                # no _orig_mod, no module.
@@ -181,18 +183,15 @@ def test_a_whole_run_of_two_processes(own, together, tmp_path):
     assert history["label"].tolist() == pd.read_csv(alone / "history.csv")["label"].tolist()
     assert (together.parent / ".logs" / f"{together.name}.processes.log").is_file()
 
-def only_slow(request):
-    if "slow" not in request.config.getoption("--nb-flags"): pytest.skip("several whole runs of two processes: make test-slow")
-
 @pytest.mark.parametrize("what", [dict(method="snip"), dict(method="importance", importance_cap=9, accumulate=2, precision="bf16", image_size=32), dict(groups="clusters", clusters=2, method="magnitude")],
                          ids=lambda w: w["method"])
 def test_other_methods_in_two_processes(own, tmp_path, what, request):
-    only_slow(request)
+    only_slow(request, "several whole runs of two processes")
     folder = run_together(2, tiny(own, keep=0.2, epochs="1", **what), threads=2, device="cpu", **roots(tmp_path))
     assert abs(json.loads((folder / "metrics.json").read_text())["sparsity"] - 0.9) < 1e-3
 
 def test_killed_and_started_again_it_ends_with_the_same_bits(own, together, tmp_path, request):
-    only_slow(request)
+    only_slow(request, "several whole runs of two processes")
     places, folder = roots(tmp_path), tmp_path / "runs" / together.name
     code = "import json, sys; from fairgrape.experiment import *; from fairgrape.parallel import *; run_together(2, Settings(**json.loads(sys.argv[1])), threads=2, device='cpu', **json.loads(sys.argv[2]))"
     command = [sys.executable, "-c", code, json.dumps(vars(tiny(own))), json.dumps(places)]
@@ -208,7 +207,8 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(own, together, tmp_
     kept = [json.loads((f / "metrics.json").read_text()) | dict(seconds=0) for f in (folder, together)]
     assert kept[0] == kept[1] and json.loads((folder / "environment.json").read_text())["resumed"] >= 1
 
-def test_the_notebook_starts_several_and_shows_what_they_found(own, together, tmp_path):
+def test_the_notebook_starts_several_and_shows_what_they_found(own, together, tmp_path, request):
+    only_long(request, "a notebook that starts two processes")
     parameters = vars(tiny(own)) | roots(tmp_path) | dict(processes=2, threads=2, device="cpu", keep_on="host", progress=False)
     book = papermill.execute_notebook(HERE.parents[1] / "templates" / "prune.ipynb", tmp_path / "out.ipynb", parameters, progress_bar=False, kernel_name="python3")
     folder = tmp_path / "runs" / together.name

@@ -9,6 +9,7 @@ import pytest
 from fairgrape.ray_sweep import OnRay
 from fairgrape.runner import notebook_is_whole
 from fairgrape.sweep import Sweep, grid_cells, numbered, plan, sweeps
+from lengths import only_long, only_slow
 from test_runs import own, tiny  # noqa: F401  (a fixture)
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fairgrape[ray]'")
@@ -28,7 +29,7 @@ def kernels(home: Path) -> int: return len(list(home.glob("runs/*/.prune.ipynb.p
 
 @pytest.mark.parametrize("fetch", ["", "node"], ids=["shared storage", "fetched"])
 def test_a_node_dies_in_the_middle(request, own, tmp_path, fetch):  # noqa: F811
-    if fetch and "slow" not in request.config.getoption("--nb-flags"): pytest.skip("nodes without shared storage: make test-slow")
+    (only_slow if fetch else only_long)(request, "a node that dies in the middle")
     cluster = request.getfixturevalue("cluster")
     cells = plan(numbered(grid_cells(dict(seed=[0, 1, 2]), tiny(own, tmp_path, method="ws", epochs="3"))))
     engine, lost = OnRay(fetch=str(tmp_path / fetch / "runs") if fetch else ""), []

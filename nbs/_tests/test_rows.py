@@ -15,6 +15,7 @@ from fairgrape.report import load_run
 from fairgrape.runner import execute, notebook_is_whole
 from fairgrape.studies import protocol
 from fixtures import write_celeba, write_people
+from lengths import only_slow
 from test_real_faces import find
 
 SMALL = dict(network="resnet10", weights="none", image_size=32, rate=0.9, keep=0.3, epochs="1", lrs="1e-3", retrain_epochs=1, retrain_lr=1e-4, augment="flip", importance_cap=64, bootstrap=100)
@@ -46,7 +47,7 @@ AT_ONCE = ("dense", "fairgrape", "importance", "snip")                 # group s
 @pytest.mark.parametrize("method", FORMS)
 @pytest.mark.parametrize("name", ["celeba", "people"])
 def test_official_layouts_run_with_every_method(request, official, tmp_path_factory, name, method):
-    if method not in AT_ONCE and "slow" not in request.config.getoption("--nb-flags"): pytest.skip("the other methods on official layouts: make test-slow")
+    if method not in AT_ONCE: only_slow(request, "the other methods on official layouts")
     home = tmp_path_factory.getbasetemp() / f"inside-{name}"
     folder = run(Settings(**settings_of(name, official) | dict(method=method, image_size=16)), progress=False, data_root=home, runs_root=home / "runs", cache_root=home / "cache")
     done = load_run(folder)
@@ -62,7 +63,7 @@ def test_celeba_says_what_it_cannot_measure(official, tmp_path):
 @pytest.mark.parametrize("method", FORMS)
 @pytest.mark.parametrize("row", ROWS)
 def test_every_row_to_an_executed_notebook(request, official, kept, row, method):
-    if "slow" not in request.config.getoption("--nb-flags"): pytest.skip("every row through papermill: make test-slow")
+    only_slow(request, "every row through papermill")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder = execute(settings_of(row, official) | dict(method=method, data_root=str(kept / "data"), runs_root=str(kept / "runs"), cache_root=str(kept / "cache"), progress=False), log=False)
