@@ -120,7 +120,8 @@ def test_two_processes_agree_with_one(tmp_path):
     assert sum(int((~alone[k]).sum()) for k in alone if k.startswith("mask:")) > 1e6
     assert any(not torch.equal(alone[k], two[k]) for k in alone if k.startswith("uneven:"))       # it was not one process after all
 
-def test_batch_norm_bf16_and_augmentation_work_in_two_processes(tmp_path):
+def test_batch_norm_bf16_and_augmentation_work_in_two_processes(tmp_path, request):
+    only_long(request, "bf16, batch norm and augmentation in two processes")
     alone, two = others(ALONE), of_two("others", tmp_path)
     assert alone.keys() == two.keys()
     for name in ("norms", "bf16", "augmented"):
