@@ -21,7 +21,7 @@ setup: .venv/.ready  ## make .venv, install everything into it, install the note
 	touch $@
 
 demo: setup  ## prune on rendered faces: dense, WS and FairGRAPE at 0.9 and 0.99; notebooks and report in runs/
-	fairgrape sweep demo
+	fairgrape sweep demo --workers 2
 
 # One thread a process: OpenMP threads of several processes on one core wait for each other. One process more than cores, since many tests wait for processes of their own.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 8 ? n + 1 : 8)))

@@ -28,7 +28,7 @@ from .runner import stop_tree
 
 # %% ../nbs/26b_workers.ipynb #95572c6a
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")                                 # how many threads a process takes
-QUIET = dict(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="0", KMP_BLOCKTIME="0")      # threads that wait must not spin
+QUIET = dict(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="7000", KMP_BLOCKTIME="0")   # threads that wait spin briefly, then sleep
 
 def cores() -> int:
     "The cores that this process, or its container, may use."

@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-QUIET = dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0', KMP_BLOCKTIME='0')   # a thread that waits does not spin, as in a sweep: other work on the machine distorts less
+QUIET = dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0', KMP_BLOCKTIME='0')   # a thread that waits does not spin: other work on the machine distorts less
 
 
 # Measuring

@@ -89,6 +89,7 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
     for run in runs: publish(run, out)
     seeds = seed_floor(runs)
     if len(seeds): seeds.round(2).to_csv(out / "seed_floor.csv", index=False)
+    elif (out / "seed_floor.csv").is_file(): seeds = pd.read_csv(out / "seed_floor.csv")           # of runs published before, whose predictions stayed behind
     run_notebook("report", out / "report.ipynb", dict(runs_root=str(out)), log=False)
     for file in ("report.ipynb", "report.html"): (out / file).write_text(plain((out / file).read_text(encoding="utf-8"), {str(out): "runs/showcase", str(template().parents[2]): "."}), encoding="utf-8")
     (out / "README.md").write_text(page(find_runs(out)) + floor_text(seeds), encoding="utf-8")
