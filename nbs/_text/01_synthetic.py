@@ -256,5 +256,6 @@ assert np.allclose(kept/kept["tone-1"], TONES.contrast/TONES.contrast["tone-1"],
 # So the figures are those that led to the choice. A check came after it: this project's own `fairgrape run` with the same settings and
 # seed 0, which starts from other weights and another order of images, has dense 94.4 (98.5, 98.5, 92.6, 88.0) and after WS at 0.99 the
 # changes −3.2, −2.8, −8.6, −7.3: ρ 2.90, 2.15 to 3.52, floor 0.57 and 1.04. At 0.9 every tone gains: +0.3, +0.4, +1.7, +4.1.
+# That was with two threads; with one (runs/showcase) −3.0, −2.5, −8.4, −7.2, ρ 2.99, and +0.8, +0.5, +1.4, +2.4.
 #
 # The dense network is itself less accurate on tone-3 and tone-4. ρ is about what pruning adds to that.
