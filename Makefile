@@ -31,10 +31,10 @@ test: setup  ## all tests: notebooks, pairs and export, templates, wheel, determ
 	$(PYTEST)
 
 tutorials: setup  ## the tutorials with the cells that train, which `make test` leaves out
-	$(PYTEST) --nb-flags slow nbs/tutorials
+	$(PYTEST) --nb-flags=slow nbs/tutorials
 
 test-slow: setup  ## all tests, with the cells and tests that take long
-	$(PYTEST) --nb-flags slow
+	$(PYTEST) --nb-flags=slow
 
 faults: setup  ## kill runs and sweeps more than a hundred times and compare what is left (half an hour); leaves runs/faults.md
 	python nbs/_tools/faults.py

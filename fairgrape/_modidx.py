@@ -891,6 +891,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'fairgrape.splits._persons': ('splits.html#_persons', 'fairgrape/splits.py'),
                                   'fairgrape.splits.join_photos': ('splits.html#join_photos', 'fairgrape/splits.py'),
                                   'fairgrape.splits.split_table': ('splits.html#split_table', 'fairgrape/splits.py')},
+            'fairgrape.start': { 'fairgrape.start.engine_ahead': ('start.html#engine_ahead', 'fairgrape/start.py'),
+                                 'fairgrape.start.main': ('start.html#main', 'fairgrape/start.py')},
             'fairgrape.storage': { 'fairgrape.storage.Busy': ('storage.html#busy', 'fairgrape/storage.py'),
                                    'fairgrape.storage._code_lines': ('storage.html#_code_lines', 'fairgrape/storage.py'),
                                    'fairgrape.storage.checksum': ('storage.html#checksum', 'fairgrape/storage.py'),

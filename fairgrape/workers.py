@@ -17,14 +17,16 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
 from joblib import cpu_count
 
-from .checkpoints import write_json
-from .grid import Cell
 from .jobs import Outcome, outcome_file, read_outcome
 from .runner import stop_tree
+from .storage import write_json
+
+if TYPE_CHECKING: from fairgrape.grid import Cell                                  # which imports torch
 
 # %% ../nbs/26b_workers.ipynb #95572c6a
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")                                 # how many threads a process takes
@@ -59,14 +61,14 @@ def worker_slots(
     return [dict.fromkeys(THREADS, threads) | mine(i) for i in range(n)]
 
 # %% ../nbs/26b_workers.ipynb #8956a2ad
-def log_file(cell: Cell) -> Path:
+def log_file(cell: "Cell") -> Path:
     "The log of a run: `.logs/<folder>.log` in the runs folder."
     logs = cell.job.runs_root / ".logs"
     logs.mkdir(parents=True, exist_ok=True)
     return logs / f"{cell.name}.log"
 
 # %% ../nbs/26b_workers.ipynb #12290dfc
-def log_try(cell: Cell) -> Path:
+def log_try(cell: "Cell") -> Path:
     "Begin another part of a run's log, and say where it is."
     with log_file(cell).open("a", encoding="utf-8") as log: print(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {cell.words} (try {cell.tries})", file=log)
     return log_file(cell)
@@ -79,6 +81,7 @@ class Local:
         gpus_per_run: int = 1, # GPUs for one run
         device: str = "",      # "cpu": leave GPUs alone
     ):
+        self.asked = workers, gpus_per_run, device
         gpus, own = () if device.startswith("cpu") else tuple(visible_gpus()), os.environ.get("OMP_NUM_THREADS", "")
         self.slots = worker_slots(workers, gpus, gpus_per_run, cores())
         if own.isdigit(): self.slots = [slot | {k: str(min(int(own), int(slot[k]))) for k in THREADS} for slot in self.slots]
@@ -102,7 +105,7 @@ def begin(self: Local):
 
 # %% ../nbs/26b_workers.ipynb #ce7f8d27
 @patch
-def start(self: Local, cell: Cell, job: Path):
+def start(self: Local, cell: "Cell", job: Path):
     "Start the worker of a cell; its job is written to that file"
     slot = next(i for i in range(len(self.slots)) if i not in self.busy)
     given = {"threads": int(self.slots[slot]["OMP_NUM_THREADS"]), **({"processes": self.processes} if self.processes > 1 else {})}
@@ -125,7 +128,7 @@ def last_words(self: Local) -> str:
 
 # %% ../nbs/26b_workers.ipynb #c04a1458
 @patch
-def ended(self: Local) -> list[tuple[Cell, Outcome]]:
+def ended(self: Local) -> list[tuple["Cell", Outcome]]:
     "Cells whose workers ended since last asked, and how"
     if self.server is None: return []
     over, gone = {}, self.server.poll() is not None

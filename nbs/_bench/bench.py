@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-QUIET = dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='0', KMP_BLOCKTIME='0')   # a thread that waits does not spin: other work on the machine distorts less
+QUIET = dict(OMP_WAIT_POLICY='PASSIVE', GOMP_SPINCOUNT='7000', KMP_BLOCKTIME='0')   # a thread that waits spins briefly, as in a sweep: other work on the machine distorts less
 
 
 # Measuring
@@ -427,7 +427,7 @@ def sweep_seconds(grid: Path, workers: int, threads: int, runs_root: Path, place
     "`fairgrape sweep` on so many cores, from the shell's point of view"
     cores = sorted(os.sched_getaffinity(0))[:threads]
     env = {k: v for k, v in os.environ.items() if not k.endswith('_NUM_THREADS')}       # the sweep shares out the cores itself
-    command = [sys.executable, '-c', 'import sys; from fairgrape.cli import main; sys.exit(main())', 'sweep', str(grid), '--workers', str(workers), '--no_report',
+    command = [sys.executable, '-c', 'import sys; from fairgrape.start import main; sys.exit(main())', 'sweep', str(grid), '--workers', str(workers), '--no_report',
                '--runs_root', str(runs_root), '--data_root', places['data_root'], '--cache_root', places['cache_root'], '--device', 'cpu']
     print(f'  sweep of {grid.name} with {workers} workers on {threads} cores', file=sys.stderr, flush=True)
     start = time.perf_counter()

@@ -1,5 +1,8 @@
-"The documents beside the notebooks: the citation, the changelog, and a data statement for every data set."
+"The documents beside the notebooks: the citation, the changelog, a data statement for every data set, and what make says to pytest."
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,10 @@ def test_statements_name_what_exists():
 def test_git_takes_the_statements():
     lines = read(".gitignore").splitlines()
     assert lines.index("!/data/statements/") > lines.index("/data/*")
+
+def test_pytest_understands_what_make_says_to_it():
+    lines = re.findall(r"^\t\$\(PYTEST\)(.*)$", read("Makefile"), re.M)
+    assert len(lines) == 3 and "" in lines
+    for line in lines:                                            # nothing is collected: 5; a usage error: 4
+        done = subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "--ignore-glob=*", *shlex.split(line)], cwd=REPO, capture_output=True, text=True)
+        assert done.returncode == 5, line + done.stderr

@@ -19,19 +19,22 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
 from joblib import cpu_count
 
-from fairgrape.checkpoints import write_json
-from fairgrape.grid import Cell
 from fairgrape.jobs import Outcome, outcome_file, read_outcome
 from fairgrape.runner import stop_tree
+from fairgrape.storage import write_json
+
+if TYPE_CHECKING: from fairgrape.grid import Cell                                  # which imports torch
 
 # %%
 import pandas as pd
 import psutil
 
+from fairgrape.grid import Cell
 from fairgrape.jobs import RunJob, working_on, write_outcome
 
 tmp = Path(tempfile.mkdtemp())
@@ -151,7 +154,7 @@ for bad in (dict(workers=-1), dict(per_run=-1), dict(gpus=("0",), per_run=2), di
 
 # %%
 #| export
-def log_file(cell: Cell) -> Path:
+def log_file(cell: "Cell") -> Path:
     "The log of a run: `.logs/<folder>.log` in the runs folder."
     logs = cell.job.runs_root / ".logs"
     logs.mkdir(parents=True, exist_ok=True)
@@ -176,7 +179,7 @@ log_file(cell).relative_to(tmp).parts
 
 # %%
 #| export
-def log_try(cell: Cell) -> Path:
+def log_try(cell: "Cell") -> Path:
     "Begin another part of a run's log, and say where it is."
     with log_file(cell).open("a", encoding="utf-8") as log: print(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {cell.words} (try {cell.tries})", file=log)
     return log_file(cell)
@@ -195,7 +198,7 @@ assert log_try(cell) == log_file(cell)
 # %% [markdown]
 # ## The engine
 #
-# Workers are forked by [a server](25_runner.ipynb) that has imported everything. A user who has said how many threads a process may take is not overruled.
+# Workers are forked by [a server](25_runner.ipynb) that has imported everything. This module itself imports little: [the command](29a_start.ipynb) has the server started before it imports the rest. A user who has said how many threads a process may take is not overruled.
 
 # %%
 #| export
@@ -206,6 +209,7 @@ class Local:
         gpus_per_run: int = 1, # GPUs for one run
         device: str = "",      # "cpu": leave GPUs alone
     ):
+        self.asked = workers, gpus_per_run, device
         gpus, own = () if device.startswith("cpu") else tuple(visible_gpus()), os.environ.get("OMP_NUM_THREADS", "")
         self.slots = worker_slots(workers, gpus, gpus_per_run, cores())
         if own.isdigit(): self.slots = [slot | {k: str(min(int(own), int(slot[k]))) for k in THREADS} for slot in self.slots]
@@ -231,7 +235,7 @@ threads_of("1", workers=2), threads_of("1000") == [str(cores())]
 # %%
 assert threads_of("1", workers=2) == ["1", "1"] and threads_of("1000") == threads_of("") == [str(cores())]
 engine = Local(workers=2, device="cpu:0")
-assert engine.size == 2 and engine.free() and engine.processes == 1
+assert engine.size == 2 and engine.free() and engine.processes == 1 and engine.asked == (2, 1, "cpu:0")
 engine.busy = {0: {}}; assert engine.free()
 engine.busy = {0: {}, 1: {}}; assert not engine.free()
 engine.busy = {}
@@ -271,7 +275,7 @@ assert set(began) == {*QUIET, *THREADS} and began["GOMP_SPINCOUNT"] == os.enviro
 # %%
 #| export
 @patch
-def start(self: Local, cell: Cell, job: Path):
+def start(self: Local, cell: "Cell", job: Path):
     "Start the worker of a cell; its job is written to that file"
     slot = next(i for i in range(len(self.slots)) if i not in self.busy)
     given = {"threads": int(self.slots[slot]["OMP_NUM_THREADS"]), **({"processes": self.processes} if self.processes > 1 else {})}
@@ -335,7 +339,7 @@ twin.last_words()
 # %%
 #| export
 @patch
-def ended(self: Local) -> list[tuple[Cell, Outcome]]:
+def ended(self: Local) -> list[tuple["Cell", Outcome]]:
     "Cells whose workers ended since last asked, and how"
     if self.server is None: return []
     over, gone = {}, self.server.poll() is not None
@@ -361,7 +365,7 @@ def gone(process: psutil.Process) -> bool:
         time.sleep(.05)
     return False
 
-def until_ended(engine: Local) -> list[tuple[Cell, Outcome]]:
+def until_ended(engine: Local) -> list[tuple["Cell", Outcome]]:
     while not (over := engine.ended()): time.sleep(.05)
     return over
 
