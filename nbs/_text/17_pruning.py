@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from fairgrape.importance import ByGroup, group_importance
 from fairgrape.masks import apply_masks, get_masks, prunable
-from fairgrape.selection import Select, check_scope, exact, select_fair, select_masks
+from fairgrape.selection import Select, check_scope, exact, keep_count, select_fair, select_masks
 
 # %%
 import torch.nn.functional as F
@@ -184,6 +184,28 @@ assert six[0].weight.tolist() == [[0, 0, 0], [0, -5, 0]] and half.kept == 1     
 
 
 # %% [markdown]
+# A rate counts the weights that there were at first. A network that has lost more than that already would go through every step, retraining included, and come out as it went in, under the name of a rate that it does not have. That is an error before any work.
+# (In the layer scope each layer's count is rounded down, so as many weights are enough.)
+
+# %%
+#| export
+def check_left(masks: dict[str, Tensor], rate: Fraction):
+    "Raise ValueError where more weights are gone than the rate asks for"
+    left, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
+    if left < sum(keep_count(m.numel(), rate) for m in masks.values()):
+        raise ValueError(f"rate = {float(rate)}, but the network has {left:,} of its {total:,} weights left, {100 * (1 - left / total):.1f} % are pruned already: "
+                         "choose a higher rate, or start from the dense network")
+
+
+# %%
+there = {"a": torch.arange(10) < 2, "b": torch.arange(9) < 1}           # of 10 and 9 weights, 2 and 1 are left
+try: check_left(there, Fraction(3, 4))
+except ValueError as e: print(e); assert "3 of its 19 weights left, 84.2 % are pruned already" in str(e)
+else: raise AssertionError("a network that has lost more than was asked for was pruned")
+for rate in (Fraction(4, 5), Fraction(9, 10)): assert check_left(there, rate) is None       # ⌊10/5⌋ + ⌊9/5⌋ = 3
+
+
+# %% [markdown]
 # The loop itself: a first half, then retraining, until the schedule is through. `done` serves a run that was cut off: the steps that an earlier process did, the last of which may lack its retraining.
 
 # %%
@@ -203,10 +225,11 @@ def prune(
 ) -> list[Step]:                                    # What each step did; the masks are in the model (`get_masks`)
     """Prune `model` in steps: score, select, apply, retrain.
 
-    Raises: ValueError for a rate, keep, scope or layer name that cannot be, before any work.
+    Raises: ValueError for a rate, keep, scope or layer name that cannot be, or a network that is sparser already, before any work.
     Source: paper, Algorithm 1."""
     rates, masks, steps = schedule(rate, keep), get_masks(model, ignore), list(done)
     check_scope(masks, rates[-1], scope)
+    if not steps: check_left(masks, rates[-1])
     half = steps.pop() if steps and steps[-1].retrain_s is None else None
     for i, r in list(enumerate(rates, 1))[len(steps):]:
         if half is None:
@@ -248,7 +271,7 @@ prune(net, 0.9, magnitude, select_top, keep=0.6, retrain=shuffle)
 
 # %%
 assert len(seen) == 5 and all(not (late & ~early).any() for early, late in zip(seen, seen[1:]))
-for bad in (dict(rate=2), dict(rate=0.5, scope="both"), dict(rate=0.5, ignore=["nowhere"]), dict(rate=0.5, ignore=["0"]), dict(rate=0.99, scope="global")):
+for bad in (dict(rate=2), dict(rate=0.5, scope="both"), dict(rate=0.5), dict(rate=0.5, ignore=["nowhere"]), dict(rate=0.5, ignore=["0"]), dict(rate=0.99, scope="global")):
     try: prune(net, score=None, **bad)        # fails before the score is ever asked for
     except ValueError as e: print(e)
     else: raise AssertionError(f"{bad} was accepted")
@@ -283,6 +306,54 @@ assert [s if s == "cut" else s.step for s in told] == [1, 2, 3, "cut", 4, 5] and
 # ## FairGRAPE in three lines
 #
 # The paper's method with the loop's defaults, for a network and data of one's own. The loader yields `(input, target, group)`; any loss will do that is a mean over the batch.
+#
+# With a sum instead, a batch's importance would grow with the square of its size, and a group of many images would count for more than it does. Nothing would fail, so the loss is looked at once: a mean stays the same when every sample comes twice.
+
+# %%
+#| export
+class MeanLoss:
+    "A loss whose first value is looked at: whether it is the mean over the batch"
+    def __init__(self, loss: Callable): self.loss, self.seen = loss, False
+
+    def __call__(self, output, target):
+        value = self.loss(output, target)
+        if not self.seen and isinstance(output, Tensor) and isinstance(target, Tensor): self.look(value.detach(), output.detach(), target)
+        self.seen = True
+        return value
+
+
+# %%
+#| export
+@patch
+def look(self: MeanLoss, value: Tensor, output: Tensor, target: Tensor):
+    "Raise ValueError unless `value` is one number that stays the same when the batch has every sample twice"
+    if value.numel() != 1: raise ValueError(f"the loss of a batch has shape {tuple(value.shape)}: it must be one number, the mean over the batch (reduction='mean')")
+    with torch.no_grad(): twice = self.loss(torch.cat([output, output]), torch.cat([target, target]))
+    if not torch.isclose(twice, value, rtol=0.01, atol=1e-12, equal_nan=True):
+        raise ValueError(f"with every sample of a batch twice the loss goes from {float(value):.4g} to {float(twice):.4g}: it must be the mean over the batch "
+                         "(reduction='mean'), or a group's importance would hang on how many images it has")
+
+
+# %%
+batch = torch.tensor([[2., 0, 0], [0, 2, 0], [1, 0, 1]]), torch.tensor([0, 1, 2])
+for reduction, said in (("sum", "every sample of a batch twice"), ("none", "has shape (3,)")):
+    try: MeanLoss(torch.nn.CrossEntropyLoss(reduction=reduction))(*batch)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError(f"reduction='{reduction}' was taken for a mean")
+
+# %%
+sizes = []
+spied = MeanLoss(lambda output, target: sizes.append(len(output)) or F.cross_entropy(output, target, weight=torch.tensor([1., 2., 9.])))
+assert float(spied(*batch)) == float(spied(*batch)) == float(F.cross_entropy(*batch, weight=torch.tensor([1., 2., 9.])))
+assert sizes == [3, 6, 3]                                  # looked at once
+half = tuple(t.bfloat16() if t.is_floating_point() else t for t in batch)
+for mean in (F.cross_entropy, lambda output, _: output.float().mean() * 0): assert MeanLoss(mean)(*half) == mean(*half)
+assert MeanLoss(lambda output, _: output[0].sum())((batch[0],), None) == 6          # not tensors: taken as it is
+sizes
+
+
+# %% [markdown]
+# With that, FairGRAPE is the loop with the importance by group as its score.
 
 # %%
 #| export
@@ -297,8 +368,11 @@ def prune_fair(
     ignore: Iterable[str] = (),         # Layers to leave dense
     **how,                              # keep, scope, retrain, on_step: see `prune`
 ) -> list[Step]:                        # What each step did
-    "Prune with FairGRAPE: keep, in every layer, each group's share of the importance. Source: paper, Algorithm 1."
-    batches = ByGroup(loader, groups, size)
+    """Prune with FairGRAPE: keep, in every layer, each group's share of the importance.
+
+    Raises: ValueError for groups or a loader that cannot be, a loss that is not a mean, and as `prune` does.
+    Source: paper, Algorithm 1."""
+    batches, loss = ByGroup(loader, groups, size), MeanLoss(loss)
     return prune(model, rate, lambda m: group_importance(m, batches, loss, groups, ignore, autocast), select_fair, ignore=ignore, **how)
 
 
@@ -326,3 +400,6 @@ from fairgrape.masks import sparsity
 right = torch.cat([(net(x).argmax(1) == y) for x, y, _ in loader])
 print({f"group {i}": f"{100 * float(right[g == i].float().mean()):.0f} % right" for i in range(2)})
 assert min(float(right[g == i].float().mean()) for i in range(2)) > 0.85 and abs(sparsity(get_masks(net)) - 0.8) < 0.01
+try: prune_fair(net, loader, 0.9, groups=2, loss=torch.nn.CrossEntropyLoss(reduction="sum"))
+except ValueError as e: print(e); assert "mean" in str(e) and abs(sparsity(get_masks(net)) - 0.8) < 0.01          # nothing was pruned
+else: raise AssertionError("a loss that is a sum was accepted")
