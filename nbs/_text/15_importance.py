@@ -10,6 +10,7 @@
 #| export
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from fairgrape.group_sums import GroupSums, rooms, wide
+from fairgrape.group_sums import GroupSums, scratch, wide
 from fairgrape.masks import original, prunable
 
 # %%
@@ -241,20 +242,61 @@ assert seen == [torch.bfloat16]
 
 
 # %% [markdown]
+# A gradient is needed for a moment only, to be squared. All of them together are as large as the network, and asking the system for that much memory at each batch and giving it back takes as long as the squaring. So whoever is interested is handed each weight's gradient as soon as the
+# backward pass has it, and then it is gone: autograd keeps a number in its place. A weight that two layers share has one gradient and two names.
+
+# %%
+#| export
+@contextmanager
+def handed_on(
+    layers: dict[str, nn.Module],            # Layer name → layer
+    take: Callable[[str, Tensor], object],   # Called with a layer's name and its weight's gradient
+):
+    "Within, a backward pass hands each weight's gradient to `take` instead of keeping it."
+    names = {}
+    for name, layer in layers.items(): names.setdefault(original(layer), []).append(name)
+    def hand_on(names, gradient):
+        for name in names: take(name, gradient)
+        return gradient.new_zeros(()).expand_as(gradient)         # of the right shape, and of no size
+    hooks = [weight.register_hook(partial(hand_on, mine)) for weight, mine in names.items()]
+    try: yield
+    finally:
+        for hook in hooks: hook.remove()
+
+
+# %%
+taken = {}
+with handed_on({"neuron": neuron, "idle": idle}, taken.__setitem__): left = weight_gradients(neuron, [neuron, idle], torch.tensor([[1., 0.], [3., 0.]]), None, mean)
+print(taken, "and left:", left)
+assert list(taken) == ["neuron"] and taken["neuron"].tolist() == [[2., 0.]] and left[0].tolist() == [[0., 0.]] and left[0].untyped_storage().nbytes() == 4
+
+# %%
+assert weight_gradients(neuron, [neuron], torch.ones(1, 2), None, mean)[0].tolist() == [[1., 1.]] and neuron.weight.grad is None     # afterwards as before
+twins = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
+twins[1].weight = twins[0].weight
+taken.clear()
+with handed_on(dict(twins.named_children()), taken.__setitem__): weight_gradients(twins, twins, torch.ones(1, 1), None, mean)
+assert list(taken) == ["0", "1"] and taken["0"].item() == taken["1"].item() == 2 * twins[0].weight.item()                           # d(w²)/dw
+try:
+    with handed_on({"neuron": neuron}, lambda *_: 1 / 0): weight_gradients(neuron, [neuron], torch.ones(1, 2), None, mean)
+except ZeroDivisionError: assert not neuron.weight._backward_hooks
+else: raise AssertionError("nobody took the gradient")
+
+
+# %% [markdown]
 # The square is added in the width of the sums, for in half precision a small square is lost beside a large sum. `room` is memory that would else be asked for anew at every batch.
 
 # %%
 #| export
-def add_square(total: Tensor, weight: Tensor, gradient: Tensor | None, room: Tensor | None = None):
+def add_square(total: Tensor, weight: Tensor, gradient: Tensor, room: Tensor | None = None):
     "total += (weight · gradient)², in place, in the width of `total`; the product is put into `room`, of the shape and type of `total`"
-    if gradient is None: return
     change = torch.mul(weight, gradient, out=torch.empty_like(total) if room is None else room)
     total.addcmul_(change, change)
 
 
 # %%
 total = torch.tensor([1., 1.])
-add_square(total, torch.tensor([2., 3.]), torch.tensor([2., 0.])); add_square(total, torch.ones(2), None)
+add_square(total, torch.tensor([2., 3.]), torch.tensor([2., 0.]))
 print(total)
 assert total.tolist() == [17., 1.]
 total, half = torch.tensor([1024.]), torch.ones(1, dtype=torch.bfloat16)
@@ -351,17 +393,17 @@ def group_importance(
 ) -> dict[str, Tensor]:                 # Layer name → importance, shape `(G, *weight)`, float32 or wider, ≥ 0; where the sums lie
     """Importance of every prunable weight for every group: the mean over the group's batches of (w · ∂L/∂w)².
 
-    Each image goes forward and backward once, whatever G is. Beside the result, one group's sums and two weights' worth of room are held.
+    Each image goes forward and backward once, whatever G is. Beside the result (and one group's sums, where it lies elsewhere) no more than a layer's gradient and its square are held.
     Raises: ValueError if a group has no batch; MemoryError or OSError where the sums do not fit.
     Source: paper section 3; `training_mode` and batches of one group: this project's choice."""
     layers = prunable(model, ignore)
     weights = {n: layer.weight.detach() for n, layer in layers.items()}
-    sums = GroupSums(weights, 1 if everybody else groups, keep_on)
-    room = rooms(weights)                                          # allocating it anew for every batch would cost time
-    with measuring(model, training_mode):
+    sums, room = GroupSums(weights, 1 if everybody else groups, keep_on), scratch(weights)
+    def add(name: str, gradient: Tensor): add_square(mine[name], weights[name], gradient, room[name])
+    with measuring(model, training_mode), handed_on(layers, add):
         for x, y, g in my_share(batches, team):
-            gradients = weight_gradients(model, layers.values(), x, y, loss, autocast)
-            for (name, total), gradient in zip(sums.of(0 if everybody else int(g)).items(), gradients): add_square(total, weights[name], gradient, room[name])
+            mine = sums.of(0 if everybody else int(g))
+            weight_gradients(model, layers.values(), x, y, loss, autocast)
     sums.put_back()
     if team is not None: add_up(sums, team)
     return _mean_over_batches(sums.kept, sums.counts)

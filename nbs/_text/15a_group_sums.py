@@ -251,6 +251,26 @@ assert room["a"].shape == (2, 3) and room["a"].dtype == torch.float32 and room["
 
 
 # %% [markdown]
+# What is needed of one layer at a time, a product say, needs no more room than the largest layer.
+
+# %%
+#| export
+def scratch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    "A tensor of each weight's shape, wide enough to add up in; all share the room of the largest, so one can be used at a time"
+    kinds = {n: (wide(w), w.device) for n, w in weights.items()}
+    flat = {kind: torch.empty(max(w.numel() for n, w in weights.items() if kinds[n] == kind), dtype=kind[0], device=kind[1]) for kind in set(kinds.values())}
+    return {n: flat[kinds[n]][:w.numel()].view(w.shape) for n, w in weights.items()}
+
+
+# %%
+shared = scratch({"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "c": torch.ones(2, dtype=torch.float64), "d": torch.ones(5, device="meta")})
+shared["a"].fill_(1); shared["b"].fill_(2); shared["c"].fill_(3)
+print(shared)
+assert shared["a"].tolist() == [[2, 2, 2], [2, 1, 1]] and shared["b"].tolist() == [2] * 4 and shared["b"].dtype == torch.float32
+assert shared["c"].tolist() == [3, 3] and shared["c"].dtype == torch.float64 and shared["d"].device.type == "meta"
+
+
+# %% [markdown]
 # `GroupSums` hands out one group's sums, on the device, to be added to. When another group is asked for, the first goes to where it is kept and the other is fetched, so batches in any order give the same bits; only the number of transfers grows. It is counted.
 
 # %%
