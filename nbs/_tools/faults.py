@@ -342,7 +342,7 @@ def two_sweeps(c: Campaign):
 
 def rays(c: Campaign):
     "A Ray worker killed, then a whole node, in the middle of a sweep over two nodes; again if the sweep was over before the node was gone"
-    while not rays_once(c): pass
+    if not any(rays_once(c) for _ in range(5)): raise SystemExit("a Ray worker and a Ray node: five sweeps, and in none did both faults hit a run")
 
 def rays_once(c: Campaign) -> bool:
     "One such sweep; whether both faults hit, so that there is nothing to try again"
@@ -369,11 +369,14 @@ def rays_once(c: Campaign) -> bool:
         until(tasks)
         if (workers := tasks()): workers[0].kill(); hits.append("worker")
         until(lambda: any(cell.tries > 1 for cell in cells))               # the sweep has noticed, and begun it again
-        def both() -> bool: return sum(cell.state == "running" for cell in cells) >= 2 and len(list(home.glob("runs/*/.prune.ipynb.part.ipynb"))) >= 2
-        while not over.is_set():
-            until(both)
+        raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
+        def there() -> bool:
+            try: return any("fairgrape.runner" in p.cmdline() and time.time() - p.create_time() > 5 for p in raylet.children(recursive=True))
+            except psutil.NoSuchProcess: return False                      # one that ended while it was asked
+        while not over.is_set():                                           # a run that is only said to be running may still wait for room
+            until(there)
             time.sleep(float(c.rng.uniform(0, 0.5)))
-            if both(): nodes.remove_node(second, allow_graceful=False); hits.append("node"); break
+            if there(): nodes.remove_node(second, allow_graceful=False); hits.append("node"); break
     threading.Thread(target=lose, daemon=True).start()
     try: Sweep(cells, OnRay()).run()
     finally: over.set(); ray.shutdown(); nodes.shutdown()
