@@ -14,13 +14,25 @@ from test_runs import own, tiny  # noqa: F401  (a fixture)
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fairgrape[ray]'")
 
+def two_nodes(tries: int = 3):
+    "Two nodes with room for one run each; again if one does not come up: Ray gives a node 30 s, which a machine full of other tests can use up"
+    from ray.cluster_utils import Cluster
+    nodes = Cluster()
+    try:
+        nodes.add_node(num_cpus=1, include_dashboard=False)
+        nodes.second = nodes.add_node(num_cpus=1)
+        ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+        return nodes
+    except Exception as e:          # Ray raises nothing more special
+        ray.shutdown()
+        nodes.shutdown()
+        if tries < 2: raise
+        print(f"Ray did not start ({e}); once more")
+        return two_nodes(tries - 1)
+
 @pytest.fixture
 def cluster():
-    "Two nodes with room for one run each"
-    from ray.cluster_utils import Cluster
-    nodes = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
-    nodes.second = nodes.add_node(num_cpus=1)
-    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
+    nodes = two_nodes()
     yield nodes
     ray.shutdown()
     nodes.shutdown()
