@@ -99,7 +99,7 @@ def disparity_interval(
     kind: str = "rho",           # 'rho', 'psi' or 'range'
     n: np.ndarray | None = None, # Images of each group, for 'psi'
     level: float = .95,          # Coverage of the interval
-) -> tuple[float, float]:        # Lower and upper end (points); the lower is 0 where the noise floor explains the observed value
+) -> tuple[float, float]:        # Lower and upper end (points); the lower is 0 where the floor's 97.5 % quantile (at that level) reaches the observed value
     "The true disparities under which the observed one would be ordinary: the bootstrap, inverted."
     tail, value, pattern = (1 - level) / 2, float(disparity(delta, kind, n)), _pattern(delta, kind, n)
     at = lambda s, q: np.quantile(disparity(s * pattern + noise, kind, n), q)

@@ -28,7 +28,7 @@ from fairgrape.pruning import prune
 # What tells two pruning methods apart is seldom their loop. It is the number that a weight is given (the score), who gets a say in the choice (the selector), which weights are looked at (the trained ones or those that training
 # starts from), and whether it is done at once or in steps. A method here is those few things and nothing else. The loop, the retraining and the counting are shared, so a difference in results is a difference of method.
 #
-# The scores are those of the notebook before. Two building blocks are still missing, a batch for GraSP and the way back for the lottery ticket; then comes the table of methods.
+# The scores are those of [18a](18a_scores.ipynb). Two building blocks are still missing, a batch for GraSP and the way back for the lottery ticket; then comes the table of methods.
 #
 # ## A class-balanced batch
 #

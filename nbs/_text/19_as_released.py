@@ -36,9 +36,9 @@ from fairgrape.selection import by_magnitude, select_fair
 
 # %% [markdown]
 # The paper's numbers were made with the authors' [code](https://github.com/Bernardo1998/FairGRAPE), and that code does not do everything as the paper says. Whoever finds that the method does better or worse here
-# than in the paper needs to know whether that is the data, the network, or one of these differences. So each of them is told here and in the notebook before, rebuilt from its description (no line is copied), and tested on literals. `as_released=True` in a run's settings switches them on together.
+# than in the paper needs to know whether that is the data, the network, or one of these differences. So each of them is told here and in [19a](19a_released_pass.ipynb), rebuilt from its description (no line is copied), and tested on literals. `as_released=True` in a run's settings switches them on together.
 #
-# What is rebuilt: how the importance is accumulated (1 and 2, the notebook before), how weights are chosen (3), and what four of the baselines do (4). What is not: the number of weights to keep is exact here, while the public code takes it from a binary float and may be one off; a
+# What is rebuilt: how the importance is accumulated (1 and 2, in 19a), how weights are chosen (3), and what five of the baselines do (4). What is not: the number of weights to keep is exact here, while the public code takes it from a binary float and may be one off; a
 # layer always keeps one weight; a rate, a split and the training loop are those of this project; the one batch of SNIP and GraSP is not augmented.
 
 # %% [markdown]
@@ -255,7 +255,7 @@ assert select_one_more(score, everything, 2).tolist() == [True, False, True, Tru
 
 
 # %% [markdown]
-# **"Importance" is group 0's.** The pass above gives a score for each group, and the group-blind baseline takes the first one. In the first batch that is group 0's own gradient; from the second on everybody's are in it.
+# **"Importance" is group 0's.** The [released pass](19a_released_pass.ipynb) gives a score for each group, and the group-blind baseline takes the first one. In the first batch that is group 0's own gradient; from the second on everybody's are in it.
 
 # %%
 #| export

@@ -27,7 +27,7 @@ from fairgrape.selection import target_share
 
 
 # %% [markdown]
-# The paper's numbers were made with the authors' [code](https://github.com/Bernardo1998/FairGRAPE), and that code does not do everything as the paper says. This notebook rebuilds how it computes the importance, from a description (no line is copied), and tests it on literals. The next one does
+# The paper's numbers were made with the authors' [code](https://github.com/Bernardo1998/FairGRAPE), and that code does not do everything as the paper says. This notebook rebuilds how it computes the importance, from a description (no line is copied), and tests it on literals. [19](19_as_released.ipynb) does
 # the same for the choice of weights and for the baselines, and says what the two are for.
 
 # %% [markdown]

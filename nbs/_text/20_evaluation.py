@@ -16,9 +16,9 @@ from fairgrape.uncertainty import DISPARITIES, disparity, disparity_interval, no
 
 
 # %% [markdown]
-# Two networks look at the same test images: the dense one and the pruned one. How much accuracy did each group lose, how unequally, and how much of that may be chance? The two notebooks before count and draw; here it is put together for one comparison, as a run writes it down.
+# Two networks look at the same test images: the dense one and the pruned one. How much accuracy did each group lose, how unequally, and how much of that may be chance? [20b](20b_group_tables.ipynb) counts and [20a](20a_uncertainty.ipynb) draws; here it is put together for one comparison, as a run writes it down.
 #
-# Every figure of a group's table is a mean over images, so the bootstrap gives each an interval. Four thousand images in four groups serve as the example; the third group loses 12 points, the others about 3.
+# Every figure of a group's table is a mean over images, so the bootstrap gives each an interval. Four thousand images in four groups serve as the example; the third group truly loses 12 points, the others about 3; what this sample of them shows is in the table.
 
 # %%
 #| export

@@ -244,8 +244,9 @@ assert noise_floor(np.zeros((9, 3))) == (0, 0)
 # $$\Delta_g(s) = s \cdot \frac{\Delta_g - \bar\Delta}{\text{disparity}(\Delta)} + \text{noise}_g$$
 #
 # An s belongs to the interval if the observed value lies between the 2.5 % and the 97.5 % quantile of disparity(Δ(s)). At s = 0 this is the
-# noise floor, so the interval reaches down to 0 exactly if the floor explains the value. Both quantiles grow with s, so each end is found
-# by bisection.
+# noise floor, so the interval reaches down to 0 exactly if the value is no larger than the floor's 97.5 % quantile. The floor that is printed is the
+# 95 % quantile; a value between the two is above the printed floor and its interval begins at 0 all the same. Then the interval, which asks for
+# more, decides: no evidence. Both quantiles grow with s, so each end is found by bisection.
 #
 # One convention: when the observed value is even smaller than the floor's median (a lucky test set), the upper end is the one that the
 # median would have. Otherwise the luckiest test sets would boast the narrowest intervals, or empty ones. This only widens the interval.
@@ -297,7 +298,7 @@ def disparity_interval(
     kind: str = "rho",           # 'rho', 'psi' or 'range'
     n: np.ndarray | None = None, # Images of each group, for 'psi'
     level: float = .95,          # Coverage of the interval
-) -> tuple[float, float]:        # Lower and upper end (points); the lower is 0 where the noise floor explains the observed value
+) -> tuple[float, float]:        # Lower and upper end (points); the lower is 0 where the floor's 97.5 % quantile (at that level) reaches the observed value
     "The true disparities under which the observed one would be ordinary: the bootstrap, inverted."
     tail, value, pattern = (1 - level) / 2, float(disparity(delta, kind, n)), _pattern(delta, kind, n)
     at = lambda s, q: np.quantile(disparity(s * pattern + noise, kind, n), q)

@@ -16,7 +16,7 @@ from fairlearn.metrics import MetricFrame
 
 
 # %% [markdown]
-# Two networks look at the same test images: the dense one and the pruned one. What is counted here is exact: how often each was right in each group and for each class, and which of these counts are empty. How far chance goes is the matter of the notebook before, and the next one puts both together.
+# Two networks look at the same test images: the dense one and the pruned one. What is counted here is exact: how often each was right in each group and for each class, and which of these counts are empty. How far chance goes is the matter of [20a](20a_uncertainty.ipynb), and [20](20_evaluation.ipynb) puts both together.
 #
 # ## Ready to be compared?
 #

@@ -27,6 +27,8 @@ from fairgrape.training import seed_of, seeded
 
 # %%
 import tempfile
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
@@ -360,4 +362,4 @@ shown = Shown(score_batches(job, images), progress=False)
 
 # %%
 assert len(shown) == len(list(shown)) == 3 and [g for _, _, g in shown.take(range(0, 3, 2))] == [0, 1]      # what the first of two processes takes
-assert Shown([1, 2], True)._bar([1, 2], 2).disable is False and Shown([1, 2], False)._bar([1, 2], 2).disable is True
+with redirect_stderr(StringIO()): assert Shown([1, 2], True)._bar([1, 2], 2).disable is False and Shown([1, 2], False)._bar([1, 2], 2).disable is True

@@ -26,7 +26,7 @@ def show(fig, caption): return HTML(html_figure(fig, caption))
 
 
 # %% [markdown]
-# Many runs come as a table, one row a run, which the next notebook makes; its column `label` says which method, and which variant of it. All plots of the package can be imported from here; those of a single run are made in the notebooks before.
+# Many runs come as a table, one row a run, which [23b](23b_comparison.ipynb) makes; its column `label` says which method, and which variant of it. All plots of the package can be imported from here; those of a single run are made in [22c](22c_run_plots.ipynb).
 #
 # The examples need a table: made-up test sets of 400 images and four groups, seven runs of two methods.
 

@@ -161,7 +161,8 @@ test images together.</p>
 <p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large: its mean is what ρ
 would be on average if all groups had truly lost the same, and only one test set in twenty exceeds its 95 % value. The
 <b>interval</b> in brackets holds the true disparities that agree with what was observed, at 95 %; if it begins at 0, the
-run is no evidence of a disparity. It covers the choice of test images, not the luck of a training: for that, compare
+run is no evidence of a disparity, even where ρ is a little above the floor (the interval leaves out one test set in forty
+at each end, the floor one in twenty at its own). It covers the choice of test images, not the luck of a training: for that, compare
 several seeds.</p>
 <p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a network that fails for
 everybody has no disparity left. The groups are labels as others perceived them, and a small disparity on one test set is

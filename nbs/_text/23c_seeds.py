@@ -74,7 +74,7 @@ def over_seeds(
 
 
 # %%
-over_seeds(table).round(1)
+over_seeds(table).round({c: 1 for c in ("mean", "low", "high", "sd", "least", "most")})
 
 # %%
 summary = over_seeds(table).set_index("label")

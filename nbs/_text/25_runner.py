@@ -199,6 +199,7 @@ with working_on(Path(there.folder)):
     else: raise AssertionError("two at once")
 try: work(replace(there, code="later", template="nowhere"))                      # to be made again, by a notebook that there is not
 except FileNotFoundError as e: print(e)
+else: raise AssertionError("a notebook that there is not was run")
 assert [f.name for f in sorted((tmp / "toy" / ".older").iterdir())] == ["dense-1-before", "ws-1-now"] and not Path(there.folder, "metrics.json").exists()
 
 

@@ -57,7 +57,7 @@ def floor_text(seeds) -> str:
 HEAD = """# Showcase
 
 Executed notebooks, settings, environments and metrics of finished runs, one folder each, and [the report](report.ipynb) over them (report.html is the same as one page). Numbers and
-plots only. Accuracies in percent, ρ and Δ (pruned − dense) in percentage points; the interval and the noise floor are explained in nbs/20_evaluation.ipynb. A ρ inside its floor says nothing.
+plots only. Accuracies in percent, ρ and Δ (pruned − dense) in percentage points; the interval and the noise floor are explained in nbs/20a_uncertainty.ipynb. A ρ inside its floor says nothing.
 WS prunes at once and is retrained by the full schedule; FairGRAPE has one more epoch after each of its steps, so part of any difference may be owed to retraining.
 """
 

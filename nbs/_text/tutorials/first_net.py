@@ -59,7 +59,7 @@ assert len(faces) == 20 and table.expression.nunique() == 5 and table.tone.nuniq
 # %%
 settings = Settings(
     dataset="synthetic", task="expression", groups="tone", split="official",
-    limit=4000,                               # images in all: about 1,180 to train on, 2,700 to test on
+    limit=4000,                               # images in all: about 1,170 to train on, 2,700 to test on
     network="resnet10", weights="none", image_size=24,
     method="fairgrape", rate=0.98, keep=0.25, # 75 % after the first step, 93.75 % after the second, 98 % after the third
     epochs="4,1", lrs="4e-3,4e-4",            # the dense training, and the training after pruning: two stages
@@ -218,7 +218,7 @@ assert run(settings, **places) == pruned.path and time.perf_counter() - started 
 #
 # ```bash
 # fairgrape run --dataset synthetic --task expression --groups tone --split official --limit 4000 --network resnet10 --weights none --image_size 24 \
-#     --rate 0.98 --keep 0.25 --epochs 4,1 --lrs 4e-3,4e-4 --retrain_epochs 1 --retrain_lr 2e-3 --importance_cap 100 --augment flip
+#     --rate 0.98 --keep 0.25 --epochs 4,1 --lrs 4e-3,4e-4 --retrain_epochs 1 --retrain_lr 2e-3 --importance_cap 100 --augment flip --bootstrap 1000
 # fairgrape report
 # ```
 #

@@ -103,7 +103,7 @@ show(draw_clusters(held), "What the clusters are made of; in all images each ton
 # The adjusted Rand index is 1 where clusters and classes are the same and about 0 where they have nothing to do with each other. Four clusters, four tones, and yet the clusters are not the tones: the index is under 0.1. It is higher for the expressions, which
 # the network was trained to tell apart, but they are not found either.
 #
-# What is found is a mixture of both. One small cluster is nearly all surprised faces, one mostly sad ones; one holds angry, happy and neutral faces of the two lighter tones and hardly any other. Eight in ten images of the darker tones, whatever they express, lie together in
+# What is found is a mixture of both. One small cluster is nearly all surprised faces, one mostly sad ones; one mostly angry, happy and neutral faces, nearly all of the two lighter tones. Eight in ten images of the darker tones, whatever they express, lie together in
 # cluster-1. A cluster collects what the network *sees* alike, and in the faces of the darker tones it sees little. But nobody could have told from the clusters alone that skin has to do with it.
 #
 # ## FairGRAPE by clusters, and by the true tones

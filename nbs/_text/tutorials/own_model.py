@@ -207,7 +207,7 @@ f"{100 * sparsity(masks):.2f} % pruned"
 # %% [markdown]
 # ### One budget for the whole network
 #
-# With `scope="global"` the layers compete for one budget, and shares are kept over all of them together. Here is where the weights would stay, in one step and without retraining, just to look. The last convolution would be left with a few per cent. How many a layer can lose is another question, which only retraining answers:
+# With `scope="global"` the layers compete for one budget, and shares are kept over all of them together. Here is where the weights would stay, in one step and without retraining, just to look. The last convolution would be left with one weight in a hundred. How many a layer can lose is another question, which only retraining answers:
 
 # %%
 glob = copy.deepcopy(ear)

@@ -4,7 +4,7 @@
 # > What ρ, ψ, their interval and their noise floor say, on predictions whose truth is known
 
 # %% [markdown]
-# A report has a line such as "ρ 4.4 [2.4, 6.0], floor 2.5". This page teaches to read it, on made-up predictions: nobody is in the pictures, no network is trained, and the truth is known because it is put in. Three truths are looked at:
+# A report has a line such as "ρ 4.4 [2.4, 6.0], floor of ρ: mean 1.4, 95 % 2.5". This page teaches to read it, on made-up predictions: nobody is in the pictures, no network is trained, and the truth is known because it is put in. Three truths are looked at:
 #
 # 1. every group loses the same, so there is *no* disparity;
 # 2. one group loses 5 points more than the others;
@@ -90,7 +90,7 @@ assert all(abs(np.quantile(rho, 0.95) / (1.614 * sigma[n]) - 1) < 0.12 for n, rh
 
 # %% [markdown]
 # In reality there is one test set, and nobody knows the truth. The **noise floor** estimates the two rows above from that one test set: it shifts all groups to one common loss and draws the images anew. Its mean says what ρ would be on average if
-# there were nothing; its 95 % value is what the report prints as `floor`.
+# there were nothing; its 95 % value (`floor` in the tables here) is what a ρ is held against.
 
 # %%
 def floor_of(changes, n, seed):
@@ -157,7 +157,7 @@ lines = pd.concat({n: disparities(*answers(LOSS, n, seed=1), B=1000) for n in SI
 lines.round(1)
 
 # %% [markdown]
-# The **interval** (`low`, `high`) holds the true disparities that agree with the test set, at 95 %. It begins at 0 where the floor explains the value. Read it as "between `low` and `high`, and where in between is not known". A line whose interval begins at 0 is
+# The **interval** (`low`, `high`) holds the true disparities that agree with the test set, at 95 %. It begins at 0 where a test set of no disparity would show as much at least once in forty times. (The printed floor is exceeded once in twenty, so a value a little above it may still have an interval from 0: then the interval decides.) Read it as "between `low` and `high`, and where in between is not known". A line whose interval begins at 0 is
 # *not* a proof that there is no disparity: the upper end says how large it may be and still have gone unseen.
 
 # %%
@@ -256,10 +256,10 @@ assert shown.delta_low["group D"] > shown.delta_high[["group A", "group B", "gro
 # ## In short
 #
 # 1. **Accuracy first.** A network that guesses treats everybody alike: ρ = 0.
-# 2. **Then ρ against its floor**, and the interval: does it begin at 0? If so, the test set shows no disparity, and its upper end says what might be there all the same.
+# 2. **Then ρ against its floor**, and the interval, which asks for a little more: does it begin at 0? If so, the test set shows no disparity, and its upper end says what might be there all the same.
 # 3. **Then who**: the Δ of every group with its interval. ρ counts a gain like a loss; ψ counts the worst-off group only.
 # 4. **Two methods differ** when their intervals do not overlap, at equal rate and scope and after as much training. One seed is one draw: networks of other seeds differ too, and none of these intervals holds that. The report's
 #    second floor, dense against dense of another seed, does.
 # 5. Groups are labels that somebody gave, and a small disparity on one test set is no licence to use a network on people.
 #
-# How the figures are computed, and how often the intervals hold the truth in 2,000 simulated test sets: [evaluation](../20_evaluation.ipynb). What a report looks like: [report](../23_report.ipynb).
+# How the figures are computed, and how often the intervals hold the truth in 2,000 simulated test sets: [disparity and chance](../20a_uncertainty.ipynb). What a report looks like: [report](../23_report.ipynb).

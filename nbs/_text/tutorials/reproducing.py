@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from IPython.display import HTML
 from torch import nn
 
-from fairgrape.as_released import RELEASED, as_released, redrawn, released_blind, released_importance, select_released, select_strict
+from fairgrape.as_released import RELEASED, as_released, redrawn, released_blind, released_importance, select_one_more, select_released, select_strict
 from fairgrape.baselines import METHODS, rewind
 from fairgrape.experiment import Settings
 from fairgrape.importance import group_importance
@@ -267,13 +267,13 @@ assert away["paper"] < away["as released"]
 #
 # ### 4. The baselines
 #
-# **Strict thresholds.** Magnitude and importance find the k-th largest score and keep what is *above* it, k − 1 weights:
+# **Strict thresholds.** WS, Lottery, Importance and SNIP find the k-th largest score and keep what is *above* it, k − 1 weights. GraSP errs the other way and keeps one too many.
 
 # %%
 score = torch.tensor([[5., 1., 4., 3., 2.]])
 five = torch.ones(5, dtype=torch.bool)
-print("asked for 3:", int(select_top(score, five, 3).sum()), "as released", int(select_strict(score, five, 3).sum()))
-assert int(select_top(score, five, 3).sum()) == 3 and int(select_strict(score, five, 3).sum()) == 2
+print("asked for 3:", int(select_top(score, five, 3).sum()), "as released", int(select_strict(score, five, 3).sum()), "GraSP as released", int(select_one_more(score, five, 3).sum()))
+assert int(select_top(score, five, 3).sum()) == 3 and int(select_strict(score, five, 3).sum()) == 2 and int(select_one_more(score, five, 3).sum()) == 4
 
 # %% [markdown]
 # **"Importance" uses group 0's scores.** The group-blind baseline takes the first of the groups' importances. A weight that only group 1 needs has none:
