@@ -81,10 +81,10 @@ def engine_of(args: argparse.Namespace):
 def run_sweep(args: argparse.Namespace) -> int:
     "`fairgrape sweep`"
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
-    cells = read_grid(args.grid, given)
-    if args.dry_run: print(dry_run(plan(numbered(cells), args.accept_older))); return 0
-    one = args.cell is not None
-    ended = sweep(one_cell(cells, args.cell) if one else cells, engine_of(args), retries=args.retries, accept_older=args.accept_older, command=args.again)
+    cells, one = read_grid(args.grid, given), args.cell is not None
+    chosen = one_cell(cells, args.cell) if one else numbered(cells)
+    if args.dry_run: print(dry_run(plan(chosen, args.accept_older))); return 0
+    ended = sweep(chosen, engine_of(args), retries=args.retries, accept_older=args.accept_older, command=args.again)
     failed, done = failures(ended), folders(ended)
     for what in failed: print(f"failed: {what}", file=sys.stderr)
     if ended and not any(c.job for c in ended): return 2

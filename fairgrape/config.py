@@ -75,7 +75,7 @@ def typed(name: str, given, kind: type):
     "`given` as int, float, str or bool (which a shell writes as text)"
     if kind is bool and str(given) in ("True", "False"): return str(given) == "True"
     try: value = None if kind is bool else kind(given)
-    except (TypeError, ValueError): value = None
+    except (TypeError, ValueError, OverflowError): value = None
     wanted = "True or False" if kind is bool else kind.__name__
     if value is None or (kind is int and float(given) != value): raise TypeError(f"{name} = {given!r}: it must be {wanted}")
     return value
@@ -155,18 +155,25 @@ def check_importance(s: Settings):
 PLACES = ("name", "data_root", "runs_root", "cache_root", "device", "threads", "processes", "keep_on", "progress")   # where and how, not what: they do not change the result
 KNOWN = tuple(f.name for f in fields(Settings)) + PLACES
 
+def _places(given: Mapping) -> dict:
+    "Places in their types. Raises: TypeError or ValueError for one that cannot be."
+    kinds = dict(name=str, device=str, threads=int, processes=int, progress=bool)
+    places = {k: typed(k, v, kinds[k]) if k in kinds else v for k, v in given.items()}
+    for k in ("threads", "processes"):
+        if places.get(k, 0) < 0: raise ValueError(f"{k} = {places[k]}: it cannot be negative; 0 leaves the choice to the machine")
+    return places
+
+# %% ../nbs/21a_config.ipynb #b333edc8
 def from_parameters(
     names: Mapping,      # A notebook's `globals()`, or a dictionary of parameters
     ignore: tuple = ("In", "Out", "exit", "quit", "open", "get_ipython"), # What IPython itself puts there
 ) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, processes, keep_on, progress)
     "Make settings of parameters. Raises: ValueError for an unknown name, and what `Settings` raises."
-    given = {k: v for k, v in names.items() if not k.startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
-    unknown = sorted(set(given) - set(KNOWN))
+    given = {k: v for k, v in names.items() if not str(k).startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
+    unknown = sorted(map(str, set(given) - set(KNOWN)))
     if unknown: raise ValueError(f"unknown parameter {', '.join(unknown)}: the known ones are {', '.join(KNOWN)}")
-    places = {k: v for k, v in given.items() if k in PLACES}
-    if str(places.get("progress", True)) not in ("True", "False"): raise TypeError(f"progress = {places['progress']!r}: it must be True or False")
-    if "progress" in places: places["progress"] = str(places["progress"]) == "True"
-    return Settings(**{k: v for k, v in given.items() if k not in PLACES}), places
+    given = {k: v for k, v in given.items() if v is not None}
+    return Settings(**{k: v for k, v in given.items() if k not in PLACES}), _places({k: v for k, v in given.items() if k in PLACES})
 
 # %% ../nbs/21a_config.ipynb #be55fe7c
 STEPS = ("keep", "retrain_epochs", "retrain_lr")                       # of methods in steps

@@ -89,11 +89,13 @@ def test_classes(job: Job, images: Images, model: nn.Module, device, team: Team 
 
 # %% ../nbs/21d_dense.ipynb #4ce2e125
 def load_dense(job: Job, folder: Path, device) -> Trained:
-    "The dense network that lies in a run folder"
+    "The dense network that lies in a run folder. Raises: ValueError if its files are damaged."
     model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
-    model.load_state_dict(load_weights(folder / "model.safetensors"))
-    table = pd.read_parquet(folder / "predictions.parquet")
-    return Trained(placed(model, device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
+    try:
+        model.load_state_dict(load_weights(folder / "model.safetensors"))
+        table, history = pd.read_parquet(folder / "predictions.parquet"), pd.read_csv(folder / "history.csv").to_dict("records")
+    except (ValueError, RuntimeError, OSError) as e: raise ValueError(f"the dense network in {folder} cannot be read ({(str(e).splitlines() or ['?'])[0]}): remove that folder, and it is trained again") from e
+    return Trained(placed(model, device), history, table[[f"dense_{h}" for h in job.heads]].to_numpy())
 
 # %% ../nbs/21d_dense.ipynb #2e5783e0
 def dense_network(

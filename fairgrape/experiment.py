@@ -24,7 +24,7 @@ from torch import nn
 
 from .baselines import SHARED, rewind
 from .cache import Images, group_batches
-from .checkpoints import Journal
+from .checkpoints import Journal, code_version
 from .config import KNOWN, PLACES, Settings, check_settings, form, from_parameters, identity, needs_initial, unused
 from .dense import Trained, dense_network, device_of, fit, images_of, initial_network, placed, set_up, starting_network, test_classes
 from .importance import group_importance
@@ -43,6 +43,9 @@ _all_ = ["KNOWN", "PLACES", "HISTORY", "Settings", "Job", "Trained", "Mixed", "S
          "unused", "check_images", "check_job", "dense_job", "fingerprint", "image_sizes", "is_complete", "prepare", "run_folder", "writable", "at_work",
          "environment", "journal_of", "predictions_table", "save_run", "dense_network", "device_of", "fit", "images_of", "initial_network", "placed", "set_up",
          "starting_network", "test_classes", "find_clusters", "importance_images", "score_batches"]
+
+# %% ../nbs/21_experiment.ipynb #ad6aac05
+_loaded = code_version()
 
 # %% ../nbs/21_experiment.ipynb #9ab5022b
 def step_plan(s: Settings) -> list[Stage]:

@@ -39,6 +39,8 @@ def grid_cells(
     if isinstance(grid, list): return [cell for block in grid for cell in grid_cells(block, overrides)]
     common = {k: v for k, v in grid.items() if k != "cells"}
     blocks = [{**common, **own, **(overrides or {})} for own in grid.get("cells", [{}])]
+    if not blocks: raise ValueError("cells = []: a grid without cells has no runs; give some, or leave the line out")
+    blocks = [{k: v for k, v in block.items() if v is not None} for block in blocks]                  # a line without a value says nothing
     return [dict(zip(block, values)) for block in blocks for values in itertools.product(*(several(k, v) for k, v in block.items()))]
 
 # %% ../nbs/26a_grid.ipynb #0fb096e0
@@ -107,9 +109,9 @@ def numbered(
     "The cells of a sweep. Raises: ValueError or TypeError, with the cell, for settings that cannot be."
     found = {}
     for given in cells:
-        try: settings, places = from_parameters(given); plain_name(str(places.get("name", "")))
+        try: settings, places = from_parameters(given); plain_name(places.get("name", ""))
         except (ValueError, TypeError) as e: raise type(e)(f"{_words(given, SAID)}: {e}") from e
-        found.setdefault(json.dumps([identity(settings), places.get("name", ""), places.get("runs_root", "")], sort_keys=True), given)
+        found.setdefault(json.dumps([identity(settings), settings.data_path, *(str(places.get(k, "")) for k in ("name", "runs_root", "data_root"))], sort_keys=True), given)
     given = list(found.values())
     varied = [k for k in KNOWN if len({str(cell.get(k, "")) for cell in given}) > 1 or k == "method"]
     return [Cell(i, cell, _words(cell, varied)) for i, cell in enumerate(given)]
@@ -118,11 +120,11 @@ def numbered(
 def one_cell(
     cells: list[dict], # Parameters of each run of the grid
     number: int,       # Which one, from 0
-) -> list[dict]:       # Its parameters, alone
+) -> list[Cell]:       # It alone, with its number
     "A cell by its number. Raises: ValueError if there is none."
     found = numbered(cells)
     if not 0 <= number < len(found): raise ValueError(f"cell = {number}: the grid has {len(found)} runs, so choose 0 to {len(found) - 1}")
-    return [found[number].parameters]
+    return [found[number]]
 
 # %% ../nbs/26a_grid.ipynb #686c1665
 DATA = ("dataset", "data_path", "task", "groups", "classes", "imbalance", "split", "limit")   # settings that decide which rows of which table

@@ -57,7 +57,8 @@ def _publish(part: Path, out: Path):
 @contextmanager
 def _sockets(kernel) -> Iterator[Config]:
     "papermill's configuration, for as long as the folder of its sockets is there."
-    with tempfile.TemporaryDirectory(prefix="fairgrape-", ignore_cleanup_errors=True) as folder:
+    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"                     # a socket's whole path may have some 100 characters
+    with tempfile.TemporaryDirectory(prefix="fairgrape-", dir=short, ignore_cleanup_errors=True) as folder:
         client = {"shutdown_kernel": "immediate"} | ({"kernel_manager_class": type("Manager", (WaitingManager,), dict(kernel=kernel))} if kernel else {})
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}, "PapermillNotebookClient": client})
 

@@ -216,8 +216,13 @@ def image_sizes(
     if job.data.root is None: return ""
     return once(job, "sizes", lambda: hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16])
 
+def _kept_settings(folder: Path) -> dict:
+    "The settings of a finished run. Raises: ValueError that names the file if it is damaged."
+    try: return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e: raise ValueError(f"{folder / 'settings.json'} cannot be read ({e}): remove that folder, and the run is made again") from e
+
 def check_images(job: Job):
     "Raise ValueError if the run's folder, or its dense network's, was made from other images of the same names"
     for folder in {run_folder(job), run_folder(dense_job(job))}:
-        known = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("image_sizes") if is_complete(folder) else None
+        known = _kept_settings(folder).get("image_sizes") if is_complete(folder) else None
         if known and known != image_sizes(job): raise ValueError(f"{folder} holds a run on other images with the same names and labels: choose another runs_root, or a name")

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 
 from .checkpoints import write_json
 from .grid import Cell
-from .jobs import Outcome, RunJob, code_of, read_outcome, working_on
+from .jobs import Outcome, RunJob, read_outcome, working_on
 from .workers import QUIET, THREADS, log_file, log_try
 
 # %% ../nbs/27_ray_sweep.ipynb #80e4bbe4
@@ -52,35 +52,29 @@ def _brought(job: RunJob) -> dict[str, dict[str, bytes]]:
     return {Path(f).name: files_of(Path(f)) for f in {job.folder, job.dense} if f and Path(f, "metrics.json").is_file()}
 
 # %% ../nbs/27_ray_sweep.ipynb #7978e101
-def _node_work(job: RunJob, text: Path, threads: int, folder: Path) -> Outcome:
+def _node_work(job: RunJob, text: Path, threads: int, folder: Path, cwd: str = "") -> Outcome:
     "Make one run with a worker on this node; the job and its outcome lie in that folder."
     path, start = folder / "job.json", time.time()
     path.write_text(json.dumps(asdict(job)), encoding="utf-8")
     env = {**os.environ, **QUIET, **dict.fromkeys(THREADS, str(threads))}
     with text.open("a", encoding="utf-8") as out:
         print(f"on {os.uname().nodename}", file=out, flush=True)
-        worker = subprocess.run([sys.executable, "-m", "fairgrape.runner", str(path), str(os.getpid())], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        worker = subprocess.run([sys.executable, "-m", "fairgrape.runner", str(path), str(os.getpid())], env=env, cwd=cwd if cwd and Path(cwd).is_dir() else None, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     return read_outcome(path, worker.returncode, time.time() - start)
 
-# %% ../nbs/27_ray_sweep.ipynb #2686b0e0
-def _same_code(outcome: Outcome, job: RunJob) -> Outcome:
-    "The outcome, or a failure if the node's code is not the sweep's."
-    made = code_of(Path(job.folder))
-    if outcome.state not in ("done", "complete") or job.accept_older or made == job.code: return outcome
-    return Outcome("failed", f"{os.uname().nodename} has other code ({made}, here {job.code}): install the same fairgrape on all nodes", outcome.seconds)
-
-# %% ../nbs/27_ray_sweep.ipynb #20bff4c2
+# %% ../nbs/27_ray_sweep.ipynb #7d46617f
 def ray_task(
     job: dict,         # A RunJob's fields
     log: str,          # The log's file, if it can be seen from here; else ""
     runs_root: str,    # See `here`
     threads: int,      # CPU threads of the run
+    cwd: str = "",     # The sweep's working folder, for paths that are relative to it; where the node has it
 ) -> dict:             # outcome, host, log (text) and files, by folder
     "One run, on the node where Ray put it."
     mine = here(RunJob(**job), runs_root)
     with tempfile.TemporaryDirectory(prefix="fairgrape-") as folder:
         text = Path(log or Path(folder) / "log")
-        outcome = _same_code(_node_work(mine, text, threads, Path(folder)), mine)
+        outcome = _node_work(mine, text, threads, Path(folder), cwd)
         done = _brought(mine) if runs_root and outcome.state in ("done", "complete") else {}
         return dict(outcome=asdict(outcome), host=os.uname().nodename, log="" if log else text.read_text(encoding="utf-8"), files=done)
 
@@ -114,9 +108,18 @@ class OnRay:
         if not self.ray.is_initialized(): self.ray.init(address=address or None, log_to_driver=False, logging_level="ERROR", include_dashboard=False if not address else None)
         there = self.ray.cluster_resources().get("GPU", 0)
         self.cpus, self.gpus, self.most, self.fetch = cpus, (gpus or 0) if there else 0, workers, fetch
-        if gpus and there and gpus > there: raise ValueError(f"gpus_per_run = {gpus}, but the cluster has {there:g} GPUs: ask for fewer")
+        self.check_room()
         self.task = self.ray.remote(ray_task).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=0)
         self.busy, self.looked, self.room = {}, 0., 1      # busy: Ray's reference → cell
+
+# %% ../nbs/27_ray_sweep.ipynb #24bf46af
+@patch
+def check_room(self: OnRay):
+    "Raise ValueError if no node of the cluster is large enough for a run"
+    nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not nodes or any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes): return
+    there = "; ".join(sorted({f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}))
+    raise ValueError(f"cpus_per_run = {self.cpus:g}, gpus_per_run = {self.gpus:g}, but the cluster's nodes have {there}: ask for fewer")
 
 # %% ../nbs/27_ray_sweep.ipynb #1ac00243
 @patch(as_prop=True)
@@ -139,7 +142,7 @@ def start(self: OnRay, cell: Cell, job: Path):
     made = replace(cell.job, parameters=cell.job.parameters | {k: v for k, v in given.items() if not cell.parameters.get(k)})
     write_json(job, asdict(made))
     log = str(log_try(cell))
-    self.busy[self.task.remote(asdict(made), "" if self.fetch else log, self.fetch, made.parameters["threads"])] = cell
+    self.busy[self.task.remote(asdict(made), "" if self.fetch else log, self.fetch, made.parameters["threads"], str(Path.cwd()))] = cell
 
 # %% ../nbs/27_ray_sweep.ipynb #355cb921
 @patch

@@ -27,6 +27,7 @@ from .jobs import (AGAIN, NAMES, WORDS, Busy, Outcome, RunJob, code_of, outcome_
                             read_progress, set_aside, state_of, tell_progress, working_on, worth_again, write_outcome)  # noqa: F401
 from .notebooks import Waiting, WaitingManager, WaitingProvisioner, named, notebook_is_whole, run_notebook, template  # noqa: F401
 from .settings import inside, plain_name, root
+from .storage import code_version
 
 # %% ../nbs/25_runner.ipynb #7f81518a
 def prepared(
@@ -46,14 +47,15 @@ def prepared(
 def absolute(where: dict) -> dict:
     "Places with absolute folders, since the notebook may run elsewhere."
     given = {kind: where.get(f"{kind}_root") for kind in ("data", "runs", "cache")}
-    return {"progress": sys.stderr.isatty()} | where | {f"{kind}_root": str(root(kind, folder)) for kind, folder in given.items()}
+    named = {k: str(Path(where[k]).expanduser().resolve()) for k in ("data_path", "keep_on") if where.get(k) not in (None, "", "auto", "device", "host")}
+    return {"progress": sys.stderr.isatty()} | where | named | {f"{kind}_root": str(root(kind, folder)) for kind, folder in given.items()}
 
 # %% ../nbs/25_runner.ipynb #3a34f29c
 def job_of(job, where: dict, code: str, accept_older: bool = False, wait: bool = False) -> RunJob:
     "What a worker needs to know of a prepared job."
     from fairgrape.experiment import dense_job, run_folder
     folder, dense = (inside(run_folder(j), job.runs_root) for j in (job, dense_job(job)))
-    return RunJob(str(folder), {**asdict(job.settings), **absolute(where)}, code, str(dense), accept_older, wait)
+    return RunJob(str(folder), absolute({**asdict(job.settings), **where}), code, str(dense), accept_older, wait)
 
 # %% ../nbs/25_runner.ipynb #e4ad8b6e
 def _dense_aside(job: RunJob):
@@ -64,6 +66,17 @@ def _dense_aside(job: RunJob):
         with FileLock(dense.parent / ".locks" / f"{dense.name}.lock", timeout=0):
             if (dense / "metrics.json").is_file() and code_of(dense) != job.code: set_aside(dense)
     except Timeout: pass
+
+# %% ../nbs/25_runner.ipynb #0208c915
+def _check_code(job: RunJob):
+    "Raise RuntimeError if the code here is not the plan's."
+    if not job.accept_older and code_version() != job.code:
+        raise RuntimeError(f"{os.uname().nodename} has other code ({code_version()}) than this run was planned with ({job.code}): start again if it was changed meanwhile, and install the same fairgrape on all machines")
+
+def _check_landed(job: RunJob):
+    "Raise RuntimeError if the results are not in the folder that was planned."
+    if not Path(job.folder, "metrics.json").is_file():
+        raise RuntimeError(f"the notebook ran, but its results are not in {Path(job.folder).name}: the labels, images or weights were changed since this run was planned, so they lie under another name; start again")
 
 # %% ../nbs/25_runner.ipynb #bc81014c
 def work(
@@ -76,9 +89,11 @@ def work(
     with working_on(folder, job.wait):
         state = state_of(folder, job.code, job.accept_older)
         if state == "complete": return state
+        _check_code(job)
         if state == "older": set_aside(folder)
         if job.dense and job.dense != job.folder: _dense_aside(job)
         run_notebook(job.template, folder / f"{job.template}.ipynb", job.parameters, log, kernel)
+        _check_landed(job)
     return "done"
 
 # %% ../nbs/25_runner.ipynb #46d19b09
@@ -90,7 +105,6 @@ def execute(
     """Run the prune template into its run folder, unless it is done. Waits where another process works on the same run.
 
     Raises: ValueError, FileNotFoundError or OSError before anything starts; papermill's error, with the cell, if the run fails."""
-    from fairgrape.checkpoints import code_version
     from fairgrape.experiment import starting_network
     job, where = prepared(parameters, progress=log)
     run = job_of(job, where, code_version(), accept_older, wait=True)
@@ -124,13 +138,13 @@ def stop_with(parent: int, every: float = 1.):
 def stoppable(
     at_once: Callable[[], None], # What to do at a second request
 ) -> Iterator[threading.Event]:  # Set at the first one
-    "Turn SIGINT, SIGTERM and SIGHUP into an event."
+    "Turn SIGINT, SIGTERM and SIGHUP into an event, but for those that are ignored, as SIGHUP is under nohup."
     asked = threading.Event()
     def on_signal(number, frame):
         if asked.is_set(): at_once(); os._exit(130)
         asked.set()
     known = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, on_signal) for number in known}
+    before = {number: signal.signal(number, on_signal) for number in known if signal.getsignal(number) != signal.SIG_IGN}
     try: yield asked
     finally:
         for number, handler in before.items(): signal.signal(number, handler)

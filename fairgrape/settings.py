@@ -8,6 +8,7 @@ __all__ = ['settings_file', 'read_settings', 'root', 'inside', 'plain_name']
 # %% ../nbs/00_settings.ipynb #83c9c5a1
 import os
 from configparser import ConfigParser
+from configparser import Error as BadFile
 from importlib.resources import files
 from pathlib import Path
 
@@ -37,9 +38,10 @@ def settings_file(
 def read_settings(
     start: str | Path = ".", # Folder from which to look upwards
 ) -> ConfigParser:           # Its sections: paths, and one for each grid of runs
-    "Read settings.ini."
+    "Read settings.ini. Raises: ValueError that names the file if it is not one."
     parser = ConfigParser(interpolation=None)
-    parser.read(settings_file(start), encoding="utf-8")
+    try: parser.read(settings_file(start), encoding="utf-8")
+    except (BadFile, UnicodeDecodeError) as e: raise ValueError(f"{settings_file(start)}: not a readable settings file ({' '.join(str(e).split())})") from e
     return parser
 
 # %% ../nbs/00_settings.ipynb #e66b6ea2
@@ -75,4 +77,5 @@ def plain_name(name: str) -> str:
     "A run's name, if it is the name of one folder. Raises: ValueError otherwise."
     bad = not set("/\\\0").isdisjoint(name) or name.startswith(".") or ".." in name
     if bad: raise ValueError(f"name = {name!r}: it names a folder in the runs folder, so write it without /, \\, .. or a dot at its start")
+    if len(name.encode()) > 200: raise ValueError(f"name = {name[:40]!r}… has {len(name.encode())} bytes: it names a folder, so 200 are the most")
     return name

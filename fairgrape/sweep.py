@@ -136,7 +136,7 @@ def run(self: Sweep, every: float = .25) -> list[Cell]:
 
 # %% ../nbs/26_sweep.ipynb #abd6186b
 def sweep(
-    cells: list[dict],          # Parameters of each run
+    cells: list[dict] | list[Cell], # Parameters of each run, or cells that are numbered already
     engine=None,                # Where they run; None: worker processes on this machine
     workers: int = 0,           # Processes at once; 0: one per GPU, or one
     gpus_per_run: int = 1,      # GPUs for one run
@@ -148,7 +148,7 @@ def sweep(
     """Make all runs that are not there yet. One failure does not stop the others.
 
     Raises: ValueError or TypeError for settings that cannot be, before anything starts; Interrupted after Ctrl-C."""
-    found = numbered(cells)
+    found = cells if all(isinstance(c, Cell) for c in cells) else numbered(cells)
     engine = engine or Local(workers, gpus_per_run, str(found[0].parameters.get("device", "")) if found else "")
     return Sweep(plan(found, accept_older), engine, retries, Show(show), command).run()
 

@@ -7,15 +7,17 @@ __all__ = ['KEPT', 'SHOWN', 'record_of', 'clock', 'remaining', 'run_row', 'headl
            'status']
 
 # %% ../nbs/26c_sweep_record.ipynb #ff0d0ffd
+import fcntl
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -106,13 +108,24 @@ class Show:
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if on and sys.stdout.isatty() else None   # not what FORCE_COLOR says, which notebooks set
 
     def __enter__(self): self.live and self.live.start(); return self
-    def __exit__(self, *_): self.live and self.live.stop()
     def line(self, text: str): print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
 
+    def __exit__(self, *_):
+        with suppress(OSError): self.live and self.live.stop()
+
     def __call__(self, record: Mapping, now: float):
-        "What changed since the last call"
-        if self.live: self.live.update(sweep_table(record, now, max(4, self.console.height - 6)), refresh=True)
-        elif self.on: self.tell(record, now)
+        "What changed since the last call; once nobody can be told, nothing more"
+        try:
+            if self.live: self.live.update(sweep_table(record, now, max(4, self.console.height - 6)), refresh=True)
+            elif self.on: self.tell(record, now)
+        except OSError: self.mute()
+
+# %% ../nbs/26c_sweep_record.ipynb #88199c66
+@patch
+def mute(self: Show):
+    "Say nothing more, and let nothing fail that others would print"
+    self.live, self.on = None, False
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere: os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 # %% ../nbs/26c_sweep_record.ipynb #808d394c
 @patch
@@ -127,10 +140,12 @@ def tell(self: Show, record: Mapping, now: float):
 # %% ../nbs/26c_sweep_record.ipynb #040c290a
 def held(lock: Path) -> bool:
     "Whether someone holds this lock."
-    if not lock.exists(): return False
-    try:
-        with FileLock(lock, timeout=0): return False
-    except Timeout: return True
+    try: descriptor = os.open(lock, os.O_RDONLY)
+    except (FileNotFoundError, PermissionError): return False
+    try: fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError: return True
+    finally: os.close(descriptor)
+    return False
 
 # %% ../nbs/26c_sweep_record.ipynb #6029afe1
 def sweeps(
@@ -139,8 +154,9 @@ def sweeps(
     "The sweeps that were started on a runs folder."
     found = []
     for file in sorted(Path(runs_root).glob(".sweeps/*/sweep.json")):
-        try: found.append(json.loads(file.read_text(encoding="utf-8")) | dict(id=file.parent.name, alive=held(file.with_name("lock"))))
-        except (OSError, ValueError): pass
+        try: record = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError): continue
+        if isinstance(record, dict) and "cells" in record: found.append(record | dict(id=file.parent.name, alive=held(file.with_name("lock"))))
     for record in found:
         for cell in record["cells"]:
             if cell["state"] == "running" and not record["alive"]: cell["state"], cell["reason"] = "waiting", "its sweep was killed"

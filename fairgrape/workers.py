@@ -88,6 +88,7 @@ class Local:
         self.processes = gpus_per_run if gpus else 1
         self.server, self.heard, self.errors = None, b"", tempfile.TemporaryFile()
         self.busy: dict[int, dict] = {}                    # slot → cell, job, and its worker's number once it is known
+        self.over: list[tuple] = []                        # cells of a server that was replaced, and how they ended
 
     @property
     def size(self) -> int: return len(self.slots)
@@ -98,6 +99,7 @@ class Local:
 def begin(self: Local):
     "Start the server, if it does not run"
     if self.server and self.server.poll() is None: return
+    if self.server: self.over, self.heard = self.ended(), b""           # what the old one left: nobody will ask it any more
     env = {**QUIET, **os.environ, **{k: self.slots[0][k] for k in THREADS}}
     self.server = subprocess.Popen([sys.executable, "-c", "from fairgrape.runner import serve; serve()"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                    stderr=self.errors, start_new_session=True)
@@ -114,9 +116,9 @@ def start(self: Local, cell: "Cell", job: Path):
     write_json(job, asdict(replace(cell.job, parameters=cell.job.parameters | chosen)))
     order = dict(id=slot, job=str(job), log=str(log_try(cell)), env=self.slots[slot])
     self.begin()
-    self.busy[slot] = dict(cell=cell, job=job, pid=None)
     self.server.stdin.write((json.dumps(order) + "\n").encode())
     self.server.stdin.flush()
+    self.busy[slot] = dict(cell=cell, job=job, pid=None)
 
 # %% ../nbs/26b_workers.ipynb #c0491b49
 @patch
@@ -131,6 +133,7 @@ def last_words(self: Local) -> str:
 def ended(self: Local) -> list[tuple["Cell", Outcome]]:
     "Cells whose workers ended since last asked, and how"
     if self.server is None: return []
+    before, self.over = self.over, []
     over, gone = {}, self.server.poll() is not None
     *lines, self.heard = (self.heard + (self.server.stdout.read() or b"")).split(b"\n")
     for answer in map(json.loads, lines):
@@ -139,7 +142,7 @@ def ended(self: Local) -> list[tuple["Cell", Outcome]]:
     found = [(self.busy.pop(slot), status) for slot, status in over.items()]
     done = [(was["cell"], read_outcome(was["job"], status, time.time() - was["cell"].started)) for was, status in found]
     lost = [self.busy.pop(slot)["cell"] for slot in list(self.busy)] if gone else []
-    return done + [(cell, Outcome("crashed", self.last_words(), time.time() - cell.started)) for cell in lost]
+    return before + done + [(cell, Outcome("crashed", self.last_words(), time.time() - cell.started)) for cell in lost]
 
 # %% ../nbs/26b_workers.ipynb #f14a0909
 @patch
@@ -155,5 +158,5 @@ def stop(self: Local, patience: float = 10.):
         self.ended()
     stop_tree(self.server.pid)
     self.server.wait(); self.server.stdin.close(); self.server.stdout.close()
-    self.server, self.heard = None, b""
+    self.server, self.heard, self.over = None, b"", []
     self.busy.clear()

@@ -10,6 +10,7 @@
 #| export
 import os
 from configparser import ConfigParser
+from configparser import Error as BadFile
 from importlib.resources import files
 from pathlib import Path
 
@@ -99,9 +100,10 @@ with tempfile.TemporaryDirectory() as folder:
 def read_settings(
     start: str | Path = ".", # Folder from which to look upwards
 ) -> ConfigParser:           # Its sections: paths, and one for each grid of runs
-    "Read settings.ini."
+    "Read settings.ini. Raises: ValueError that names the file if it is not one."
     parser = ConfigParser(interpolation=None)
-    parser.read(settings_file(start), encoding="utf-8")
+    try: parser.read(settings_file(start), encoding="utf-8")
+    except (BadFile, UnicodeDecodeError) as e: raise ValueError(f"{settings_file(start)}: not a readable settings file ({' '.join(str(e).split())})") from e
     return parser
 
 
@@ -113,6 +115,11 @@ assert {"data_root", "runs_root"} <= set(read_settings()["paths"])
 with tempfile.TemporaryDirectory() as folder:
     (Path(folder) / "settings.ini").write_text("[paths]\ndata_root = 50%(old)s\n")
     assert read_settings(folder)["paths"]["data_root"] == "50%(old)s"
+    for text in ("data_root = data\n", "[demo]\nrate = 0.9\nrate = 0.5\n"):                 # no section, and a line twice
+        (Path(folder) / "settings.ini").write_text(text)
+        try: read_settings(folder)
+        except ValueError as e: print(str(e).replace(folder, "…")); assert "settings.ini: not a readable settings file" in str(e)
+        else: raise AssertionError("a bad file was read")
 
 
 # %% [markdown]
@@ -205,6 +212,7 @@ def plain_name(name: str) -> str:
     "A run's name, if it is the name of one folder. Raises: ValueError otherwise."
     bad = not set("/\\\0").isdisjoint(name) or name.startswith(".") or ".." in name
     if bad: raise ValueError(f"name = {name!r}: it names a folder in the runs folder, so write it without /, \\, .. or a dot at its start")
+    if len(name.encode()) > 200: raise ValueError(f"name = {name[:40]!r}… has {len(name.encode())} bytes: it names a folder, so 200 are the most")
     return name
 
 
@@ -213,7 +221,7 @@ plain_name("first-try_2")
 
 # %%
 assert plain_name("first-try_2") == "first-try_2" and plain_name("") == ""
-for name in ("../up", "a/b", "/etc", ".hidden", "a..b", "a\\b"):
+for name in ("../up", "a/b", "/etc", ".hidden", "a..b", "a\\b", "long" * 51):
     try: plain_name(name)
     except ValueError as e: print(e)
     else: raise AssertionError(f"{name!r} was accepted")

@@ -20,7 +20,7 @@ from torch import nn
 
 from fairgrape.baselines import SHARED, rewind
 from fairgrape.cache import Images, group_batches
-from fairgrape.checkpoints import Journal
+from fairgrape.checkpoints import Journal, code_version
 from fairgrape.config import KNOWN, PLACES, Settings, check_settings, form, from_parameters, identity, needs_initial, unused
 from fairgrape.dense import Trained, dense_network, device_of, fit, images_of, initial_network, placed, set_up, starting_network, test_classes
 from fairgrape.importance import group_importance
@@ -44,6 +44,13 @@ _all_ = ["KNOWN", "PLACES", "HISTORY", "Settings", "Job", "Trained", "Mixed", "S
          "unused", "check_images", "check_job", "dense_job", "fingerprint", "image_sizes", "is_complete", "prepare", "run_folder", "writable", "at_work",
          "environment", "journal_of", "predictions_table", "save_run", "dense_network", "device_of", "fit", "images_of", "initial_network", "placed", "set_up",
          "starting_network", "test_classes", "find_clusters", "importance_images", "score_batches"]
+
+# %% [markdown]
+# A run notes the code that made it. That is the code in memory, and not what lies on the disk by the time somebody asks: whoever edits a module while a sweep computes must not have old results under the new code's name. So the code is looked at now, as it is loaded.
+
+# %%
+#| export
+_loaded = code_version()
 
 # %%
 import json

@@ -120,7 +120,7 @@ def typed(name: str, given, kind: type):
     "`given` as int, float, str or bool (which a shell writes as text)"
     if kind is bool and str(given) in ("True", "False"): return str(given) == "True"
     try: value = None if kind is bool else kind(given)
-    except (TypeError, ValueError): value = None
+    except (TypeError, ValueError, OverflowError): value = None
     wanted = "True or False" if kind is bool else kind.__name__
     if value is None or (kind is int and float(given) != value): raise TypeError(f"{name} = {given!r}: it must be {wanted}")
     return value
@@ -131,7 +131,7 @@ def typed(name: str, given, kind: type):
 
 # %%
 assert typed("seed", 3.0, int) == 3 and typed("rate", "0.9", float) == 0.9 and typed("as_released", "True", bool) is True and typed("as_released", False, bool) is False
-for wrong in (("batch", "many", int), ("seed", 1.5, int), ("rate", [0.9, 0.99], float), ("as_released", "perhaps", bool), ("as_released", 1, bool)): print(refused(typed, *wrong))
+for wrong in (("batch", "many", int), ("seed", 1.5, int), ("rate", [0.9, 0.99], float), ("as_released", "perhaps", bool), ("as_released", 1, bool), ("seed", float("inf"), int)): print(refused(typed, *wrong))
 
 
 # %%
@@ -306,25 +306,39 @@ assert Settings(method="importance", importance_on="race=White") and Settings(im
 # ## Parameters of a notebook
 #
 # A run has settings, which decide its result, and places, which say where and how it is computed. A parameter that is misspelt must not be dropped silently, which is what papermill would do. `from_parameters` takes whatever
-# the notebook's namespace holds after papermill's cell and refuses names that it does not know.
+# the notebook's namespace holds after papermill's cell and refuses names that it does not know. A name without a value, as `classes:` in a YAML file, is one that was not given.
 
 # %%
 #| export
 PLACES = ("name", "data_root", "runs_root", "cache_root", "device", "threads", "processes", "keep_on", "progress")   # where and how, not what: they do not change the result
 KNOWN = tuple(f.name for f in fields(Settings)) + PLACES
 
+def _places(given: Mapping) -> dict:
+    "Places in their types. Raises: TypeError or ValueError for one that cannot be."
+    kinds = dict(name=str, device=str, threads=int, processes=int, progress=bool)
+    places = {k: typed(k, v, kinds[k]) if k in kinds else v for k, v in given.items()}
+    for k in ("threads", "processes"):
+        if places.get(k, 0) < 0: raise ValueError(f"{k} = {places[k]}: it cannot be negative; 0 leaves the choice to the machine")
+    return places
+
+
+# %%
+assert _places(dict(name=2024, threads="2", runs_root="runs", progress="False")) == dict(name="2024", threads=2, runs_root="runs", progress=False)
+for wrong in (dict(threads="abc"), dict(threads=-1), dict(processes=1.5), dict(progress="perhaps")): print(refused(_places, wrong))
+
+
+# %%
+#| export
 def from_parameters(
     names: Mapping,      # A notebook's `globals()`, or a dictionary of parameters
     ignore: tuple = ("In", "Out", "exit", "quit", "open", "get_ipython"), # What IPython itself puts there
 ) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, processes, keep_on, progress)
     "Make settings of parameters. Raises: ValueError for an unknown name, and what `Settings` raises."
-    given = {k: v for k, v in names.items() if not k.startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
-    unknown = sorted(set(given) - set(KNOWN))
+    given = {k: v for k, v in names.items() if not str(k).startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
+    unknown = sorted(map(str, set(given) - set(KNOWN)))
     if unknown: raise ValueError(f"unknown parameter {', '.join(unknown)}: the known ones are {', '.join(KNOWN)}")
-    places = {k: v for k, v in given.items() if k in PLACES}
-    if str(places.get("progress", True)) not in ("True", "False"): raise TypeError(f"progress = {places['progress']!r}: it must be True or False")
-    if "progress" in places: places["progress"] = str(places["progress"]) == "True"
-    return Settings(**{k: v for k, v in given.items() if k not in PLACES}), places
+    given = {k: v for k, v in given.items() if v is not None}
+    return Settings(**{k: v for k, v in given.items() if k not in PLACES}), _places({k: v for k, v in given.items() if k in PLACES})
 
 
 # %%
@@ -333,7 +347,8 @@ from_parameters(dict(method="ws", rate=0.9, runs_root="runs", pd=pd, refused=ref
 # %%
 assert from_parameters(dict(rate=0.5, seed=1)) == (Settings(rate=0.5, seed=1), {}) and from_parameters(dict(In=[], threads=2)) == (Settings(), dict(threads=2))
 assert from_parameters(dict(progress="False"))[1] == dict(progress=False) and from_parameters(dict(progress=True))[1] == dict(progress=True)      # as a shell writes it
-for wrong in (dict(rates=0.9), dict(rates=[0.9, 0.99]), dict(progress="perhaps"), dict(rate=2)): print(refused(from_parameters, wrong)[:80])
+assert from_parameters(dict(classes=None, name=None)) == (Settings(), {})
+for wrong in (dict(rates=0.9), dict(rates=[0.9, 0.99]), dict(progress="perhaps"), dict(rate=2), {1: 2}): print(refused(from_parameters, wrong)[:80])
 
 # %% [markdown]
 # ## What identifies a run

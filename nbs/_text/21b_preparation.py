@@ -479,10 +479,15 @@ def image_sizes(
     if job.data.root is None: return ""
     return once(job, "sizes", lambda: hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16])
 
+def _kept_settings(folder: Path) -> dict:
+    "The settings of a finished run. Raises: ValueError that names the file if it is damaged."
+    try: return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e: raise ValueError(f"{folder / 'settings.json'} cannot be read ({e}): remove that folder, and the run is made again") from e
+
 def check_images(job: Job):
     "Raise ValueError if the run's folder, or its dense network's, was made from other images of the same names"
     for folder in {run_folder(job), run_folder(dense_job(job))}:
-        known = json.loads((folder / "settings.json").read_text(encoding="utf-8")).get("image_sizes") if is_complete(folder) else None
+        known = _kept_settings(folder).get("image_sizes") if is_complete(folder) else None
         if known and known != image_sizes(job): raise ValueError(f"{folder} holds a run on other images with the same names and labels: choose another runs_root, or a name")
 
 
@@ -491,6 +496,9 @@ def check_images(job: Job):
 check_images(made)                                                            # its own images
 (run_folder(made) / "settings.json").write_text(json.dumps(dict(image_sizes="another")))
 print(image_sizes(job), refused(check_images, made))
+(run_folder(made) / "settings.json").write_text("{")
+print(refused(check_images, made).replace(str(home), "…"))
+assert "settings.json cannot be read" in refused(check_images, made)
 assert len(image_sizes(job)) == 16 and image_sizes(replace(job, data=replace(job.data, root=None))) == "" and check_images(job) is None
 with open(home / "own" / rows[0]["file"], "ab") as file: file.write(b"one byte more")
 assert image_sizes(prepare(tiny, **places)) != image_sizes(job) and run_folder(prepare(tiny, **places)) == run_folder(job)           # same name, other images

@@ -261,11 +261,13 @@ assert classes.shape == (16, 1) and right.all()
 # %%
 #| export
 def load_dense(job: Job, folder: Path, device) -> Trained:
-    "The dense network that lies in a run folder"
+    "The dense network that lies in a run folder. Raises: ValueError if its files are damaged."
     model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
-    model.load_state_dict(load_weights(folder / "model.safetensors"))
-    table = pd.read_parquet(folder / "predictions.parquet")
-    return Trained(placed(model, device), pd.read_csv(folder / "history.csv").to_dict("records"), table[[f"dense_{h}" for h in job.heads]].to_numpy())
+    try:
+        model.load_state_dict(load_weights(folder / "model.safetensors"))
+        table, history = pd.read_parquet(folder / "predictions.parquet"), pd.read_csv(folder / "history.csv").to_dict("records")
+    except (ValueError, RuntimeError, OSError) as e: raise ValueError(f"the dense network in {folder} cannot be read ({(str(e).splitlines() or ['?'])[0]}): remove that folder, and it is trained again") from e
+    return Trained(placed(model, device), history, table[[f"dense_{h}" for h in job.heads]].to_numpy())
 
 
 # %%
@@ -274,6 +276,12 @@ saved = Trained(initial_network(job), [epoch], classes)
 back = load_dense(job, save_run(replace(dense_job(job), runs_root=home / "saved"), saved, saved, [], None, 0.), "cpu")
 print(back.history, back.predictions[:4].tolist())
 assert back.history == [epoch] and (back.predictions == classes).all() and all(torch.equal(v, back.model.state_dict()[k]) for k, v in saved.model.state_dict().items())
+cut = run_folder(replace(dense_job(job), runs_root=home / "saved"))
+for file in ("predictions.parquet", "model.safetensors"):                                      # damaged, one after the other
+    (cut / file).write_bytes((cut / file).read_bytes()[:100])
+    try: load_dense(job, cut, "cpu")
+    except ValueError as e: print(str(e).replace(str(home), "…")); assert "remove that folder" in str(e)
+    else: raise AssertionError("a damaged network was loaded")
 
 
 # %%

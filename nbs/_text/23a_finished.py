@@ -111,7 +111,7 @@ def _read(file: Path) -> dict | pd.DataFrame:
     try:
         if file.suffix == ".json": return json.loads(text or "{}")
         return pd.read_csv(io.StringIO(text)) if text.strip(' \r\n"') else pd.DataFrame()
-    except ValueError as e: raise ValueError(f"{file} cannot be read ({e}): run it again with the same settings") from e
+    except ValueError as e: raise ValueError(f"{file} cannot be read ({e}): remove that folder and run it again with the same settings") from e
 
 
 # %%
@@ -142,7 +142,7 @@ def load_run(
     if not path.is_dir(): raise FileNotFoundError(f"no run folder at {path}")
     dense = _read(path / "settings.json").get("method") == "dense"
     missing = [name for name in SMALL + LARGE * tensors if not (path / name).is_file() and not (dense and name == "layers.csv")]
-    if missing: raise FileNotFoundError(f"{path} is not a finished run, it lacks {', '.join(missing)}: run it again with the same settings")
+    if missing: raise FileNotFoundError(f"{path} is not a finished run, it lacks {', '.join(missing)}: remove that folder and run it again with the same settings")
     return Run(path, *(_read(path / name) for name in SMALL))
 
 
@@ -182,7 +182,7 @@ def find_runs(
     Raises: FileNotFoundError if the folder is missing or holds no finished run of that pattern."""
     root, runs = Path(runs_root), []
     if not root.is_dir(): raise FileNotFoundError(f"no runs folder at {root}")
-    for file in sorted(root.glob(f"{pattern}/settings.json")):
+    for file in sorted(f for f in root.glob(f"{pattern}/settings.json") if not f.parent.name.startswith(".")):     # what is being fetched has a dot
         try: runs.append(load_run(file.parent, tensors=False))
         except (FileNotFoundError, ValueError) as e: warnings.warn(f"left out: {e}", stacklevel=2)
     if not runs: raise FileNotFoundError(f"no finished run matches {pattern!r} in {root}: run one first, or give another folder or pattern")
@@ -192,6 +192,7 @@ def find_runs(
 # %%
 for changed in (dict(method="ws"), dict(method="ws", rate=.99), dict(seed=1), dict(method="dense", seed=2)): write_example(root, **changed)
 (root / "notes").mkdir()
+write_example(root, seed=7).rename(root / ".half-fetched")
 runs = find_runs(root)
 runs
 

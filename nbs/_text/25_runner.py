@@ -29,8 +29,10 @@ from fairgrape.jobs import (AGAIN, NAMES, WORDS, Busy, Outcome, RunJob, code_of,
                             read_progress, set_aside, state_of, tell_progress, working_on, worth_again, write_outcome)  # noqa: F401
 from fairgrape.notebooks import Waiting, WaitingManager, WaitingProvisioner, named, notebook_is_whole, run_notebook, template  # noqa: F401
 from fairgrape.settings import inside, plain_name, root
+from fairgrape.storage import code_version
 
 # %%
+import contextlib
 import io
 import subprocess
 import tempfile
@@ -100,13 +102,16 @@ for bad in (dict(rates=0.9), dict(rate=1.5), dict(task="colour"), dict(name="../
 def absolute(where: dict) -> dict:
     "Places with absolute folders, since the notebook may run elsewhere."
     given = {kind: where.get(f"{kind}_root") for kind in ("data", "runs", "cache")}
-    return {"progress": sys.stderr.isatty()} | where | {f"{kind}_root": str(root(kind, folder)) for kind, folder in given.items()}
+    named = {k: str(Path(where[k]).expanduser().resolve()) for k in ("data_path", "keep_on") if where.get(k) not in (None, "", "auto", "device", "host")}
+    return {"progress": sys.stderr.isatty()} | where | named | {f"{kind}_root": str(root(kind, folder)) for kind, folder in given.items()}
 
 
 # %%
 placed = absolute(dict(runs_root="my runs", progress=True, device="cpu"))
 assert placed["runs_root"] == str(Path.cwd() / "my runs") and Path(placed["data_root"]).is_absolute() and Path(placed["cache_root"]).is_absolute()
 assert absolute({})["progress"] == sys.stderr.isatty() and absolute(places)["data_root"] == str(tmp.resolve())
+with contextlib.chdir(tmp): named = absolute(dict(data_path="own", keep_on="host"))                  # a folder that is there, and a word
+assert named["data_path"] == str(tmp.resolve() / "own") and named["keep_on"] == "host" and "data_path" not in absolute({})
 {k: v for k, v in placed.items() if not k.endswith("_root")}
 
 
@@ -119,7 +124,7 @@ def job_of(job, where: dict, code: str, accept_older: bool = False, wait: bool =
     "What a worker needs to know of a prepared job."
     from fairgrape.experiment import dense_job, run_folder
     folder, dense = (inside(run_folder(j), job.runs_root) for j in (job, dense_job(job)))
-    return RunJob(str(folder), {**asdict(job.settings), **absolute(where)}, code, str(dense), accept_older, wait)
+    return RunJob(str(folder), absolute({**asdict(job.settings), **where}), code, str(dense), accept_older, wait)
 
 
 # %%
@@ -170,6 +175,34 @@ left
 
 
 # %% [markdown]
+# Between the plan and the run hours may pass, or a network to another machine may lie. If the code is another by then, the run would not be the one that was planned. If the labels or the images are, its results come to lie under another name.
+
+# %%
+#| export
+def _check_code(job: RunJob):
+    "Raise RuntimeError if the code here is not the plan's."
+    if not job.accept_older and code_version() != job.code:
+        raise RuntimeError(f"{os.uname().nodename} has other code ({code_version()}) than this run was planned with ({job.code}): start again if it was changed meanwhile, and install the same fairgrape on all machines")
+
+def _check_landed(job: RunJob):
+    "Raise RuntimeError if the results are not in the folder that was planned."
+    if not Path(job.folder, "metrics.json").is_file():
+        raise RuntimeError(f"the notebook ran, but its results are not in {Path(job.folder).name}: the labels, images or weights were changed since this run was planned, so they lie under another name; start again")
+
+
+# %%
+def refused(check: Callable, job: RunJob) -> str:
+    "What a check says against a job"
+    try: check(job)
+    except RuntimeError as e: return str(e)
+    raise AssertionError(f"{job} was accepted")
+
+assert _check_code(replace(toy, code=code_version())) is None and _check_code(replace(toy, accept_older=True)) is None and _check_landed(replace(toy, folder=str(made(tmp / "toy" / "there", "now")))) is None
+assert "than this run was planned with (now)" in refused(_check_code, toy) and "not in ws-1" in refused(_check_landed, toy)
+refused(_check_landed, toy)
+
+
+# %% [markdown]
 # Under the lock the state is looked at once more: whoever held it before may have finished the run.
 
 # %%
@@ -184,9 +217,11 @@ def work(
     with working_on(folder, job.wait):
         state = state_of(folder, job.code, job.accept_older)
         if state == "complete": return state
+        _check_code(job)
         if state == "older": set_aside(folder)
         if job.dense and job.dense != job.folder: _dense_aside(job)
         run_notebook(job.template, folder / f"{job.template}.ipynb", job.parameters, log, kernel)
+        _check_landed(job)
     return "done"
 
 
@@ -197,7 +232,9 @@ with working_on(Path(there.folder)):
     try: work(there)
     except Busy as e: print(e)
     else: raise AssertionError("two at once")
-try: work(replace(there, code="later", template="nowhere"))                      # to be made again, by a notebook that there is not
+refused(work, replace(there, code="later"))                                      # planned with code that is not here
+assert Path(there.folder, "metrics.json").exists()
+try: work(replace(there, code=code_version(), template="nowhere"))               # to be made again, by a notebook that there is not
 except FileNotFoundError as e: print(e)
 else: raise AssertionError("a notebook that there is not was run")
 assert [f.name for f in sorted((tmp / "toy" / ".older").iterdir())] == ["dense-1-before", "ws-1-now"] and not Path(there.folder, "metrics.json").exists()
@@ -216,7 +253,6 @@ def execute(
     """Run the prune template into its run folder, unless it is done. Waits where another process works on the same run.
 
     Raises: ValueError, FileNotFoundError or OSError before anything starts; papermill's error, with the cell, if the run fails."""
-    from fairgrape.checkpoints import code_version
     from fairgrape.experiment import starting_network
     job, where = prepared(parameters, progress=log)
     run = job_of(job, where, code_version(), accept_older, wait=True)
@@ -234,7 +270,6 @@ folder = execute(tiny, log=False)
 sorted(f.name for f in folder.iterdir())
 
 # %%
-from fairgrape.checkpoints import code_version
 from fairgrape.experiment import is_complete
 
 assert str(folder) == whole_job.folder and is_complete(folder) and state_of(folder, code_version()) == "complete" and code_of(Path(whole_job.dense)) == code_version()
@@ -341,13 +376,13 @@ asked.returncode, orphan.returncode
 def stoppable(
     at_once: Callable[[], None], # What to do at a second request
 ) -> Iterator[threading.Event]:  # Set at the first one
-    "Turn SIGINT, SIGTERM and SIGHUP into an event."
+    "Turn SIGINT, SIGTERM and SIGHUP into an event, but for those that are ignored, as SIGHUP is under nohup."
     asked = threading.Event()
     def on_signal(number, frame):
         if asked.is_set(): at_once(); os._exit(130)
         asked.set()
     known = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, on_signal) for number in known}
+    before = {number: signal.signal(number, on_signal) for number in known if signal.getsignal(number) != signal.SIG_IGN}
     try: yield asked
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
@@ -365,6 +400,8 @@ never, once, twice = (subprocess.run([sys.executable, "-c", code, str(n)], captu
 print(never.stdout, once.stdout, twice.stdout, sep="\n")
 assert never.stdout.startswith("asked to stop: False") and (once.stdout, once.returncode) == ("asked to stop: True\nas before: True\n", 0)
 assert (twice.stdout, twice.returncode) == ("at once\n", 130)
+under = subprocess.run(["nohup", sys.executable, "-c", code, "2"], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+assert (under.stdout, under.returncode) == ("asked to stop: False\nas before: True\n", 0)
 
 
 # %% [markdown]

@@ -153,7 +153,8 @@ assert [o.text for o in nbformat.read(tmp / "out.ipynb", 4).cells[0].outputs] ==
 @contextmanager
 def _sockets(kernel) -> Iterator[Config]:
     "papermill's configuration, for as long as the folder of its sockets is there."
-    with tempfile.TemporaryDirectory(prefix="fairgrape-", ignore_cleanup_errors=True) as folder:
+    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"                     # a socket's whole path may have some 100 characters
+    with tempfile.TemporaryDirectory(prefix="fairgrape-", dir=short, ignore_cleanup_errors=True) as folder:
         client = {"shutdown_kernel": "immediate"} | ({"kernel_manager_class": type("Manager", (WaitingManager,), dict(kernel=kernel))} if kernel else {})
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}, "PapermillNotebookClient": client})
 
@@ -163,6 +164,9 @@ with _sockets(None) as config, _sockets(None) as other:
     sockets, beside = (Path(c["KernelManager"]["ip"]).parent for c in (config, other))
     assert sockets != beside and sockets.is_dir()
 assert not sockets.exists() and config["KernelManager"]["transport"] == "ipc"
+tempfile.tempdir, before = str(tmp / ("long" * 30)), tempfile.tempdir                             # as on a cluster's scratch disk
+with _sockets(None) as far: assert len(far["KernelManager"]["ip"]) < 40
+tempfile.tempdir = before
 config["PapermillNotebookClient"]
 
 

@@ -355,7 +355,7 @@ assert Sweep(three[2:], None).run() == three[2:]
 # %%
 #| export
 def sweep(
-    cells: list[dict],          # Parameters of each run
+    cells: list[dict] | list[Cell], # Parameters of each run, or cells that are numbered already
     engine=None,                # Where they run; None: worker processes on this machine
     workers: int = 0,           # Processes at once; 0: one per GPU, or one
     gpus_per_run: int = 1,      # GPUs for one run
@@ -367,7 +367,7 @@ def sweep(
     """Make all runs that are not there yet. One failure does not stop the others.
 
     Raises: ValueError or TypeError for settings that cannot be, before anything starts; Interrupted after Ctrl-C."""
-    found = numbered(cells)
+    found = cells if all(isinstance(c, Cell) for c in cells) else numbered(cells)
     engine = engine or Local(workers, gpus_per_run, str(found[0].parameters.get("device", "")) if found else "")
     return Sweep(plan(found, accept_older), engine, retries, Show(show), command).run()
 
@@ -392,6 +392,7 @@ assert [c.state for c in ended] == ["done", "done", "failed"] and ended[0].tries
 assert all(state_of(Path(c.job.folder), code_version()) == "complete" for c in ended[:2]) and ended[0].job.dense == ended[1].job.dense and dense_ready(ended[0].job)
 assert [c.state for c in sweep(grid[:2], Scripted(), show=False)] == ["complete"] * 2                     # starting it again does nothing
 record, again = sweeps(tmp / "runs")
+assert [(c.index, c.state) for c in sweep(one_cell(grid, 1), Scripted(), show=False)] == [(1, "complete")]
 assert [c["state"] for c in record["cells"]] == ["done", "done", "failed"] and not record["alive"] and [c["state"] for c in again["cells"]] == ["complete"] * 2
 
 

@@ -75,6 +75,8 @@ def grid_cells(
     if isinstance(grid, list): return [cell for block in grid for cell in grid_cells(block, overrides)]
     common = {k: v for k, v in grid.items() if k != "cells"}
     blocks = [{**common, **own, **(overrides or {})} for own in grid.get("cells", [{}])]
+    if not blocks: raise ValueError("cells = []: a grid without cells has no runs; give some, or leave the line out")
+    blocks = [{k: v for k, v in block.items() if v is not None} for block in blocks]                  # a line without a value says nothing
     return [dict(zip(block, values)) for block in blocks for values in itertools.product(*(several(k, v) for k, v in block.items()))]
 
 
@@ -234,9 +236,9 @@ def numbered(
     "The cells of a sweep. Raises: ValueError or TypeError, with the cell, for settings that cannot be."
     found = {}
     for given in cells:
-        try: settings, places = from_parameters(given); plain_name(str(places.get("name", "")))
+        try: settings, places = from_parameters(given); plain_name(places.get("name", ""))
         except (ValueError, TypeError) as e: raise type(e)(f"{_words(given, SAID)}: {e}") from e
-        found.setdefault(json.dumps([identity(settings), places.get("name", ""), places.get("runs_root", "")], sort_keys=True), given)
+        found.setdefault(json.dumps([identity(settings), settings.data_path, *(str(places.get(k, "")) for k in ("name", "runs_root", "data_root"))], sort_keys=True), given)
     given = list(found.values())
     varied = [k for k in KNOWN if len({str(cell.get(k, "")) for cell in given}) > 1 or k == "method"]
     return [Cell(i, cell, _words(cell, varied)) for i, cell in enumerate(given)]
@@ -248,7 +250,7 @@ grid = grid_cells(dict(dataset="synthetic", method="dense ws", rate="0.9 0.99", 
 
 # %%
 assert [(c.index, c.words) for c in numbered(grid)] == [(0, "dense seed=0"), (1, "dense seed=1"), (2, "ws 0.9 seed=0"), (3, "ws 0.9 seed=1"), (4, "ws 0.99 seed=0"), (5, "ws 0.99 seed=1")]
-assert len(numbered([dict(method="ws", name=n) for n in ("a", "b", "a")])) == 2
+assert len(numbered([dict(method="ws", name=n) for n in ("a", "b", "a")])) == len(numbered([dict(method="ws", data_path=p) for p in ("a", "b", "a")])) == 2      # the data decide, and they are not read yet
 for bad in (dict(method="ws snip", rate="0.9 1.5"), dict(method="ws", name="../up")):
     try: numbered(grid_cells(bad))
     except ValueError as e: print(e)
@@ -264,16 +266,16 @@ for bad in (dict(method="ws snip", rate="0.9 1.5"), dict(method="ws", name="../u
 def one_cell(
     cells: list[dict], # Parameters of each run of the grid
     number: int,       # Which one, from 0
-) -> list[dict]:       # Its parameters, alone
+) -> list[Cell]:       # It alone, with its number
     "A cell by its number. Raises: ValueError if there is none."
     found = numbered(cells)
     if not 0 <= number < len(found): raise ValueError(f"cell = {number}: the grid has {len(found)} runs, so choose 0 to {len(found) - 1}")
-    return [found[number].parameters]
+    return [found[number]]
 
 
 # %%
 three = grid_cells(dict(method="dense ws", rate="0.9 0.99"))
-assert [one_cell(three, i)[0]["rate"] for i in range(3)] == ["0.9", "0.9", "0.99"] and one_cell(three, 0)[0]["method"] == "dense"
+assert [(c.index, c.words) for i in range(3) for c in one_cell(three, i)] == [(0, "dense"), (1, "ws 0.9"), (2, "ws 0.99")]
 for number in (-1, 3):
     try: one_cell(three, number)
     except ValueError as e: print(e)

@@ -8,15 +8,17 @@
 
 # %%
 #| export
+import fcntl
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from fastcore.basics import patch
-from filelock import FileLock, Timeout
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -28,9 +30,12 @@ from fairgrape.settings import root
 
 # %%
 import io
+import subprocess
 import tempfile
 from contextlib import redirect_stdout
 from functools import partial
+
+from filelock import FileLock
 
 from fairgrape.checkpoints import write_json
 from fairgrape.jobs import RunJob
@@ -241,13 +246,17 @@ class Show:
         self.live = Live(console=self.console, auto_refresh=False, transient=True) if on and sys.stdout.isatty() else None   # not what FORCE_COLOR says, which notebooks set
 
     def __enter__(self): self.live and self.live.start(); return self
-    def __exit__(self, *_): self.live and self.live.stop()
     def line(self, text: str): print(f"{datetime.now():%H:%M:%S} {text}", flush=True)
 
+    def __exit__(self, *_):
+        with suppress(OSError): self.live and self.live.stop()
+
     def __call__(self, record: Mapping, now: float):
-        "What changed since the last call"
-        if self.live: self.live.update(sweep_table(record, now, max(4, self.console.height - 6)), refresh=True)
-        elif self.on: self.tell(record, now)
+        "What changed since the last call; once nobody can be told, nothing more"
+        try:
+            if self.live: self.live.update(sweep_table(record, now, max(4, self.console.height - 6)), refresh=True)
+            elif self.on: self.tell(record, now)
+        except OSError: self.mute()
 
 
 # %%
@@ -267,6 +276,27 @@ stage.done
 assert stage.done == ["start", headline(record, NOW), "stop"]
 with Show(False) as silent, redirect_stdout(io.StringIO()) as told: silent(record, NOW)
 assert silent.live is None and told.getvalue() == ""
+
+
+# %% [markdown]
+# A terminal may go away, a pipe's reader may have read enough, the disk of the log may be full. None of that is a reason to stop computing: `fairgrape status` still tells.
+
+# %%
+#| export
+@patch
+def mute(self: Show):
+    "Say nothing more, and let nothing fail that others would print"
+    self.live, self.on = None, False
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere: os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+# %%
+code = "import sys, time; from fairgrape.sweep_record import Show\nshow = Show(every=0)\nfor _ in range(3): show(dict(cells=[]), time.time()); time.sleep(.2)\nprint('more'); print(show.on, file=sys.stderr)"
+reader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+reader.stdout.readline(); reader.stdout.close()                                                          # as `| head -1` does
+said = reader.stderr.read(), reader.wait()
+assert said == ("False\n", 0)
+said
 
 
 # %% [markdown]
@@ -304,16 +334,18 @@ assert told.getvalue()[8:] == " 3 of 4 there\n" and show.last == NOW + 60
 # %% [markdown]
 # ## From any terminal
 #
-# A sweep that was killed could not write that it ended. So nobody asks the record whether it is under way: a sweep holds a lock as long as it lives, and the system releases it.
+# A sweep that was killed could not write that it ended. So nobody asks the record whether it is under way: a sweep holds a lock as long as it lives, and the system releases it. To look at a lock one need not be able to write it: the folder may be a colleague's.
 
 # %%
 #| export
 def held(lock: Path) -> bool:
     "Whether someone holds this lock."
-    if not lock.exists(): return False
-    try:
-        with FileLock(lock, timeout=0): return False
-    except Timeout: return True
+    try: descriptor = os.open(lock, os.O_RDONLY)
+    except (FileNotFoundError, PermissionError): return False
+    try: fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError: return True
+    finally: os.close(descriptor)
+    return False
 
 
 # %%
@@ -322,6 +354,9 @@ held(tmp / "lock"), held(tmp / "none")
 
 # %%
 assert not held(tmp / "lock") and not held(tmp / "none") and not (tmp / "none").exists()
+with FileLock(tmp / "lock"):
+    (tmp / "lock").chmod(0o444)                                                                           # read only; root may write it all the same
+    assert held(tmp / "lock")
 
 
 # %%
@@ -332,8 +367,9 @@ def sweeps(
     "The sweeps that were started on a runs folder."
     found = []
     for file in sorted(Path(runs_root).glob(".sweeps/*/sweep.json")):
-        try: found.append(json.loads(file.read_text(encoding="utf-8")) | dict(id=file.parent.name, alive=held(file.with_name("lock"))))
-        except (OSError, ValueError): pass
+        try: record = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError): continue
+        if isinstance(record, dict) and "cells" in record: found.append(record | dict(id=file.parent.name, alive=held(file.with_name("lock"))))
     for record in found:
         for cell in record["cells"]:
             if cell["state"] == "running" and not record["alive"]: cell["state"], cell["reason"] = "waiting", "its sweep was killed"
@@ -341,7 +377,7 @@ def sweeps(
 
 
 # %% [markdown]
-# One sweep that ended, one of which only the record is left, and one whose record was cut off:
+# One sweep that ended, one of which only the record is left, one whose record was cut off, and one that is no record:
 
 # %%
 home = tmp / "home"
@@ -349,7 +385,7 @@ about = dict(host="server", pid=4711, started=NOW, workers=2, command="fairgrape
 for name, what in (("1", record | about | dict(ended=NOW + 99, cells=record["cells"][:1])), ("2", record | about | dict(ended=0.))):
     (home / ".sweeps" / name).mkdir(parents=True)
     write_json(home / ".sweeps" / name / "sweep.json", what)
-(home / ".sweeps" / "3").mkdir(); (home / ".sweeps" / "3" / "sweep.json").write_text('{"cells": [')
+for name, text in (("3", '{"cells": ['), ("4", "{}")): (home / ".sweeps" / name).mkdir(); (home / ".sweeps" / name / "sweep.json").write_text(text)
 [(r["id"], r["alive"], [c["state"] for c in r["cells"]]) for r in sweeps(home)]
 
 # %%

@@ -22,7 +22,7 @@ from fastcore.basics import patch
 
 from fairgrape.checkpoints import write_json
 from fairgrape.grid import Cell
-from fairgrape.jobs import Outcome, RunJob, code_of, read_outcome, working_on
+from fairgrape.jobs import Outcome, RunJob, read_outcome, working_on
 from fairgrape.workers import QUIET, THREADS, log_file, log_try
 
 # %%
@@ -34,7 +34,7 @@ import pandas as pd
 from PIL import Image
 
 from fairgrape.grid import numbered, plan
-from fairgrape.jobs import state_of
+from fairgrape.jobs import code_of, state_of
 from fairgrape.sweep import sweep
 
 tmp = Path(tempfile.mkdtemp())
@@ -126,14 +126,14 @@ assert _brought(moved) == {"ws-1": {"metrics.json": b"{}"}} and files_of(tmp / "
 
 # %%
 #| export
-def _node_work(job: RunJob, text: Path, threads: int, folder: Path) -> Outcome:
+def _node_work(job: RunJob, text: Path, threads: int, folder: Path, cwd: str = "") -> Outcome:
     "Make one run with a worker on this node; the job and its outcome lie in that folder."
     path, start = folder / "job.json", time.time()
     path.write_text(json.dumps(asdict(job)), encoding="utf-8")
     env = {**os.environ, **QUIET, **dict.fromkeys(THREADS, str(threads))}
     with text.open("a", encoding="utf-8") as out:
         print(f"on {os.uname().nodename}", file=out, flush=True)
-        worker = subprocess.run([sys.executable, "-m", "fairgrape.runner", str(path), str(os.getpid())], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        worker = subprocess.run([sys.executable, "-m", "fairgrape.runner", str(path), str(os.getpid())], env=env, cwd=cwd if cwd and Path(cwd).is_dir() else None, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     return read_outcome(path, worker.returncode, time.time() - start)
 
 
@@ -147,28 +147,8 @@ busy.state, busy.reason, (tmp / "log").read_text().splitlines()[1][9:21]
 # %%
 assert (busy.state, busy.reason) == ("busy", "another process works on ws-1") and (tmp / "log").read_text().startswith(f"on {os.uname().nodename}\n") and "busy after" in (tmp / "log").read_text()
 assert json.loads((tmp / "job.json").read_text()) == asdict(moved)
-
-
-# %% [markdown]
-# Each node has its own installation. A run by other code than the sweep's would be older as soon as it is done, and be made again for ever. So it fails, with the words that help.
-
-# %%
-#| export
-def _same_code(outcome: Outcome, job: RunJob) -> Outcome:
-    "The outcome, or a failure if the node's code is not the sweep's."
-    made = code_of(Path(job.folder))
-    if outcome.state not in ("done", "complete") or job.accept_older or made == job.code: return outcome
-    return Outcome("failed", f"{os.uname().nodename} has other code ({made}, here {job.code}): install the same fairgrape on all nodes", outcome.seconds)
-
-
-# %%
-(tmp / "node" / "ws-1" / "environment.json").write_text('{"code": "1a2b"}')
-other = _same_code(Outcome("done", seconds=3.), moved)
-other.reason.replace(os.uname().nodename, "node-7")
-
-# %%
-assert (other.state, other.seconds) == ("failed", 3.) and "has other code (1a2b, here now)" in other.reason and _same_code(busy, moved) is busy
-assert all(_same_code(Outcome("done"), job) == Outcome("done") for job in (replace(moved, code="1a2b"), replace(moved, accept_older=True)))
+other = _node_work(moved, tmp / "log", 1, tmp, str(tmp))                        # nobody works on it; but the code here is not "now"
+assert other.state == "failed" and "has other code" in other.reason
 
 
 # %%
@@ -178,12 +158,13 @@ def ray_task(
     log: str,          # The log's file, if it can be seen from here; else ""
     runs_root: str,    # See `here`
     threads: int,      # CPU threads of the run
+    cwd: str = "",     # The sweep's working folder, for paths that are relative to it; where the node has it
 ) -> dict:             # outcome, host, log (text) and files, by folder
     "One run, on the node where Ray put it."
     mine = here(RunJob(**job), runs_root)
     with tempfile.TemporaryDirectory(prefix="fairgrape-") as folder:
         text = Path(log or Path(folder) / "log")
-        outcome = _same_code(_node_work(mine, text, threads, Path(folder)), mine)
+        outcome = _node_work(mine, text, threads, Path(folder), cwd)
         done = _brought(mine) if runs_root and outcome.state in ("done", "complete") else {}
         return dict(outcome=asdict(outcome), host=os.uname().nodename, log="" if log else text.read_text(encoding="utf-8"), files=done)
 
@@ -192,6 +173,7 @@ def ray_task(
 # On a node of its own, where the run is there already, and where another process works on it:
 
 # %%
+(tmp / "node" / "ws-1" / "environment.json").write_text('{"code": "1a2b"}')
 (tmp / "node" / "ws-1" / "prune.ipynb").write_text('{"cells": []}')
 task = asdict(replace(toy, code="1a2b"))
 came = ray_task(task, "", str(tmp / "node"), threads=1)
@@ -256,9 +238,23 @@ class OnRay:
         if not self.ray.is_initialized(): self.ray.init(address=address or None, log_to_driver=False, logging_level="ERROR", include_dashboard=False if not address else None)
         there = self.ray.cluster_resources().get("GPU", 0)
         self.cpus, self.gpus, self.most, self.fetch = cpus, (gpus or 0) if there else 0, workers, fetch
-        if gpus and there and gpus > there: raise ValueError(f"gpus_per_run = {gpus}, but the cluster has {there:g} GPUs: ask for fewer")
+        self.check_room()
         self.task = self.ray.remote(ray_task).options(num_cpus=cpus, num_gpus=self.gpus, max_retries=0)
         self.busy, self.looked, self.room = {}, 0., 1      # busy: Ray's reference → cell
+
+
+# %% [markdown]
+# A run lies on one node. One that no node can take would wait for ever, and say that it starts. (A cluster that starts its nodes when they are wanted may have none yet, and then nothing is known.)
+
+# %%
+#| export
+@patch
+def check_room(self: OnRay):
+    "Raise ValueError if no node of the cluster is large enough for a run"
+    nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if not nodes or any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes): return
+    there = "; ".join(sorted({f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes}))
+    raise ValueError(f"cpus_per_run = {self.cpus:g}, gpus_per_run = {self.gpus:g}, but the cluster's nodes have {there}: ask for fewer")
 
 
 # %% [markdown]
@@ -271,6 +267,7 @@ class RayLike:
     exceptions = SimpleNamespace(RayTaskError=type("RayTaskError", (Exception,), dict(cause=None)), RayError=type("RayError", (Exception,), {}))
     def is_initialized(self): return True
     def cluster_resources(self): return self.resources
+    def nodes(self): return [dict(Alive=alive, Resources=has) for alive, has in ((True, self.resources), (False, dict(CPU=64.)))]
     def remote(self, *given):
         self.asked.append(given)
         return self if callable(given[0]) else f"task {len(self.asked)}"
@@ -293,11 +290,14 @@ engine.ray.asked
 
 # %%
 assert engine.ray.asked == [(ray_task,), dict(num_cpus=2, num_gpus=1, max_retries=0)] and engine.busy == {}
-try: on_cluster(gpus=5)
-except ValueError as e: print(e)
-else: raise AssertionError("more GPUs than there are were accepted")
+for many in (dict(gpus=5), dict(cpus=64)):
+    try: on_cluster(**many)
+    except ValueError as e: print(e)
+    else: raise AssertionError("more than any node has was accepted")
 RayLike.resources = dict(CPU=8.)
 assert on_cluster(gpus=1).gpus == 0                                # no GPU anywhere: the runs compute on the CPU
+RayLike.resources = {}
+assert on_cluster(cpus=64).cpus == 64                              # no node yet: the first run may bring one
 RayLike.resources = dict(CPU=8., GPU=4.)
 
 
@@ -323,7 +323,7 @@ def free(self: OnRay) -> bool: return len(self.busy) < self.size
 # By hand: eight cores are enough for four runs of two, or two of three; four GPUs for two runs of two.
 
 # %%
-sizes = [on_cluster(**how).size for how in (dict(cpus=2), dict(cpus=3), dict(cpus=1, gpus=2), dict(cpus=1, gpus=.5), dict(workers=3), dict(cpus=9))]
+sizes = [on_cluster(**how).size for how in (dict(cpus=2), dict(cpus=3), dict(cpus=1, gpus=2), dict(cpus=1, gpus=.5), dict(workers=3))]
 engine = on_cluster(cpus=2, gpus=1)
 before = engine.size
 RayLike.resources = dict(CPU=2., GPU=1.)                           # three nodes of four are gone
@@ -331,9 +331,11 @@ at_once, engine.looked = engine.size, 0.
 sizes, (before, at_once, engine.size)
 
 # %%
-assert sizes == [4, 2, 2, 8, 3, 1] and (before, at_once, engine.size) == (4, 4, 1) and engine.free()
+assert sizes == [4, 2, 2, 8, 3] and (before, at_once, engine.size) == (4, 4, 1) and engine.free()
 engine.busy = {"task 1": None}
 assert not engine.free()
+RayLike.resources = {}
+assert on_cluster(cpus=64).size == 1                               # one run waits for the first node
 RayLike.resources = dict(CPU=8., GPU=4.)
 
 
@@ -349,19 +351,19 @@ def start(self: OnRay, cell: Cell, job: Path):
     made = replace(cell.job, parameters=cell.job.parameters | {k: v for k, v in given.items() if not cell.parameters.get(k)})
     write_json(job, asdict(made))
     log = str(log_try(cell))
-    self.busy[self.task.remote(asdict(made), "" if self.fetch else log, self.fetch, made.parameters["threads"])] = cell
+    self.busy[self.task.remote(asdict(made), "" if self.fetch else log, self.fetch, made.parameters["threads"], str(Path.cwd()))] = cell
 
 
 # %%
 cell = Cell(7, {}, "ws 0.5", toy, tries=1, started=time.time())
 engine, fetching = on_cluster(cpus=2, gpus=2), on_cluster(cpus=.5, fetch="/node/runs")
 engine.start(cell, tmp / "7.json")
-made, log, place, threads = engine.ray.asked[-1]
+made, log, place, threads, cwd = engine.ray.asked[-1]
 fetching.start(replace(cell, parameters=dict(threads=3), job=replace(toy, parameters=toy.parameters | dict(threads=3))), tmp / "8.json")
 {k: made["parameters"][k] for k in ("threads", "processes")}, threads, fetching.ray.asked[-1][1:]
 
 # %%
-assert (made["parameters"]["threads"], made["parameters"]["processes"], threads, place) == (2, 2, 2, "") and Path(log) == log_file(cell) and fetching.ray.asked[-1][1:] == ("", "/node/runs", 3)
+assert (made["parameters"]["threads"], made["parameters"]["processes"], threads, place) == (2, 2, 2, "") and Path(log) == log_file(cell) and fetching.ray.asked[-1][1:] == ("", "/node/runs", 3, cwd) and cwd == str(Path.cwd())
 assert json.loads((tmp / "7.json").read_text()) == made and list(engine.busy.values()) == [cell] and log_file(cell).read_text().count("ws 0.5 (try 1)") == 2
 
 

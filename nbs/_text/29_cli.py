@@ -196,10 +196,10 @@ with patch.dict(sys.modules, {"fairgrape.ray_sweep": SimpleNamespace(OnRay=lambd
 def run_sweep(args: argparse.Namespace) -> int:
     "`fairgrape sweep`"
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
-    cells = read_grid(args.grid, given)
-    if args.dry_run: print(dry_run(plan(numbered(cells), args.accept_older))); return 0
-    one = args.cell is not None
-    ended = sweep(one_cell(cells, args.cell) if one else cells, engine_of(args), retries=args.retries, accept_older=args.accept_older, command=args.again)
+    cells, one = read_grid(args.grid, given), args.cell is not None
+    chosen = one_cell(cells, args.cell) if one else numbered(cells)
+    if args.dry_run: print(dry_run(plan(chosen, args.accept_older))); return 0
+    ended = sweep(chosen, engine_of(args), retries=args.retries, accept_older=args.accept_older, command=args.again)
     failed, done = failures(ended), folders(ended)
     for what in failed: print(f"failed: {what}", file=sys.stderr)
     if ended and not any(c.job for c in ended): return 2
@@ -226,6 +226,7 @@ print(swept(dry_run=True)[1])
 
 # %%
 for more, runs in (({}, 2), (dict(cell=1), 1)): code, said = swept(**more); assert (code, said.count("prune.ipynb")) == (0, runs), said
+assert [line[:3] for line in swept(dry_run=True, cell=1)[1].splitlines()] == ["[1]"]
 assert "prune.ipynb" not in swept(dry_run=True, rate="0.7")[1] and not list((home / "runs").glob("*ws-0.7*"))                                  # it was only said
 with patch(f"{run_sweep.__module__}.report", return_value="the page") as reported: code, said = swept(no_report=False)
 assert code == 0 and "the page" in said and reported.call_args.args[0] == done[0].parent

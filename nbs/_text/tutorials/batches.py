@@ -309,13 +309,13 @@ else: raise AssertionError("five workers were given four GPUs")
 #| slow
 for number in (0, 2):
     cell, = one_cell(read_grid(str(grid)), number)
-    print(number, "→", {k: cell[k] for k in ("method", "seed", "groups")})
+    print(number, "→", {k: cell.parameters[k] for k in ("method", "seed", "groups")})
 status, said = shell(f"fairgrape sweep {grid} --cell 3")
 
 # %%
 #| slow
 assert status == 2 and "choose 0 to 2" in said
-assert one_cell(read_grid(str(grid)), 0)[0]["method"] == "ws" and one_cell(read_grid(str(grid)), 2)[0]["method"] == "fairgrape"
+assert [one_cell(read_grid(str(grid)), n)[0].parameters["method"] for n in (0, 2)] == ["ws", "fairgrape"]
 
 # %% [markdown]
 # Tasks that need the same dense network wait for the one that trains it. A task that ran into its time limit is submitted again, and goes on from its checkpoint. The runs folder must be shared storage, and the report is made once, at the end: `fairgrape report`.
