@@ -64,7 +64,8 @@ def load_run(
     if not path.is_dir(): raise FileNotFoundError(f"no run folder at {path}")
     dense = _read(path / "settings.json").get("method") == "dense"
     missing = [name for name in SMALL + LARGE * tensors if not (path / name).is_file() and not (dense and name == "layers.csv")]
-    if missing: raise FileNotFoundError(f"{path} is not a finished run, it lacks {', '.join(missing)}: remove that folder and run it again with the same settings")
+    first = "" if "metrics.json" in missing else "remove that folder and "                        # which is written last: the others were there
+    if missing: raise FileNotFoundError(f"{path} is not a finished run, it lacks {', '.join(missing)}: {first}run it again with the same settings")
     return Run(path, *(_read(path / name) for name in SMALL))
 
 # %% ../nbs/23a_finished.ipynb #48b85adb

@@ -142,7 +142,8 @@ def load_run(
     if not path.is_dir(): raise FileNotFoundError(f"no run folder at {path}")
     dense = _read(path / "settings.json").get("method") == "dense"
     missing = [name for name in SMALL + LARGE * tensors if not (path / name).is_file() and not (dense and name == "layers.csv")]
-    if missing: raise FileNotFoundError(f"{path} is not a finished run, it lacks {', '.join(missing)}: remove that folder and run it again with the same settings")
+    first = "" if "metrics.json" in missing else "remove that folder and "                        # which is written last: the others were there
+    if missing: raise FileNotFoundError(f"{path} is not a finished run, it lacks {', '.join(missing)}: {first}run it again with the same settings")
     return Run(path, *(_read(path / name) for name in SMALL))
 
 
@@ -162,7 +163,9 @@ broken = write_example(root.parent / "broken")
 assert load_run(broken, tensors=False).metrics["n"] == 400
 (broken / "steps.csv").unlink()
 print(refused(load_run, broken), refused(load_run, root / "nowhere"), sep="\n")
-assert "lacks steps.csv, masks.safetensors:" in refused(load_run, broken) and "lacks steps.csv:" in refused(load_run, broken, False)
+assert "lacks steps.csv, masks.safetensors: remove that folder" in refused(load_run, broken) and "lacks steps.csv: remove" in refused(load_run, broken, False)
+(broken / "metrics.json").unlink()                                                       # never finished: it may go on
+assert "lacks metrics.json, steps.csv: run it again" in refused(load_run, broken, False)
 
 
 # %% [markdown]
