@@ -7,6 +7,7 @@ __all__ = ['SOURCES', 'make_once', 'unpack', 'open_set']
 
 # %% ../nbs/03a_archives.ipynb #c9afba1f
 import hashlib
+import lzma
 import os
 import shutil
 import stat
@@ -31,13 +32,22 @@ def _refuse(archive: Path, name: str, plain: bool):
     raise ValueError(f"{archive}: member {name!r} is {why}; nothing was unpacked. Take the archive from its official source")
 
 # %% ../nbs/03a_archives.ipynb #3774a881
+class _Header(tarfile.TarInfo):
+    "A member's header. Raises: ReadError where the archive ends in another way than with zeros."
+    @classmethod
+    def frombuf(cls, buf, encoding, errors):
+        try: return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError: raise
+        except tarfile.HeaderError as e: raise tarfile.ReadError(f"no header, and no end, where one should be: {e}") from e
+
 def _extract_tar(archive: Path, folder: Path, progress: bool):
-    "Unpack a tar, each member looked at first."
-    with tarfile.open(archive) as tar:
+    "Unpack a tar, each member looked at first, to the end of the file."
+    with tarfile.open(archive, tarinfo=_Header) as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=not progress):
             _refuse(archive, member.name, member.isfile() or member.isdir())
             tar.extract(member, folder)
+        while tar.fileobj.read(1 << 20): pass                                       # the compression's checksum comes last
 
 # %% ../nbs/03a_archives.ipynb #c004c867
 def _extract_zip(archive: Path, folder: Path, progress: bool):
@@ -55,7 +65,8 @@ def _extract(archive: Path, folder: Path, progress: bool):
         if zipfile.is_zipfile(archive): _extract_zip(archive, folder, progress)
         elif tarfile.is_tarfile(archive): _extract_tar(archive, folder, progress)
         else: raise ValueError(f"{archive}: neither a tar nor a zip archive, or one that is damaged at its start: fetch it again")
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error) as e:
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, RuntimeError, OSError) as e:
+        if isinstance(e, OSError) and e.errno: raise                                # a full disk is not the archive's fault
         raise ValueError(f"{archive}: the archive is damaged or not complete ({e}): fetch it again") from e
 
 # %% ../nbs/03a_archives.ipynb #c4113ea1

@@ -58,7 +58,7 @@ def _fit(x: np.ndarray, k: int, seed: int) -> "KMeans":
     from sklearn.exceptions import ConvergenceWarning
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return KMeans(k, n_init=10, random_state=seed).fit(x)
+        return KMeans(k, n_init=10, random_state=seed % 2**32).fit(x)
 
 def _silhouette(x: np.ndarray, labels: np.ndarray) -> float:
     "The silhouette; NaN where it does not exist: one cluster only, or as many as images"

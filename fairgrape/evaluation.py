@@ -13,6 +13,13 @@ from .group_tables import check_groups, group_table, rates_table, unmeasured
 from .uncertainty import DISPARITIES, disparity, disparity_interval, noise_floor, noise_interval, paired_bootstrap
 
 # %% ../nbs/20_evaluation.ipynb #5aeccbfe
+def _right(values) -> np.ndarray:
+    "Answers as numbers from 0 (wrong) to 1 (right). Raises: ValueError for others."
+    numbers = np.asarray(values, dtype=float)
+    if not ((numbers >= 0) & (numbers <= 1)).all(): raise ValueError("whether a network was right is 0 or 1 for each test image, or between where it has several heads; here there are others (too large, negative, or NaN)")
+    return numbers
+
+# %% ../nbs/20_evaluation.ipynb #1df9339d
 def interval_table(
     correct_dense: np.ndarray,  # Was the dense net right? Shape `(n,)`
     correct_pruned: np.ndarray, # Was the pruned net right? Shape `(n,)`
@@ -23,7 +30,7 @@ def interval_table(
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
     "Accuracy and loss of each group, each with its bootstrap interval."
-    correct_dense, correct_pruned, groups = map(np.asarray, (correct_dense, correct_pruned, groups))
+    correct_dense, correct_pruned, groups = _right(correct_dense), _right(correct_pruned), np.asarray(groups)
     table = group_table(correct_dense, correct_pruned, groups, names)
     shown = {"accuracy_dense": correct_dense, "accuracy_pruned": correct_pruned, "delta": np.subtract(correct_pruned, correct_dense)}
     for column, values in shown.items():
@@ -41,7 +48,7 @@ def disparities(
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
     "ρ, ψ and range with interval and noise floor."
-    diff = np.asarray(correct_pruned, dtype=float) - np.asarray(correct_dense, dtype=float)
+    diff = _right(correct_pruned) - _right(correct_dense)
     groups = np.asarray(groups)                 # tensors and lists are welcome
     n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)

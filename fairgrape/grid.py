@@ -18,7 +18,7 @@ import yaml
 from .checkpoints import code_version
 from .experiment import KNOWN, Job, check_images, check_job, device_of, from_parameters, identity, starting_network
 from .jobs import RunJob, state_of
-from .runner import job_of, prepared
+from .runner import check_keep_on, job_of, prepared
 from .settings import plain_name, read_settings
 
 # %% ../nbs/26a_grid.ipynb #0a69849b
@@ -143,7 +143,7 @@ def planner() -> Callable[[dict], tuple[Job, dict]]:
         if (key := _same_data(settings, where)) not in read: read[key] = prepared(parameters)[0]
         first = read[key]
         job = replace(first, settings=replace(settings, groups=first.settings.groups), name=where.get("name", ""))
-        device_of(where.get("device", "")), check_job(job), check_images(job)
+        device_of(where.get("device", "")), check_keep_on(where), check_job(job), check_images(job)
         start = (settings.network, settings.weights, settings.image_size, tuple(job.sizes))
         if start not in weights and starting_network(job) is not None: weights.add(start)
         return job, where

@@ -9,6 +9,7 @@ __all__ = ['OUTSIDE', 'read_labels', 'look_like_dates', 'refuse_dates', 'named_l
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,7 @@ def _file_line(root: Path, path: str) -> str | None:
     "What identifies one file: its name, size and time of modification; None where it is not there."
     try: info = os.stat(root/path)
     except (FileNotFoundError, NotADirectoryError): return None
+    if not stat.S_ISREG(info.st_mode): return None                             # a folder, or a pipe that would be waited for
     return f"{path}\0{info.st_size}\0{info.st_mtime_ns}\n"
 
 # %% ../nbs/03b_label_files.ipynb #f290f325

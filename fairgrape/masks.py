@@ -40,18 +40,28 @@ def _check_ignore(model: nn.Module, ignore: Iterable[str]):
         if name not in names: raise ValueError(f"ignore = {name!r} names no layer of this {type(model).__name__}: choose from {', '.join(names)}")
 
 # %% ../nbs/10_masks.ipynb #83dd076e
+def _check_weight(name: str, layer: nn.Module):
+    "Raise ValueError where a layer's weight is no parameter, or one under anything but masks"
+    over = list(layer.parametrizations.weight) if parametrize.is_parametrized(layer, "weight") else []
+    if all(hasattr(p, "mask") for p in over) and (over or isinstance(layer._parameters.get("weight"), nn.Parameter)): return
+    how = ", ".join(type(p).__name__ for p in over) or "weight norm, torch.nn.utils.prune, or the like"
+    raise ValueError(f"{name}: its weight is computed ({how}), so a mask would not hold: take that off first (remove_parametrizations, remove_weight_norm, "
+                     "fairgrape.masks.from_torch_prune), or leave the layer dense with ignore")
+
+# %% ../nbs/10_masks.ipynb #fb327272
 def prunable(
     model: nn.Module,          # Any network
     ignore: Iterable[str] = (),# Names of layers, or of blocks of layers, to leave dense
 ) -> dict[str, nn.Module]:     # Name → layer, in the order of `model.named_modules()`; of tied layers, the first
     """Name the layers of `model` whose `weight` can be pruned: every Conv1d, Conv2d and Linear that `ignore` does not name.
 
-    Raises: ValueError if `ignore` names nothing in the model, or if no layer is left to prune."""
+    Raises: ValueError if `ignore` names nothing in the model, if a weight is computed from others, or if no layer is left to prune."""
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     _check_ignore(model, ignore)
     layers, seen = {}, set()
     for name, module in model.named_modules():
         if not isinstance(module, PRUNABLE) or any(_inside(name, block) for block in ignore): continue
+        _check_weight(name, module)
         if id(original(module)) not in seen: layers[name] = module
         seen.add(id(original(module)))
     if not layers: raise ValueError(f"{type(model).__name__} has no Conv1d, Conv2d or Linear left to prune (ignore = {list(ignore)})")

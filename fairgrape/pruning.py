@@ -6,6 +6,7 @@
 __all__ = ['schedule', 'Step', 'check_left', 'prune', 'MeanLoss', 'prune_fair']
 
 # %% ../nbs/17_pruning.ipynb #5c9b9d6a
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -34,9 +35,11 @@ def schedule(
 ) -> list[Fraction]:                # Cumulative pruning rate after each step
     """The cumulative rates r_i = min(1 − keep^i, rate).
 
-    Raises: ValueError if a rate is not a number between 0 and 1.
+    Raises: ValueError if a rate is not a number between 0 and 1, or if that takes more than 1,000 steps.
     Source: paper, section 3.3; keep per step 0.9 (0.975 for UTKFace) in its experiments."""
     target, kept = _fraction("rate", rate), None if keep is None else _fraction("keep", keep)
+    steps = 1 if kept is None else math.log1p(-float(target)) / math.log(float(kept))
+    if steps > 1000: raise ValueError(f"keep = {keep}: a rate of {rate} takes {steps:,.0f} pruning steps, with training after each; choose a smaller keep, for at most 1,000")
     rates = [target] if kept is None else [min(1 - kept, target)]
     while rates[-1] < target: rates.append(min(1 - kept ** (len(rates) + 1), target))
     return rates

@@ -14,7 +14,6 @@ from http.client import HTTPException
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchvision import models as tv
@@ -41,8 +40,9 @@ def save_weights(
 def _opened(path: Path):
     "What a file of weights holds, without running any code in it. Raises: ValueError where it is damaged or holds more than that."
     try: return load_file(path) if path.suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as e:
-        why = 'a pickle that holds more than tensors' if isinstance(e, pickle.UnpicklingError) else str(e).splitlines()[0][:120]
+    except OSError: raise
+    except Exception as e:                     # whatever damaged bytes make the readers raise
+        why = 'a pickle that holds more than tensors' if isinstance(e, pickle.UnpicklingError) else (str(e).splitlines() or [type(e).__name__])[0][:120]
         raise ValueError(f"{path}: not a file of plain tensors ({why}). "
                          "Save the network's state_dict() instead of the network, best as .safetensors") from e
 

@@ -11,6 +11,7 @@
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -187,6 +188,7 @@ def _file_line(root: Path, path: str) -> str | None:
     "What identifies one file: its name, size and time of modification; None where it is not there."
     try: info = os.stat(root/path)
     except (FileNotFoundError, NotADirectoryError): return None
+    if not stat.S_ISREG(info.st_mode): return None                             # a folder, or a pipe that would be waited for
     return f"{path}\0{info.st_size}\0{info.st_mtime_ns}\n"
 
 
@@ -195,6 +197,8 @@ def _file_line(root: Path, path: str) -> str | None:
 os.utime(tmp/"a", ns=(0, 10**9))
 print(repr(_file_line(tmp, "a")), _file_line(tmp, "gone"), _file_line(tmp, "a/b"))
 assert _file_line(tmp, "a") == "a\0002\0001000000000\n" and _file_line(tmp, "gone") is None and _file_line(tmp, "a/b") is None
+os.mkfifo(tmp/"pipe")
+assert _file_line(tmp, "pipe") is None and _file_line(tmp, ".") is None
 
 
 # %%

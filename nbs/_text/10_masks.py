@@ -102,6 +102,31 @@ except ValueError as e: print(e); assert "'head'" in str(e) and str(e).endswith(
 else: raise AssertionError("a layer that is not there was ignored")
 
 
+# %% [markdown]
+# A mask needs a parameter to lie on. The weight of a layer under weight norm, spectral norm or `torch.nn.utils.prune` is computed from others each time it is read, so a mask on it would be gone at the next forward pass. Such a layer is refused.
+
+# %%
+#| export
+def _check_weight(name: str, layer: nn.Module):
+    "Raise ValueError where a layer's weight is no parameter, or one under anything but masks"
+    over = list(layer.parametrizations.weight) if parametrize.is_parametrized(layer, "weight") else []
+    if all(hasattr(p, "mask") for p in over) and (over or isinstance(layer._parameters.get("weight"), nn.Parameter)): return
+    how = ", ".join(type(p).__name__ for p in over) or "weight norm, torch.nn.utils.prune, or the like"
+    raise ValueError(f"{name}: its weight is computed ({how}), so a mask would not hold: take that off first (remove_parametrizations, remove_weight_norm, "
+                     "fairgrape.masks.from_torch_prune), or leave the layer dense with ignore")
+
+
+# %%
+assert _check_weight("plain", nn.Linear(2, 2)) is None
+for spoil in (torch.nn.utils.weight_norm, torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.parametrizations.spectral_norm, lambda layer: torch.nn.utils.prune.random_unstructured(layer, "weight", 0.5)):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        spoiled = spoil(nn.Linear(4, 4))
+    try: _check_weight("fc", spoiled)
+    except ValueError as e: print(e)
+    else: raise AssertionError("a weight that is computed was accepted")
+
+
 # %%
 #| export
 def prunable(
@@ -110,12 +135,13 @@ def prunable(
 ) -> dict[str, nn.Module]:     # Name → layer, in the order of `model.named_modules()`; of tied layers, the first
     """Name the layers of `model` whose `weight` can be pruned: every Conv1d, Conv2d and Linear that `ignore` does not name.
 
-    Raises: ValueError if `ignore` names nothing in the model, or if no layer is left to prune."""
+    Raises: ValueError if `ignore` names nothing in the model, if a weight is computed from others, or if no layer is left to prune."""
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     _check_ignore(model, ignore)
     layers, seen = {}, set()
     for name, module in model.named_modules():
         if not isinstance(module, PRUNABLE) or any(_inside(name, block) for block in ignore): continue
+        _check_weight(name, module)
         if id(original(module)) not in seen: layers[name] = module
         seen.add(id(original(module)))
     if not layers: raise ValueError(f"{type(model).__name__} has no Conv1d, Conv2d or Linear left to prune (ignore = {list(ignore)})")

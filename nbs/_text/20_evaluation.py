@@ -19,6 +19,27 @@ from fairgrape.uncertainty import DISPARITIES, disparity, disparity_interval, no
 # Two networks look at the same test images: the dense one and the pruned one. How much accuracy did each group lose, how unequally, and how much of that may be chance? [20b](20b_group_tables.ipynb) counts and [20a](20a_uncertainty.ipynb) draws; here it is put together for one comparison, as a run writes it down.
 #
 # Every figure of a group's table is a mean over images, so the bootstrap gives each an interval. Four thousand images in four groups serve as the example; the third group truly loses 12 points, the others about 3; what this sample of them shows is in the table.
+#
+#
+# Whether a network was right comes as 0 and 1 in many types, and a difference of unsigned bytes or of truth values is no difference.
+
+# %%
+#| export
+def _right(values) -> np.ndarray:
+    "Answers as numbers from 0 (wrong) to 1 (right). Raises: ValueError for others."
+    numbers = np.asarray(values, dtype=float)
+    if not ((numbers >= 0) & (numbers <= 1)).all(): raise ValueError("whether a network was right is 0 or 1 for each test image, or between where it has several heads; here there are others (too large, negative, or NaN)")
+    return numbers
+
+
+# %%
+assert all(np.array_equal(_right(np.array([1, 0], dtype=kind)), [1., 0.]) for kind in (bool, np.uint8, np.int64, np.float32))
+for wrong in ([0., 2.], [-1, 0], [np.nan, 1.]):
+    try: _right(wrong)
+    except ValueError as e: said = e
+    else: raise AssertionError(f"{wrong} was accepted")
+print(said)
+
 
 # %%
 #| export
@@ -32,7 +53,7 @@ def interval_table(
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
     "Accuracy and loss of each group, each with its bootstrap interval."
-    correct_dense, correct_pruned, groups = map(np.asarray, (correct_dense, correct_pruned, groups))
+    correct_dense, correct_pruned, groups = _right(correct_dense), _right(correct_pruned), np.asarray(groups)
     table = group_table(correct_dense, correct_pruned, groups, names)
     shown = {"accuracy_dense": correct_dense, "accuracy_pruned": correct_pruned, "delta": np.subtract(correct_pruned, correct_dense)}
     for column, values in shown.items():
@@ -53,6 +74,7 @@ interval_table(before, after, who, four).round(1)
 shown = interval_table(before, after, who, four)
 for column in ("accuracy_dense", "accuracy_pruned", "delta"):
     assert ((shown[f"{column}_low"] < shown[column]) & (shown[column] < shown[f"{column}_high"])).all()
+pd.testing.assert_frame_equal(interval_table(before.astype(bool), after.astype(np.uint8), who, four), shown)
 width = shown.filter(like="_high").to_numpy() - shown.filter(like="_low").to_numpy()
 assert (width[:, 2] < width[:, 1]).all()                                    # pairs: the change is known better than the accuracy
 
@@ -73,7 +95,7 @@ def disparities(
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
     "ρ, ψ and range with interval and noise floor."
-    diff = np.asarray(correct_pruned, dtype=float) - np.asarray(correct_dense, dtype=float)
+    diff = _right(correct_pruned) - _right(correct_dense)
     groups = np.asarray(groups)                 # tensors and lists are welcome
     n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)

@@ -14,7 +14,6 @@ import pandas as pd
 # %%
 from fairlearn.metrics import MetricFrame
 
-
 # %% [markdown]
 # Two networks look at the same test images: the dense one and the pruned one. What is counted here is exact: how often each was right in each group and for each class, and which of these counts are empty. How far chance goes is the matter of [20a](20a_uncertainty.ipynb), and [20](20_evaluation.ipynb) puts both together.
 #
@@ -25,14 +24,17 @@ from fairlearn.metrics import MetricFrame
 
 # %%
 #| export
+RESERVED = ("all", "weights", "kept")    # rows and columns of the tables in which groups stand
+
 def check_groups(
     groups: np.ndarray, # Group code of each test image, shape `(n,)`
     names: list[str],   # Name of each group, in the order of the codes
 ) -> np.ndarray:        # Number of images of each group, shape `(G,)`
     """Count the images of each group.
 
-    Raises: ValueError for fewer than two groups, a code without a name, a group with fewer than two images."""
+    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name, a group with fewer than two images."""
     if len(names) < 2: raise ValueError(f"a disparity compares groups, but there is only {list(names)}: choose two groups or more")
+    if len(set(names)) < len(names) or {*names} & {*RESERVED}: raise ValueError(f"groups are called {list(names)}: each needs a name of its own, and {', '.join(RESERVED)} have another meaning in the tables")
     counts = np.bincount(np.asarray(groups, dtype=np.int64), minlength=len(names))
     if len(counts) > len(names): raise ValueError(f"group code {len(counts) - 1} has no name: there are {len(names)} names, {list(names)}")
     few = [f"{name} ({n})" for name, n in zip(names, counts) if n < 2]

@@ -160,6 +160,7 @@ assert refused(Settings, as_released="perhaps") == "as_released = 'perhaps': it 
 CHOICES = dict(method=("dense", *METHODS), steps=("published", "iterative", "one shot"), scope=("published", *SCOPES), split=("photo", "person", "official"),
                augment=("paper", "flip", "none"), precision=tuple(PRECISIONS))
 LEAST = dict(image_size=16, batch=2, importance_batch=1, importance_cap=0, limit=0, clusters=0, retrain_epochs=1, retrain_lr=0, bootstrap=100, seed=0, accumulate=1)
+MOST = dict(seed=2 ** 32 - 1, bootstrap=10 ** 6)
 
 @settings_check
 def check_values(s: Settings):
@@ -168,6 +169,8 @@ def check_values(s: Settings):
         if getattr(s, name) not in choices: raise ValueError(f"{name} = {getattr(s, name)!r}: choose one of {', '.join(choices)}")
     for name, least in LEAST.items():
         if not getattr(s, name) >= least: raise ValueError(f"{name} = {getattr(s, name)}: it must be at least {least}")
+    for name, most in MOST.items():
+        if getattr(s, name) > most: raise ValueError(f"{name} = {getattr(s, name)}: it must be at most {most}")
     if s.clusters == 1: raise ValueError("clusters = 1: one cluster is no grouping; choose 2 or more, or 0 to have the number chosen")
     if s.accumulate > s.batch // 2: raise ValueError(f"accumulate = {s.accumulate} parts of a batch of {s.batch}: each needs 2 images, so choose 1 to {s.batch // 2}")
 

@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +36,6 @@ from fairgrape.storage import code_version
 import contextlib
 import io
 import subprocess
-import tempfile
 from contextlib import redirect_stdout
 from dataclasses import replace
 
@@ -54,6 +54,29 @@ tmp = Path(tempfile.mkdtemp())
 # ## Making a job
 #
 # A dictionary of settings and places is all that a user gives. It meets its data here: the labels are read, the groups counted, and the images compared with those that a run of the same settings was made from, so that whatever is wrong is found before papermill starts.
+#
+#
+# A folder for the importance is tried beforehand: it is first needed after the dense network's training, which is late for a misspelt name.
+
+# %%
+#| export
+def check_keep_on(where: dict):
+    "Raise OSError if the importance cannot lie where it is to."
+    folder = where.get("keep_on") or "auto"
+    if folder in ("auto", "device", "host"): return
+    try:
+        Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=Path(folder).expanduser()): pass
+    except OSError as e: raise OSError(f"keep_on = {str(folder)!r} cannot be written ({e.strerror}): give a folder on a disk with room, or auto, device or host") from e
+
+
+# %%
+(tmp / "file").write_text("")
+assert all(check_keep_on(dict(keep_on=place)) is None for place in ("", "host", str(tmp / "maps"))) and check_keep_on({}) is None
+try: check_keep_on(dict(keep_on=str(tmp / "file")))
+except OSError as e: print(str(e).replace(str(tmp), "…"))
+else: raise AssertionError("a file was taken for a folder")
+
 
 # %%
 #| export
@@ -65,7 +88,7 @@ def prepared(
     from fairgrape.experiment import check_images, device_of, from_parameters, prepare
     settings, where = from_parameters(parameters)
     plain_name(where.get("name", ""))
-    device_of(where.get("device", ""))
+    device_of(where.get("device", "")), check_keep_on(where)
     job = prepare(settings, progress=progress, **{k: v for k, v in where.items() if k in ("name", "data_root", "runs_root", "cache_root")})
     check_images(job)
     return job, where

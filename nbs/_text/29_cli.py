@@ -73,6 +73,7 @@ def report(
 ) -> Path:           # The page
     "Run the report template; its notebook lies in the runs folder. Raises: ValueError for a page outside of it."
     runs_root = Path(runs_root).resolve()
+    if not runs_root.is_dir(): raise FileNotFoundError(f"no runs folder at {runs_root}: give another with --runs_root")
     page = inside(Path(out or runs_root / "report.html"), runs_root)
     with working_on(runs_root / "report", wait=True): run_notebook("report", runs_root / "report.ipynb", dict(runs_root=str(runs_root), out=str(page)))
     return page
@@ -393,7 +394,7 @@ def _parameters(args: argparse.Namespace) -> dict:
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
     if not args.file: return given
     try: from_file = yaml.safe_load(Path(args.file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as e: raise ValueError(f"{args.file}: not a readable YAML file of parameters ({e})") from e
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f"{args.file}: not a readable YAML file of parameters ({e})") from e
     if not isinstance(from_file, dict): raise ValueError(f"{args.file}: write it as lines of 'name: value'")
     return {**from_file, **given}
 
