@@ -131,10 +131,16 @@ def write(
     write_json(self.folder / "progress.json", dict(label=label, epoch=epoch, done=self.epochs, total=self.total, seconds=self.seconds, updated=datetime.now(UTC).isoformat(timespec="seconds")))
 
 # %% ../nbs/11_checkpoints.ipynb #40f94cd1
-def _put_aside(folder: Path, code: str):
-    "Rename the checkpoints of other code, and say so."
-    aside = folder / f"checkpoints.{code}"
-    warnings.warn(f"{folder.name}: its checkpoints were written by other code ({code}, now {code_version()}), so it starts again; they are kept in {aside.name}", stacklevel=3)
+def _strange(state: dict, made_of: str) -> tuple[str, str]:
+    "A word and a reason if what a checkpoint holds is not this run's by this code; else empty"
+    if state["code"] != code_version(): return state["code"], f"by other code ({state['code']}, now {code_version()})"
+    if made_of and state["facts"].get("made_of", made_of) != made_of: return "other-images", "for other settings, labels or images"
+    return "", ""
+
+def _put_aside(folder: Path, word: str, why: str):
+    "Rename checkpoints that are not to be used, and say so."
+    aside = folder / f"checkpoints.{word}"
+    warnings.warn(f"{folder.name}: its checkpoints were written {why}, so it starts again; they are kept in {aside.name}", stacklevel=3)
     shutil.rmtree(aside, ignore_errors=True)
     (folder / "checkpoints").rename(aside)
 
@@ -160,12 +166,14 @@ def open_journal(
     folder: Path | None,  # The run's folder; None: a journal that writes nothing
     total: int = 0,       # Epochs of the whole run
     history: list[dict] | None = None, # Rows of what came before the run, if it starts from nothing
+    made_of: str = "",                 # What tells this run from others, its images among it; "": not looked at
 ) -> Journal:
     "The journal of a run: a new one, or from its newest whole checkpoint."
     found = None if folder is None else load_checkpoint(folder / "checkpoints")
-    if found is not None and found.state["code"] == code_version(): return _journal(folder, total, found)
-    if found is not None: _put_aside(folder, found.state["code"])
-    return Journal(folder, total, history=list(history or []), facts=dict(rows_before=len(history or [])))
+    strange = _strange(found.state, made_of) if found else ("", "")
+    if found is not None and not strange[0]: return _journal(folder, total, found)
+    if found is not None: _put_aside(folder, *strange)
+    return Journal(folder, total, history=list(history or []), facts=dict(rows_before=len(history or []), made_of=made_of))
 
 # %% ../nbs/11_checkpoints.ipynb #66250e96
 MASK = ".parametrizations.weight.0.mask"

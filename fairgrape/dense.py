@@ -21,7 +21,7 @@ from .checkpoints import Journal
 from .config import form, needs_initial
 from .models import build_model, load_weights, plain_model, predict_classes
 from .parallel import ALONE, Team
-from .preparation import Job, dense_job, is_complete, run_folder
+from .preparation import Job, dense_job, is_complete, made_of, run_folder
 from .results import Trained, at_work, journal_of, save_run
 from .training import Stage, memory_order, predict, stages, train
 
@@ -111,7 +111,7 @@ def dense_network(
         if team.agree(is_complete(folder)): return load_dense(job, folder, device)
         start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
         plan = [] if own else stages(s.epochs, s.lrs)
-        journal = journal_of(folder, sum(stage.epochs for stage in plan), team=team)
+        journal = journal_of(folder, sum(stage.epochs for stage in plan), team=team, made_of=made_of(dense))
         model = journal.restore(placed(initial_network(job), device))
         if plan: fit(job, images, model, "dense", plan, journal, device, progress, team)
         trained = Trained(model, journal.history, test_classes(dense, images, model, device, team), journal)

@@ -32,7 +32,7 @@ from .importance_data import Mixed, Shown, find_clusters, importance_images, sco
 from .masks import get_masks, plain_state
 from .models import task_loss
 from .parallel import ALONE, Team, launch, memory_errors, team_of
-from .preparation import Job, check_images, check_job, dense_job, fingerprint, image_sizes, is_complete, prepare, run_folder, writable
+from .preparation import Job, check_images, check_job, dense_job, fingerprint, image_sizes, is_complete, made_of, prepare, run_folder, writable
 from .pruning import Step, prune, schedule
 from .results import HISTORY, at_work, environment, journal_of, predictions_table, save_run
 from .selection import target_share
@@ -127,7 +127,7 @@ def prune_network(
     "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
     s, how = job.settings, form(job.settings)
     model = dense.model if how.start == "trained" else placed(initial_network(job), device)
-    journal = journal_of(run_folder(job), epochs_of(s), dense.history if how.start == "trained" else [], team)
+    journal = journal_of(run_folder(job), epochs_of(s), dense.history if how.start == "trained" else [], team, made_of(job))
     score = scorer(job, images, len(journal.steps) + (journal.selected is not None), device, progress, keep_on, team)
     def trains(net, label, plan): fit(job, images, net, label, plan, journal, device, progress, team)
     after = between_steps(job, model, trains, journal)                       # before the network is brought to where it was: a lottery may go back to these weights

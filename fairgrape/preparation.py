@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Job', 'classes_used', 'rows_used', 'writable', 'check_heads', 'check_clusters', 'check_compared',
            'check_importance_images', 'check_architecture', 'check_job', 'label_arrays', 'prepare', 'once',
-           'fingerprint', 'run_name', 'run_folder', 'dense_job', 'is_complete', 'image_sizes', 'check_images']
+           'fingerprint', 'run_name', 'run_folder', 'dense_job', 'is_complete', 'image_sizes', 'made_of',
+           'check_images']
 
 # %% ../nbs/21b_preparation.ipynb #905a8864
 import hashlib
@@ -215,6 +216,10 @@ def image_sizes(
     "Hash of the sizes of the image files in use."
     if job.data.root is None: return ""
     return once(job, "sizes", lambda: hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16])
+
+def made_of(job: Job) -> str:
+    "What a run is made of, images included, in a line: a checkpoint goes on with nothing else."
+    return f"{fingerprint(job)[:16]} {image_sizes(job)}"
 
 def _kept_settings(folder: Path) -> dict:
     "The settings of a finished run. Raises: ValueError that names the file if it is damaged."

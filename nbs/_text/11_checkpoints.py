@@ -275,14 +275,20 @@ Journal().write(net)                                                     # witho
 # %% [markdown]
 # ## Reading it back
 #
-# A checkpoint of other code is put aside: a run that is half of one version and half of another is neither's. It is not deleted, for it may be weeks of work, and the old code may come back.
+# A checkpoint of other code is put aside: a run that is half of one version and half of another is neither's. The same goes for one of other images under the same names, or of another run. It is not deleted, for it may be weeks of work, and the old code may come back.
 
 # %%
 #| export
-def _put_aside(folder: Path, code: str):
-    "Rename the checkpoints of other code, and say so."
-    aside = folder / f"checkpoints.{code}"
-    warnings.warn(f"{folder.name}: its checkpoints were written by other code ({code}, now {code_version()}), so it starts again; they are kept in {aside.name}", stacklevel=3)
+def _strange(state: dict, made_of: str) -> tuple[str, str]:
+    "A word and a reason if what a checkpoint holds is not this run's by this code; else empty"
+    if state["code"] != code_version(): return state["code"], f"by other code ({state['code']}, now {code_version()})"
+    if made_of and state["facts"].get("made_of", made_of) != made_of: return "other-images", "for other settings, labels or images"
+    return "", ""
+
+def _put_aside(folder: Path, word: str, why: str):
+    "Rename checkpoints that are not to be used, and say so."
+    aside = folder / f"checkpoints.{word}"
+    warnings.warn(f"{folder.name}: its checkpoints were written {why}, so it starts again; they are kept in {aside.name}", stacklevel=3)
     shutil.rmtree(aside, ignore_errors=True)
     (folder / "checkpoints").rename(aside)
 
@@ -290,9 +296,11 @@ def _put_aside(folder: Path, code: str):
 # %%
 for text in ("older", "newer"):
     (home / "stale" / "checkpoints").mkdir(parents=True); (home / "stale" / "checkpoints" / "x").write_text(text)
-    with warnings.catch_warnings(record=True) as said: _put_aside(home / "stale", "0" * 12)
+    with warnings.catch_warnings(record=True) as said: _put_aside(home / "stale", *_strange(dict(code="0" * 12), ""))
 print(str(said[0].message).replace(code_version(), "…"))
 assert [p.name for p in (home / "stale").iterdir()] == ["checkpoints." + "0" * 12] and (home / "stale" / ("checkpoints." + "0" * 12) / "x").read_text() == "newer"
+mine = dict(code=code_version(), facts=dict(made_of="these"))
+assert _strange(mine, "these") == _strange(mine, "") == _strange(mine | dict(facts={}), "these") == ("", "") and _strange(mine, "others")[0] == "other-images"
 
 
 # %% [markdown]
@@ -353,12 +361,14 @@ def open_journal(
     folder: Path | None,  # The run's folder; None: a journal that writes nothing
     total: int = 0,       # Epochs of the whole run
     history: list[dict] | None = None, # Rows of what came before the run, if it starts from nothing
+    made_of: str = "",                 # What tells this run from others, its images among it; "": not looked at
 ) -> Journal:
     "The journal of a run: a new one, or from its newest whole checkpoint."
     found = None if folder is None else load_checkpoint(folder / "checkpoints")
-    if found is not None and found.state["code"] == code_version(): return _journal(folder, total, found)
-    if found is not None: _put_aside(folder, found.state["code"])
-    return Journal(folder, total, history=list(history or []), facts=dict(rows_before=len(history or [])))
+    strange = _strange(found.state, made_of) if found else ("", "")
+    if found is not None and not strange[0]: return _journal(folder, total, found)
+    if found is not None: _put_aside(folder, *strange)
+    return Journal(folder, total, history=list(history or []), facts=dict(rows_before=len(history or []), made_of=made_of))
 
 
 # %%
@@ -378,6 +388,9 @@ written = load_checkpoint(home / "toy run" / "checkpoints")
 save_checkpoint(home / "stale run" / "checkpoints", 1, written.tensors, written.state | dict(code="0" * 12))
 with warnings.catch_warnings(record=True) as said: assert not open_journal(home / "stale run").found
 assert "other code" in str(said[0].message) and [p.name for p in (home / "stale run").iterdir()] == [f"checkpoints.{'0' * 12}"]
+save_checkpoint(home / "strange run" / "checkpoints", 1, written.tensors, written.state | dict(facts=dict(made_of="other images")))
+with warnings.catch_warnings(record=True) as said: assert open_journal(home / "strange run").found and not open_journal(home / "strange run", made_of="these images").found
+assert "labels or images" in str(said[-1].message) and [p.name for p in (home / "strange run").iterdir()] == ["checkpoints.other-images"]
 
 # %% [markdown]
 # The network comes back with its masks: where the checkpoint has masks, the network is given them first, then its state.

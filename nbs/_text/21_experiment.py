@@ -28,7 +28,7 @@ from fairgrape.importance_data import Mixed, Shown, find_clusters, importance_im
 from fairgrape.masks import get_masks, plain_state
 from fairgrape.models import task_loss
 from fairgrape.parallel import ALONE, Team, launch, memory_errors, team_of
-from fairgrape.preparation import Job, check_images, check_job, dense_job, fingerprint, image_sizes, is_complete, prepare, run_folder, writable
+from fairgrape.preparation import Job, check_images, check_job, dense_job, fingerprint, image_sizes, is_complete, made_of, prepare, run_folder, writable
 from fairgrape.pruning import Step, prune, schedule
 from fairgrape.results import HISTORY, at_work, environment, journal_of, predictions_table, save_run
 from fairgrape.selection import target_share
@@ -273,7 +273,7 @@ def prune_network(
     "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
     s, how = job.settings, form(job.settings)
     model = dense.model if how.start == "trained" else placed(initial_network(job), device)
-    journal = journal_of(run_folder(job), epochs_of(s), dense.history if how.start == "trained" else [], team)
+    journal = journal_of(run_folder(job), epochs_of(s), dense.history if how.start == "trained" else [], team, made_of(job))
     score = scorer(job, images, len(journal.steps) + (journal.selected is not None), device, progress, keep_on, team)
     def trains(net, label, plan): fit(job, images, net, label, plan, journal, device, progress, team)
     after = between_steps(job, model, trains, journal)                       # before the network is brought to where it was: a lottery may go back to these weights

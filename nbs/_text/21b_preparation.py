@@ -479,6 +479,10 @@ def image_sizes(
     if job.data.root is None: return ""
     return once(job, "sizes", lambda: hashlib.sha256(repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()).hexdigest()[:16])
 
+def made_of(job: Job) -> str:
+    "What a run is made of, images included, in a line: a checkpoint goes on with nothing else."
+    return f"{fingerprint(job)[:16]} {image_sizes(job)}"
+
 def _kept_settings(folder: Path) -> dict:
     "The settings of a finished run. Raises: ValueError that names the file if it is damaged."
     try: return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
@@ -502,3 +506,4 @@ assert "settings.json cannot be read" in refused(check_images, made)
 assert len(image_sizes(job)) == 16 and image_sizes(replace(job, data=replace(job.data, root=None))) == "" and check_images(job) is None
 with open(home / "own" / rows[0]["file"], "ab") as file: file.write(b"one byte more")
 assert image_sizes(prepare(tiny, **places)) != image_sizes(job) and run_folder(prepare(tiny, **places)) == run_folder(job)           # same name, other images
+assert made_of(prepare(tiny, **places)) != made_of(job) and made_of(job).startswith(fingerprint(job)[:16])

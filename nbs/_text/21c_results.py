@@ -373,9 +373,10 @@ def journal_of(
     total: int,         # Epochs of the whole run
     history: list[dict] | None = None, # Rows of what came before the run
     team: Team = ALONE, # The processes that share the run
+    made_of: str = "",  # See `open_journal`
 ) -> Journal:
     "The journal of a run: all processes read it, process 0 alone writes it."
-    with team.main_first(): journal = open_journal(folder, total, history)
+    with team.main_first(): journal = open_journal(folder, total, history, made_of)
     team.wait()                                                            # nobody writes before all have read
     began = journal.facts.setdefault("processes", team.size)
     if began != team.size: warnings.warn(f"{folder.name} began with {began} processes and goes on with {team.size}: its last digits will be those of neither", stacklevel=2)

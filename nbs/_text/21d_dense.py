@@ -22,7 +22,7 @@ from fairgrape.checkpoints import Journal
 from fairgrape.config import form, needs_initial
 from fairgrape.models import build_model, load_weights, plain_model, predict_classes
 from fairgrape.parallel import ALONE, Team
-from fairgrape.preparation import Job, dense_job, is_complete, run_folder
+from fairgrape.preparation import Job, dense_job, is_complete, made_of, run_folder
 from fairgrape.results import Trained, at_work, journal_of, save_run
 from fairgrape.training import Stage, memory_order, predict, stages, train
 
@@ -299,7 +299,7 @@ def dense_network(
         if team.agree(is_complete(folder)): return load_dense(job, folder, device)
         start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
         plan = [] if own else stages(s.epochs, s.lrs)
-        journal = journal_of(folder, sum(stage.epochs for stage in plan), team=team)
+        journal = journal_of(folder, sum(stage.epochs for stage in plan), team=team, made_of=made_of(dense))
         model = journal.restore(placed(initial_network(job), device))
         if plan: fit(job, images, model, "dense", plan, journal, device, progress, team)
         trained = Trained(model, journal.history, test_classes(dense, images, model, device, team), journal)
