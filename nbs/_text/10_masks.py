@@ -34,10 +34,8 @@ def _inside(name: str, block: str) -> bool:
 
 
 # %%
-_inside("layer1.0.conv1", "layer1"), _inside("layer10.0.conv1", "layer1")
-
-# %%
 assert _inside("layer1.0.conv1", "layer1") and _inside("fc", "fc") and not _inside("layer10.0.conv1", "layer1") and not _inside("layer1", "layer1.0")
+_inside("layer1.0.conv1", "layer1"), _inside("layer10.0.conv1", "layer1")
 
 
 # %% [markdown]
@@ -427,7 +425,5 @@ def from_torch_prune(
 
 # %%
 from_torch_prune(handed)
-get_masks(handed)
-
-# %%
 assert get_masks(handed)["0"].tolist() == [[True, False], [True, True]] and not hasattr(handed[0], "weight_mask")
+get_masks(handed)

@@ -201,9 +201,6 @@ def measuring(
 norm = nn.BatchNorm1d(2).train()
 with measuring(norm): print("training mode within:", norm.training)
 with measuring(norm, training_mode=True): norm(torch.randn(8, 2) + 5); assert norm.training and norm.running_mean.min() > 0
-norm.training, norm.running_mean
-
-# %%
 assert norm.training and norm.running_mean.tolist() == [0, 0] and norm.num_batches_tracked == 0
 norm.weight.requires_grad_(False)
 pair = nn.Sequential(norm.train(), nn.Dropout().eval())
@@ -211,6 +208,7 @@ try:
     with measuring(pair): assert norm.weight.requires_grad and not norm.training; raise KeyboardInterrupt
 except KeyboardInterrupt: pass
 assert norm.training and not pair[1].training and not norm.weight.requires_grad and norm.bias.requires_grad         # each as it was, whatever happened within
+norm.training, norm.running_mean
 
 
 # %% [markdown]
@@ -429,14 +427,12 @@ for G, batches in ((2, by_hand), (6, twelve)):
     seen.clear(); group_importance(model, batches, mean, G)
     print(f"G = {G}: {sum(seen)} images forward for {sum(len(x) for x, _, _ in batches)}")
     assert sum(seen) == sum(len(x) for x, _, _ in batches)
-counter.remove()
-
-# %%
 assert group_importance(model, by_hand, mean, 2)["0"].tolist() == [[[16., 0.]], [[0., 9.]]]
 halves = [(torch.tensor([[1., 0.]]), None, 0), (torch.tensor([[3., 0.]]), None, 0), by_hand[1]]   # batches of 1: mean of (2·1)² and (2·3)²
 assert group_importance(model, halves, mean, 2)["0"][0].tolist() == [[20., 0.]]
 assert group_importance(model, by_hand, mean, 1, everybody=True)["0"].tolist() == [[[8., 4.5]]]   # the two batches' means
 assert neuron.weight.grad is None and model.training                                              # measuring left no trace
+counter.remove()
 
 # %% [markdown]
 # A pruned weight has importance 0 for everybody, and a group that never comes is an error.
@@ -489,10 +485,8 @@ net, data, _ = toy(torch.float32)
 half = group_importance(net, data, F.cross_entropy, 3, autocast=torch.bfloat16)
 full = group_importance(net, data, F.cross_entropy, 3)
 assert half["0"].dtype == torch.float32 and not torch.equal(half["0"], full["0"])
-torch.corrcoef(torch.stack([half["5"].flatten(), full["5"].flatten()]))[0, 1]
-
-# %%
 assert torch.corrcoef(torch.stack([half["5"].flatten(), full["5"].flatten()]))[0, 1] > 0.99
+torch.corrcoef(torch.stack([half["5"].flatten(), full["5"].flatten()]))[0, 1]
 
 
 # %% [markdown]
@@ -515,11 +509,9 @@ try: group_importance(net, data, F.cross_entropy, 3, team=first)              # 
 except ValueError as e: print("the first alone:", e)
 else: raise AssertionError("half of the batches were enough")
 both = group_importance(net, data, F.cross_entropy, 3, team=Played(1, first.sent))
-max(float((both[n] - alone[n]).abs().max() / alone[n].max()) for n in alone)
-
-# %%
 for n in alone: torch.testing.assert_close(both[n], alone[n], rtol=1e-12, atol=0)
 assert first.sent[0].tolist() == [1, 0, 2]                                  # batches 0, 2 and 4 are of groups 0, 2 and 2
+max(float((both[n] - alone[n]).abs().max() / alone[n].max()) for n in alone)
 
 # %% [markdown]
 # Wherever the sums lie, the bits are the same; here the batches come in no order of groups at all.
@@ -571,10 +563,8 @@ def mixed_importance(
 net, data, rounds = toy(torch.float64)
 mixed = mixed_importance(net, rounds, F.cross_entropy, 3)
 own = group_importance(net, ByGroup(rounds, 3), F.cross_entropy, 3)
-{f"group {g}": round(float(sum(m[g].sum() for m in mixed.values()) / sum(m[g].sum() for m in own.values())), 2) for g in range(3)}
-
-# %%
 ratio = {g: float(sum(m[g].sum() for m in mixed.values()) / sum(m[g].sum() for m in own.values())) for g in range(3)}
 assert abs(ratio[1] - 1) < 1e-9 and ratio[0] > 1 and ratio[2] > 1
 same = by_definition(net, rounds, F.cross_entropy, 3)
 for name in same: torch.testing.assert_close(mixed[name], same[name], rtol=1e-9, atol=0)
+{f"group {g}": round(float(sum(m[g].sum() for m in mixed.values()) / sum(m[g].sum() for m in own.values())), 2) for g in range(3)}

@@ -107,14 +107,12 @@ places = dict(data_root=str(tmp), runs_root=str(tmp / "runs"), cache_root=str(tm
 tiny = dict(dataset="folder", data_path=str(tmp / "own"), task="shade", groups="tint", network="resnet10", weights="none", image_size=16, method="ws", rate=0.5,
             epochs="1", lrs="1e-3", batch=16, augment="none", bootstrap=100) | places
 job, where = prepared(tiny)
-job.settings.method, job.G, len(job.table), where["runs_root"] == places["runs_root"]
-
-# %%
 assert (job.settings.method, job.settings.rate, job.G, len(job.table)) == ("ws", 0.5, 2, 120) and where == places
 for bad in (dict(rates=0.9), dict(rate=1.5), dict(task="colour"), dict(name="../up"), dict(device="abacus")):
     try: prepared(tiny | bad)
     except ValueError as e: print(str(e)[:150])
     else: raise AssertionError(f"{bad} was accepted")
+job.settings.method, job.G, len(job.table), where["runs_root"] == places["runs_root"]
 
 
 # %% [markdown]
@@ -290,9 +288,6 @@ def execute(
 # %%
 for old in (whole_job.folder, whole_job.dense): made(Path(old), "before")
 folder = execute(tiny, log=False)
-sorted(f.name for f in folder.iterdir())
-
-# %%
 from fairgrape.experiment import is_complete
 
 assert str(folder) == whole_job.folder and is_complete(folder) and state_of(folder, code_version()) == "complete" and code_of(Path(whole_job.dense)) == code_version()
@@ -310,6 +305,7 @@ else: raise AssertionError("other images of the same names were accepted")
 (tmp / "own" / "0.png").write_bytes(picture)
 (folder / "environment.json").write_text(json.dumps(dict(code="before")))
 assert execute(tiny, log=False, accept_older=True) == folder and code_of(folder) == "before"               # older, and accepted
+sorted(f.name for f in folder.iterdir())
 
 
 # %% [markdown]
@@ -553,10 +549,8 @@ def _fork(order: dict) -> int:
 order = dict(id=7, job=str(again), log=str(tmp / "again.log"), env={})
 code = f"import os; from fairgrape.runner import _fork; print(os.waitstatus_to_exitcode(os.waitpid(_fork({order}), 0)[1]))"
 said, status = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()
-status, (tmp / "again.log").read_text().split(" ", 1)[1]
-
-# %%
 assert json.loads(said)["id"] == 7 and json.loads(said)["pid"] > 1 and status == "0" and "complete after" in (tmp / "again.log").read_text() and read_outcome(again).state == "complete"
+status, (tmp / "again.log").read_text().split(" ", 1)[1]
 
 
 # %% [markdown]
@@ -599,7 +593,5 @@ with working_on(Path(there.folder)):
     held = psutil.Process(answers(1)[0]["pid"])
     server.stdin.close()
     left = server.wait(), gone([held])
-ended, left
-
-# %%
 assert began["id"] == 7 and ended == dict(id=7, status=0) and left == (0, True) and outcome_file(waits).exists() is False
+ended, left
