@@ -40,6 +40,7 @@ from playwright.async_api import async_playwright  # noqa: E402
 from playwright.sync_api import sync_playwright  # noqa: E402
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+PATIENCE = 300_000      # milliseconds that a page may take where other work keeps the cores; Playwright's own limit is 30 s
 
 spec = importlib.util.spec_from_file_location("site_build", BUILD)
 build = importlib.util.module_from_spec(spec)
@@ -76,9 +77,15 @@ def address(site):
 @pytest.fixture(scope="module")
 def browser():
     with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
         yield chromium
         chromium.close()
+
+def opened(browser, **how):
+    "A new page that waits as long as a busy machine needs"
+    page = browser.new_page(**how)
+    page.set_default_timeout(PATIENCE)
+    return page
 
 class Page(HTMLParser):
     "What a page offers and asks for, and the `names` in its prose that lead nowhere"
@@ -200,6 +207,7 @@ async def look(address: str, jobs: list[tuple[str, str, int, bool]], tabs: int =
     wrong, axe = [], (build.MODULES / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
     async def tab(context, width):
         page, at = await context.new_page(), ""
+        page.set_default_timeout(PATIENCE)
         page.on("console", lambda m: wrong.append(f"{at}: console: {m.text}") if m.type == "error" else None)
         page.on("pageerror", lambda e: wrong.append(f"{at}: {e}"))
         page.on("requestfailed", lambda r: wrong.append(f"{at}: {r.url} {r.failure}") if r.failure != "net::ERR_ABORTED" else None)   # aborted: the next page came
@@ -207,7 +215,7 @@ async def look(address: str, jobs: list[tuple[str, str, int, bool]], tabs: int =
         page.on("request", lambda r: wrong.append(f"{at}: asks for {r.url}") if not r.url.startswith((address, "data:", "blob:")) else None)
         while todo:
             at, contrast = todo.pop()
-            await page.goto(f"{address}/{at}", wait_until="load", timeout=120_000)
+            await page.goto(f"{address}/{at}", wait_until="load")
             await page.evaluate("Promise.resolve(window.MathJax?.startup?.promise).then(() => document.fonts.ready).then(() => true)")     # formulas have a width, too
             if wide := await page.evaluate(WIDE): wrong.append(f"{at} ({width} px): wider than the window: {wide}")
             if not contrast: continue
@@ -215,7 +223,7 @@ async def look(address: str, jobs: list[tuple[str, str, int, bool]], tabs: int =
             broken = (await page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: ['violations']})", RULES))["violations"]
             wrong.extend(f"{at} ({scheme}, {width} px): {v['id']}: {n['html'][:120]} {n['failureSummary'][:200]}" for v in broken for n in v["nodes"][:3])
     async with async_playwright() as p:
-        chromium = await p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = await p.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
         for scheme, width in sorted({job[1:3] for job in jobs}):
             todo = [(url, contrast) for url, s, w, contrast in jobs if (s, w) == (scheme, width)]
             context = await chromium.new_context(viewport=dict(width=width, height=800), color_scheme=scheme)
@@ -244,11 +252,11 @@ WIDE = """(() => {      // the window and the text's column may not scroll sidew
 })()"""
 
 def test_search_finds_select_fair(address, browser):
-    page = browser.new_page()
+    page = opened(browser)
     page.goto(f"{address}/index.html")
     page.fill("input[name=q]", "select_fair")
     page.press("input[name=q]", "Enter")
-    page.wait_for_selector("#search-results li a", timeout=20_000)
+    page.wait_for_selector("#search-results li a")
     found = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
     at = build.meant("select_fair", called=True)
     page.goto(next((link for link in found[:5] if at in link), found[0]))
@@ -256,7 +264,7 @@ def test_search_finds_select_fair(address, browser):
     page.close()
 
 def test_the_theme_toggles(address, browser):
-    page = browser.new_page(viewport=dict(width=1400, height=900), color_scheme="light")
+    page = opened(browser, viewport=dict(width=1400, height=900), color_scheme="light")
     page.goto(f"{address}/index.html")
     colour = lambda: page.evaluate("getComputedStyle(document.body).backgroundColor")
     seen = {colour()}
@@ -267,7 +275,7 @@ def test_the_theme_toggles(address, browser):
     page.close()
 
 def test_a_phone_has_the_menu(address, browser):
-    page = browser.new_page(viewport=dict(width=390, height=800))
+    page = opened(browser, viewport=dict(width=390, height=800))
     page.goto(f"{address}/index.html")
     entry = page.locator(".sidebar-tree a").first
     assert entry.bounding_box()["x"] < 0
@@ -278,13 +286,25 @@ def test_a_phone_has_the_menu(address, browser):
     page.close()
 
 def test_maths_is_set_without_a_network(address, browser):
-    page = browser.new_page()
+    page = opened(browser)
     page.goto(f"{address}/importance.html")
-    page.wait_for_selector("mjx-container", timeout=20_000)
+    page.wait_for_selector("mjx-container")
+    page.close()
+
+def test_what_a_formula_says_to_screen_readers_takes_no_room(address, browser):
+    "Its width would depend on the reader's fonts, and a long formula in a line would make a phone's page scroll sideways"
+    page = opened(browser, viewport=dict(width=390, height=800))
+    page.goto(f"{address}/by_hand.html")
+    page.wait_for_selector("mjx-assistive-mml", state="attached")
+    page.evaluate("MathJax.startup.promise.then(() => true)")
+    hidden = page.locator("mjx-assistive-mml")
+    boxes = hidden.evaluate_all("all => all.map(e => [e.offsetWidth, e.offsetHeight])")
+    assert len(boxes) == page.locator("mjx-container").count() > 3 and all(max(box) <= 2 for box in boxes), boxes
+    assert all(text.strip() for text in hidden.all_text_contents())
     page.close()
 
 def test_code_unfolds(address, browser):
-    page = browser.new_page()
+    page = opened(browser)
     page.goto(f"{address}/selection.html")
     page.click("details summary >> nth=0")
     assert page.locator("details[open] pre").first.is_visible()
