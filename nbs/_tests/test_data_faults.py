@@ -235,15 +235,16 @@ WRITER = """
     data = read_utkface(root/"UTKFace", root, progress=False)
     def slow(rows, size):
         (root/"started").touch()
-        time.sleep(60)
+        time.sleep(3600)                # until it is killed
     image_cache(replace(data, load=slow), 32, root/"cache", progress=False)
 """
 
 def test_killed_writer_leaves_nothing_usable(faces, tmp_path):
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path)]) as writer:
-        deadline = time.time() + 60
-        while not (tmp_path/"started").exists() and time.time() < deadline: time.sleep(.05)
+        end = time.monotonic() + 900
+        while not (tmp_path/"started").exists() and writer.poll() is None and time.monotonic() < end: time.sleep(.05)
         writer.send_signal(signal.SIGKILL)
+    assert (tmp_path/"started").exists()
     left = caches(tmp_path/"cache")
     assert len(left) == 1 and left[0].endswith(".part")                                     # full size, but under another name
     pixels = image_cache(faces, 32, tmp_path/"cache", progress=False)

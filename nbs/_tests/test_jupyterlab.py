@@ -21,7 +21,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.whic
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 QUIET = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]   # asks nothing of the network
 
-def until(true, seconds: float = 120):
+def until(true, seconds: float = 600):
     "Wait until `true()`, and fail with its name if it does not come. A file that is half written is not true."
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -78,7 +78,7 @@ def lab(project):
         yield address
     finally:
         server.terminate()                                   # it ends its kernels, too
-        try: server.wait(20)
+        try: server.wait(300)
         except subprocess.TimeoutExpired: server.kill()
         log.close()
 
@@ -106,9 +106,9 @@ def test_a_word_goes_both_ways_and_all_cells_run(project, lab):
     before = outputs()
     assert any(before) and script.count(f"# {last}\n") == 1
     with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=600_000)
         page = chromium.new_page(viewport=dict(width=1400, height=1000))
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(600_000)
         page.goto(f"{lab}/lab/tree/{BOOK}?token=grape")
         page.wait_for_function("document.querySelector('.jp-NotebookPanel .jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
 

@@ -13,6 +13,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import papermill
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -99,7 +100,9 @@ def compiled(team: Team) -> dict[str, torch.Tensor]:
 def main(job: str, file: str):
     if job == "sleep":
         Path(file).with_name(f"pid{os.environ['LOCAL_RANK']}").write_text(str(os.getpid()))
-        team_of("cpu").wait(); time.sleep(120)
+        team_of("cpu").wait()
+        Path(file).with_name(f"joined{os.environ['LOCAL_RANK']}").touch()
+        time.sleep(3600)                                                                         # until it is ended
     team = team_of("cpu")
     found = globals()[job](team)
     if team.main: save_weights({k: v.to(torch.uint8) if v.dtype == torch.bool else v for k, v in found.items()}, file)
@@ -140,11 +143,13 @@ def test_the_processes_end_with_their_starter(tmp_path):
     if sys.platform != "linux": pytest.skip("not Linux: nothing ends a process when its starter is killed; not tested")
     code = f"import sys; sys.path.insert(0, '.'); from fairgrape.parallel import launch; launch('{HERE.stem}', ['sleep', '{tmp_path}/x'], 2)"
     starter = subprocess.Popen([sys.executable, "-c", code], cwd=HERE.parent, env=os.environ | dict(PYTHONPATH=str(HERE.parent)))
-    pids = [tmp_path / f"pid{rank}" for rank in range(2)]
-    wait_for(lambda: all(p.is_file() and p.read_text() for p in pids), 240)
-    time.sleep(2)                                                                                # until both have joined
-    starter.send_signal(signal.SIGKILL); starter.wait()
-    wait_for(lambda: not any(alive(int(p.read_text())) for p in pids), 40)
+    wait_for(lambda: all((tmp_path / f"joined{rank}").is_file() for rank in range(2)), starter)
+    pids = [int((tmp_path / f"pid{rank}").read_text()) for rank in range(2)]
+    starter.kill()
+    starter.wait()
+    try: wait_for(lambda: not any(map(alive, pids)))
+    finally:
+        for pid in filter(alive, pids): os.kill(pid, signal.SIGKILL)
 
 
 # A whole run
@@ -199,9 +204,11 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(own, together, tmp_
     dense = run_folder(dense_job(prepare(tiny(own), **places, progress=False)))
     for sign in (dense, folder):                                            # in the dense network's training, and while it is pruned
         starter = subprocess.Popen(command)
-        wait_for(lambda sign=sign: list((sign / "checkpoints").glob("*.safetensors")), 120)
-        starter.send_signal(signal.SIGKILL); starter.wait()
-        time.sleep(3)                                                       # until its processes are gone as well
+        wait_for(lambda sign=sign: list((sign / "checkpoints").glob("*.safetensors")), starter)
+        below = [p.pid for p in psutil.Process(starter.pid).children(recursive=True)]
+        starter.kill()
+        starter.wait()
+        wait_for(lambda below=below: not any(map(alive, below)))
         assert not (folder / "metrics.json").is_file()
     assert run_together(2, tiny(own), threads=2, device="cpu", **places) == folder
     assert bits(folder) == bits(together)
@@ -224,10 +231,14 @@ def alive(pid: int) -> bool:
     try: return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError): return False
 
-def wait_for(condition, seconds: float):
+def wait_for(condition, process: subprocess.Popen | None = None, seconds: float = 900):
+    "Until the condition holds. A process that ended without it, or a quarter of an hour, ends the test."
     end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
+    while True:
+        over = process is not None and process.poll() is not None
+        if condition(): return
+        assert not over, f"the process ended before, with status {process.returncode}"
+        assert time.monotonic() < end, f"not within {seconds} s"
         time.sleep(0.1)
 
 

@@ -15,23 +15,26 @@ from fairgrape.checkpoints import code_version
 from fairgrape.experiment import from_parameters
 from fairgrape.runner import code_of, notebook_is_whole, state_of
 from fairgrape.sweep import failures, folders, sweep, sweeps
+from signals import heard
 from test_runs import FAIRGRAPE, own, tiny  # noqa: F401  (own is a fixture)
 
 LINUX = Path("/proc/self/comm").exists()
 
 def start(home: Path, *more: str) -> subprocess.Popen:
-    with (home / "out.log").open("a") as out:
+    with (home / "out.log").open("a") as out, heard():                     # also under nohup: the tests send Ctrl-C
         return subprocess.Popen([FAIRGRAPE, "sweep", home / "grid.yaml", "--no_report", *more], stdout=out, stderr=out, start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
 
 def named(name: str, above: psutil.Process) -> list[psutil.Process]:
     try: return [p for p in above.children(recursive=True) if p.name() == name]
     except psutil.NoSuchProcess: return []
 
-def until(what, seconds: float = 240.):
-    "The first true value of a function"
-    end = time.time() + seconds
-    while time.time() < end:
+def until(what, of: subprocess.Popen | None = None, seconds: float = 900.):
+    "The first true value of a function. A process that ended without it, or a quarter of an hour, ends the test."
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        over = of is not None and of.poll() is not None
         if found := what(): return found
+        assert not over, f"it ended before, with status {of.returncode}"
         time.sleep(.05)
     raise AssertionError("nothing happened")
 
@@ -44,15 +47,15 @@ def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(own
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(common | dict(cells=cells)))
     first = start(tmp_path)
     above = psutil.Process(first.pid)
-    kernel = until(lambda: list(tmp_path.glob("runs/*/progress.json")) and named("fg-kernel", above))[0]
+    kernel = until(lambda: list(tmp_path.glob("runs/*/progress.json")) and named("fg-kernel", above), first)[0]
     kernel.kill()                                                          # as the system does when memory is short
-    until(lambda: [c for r in sweeps(tmp_path / "runs") for c in r["cells"] if c["tries"] == 2 and c["state"] in ("running", "done")])
-    until(lambda: any(c["state"] == "done" for c in sweeps(tmp_path / "runs")[0]["cells"]) and named("fg-kernel", above))
+    until(lambda: [c for r in sweeps(tmp_path / "runs") for c in r["cells"] if c["tries"] == 2 and c["state"] in ("running", "done")], first)
+    until(lambda: any(c["state"] == "done" for c in sweeps(tmp_path / "runs")[0]["cells"]) and named("fg-kernel", above), first)
     family = above.children(recursive=True)
     assert {"fg-server", "fg-worker", "fg-kernel"} <= {p.name() for p in family}
     first.send_signal(signal.SIGINT)
-    assert first.wait(30) == 130
-    until(lambda: gone(family), 10)
+    assert first.wait(900) == 130
+    until(lambda: gone(family))
     said = (tmp_path / "out.log").read_text()
     assert "DeadKernelError" in said and "To go on: fairgrape sweep" in said and "grid.yaml --no_report" in said
     record, = sweeps(tmp_path / "runs")
@@ -60,7 +63,7 @@ def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(own
     there = {c["folder"]: Path(c["folder"], "prune.ipynb").stat().st_mtime_ns for c in record["cells"] if c["state"] == "done"}
 
     both = [start(tmp_path, "--workers", "2"), start(tmp_path)]
-    assert [p.wait(400) for p in both] == [1, 1]                           # one cell cannot be
+    assert [p.wait(1800) for p in both] == [1, 1]                           # one cell cannot be
     records = sweeps(tmp_path / "runs")
     assert len(records) == 3 and sum(c["state"] == "done" for r in records for c in r["cells"]) == 3       # each once, in all three sweeps together
     assert all(Path(f, "prune.ipynb").stat().st_mtime_ns == when for f, when in there.items())
@@ -104,6 +107,6 @@ def test_what_is_wrong_with_the_data_fails_alone_and_is_not_tried_again(own, tmp
 def test_hundreds_of_cells_are_planned_in_seconds(own, tmp_path):  # noqa: F811
     from fairgrape.sweep import grid_cells, numbered, plan
     common = {k: v for k, v in tiny(own, tmp_path).items() if k not in ("method", "rate", "seed")}
-    begun = time.perf_counter()
+    begun = time.process_time()                                            # the processor's seconds: other work does not count
     cells = plan(numbered(grid_cells(dict(method=["ws", "fairgrape", "snip"], rate=[0.5, 0.7, 0.9], seed=list(range(30))), common)))
-    assert len(cells) == 270 and all(c.job for c in cells) and time.perf_counter() - begun < 60
+    assert len(cells) == 270 and all(c.job for c in cells) and time.process_time() - begun < 60

@@ -127,7 +127,10 @@ def uneven(rows, size):
     return flat(rows, size)
 assert (np.concatenate(list(_chunks(replace(faces, load=uneven), 8, 4, rows=10)))[:, 0, 0, 0] == 7 * np.arange(300) % 256).all()
 calls.clear()
-chunks = _chunks(faces, 8, threads=2, rows=1); next(chunks); time.sleep(.1)
+chunks = _chunks(faces, 8, threads=2, rows=1); next(chunks)
+until = time.monotonic() + 60
+while len(calls) < 2 * 2 + 1 and time.monotonic() < until: time.sleep(.01)
+time.sleep(.1)                                                    # none comes after them
 assert len(calls) == 2 * 2 + 1
 chunks.close()
 

