@@ -522,7 +522,7 @@ children = {quick: 7, slow: 8}
 while len(children) == 2: _reap(children)
 os.kill(slow, signal.SIGKILL)
 while children: _reap(children)"""
-reaped = [json.loads(line) for line in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30).stdout.splitlines()]
+reaped = [json.loads(line) for line in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900).stdout.splitlines()]
 assert reaped == [dict(id=7, status=3), dict(id=8, status=-9)]
 reaped
 
