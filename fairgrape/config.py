@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKS', 'NULLS', 'CHOICES', 'LEAST', 'MOST', 'PLACES', 'KNOWN', 'STEPS', 'OF_METHODS', 'LATER', 'settings_check',
-           'check_settings', 'Settings', 'typed', 'no_null', 'check_types', 'check_values', 'check_schedules', 'form',
-           'needs_initial', 'check_start', 'check_released', 'check_importance', 'parameter_names', 'from_parameters',
-           'unused', 'identity']
+           'check_settings', 'Settings', 'typed', 'no_null', 'check_types', 'check_paths', 'check_values',
+           'check_schedules', 'form', 'needs_initial', 'check_start', 'check_released', 'check_importance',
+           'parameter_names', 'from_parameters', 'unused', 'identity']
 
 # %% ../nbs/21a_config.ipynb #d3165373
 import ast
@@ -18,6 +18,7 @@ from .as_released import as_released
 from .baselines import BLIND, METHODS, Method, method, touches
 from .pruning import schedule
 from .selection import SCOPES
+from .settings import system_path
 from .training import PRECISIONS, stages
 
 # %% ../nbs/21a_config.ipynb #88484750
@@ -104,6 +105,13 @@ def check_types(s: Settings):
     "Bring every setting into its type, or raise TypeError; ValueError for a null that means nothing"
     for f in fields(s):
         object.__setattr__(s, f.name, typed(f.name, no_null(f.name, getattr(s, f.name), f.default), f.type))
+
+# %% ../nbs/21a_config.ipynb #1f57822b
+@settings_check
+def check_paths(s: Settings):
+    "Write paths as this system knows them, or raise ValueError"
+    for name in ("data_path", "weights"):
+        object.__setattr__(s, name, system_path(name, getattr(s, name)))
 
 # %% ../nbs/21a_config.ipynb #2a637337
 CHOICES = dict(method=("dense", *METHODS), steps=("published", "iterative", "one shot"), scope=("published", *SCOPES), split=("photo", "person", "official"),

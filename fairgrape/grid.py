@@ -19,6 +19,7 @@ import yaml
 from .checkpoints import code_version
 from .experiment import KNOWN, Job, check_images, check_job, device_of, from_parameters, identity, starting_network
 from .jobs import RunJob, state_of
+from .preparation import own_names
 from .runner import check_keep_on, job_of, prepared
 from .settings import plain_name, read_settings
 
@@ -154,6 +155,7 @@ def planner() -> Callable[[dict], tuple[Job, dict]]:
         settings, where = from_parameters(parameters)
         if (key := _same_data(settings, where)) not in read: read[key] = prepared(parameters)[0]
         first = read[key]
+        settings = own_names(settings, first.data.notes.get("aliases", {}))
         job = replace(first, settings=replace(settings, groups=first.settings.groups), name=where.get("name", ""))
         device_of(where.get("device", "")), check_keep_on(where), check_job(job), check_images(job)
         start = (settings.network, settings.weights, settings.image_size, tuple(job.sizes))

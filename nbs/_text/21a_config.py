@@ -17,9 +17,12 @@ from fairgrape.as_released import as_released
 from fairgrape.baselines import BLIND, METHODS, Method, method, touches
 from fairgrape.pruning import schedule
 from fairgrape.selection import SCOPES
+from fairgrape.settings import system_path
 from fairgrape.training import PRECISIONS, stages
 
 # %%
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -153,9 +156,7 @@ def no_null(
 
 
 # %%
-no_null("weights", None, "imagenet"), no_null("classes", None, ""), no_null("seed", 3, 0)
-
-# %%
+print(no_null("weights", None, "imagenet"), no_null("classes", None, ""), no_null("seed", 3, 0))
 assert no_null("weights", None, "imagenet") == no_null("augment", None, "paper") == "none" and no_null("data_path", None, "") == ""
 for name, default in (("rate", 0.99), ("limit", 0), ("as_released", False), ("epochs", "13,3,3"), ("method", "fairgrape")):
     print(refused(no_null, name, None, default))
@@ -180,6 +181,20 @@ assert refused(Settings, as_released="perhaps") == "as_released = 'perhaps': it 
 assert Settings(weights=None, augment=None, classes=None) == Settings(weights="none", augment="none", classes="")
 for f in fields(Settings):                                                            # no null becomes a default
     if f.name not in NULLS and f.default != "": assert refused(Settings, **{f.name: None}).startswith(f"{f.name} = null: ")
+
+
+# %%
+#| export
+@settings_check
+def check_paths(s: Settings):
+    "Write paths as this system knows them, or raise ValueError"
+    for name in ("data_path", "weights"):
+        object.__setattr__(s, name, system_path(name, getattr(s, name)))
+
+
+# %%
+assert Settings(data_path="~/faces", weights="~/own.pth", method="ws") == Settings(data_path=str(Path.home() / "faces"), weights=str(Path.home() / "own.pth"), method="ws")
+print(refused(Settings, data_path=r"C:\faces") if os.name != "nt" else "")
 
 # %% [markdown]
 # ## Choices and bounds
@@ -391,9 +406,7 @@ def parameter_names(
 
 # %%
 cells = ["", "rate: float = 0.9", "# Parameters\nrates = 0.5", "import time\nstarted = time.time()", "device, job = 'cpu', 1", "import os\nseed = 3", "%%bash\nx=1 2"]
-sorted(parameter_names(cells))
-
-# %%
+print(sorted(parameter_names(cells)))
 assert parameter_names(cells) == {"rate", "rates", "seed"} and parameter_names([]) == set()
 
 

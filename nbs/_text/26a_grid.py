@@ -20,6 +20,7 @@ import yaml
 from fairgrape.checkpoints import code_version
 from fairgrape.experiment import KNOWN, Job, check_images, check_job, device_of, from_parameters, identity, starting_network
 from fairgrape.jobs import RunJob, state_of
+from fairgrape.preparation import own_names
 from fairgrape.runner import check_keep_on, job_of, prepared
 from fairgrape.settings import plain_name, read_settings
 
@@ -343,6 +344,7 @@ def planner() -> Callable[[dict], tuple[Job, dict]]:
         settings, where = from_parameters(parameters)
         if (key := _same_data(settings, where)) not in read: read[key] = prepared(parameters)[0]
         first = read[key]
+        settings = own_names(settings, first.data.notes.get("aliases", {}))
         job = replace(first, settings=replace(settings, groups=first.settings.groups), name=where.get("name", ""))
         device_of(where.get("device", "")), check_keep_on(where), check_job(job), check_images(job)
         start = (settings.network, settings.weights, settings.image_size, tuple(job.sizes))
