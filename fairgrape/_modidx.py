@@ -1050,6 +1050,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'fairgrape.walk.fair_walk': ('walk.html#fair_walk', 'fairgrape/walk.py'),
                                 'fairgrape.walk.load_page': ('walk.html#load_page', 'fairgrape/walk.py'),
                                 'fairgrape.walk.neediest': ('walk.html#neediest', 'fairgrape/walk.py'),
+                                'fairgrape.walk.njit': ('walk.html#njit', 'fairgrape/walk.py'),
                                 'fairgrape.walk.open_bucket': ('walk.html#open_bucket', 'fairgrape/walk.py'),
                                 'fairgrape.walk.radix_order': ('walk.html#radix_order', 'fairgrape/walk.py'),
                                 'fairgrape.walk.sorted_lists': ('walk.html#sorted_lists', 'fairgrape/walk.py')},
