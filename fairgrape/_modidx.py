@@ -878,6 +878,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'fairgrape.settings._named_file': ('settings.html#_named_file', 'fairgrape/settings.py'),
                                     'fairgrape.settings._own_file': ('settings.html#_own_file', 'fairgrape/settings.py'),
                                     'fairgrape.settings.folder_name': ('settings.html#folder_name', 'fairgrape/settings.py'),
+                                    'fairgrape.settings.in_utf8': ('settings.html#in_utf8', 'fairgrape/settings.py'),
                                     'fairgrape.settings.inside': ('settings.html#inside', 'fairgrape/settings.py'),
                                     'fairgrape.settings.plain_name': ('settings.html#plain_name', 'fairgrape/settings.py'),
                                     'fairgrape.settings.read_settings': ('settings.html#read_settings', 'fairgrape/settings.py'),

@@ -10,12 +10,14 @@
 #| export
 import os
 import re
+import sys
 from configparser import ConfigParser
 from configparser import Error as BadFile
 from importlib.resources import files
 from pathlib import Path
 
 # %%
+import subprocess
 import tempfile
 
 import fairgrape
@@ -204,6 +206,27 @@ with tempfile.TemporaryDirectory() as folder:
     try: root("runs", start=folder)
     except ValueError as e: print(e); assert os.name != "nt" and "runs_root = " in str(e)
     else: assert os.name == "nt"
+
+
+# %% [markdown]
+# Where the locale is not UTF-8 Python takes the names of files for something else, and a folder `übung` cannot be written into a notebook. Label files and notebooks are UTF-8 in any case, so the command starts itself again in Python's
+# UTF-8 mode, which the kernels and workers that it starts inherit.
+
+# %%
+#| export
+def in_utf8():
+    "Start this program again in Python's UTF-8 mode, unless it speaks UTF-8 already"
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+
+
+# %%
+told = "import sys; from fairgrape.settings import in_utf8; first = sys.getfilesystemencoding(); in_utf8(); print(first, sys.argv[1] == 'übung')"
+ascii_only = os.environ | dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+spoken = subprocess.run([sys.executable, "-c", told, "übung"], env=ascii_only, capture_output=True, text=True, check=True).stdout.split()
+print(spoken)
+assert spoken == ["utf-8", "True"]
 
 
 # %% [markdown]
