@@ -83,7 +83,7 @@ def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress:
 @contextmanager
 def _locked(folder: Path):
     "Hold the folder's lock; on systems or disks without locks, just go on (a rename is safe all the same)."
-    with open(folder/".lock", "w") as file:
+    with open(folder/".lock", "w", encoding="utf-8") as file:
         try:
             import fcntl
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -207,7 +207,7 @@ else: raise AssertionError("grey images were taken for coloured ones")
 @contextmanager
 def _locked(folder: Path):
     "Hold the folder's lock; on systems or disks without locks, just go on (a rename is safe all the same)."
-    with open(folder/".lock", "w") as file:
+    with open(folder/".lock", "w", encoding="utf-8") as file:
         try:
             import fcntl
             fcntl.flock(file, fcntl.LOCK_EX)
