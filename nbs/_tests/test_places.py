@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import numpy as np
@@ -17,7 +18,12 @@ import yaml
 from PIL import Image
 
 import fairgrape
+from fairgrape.celeba_labels import CELEBA_ATTRIBUTES
+from fairgrape.cli import main
+from fairgrape.config import Settings
+from fairgrape.grid import planner
 from fairgrape.notebooks import run_notebook, template
+from fairgrape.preparation import group_counts, prepare, run_folder
 from fairgrape.report import find_runs
 
 PACKAGE = Path(fairgrape.__file__).parent
@@ -97,6 +103,38 @@ def test_a_run_with_odd_names_in_a_locale_without_them(tmp_path):
     assert [row["group"] for row in metrics["table"]] == ["f × Bald: no", "m × Bald: no", "m × Bald: yes", "all"]
     assert pd.read_csv(folder / "layers.csv").filter(like="Bald").notna().all().all()
     assert json.loads((folder / "settings.json").read_text(encoding="utf-8"))["weights"] == "none"
+
+@pytest.fixture(scope="module")
+def celeba(tmp_path_factory) -> dict:
+    "CelebA's layout with 200 images, where no woman is bald; arguments of `prepare`"
+    home = tmp_path_factory.mktemp("celeba")
+    (home / "img_align_celeba").mkdir()
+    rng, lines = np.random.default_rng(0), ["200", " ".join(CELEBA_ATTRIBUTES)]
+    for i in range(200):
+        answers = dict(zip(CELEBA_ATTRIBUTES, rng.choice([-1, 1], 40))) | dict(Male=1 - 2 * (i % 2), Bald=1 if i % 4 == 0 else -1)
+        lines.append(" ".join([f"{i:06}.jpg", *map(str, answers.values())]))
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(home / "img_align_celeba" / f"{i:06}.jpg")
+    (home / "list_attr_celeba.txt").write_text("\n".join(lines), encoding="utf-8")
+    return dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False)
+
+def celeba_job(celeba: dict, **more):
+    settings = dict(dataset="celeba", data_path=str(celeba["data_root"]), task="Smiling", network="resnet10", weights="none", image_size=16, batch=16)
+    return prepare(Settings(**settings | more), **celeba)
+
+def test_celebas_own_name_of_gender(celeba):
+    mine, theirs = (celeba_job(celeba, groups=groups) for groups in ("gender", "Male"))
+    assert run_folder(mine) == run_folder(theirs) and theirs.group_names == ["Female", "Male"]
+    planned = planner()(dict(dataset="celeba", data_path=str(celeba["data_root"]), task="Smiling", groups="Male", network="resnet10", weights="none", image_size=16, batch=16) | celeba)[0]
+    assert run_folder(planned) == run_folder(mine)
+    with pytest.raises(ValueError, match="classes = 'gender\\*Bald!=Female × yes'"): celeba_job(celeba, groups="Male*Bald")
+    job = celeba_job(celeba, groups="Male*Bald", classes="gender*Bald!=Female × yes")                       # as the error has it
+    assert job.group_names == ["Female × Bald: no", "Male × Bald: no", "Male × Bald: yes"] and len(job.table) == 200
+    assert group_counts(job).sum(axis=1).tolist() == [100, 50, 50]
+
+def test_words_of_a_study_on_the_command_line():
+    with patch("fairgrape.cli.study", return_value=(Path("x"), [])) as asked, patch("fairgrape.cli.engine_of"):
+        assert main(["study", "rates", "--dataset", "utkface", "--groups", '"skin tone" gender', "--data_path", "my faces"]) == 0
+    assert asked.call_args.args[3] == dict(groups=["skin tone", "gender"], data_path="my faces")
 
 OTHER_OPENS = {"os", "Image", "tarfile", "zipfile", "nbformat"}   # their `open` is another
 
