@@ -183,6 +183,7 @@ celeba = read_celeba(official, tmp/"data", progress=False)
 celeba.table.iloc[:, :9]
 
 # %%
+assert celeba.notes["aliases"] == dict(Male="gender")
 assert celeba.table.equals(labels) and celeba.table["gender"].cat.categories.tolist() == ["Female", "Male"]
 assert label_columns(celeba.table) == ["gender", *CELEBA_HEADS] and celeba.notes["tasks"]["attributes"].split("+") == CELEBA_HEADS
 assert codes(celeba.table, "Bald")[0].tolist() == [1, 0, 1, 0, 0, 0, 1, 0, 0, 0] and codes(celeba.table, "Bald")[1] == ["no", "yes"]

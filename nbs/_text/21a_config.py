@@ -73,7 +73,7 @@ class Settings:
     data_path: str = ""               # Archive or folder of the set; empty: looked for under the data root
     task: str = "race"                # Label column to predict; "race*gender" crosses two, "race+gender" has a head for each; CelebA: "attributes", 39 heads
     groups: str = "race"              # Label column whose groups are compared; "race*gender" crosses two; "clusters": found in the dense network's features
-    classes: str = ""                 # Classes to keep, as "race=White,Black;gender=Male"; empty: the set's usual ones
+    classes: str = ""                 # Classes to keep, as "race=White,Black;gender=Male", or to leave out, as "race!=Others;gender*Bald!=Female*yes"; empty: the set's usual ones
     imbalance: str = ""               # "race=White:0.2" keeps all White images and every other with probability 0.2, before the split
     split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; person: by identity; official: the set's own
     limit: int = 0                    # Use at most so many images, drawn at random (seed 42); 0: all
