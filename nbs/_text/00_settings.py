@@ -222,7 +222,7 @@ def in_utf8():
 
 
 # %%
-told = "import sys; from fairgrape.settings import in_utf8; first = sys.getfilesystemencoding(); in_utf8(); print(first, sys.argv[1] == 'übung')"
+told = "import sys; from fairgrape.settings import in_utf8; first = sys.getfilesystemencoding(); in_utf8(); print(first, sys.argv[1] == chr(252) + 'bung')"
 ascii_only = os.environ | dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
 spoken = subprocess.run([sys.executable, "-c", told, "übung"], env=ascii_only, capture_output=True, text=True, check=True).stdout.split()
 print(spoken)
