@@ -14,7 +14,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor, nn
 
 from .baselines import Method
@@ -22,6 +21,7 @@ from .masks import PRUNABLE, original, prunable
 from .released_pass import released_importance
 from .scores import grasp_score, snip_score, stream
 from .selection import check_selection, falling_magnitude, radix_order, select_top, target_share
+from .walk import njit
 
 # %% ../nbs/19_as_released.ipynb #65f72001
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -83,7 +83,7 @@ def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress:
 @contextmanager
 def _locked(folder: Path):
     "Hold the folder's lock; on systems or disks without locks, just go on (a rename is safe all the same)."
-    with open(folder/".lock", "w") as file:
+    with open(folder/".lock", "w", encoding="utf-8") as file:
         try:
             import fcntl
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -115,7 +115,7 @@ def _disk_errors(folder: Path, bytes_needed: int):
 # %% ../nbs/07_cache.ipynb #e050a5f7
 def _map(path: Path) -> tuple[np.memmap | None, int]:
     "The pixels, mapped read-only, and the checksum they should have; None where there is no cache or it is too short."
-    try: about = json.loads(path.with_suffix(".json").read_text())
+    try: about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError): return None, 0
     if not path.exists() or path.stat().st_size != math.prod(about["shape"]): return None, 0
     return np.memmap(path, np.uint8, "r", shape=tuple(about["shape"])), about["crc32"]
@@ -141,7 +141,7 @@ def _build(path: Path, data: FaceData, size: int, threads: int, progress: bool):
         crc = _write_pixels(part, data, size, threads, progress)
         path.with_suffix(".json").unlink(missing_ok=True)
         part.rename(path)
-        part.write_text(json.dumps(dict(set=data.name, shape=[len(data.table), 3, size, size], crc32=crc, version=CACHE_VERSION)))
+        part.write_text(json.dumps(dict(set=data.name, shape=[len(data.table), 3, size, size], crc32=crc, version=CACHE_VERSION)), encoding="utf-8")
         part.rename(path.with_suffix(".json"))
     finally: part.unlink(missing_ok=True)
 

@@ -69,4 +69,5 @@ def read_celeba(
     images = celeba_images(folders, data_root, progress)
     notes = dict(tasks=dict(attributes="+".join(CELEBA_HEADS)), protocol=dict(task="attributes", groups="gender"),
                  absent=[f"{CELEBA_FILES[kind]}.txt" for kind, file in files.items() if not file])
+    notes["aliases"] = dict(Male="gender")                                       # the set's own name of that column
     return face_set("celeba", images, _table(files), notes, strict)

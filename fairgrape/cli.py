@@ -23,7 +23,7 @@ from .report import find_runs
 from .runner import absolute, execute, inside, run_notebook, working_on
 from .settings import root
 from .studies import load_study, protocol_rows, study_cells, study_names
-from .sweep import LISTS, Interrupted, Local, dry_run, failures, folders, numbered, one_cell, plan, read_grid, status, sweep
+from .sweep import LISTS, Interrupted, Local, dry_run, failures, folders, numbered, one_cell, plan, read_grid, several, status, sweep
 
 # %% ../nbs/29_cli.ipynb #151a9420
 def report(
@@ -196,7 +196,7 @@ def _data(args: argparse.Namespace) -> int:
 def _study(args: argparse.Namespace) -> int:
     "`fairgrape study`"
     how = dict(engine=engine_of(args), retries=args.retries, accept_older=args.accept_older, command=args.again)
-    folder, failed = study(args.study, args.row, args.fast, {k: v.split() if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}, **how)
+    folder, failed = study(args.study, args.row, args.fast, {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}, **how)
     for what in failed: print(f"failed: {what}", file=sys.stderr)
     print(f"the study's notebook and page:\n  {folder / 'study.ipynb'}\n  {folder / 'study.html'}")
     return 1 if failed else 0

@@ -9,6 +9,7 @@ __all__ = ['device_of', 'set_up', 'fits', 'images_of', 'initial_network', 'start
 # %% ../nbs/21d_dense.ipynb #b25cf4a7
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,10 @@ def images_of(
 ) -> Images:                             # Pixels, labels, groups, and the rows of each split
     "Open the decoded images of a job."
     pixels = image_cache(job.data, job.settings.image_size, job.cache_root, progress=progress)
-    images = make_images(pixels, job.table, job.table["split"], list(job.heads), dense_job(job).settings.groups)
+    judged = dense_job(job)
+    images = make_images(pixels, job.table, job.table["split"], list(job.heads), judged.settings.groups)
+    images.groups[torch.tensor(job.table.index.to_numpy(np.int64))] = torch.from_numpy(judged.group)        # without the groups that are left out
+    images = replace(images, names=tuple(judged.group_names))
     return images.to(device) if fits(images.pixels, device) else images
 
 # %% ../nbs/21d_dense.ipynb #33cd1697

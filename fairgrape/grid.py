@@ -9,6 +9,7 @@ __all__ = ['LISTS', 'SAID', 'DATA', 'TODO', 'several', 'grid_cells', 'read_grid'
 # %% ../nbs/26a_grid.ipynb #3ec68dfb
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from .checkpoints import code_version
 from .experiment import KNOWN, Job, check_images, check_job, device_of, from_parameters, identity, starting_network
 from .jobs import RunJob, state_of
+from .preparation import own_names
 from .runner import check_keep_on, job_of, prepared
 from .settings import plain_name, read_settings
 
@@ -26,7 +28,12 @@ LISTS = ("dataset", "task", "groups", "network", "image_size", "method", "rate",
 
 def several(name: str, value) -> list:
     "A setting's values: a list's, or words of a text where the setting is one of LISTS."
-    values = list(value) if isinstance(value, list | tuple) else str(value).split() or [""] if name in LISTS else [value]
+    if isinstance(value, list | tuple):
+        values = list(value)
+    elif name in LISTS and value is not None:
+        values = [quoted or word for quoted, word in re.findall(r'"([^"]+)"|(\S+)', str(value))] or [""]
+    else:
+        values = [value]
     if not values: raise ValueError(f"{name} = []: a grid with no value for a setting has no runs; give one, or leave the line out")
     return values
 
@@ -40,7 +47,6 @@ def grid_cells(
     common = {k: v for k, v in grid.items() if k != "cells"}
     blocks = [{**common, **own, **(overrides or {})} for own in grid.get("cells", [{}])]
     if not blocks: raise ValueError("cells = []: a grid without cells has no runs; give some, or leave the line out")
-    blocks = [{k: v for k, v in block.items() if v is not None} for block in blocks]                  # a line without a value says nothing
     return [dict(zip(block, values)) for block in blocks for values in itertools.product(*(several(k, v) for k, v in block.items()))]
 
 # %% ../nbs/26a_grid.ipynb #0fb096e0
@@ -49,6 +55,11 @@ def _yaml(path: Path):
     try: return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e: raise FileNotFoundError(f"{path}: no such grid can be read ({e.strerror}): name a YAML file, or a section of settings.ini") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a readable YAML file ({' '.join(str(e).split())})") from e
+
+# %% ../nbs/26a_grid.ipynb #ebac56a5
+def _whole(block: Mapping) -> dict:
+    "A block of a YAML grid in which no text is split."
+    return {k: [_whole(own) for own in v] if k == "cells" else [v] if isinstance(v, str) else v for k, v in block.items()}
 
 # %% ../nbs/26a_grid.ipynb #79407f39
 def _blocks(grid, source: str) -> Iterator[Mapping]:
@@ -73,6 +84,8 @@ def read_grid(
     for block in _blocks(grid, source):
         unknown = sorted(set(map(str, block)) - {*KNOWN, "cells"})
         if unknown: raise ValueError(f"{source}: unknown setting {', '.join(unknown)}: the known ones are {', '.join(KNOWN)}, and cells")
+    if source and is_file:
+        grid = [_whole(block) for block in grid] if isinstance(grid, list) else _whole(grid)
     return grid_cells(grid, overrides)
 
 # %% ../nbs/26a_grid.ipynb #2f78b3b1
@@ -142,6 +155,7 @@ def planner() -> Callable[[dict], tuple[Job, dict]]:
         settings, where = from_parameters(parameters)
         if (key := _same_data(settings, where)) not in read: read[key] = prepared(parameters)[0]
         first = read[key]
+        settings = own_names(settings, first.data.notes.get("aliases", {}))
         job = replace(first, settings=replace(settings, groups=first.settings.groups), name=where.get("name", ""))
         device_of(where.get("device", "")), check_keep_on(where), check_job(job), check_images(job)
         start = (settings.network, settings.weights, settings.image_size, tuple(job.sizes))

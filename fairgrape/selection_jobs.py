@@ -13,11 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fastcore.basics import patch
-from numba import njit
 from torch import Tensor
 
 from .shares import by_magnitude, check_selection, checked_share
-from .walk import Entries, as_bits, bucket_lists, fair_walk, radix_order, sorted_lists
+from .walk import Entries, as_bits, bucket_lists, fair_walk, njit, radix_order, sorted_lists
 
 # %% ../nbs/16c_selection_jobs.ipynb #11dee1ed
 class FairJob(NamedTuple):

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from .settings import in_utf8
 from .workers import Local
 
 # %% ../nbs/29a_start.ipynb #bcf77c91
@@ -36,6 +37,7 @@ def main(
     arguments: list[str] | None = None, # Default: the command line
 ) -> int:                               # As `fairgrape.cli.main` says
     "The `fairgrape` command."
+    if arguments is None: in_utf8()
     given, engine = sys.argv[1:] if arguments is None else arguments, None
     try:
         engine = engine_ahead(given)

@@ -9,12 +9,15 @@
 # %%
 #| export
 import os
+import re
+import sys
 from configparser import ConfigParser
 from configparser import Error as BadFile
 from importlib.resources import files
 from pathlib import Path
 
 # %%
+import subprocess
 import tempfile
 
 import fairgrape
@@ -145,6 +148,33 @@ assert _base(Path(os.__file__).parent / "json" / "settings.ini").name == "json" 
 assert _base(Path(fairgrape.__file__).parent / "settings.ini") == Path.cwd()
 
 
+# %% [markdown]
+# ## Paths
+#
+# A `~` is the home folder, also where no shell has replaced it: in a YAML file, in settings.ini, in a notebook. A path of Windows means nothing elsewhere: it would be one name with odd letters in it, and a folder of that name would be made.
+
+# %%
+#| export
+def system_path(
+    name: str,       # The setting that holds the path, for the error
+    path: str,       # The path, with or without `~`
+    system: str = os.name, # "nt" for Windows
+) -> str:            # The path with the home folder for `~`
+    "A path as this system knows it. Raises: ValueError for a path of Windows on another system."
+    if system != "nt" and re.match(r"[A-Za-z]:[\\/]|\\\\", path):
+        raise ValueError(f"{name} = {path!r} is a path of Windows, and this system is another: write it as it is called here (C:\\ is /mnt/c/ in WSL)")
+    return os.path.expanduser(path)
+
+
+# %%
+assert system_path("data_path", "~/faces") == str(Path.home() / "faces") and system_path("data_path", "my faces/a:b") == "my faces/a:b" and system_path("weights", "") == ""
+assert system_path("data_path", r"C:\faces", system="nt") == r"C:\faces"
+for path in (r"C:\Users\me\faces", "d:/faces", r"\\server\faces"):
+    try: system_path("data_path", path, system="posix")
+    except ValueError as e: print(e)
+    else: raise AssertionError(f"{path} was accepted")
+
+
 # %%
 #| export
 def root(
@@ -154,8 +184,8 @@ def root(
 ) -> Path:                            # Absolute folder; it need not exist yet
     "The folder of that kind: argument, else FAIRGRAPE_DATA_ROOT / _RUNS_ROOT / _CACHE_ROOT, else settings.ini."
     given = argument or os.environ.get(f"FAIRGRAPE_{kind.upper()}_ROOT")
-    if given: return Path(given).expanduser().resolve()
-    folder = Path(read_settings(start).get("paths", f"{kind}_root", fallback=kind)).expanduser()
+    if given: return Path(system_path(f"{kind}_root", str(given))).resolve()
+    folder = Path(system_path(f"{kind}_root", read_settings(start).get("paths", f"{kind}_root", fallback=kind)))
     return (_base(settings_file(start)) / folder).resolve()
 
 
@@ -170,6 +200,33 @@ with tempfile.TemporaryDirectory() as folder:
     assert root("data", start=folder) == Path("/mnt/faces") and root("data", "/tmp", start=folder) == Path("/tmp").resolve()
     del os.environ["FAIRGRAPE_DATA_ROOT"]
     assert root("runs", start=folder) == Path(folder).resolve() / "runs"         # a name that the file leaves out
+    assert root("runs", "~/runs") == (Path.home() / "runs").resolve()
+    (Path(folder) / "settings.ini").write_text("[paths]\ndata_root = ~/faces\nruns_root = C:\\\\runs\n")
+    assert root("data", start=folder) == (Path.home() / "faces").resolve()
+    try: root("runs", start=folder)
+    except ValueError as e: print(e); assert os.name != "nt" and "runs_root = " in str(e)
+    else: assert os.name == "nt"
+
+
+# %% [markdown]
+# Where the locale is not UTF-8 Python takes the names of files for something else, and a folder `übung` cannot be written into a notebook. Label files and notebooks are UTF-8 in any case, so the command starts itself again in Python's
+# UTF-8 mode, which the kernels and workers that it starts inherit.
+
+# %%
+#| export
+def in_utf8():
+    "Start this program again in Python's UTF-8 mode, unless it speaks UTF-8 already"
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"})
+
+
+# %%
+told = "import sys; from fairgrape.settings import in_utf8; first = sys.getfilesystemencoding(); in_utf8(); print(first, sys.argv[1] == chr(252) + 'bung')"
+ascii_only = os.environ | dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+spoken = subprocess.run([sys.executable, "-c", told, "übung"], env=ascii_only, capture_output=True, text=True, check=True).stdout.split()
+print(spoken)
+assert spoken == ["utf-8", "True"]
 
 
 # %% [markdown]
@@ -225,3 +282,26 @@ for name in ("../up", "a/b", "/etc", ".hidden", "a..b", "a\\b", "long" * 51):
     try: plain_name(name)
     except ValueError as e: print(e)
     else: raise AssertionError(f"{name!r} was accepted")
+
+
+# %% [markdown]
+# A name that is made of settings holds column names, and those are what somebody wrote into a label file: `gender/sex` is one column and must not be two folders. What cannot stand in a folder's name becomes a dash, and a long name is cut
+# to 230 bytes, since the system allows 255 and a lock file has the same name with an ending.
+
+# %%
+#| export
+def folder_name(
+    text: str, # Any text
+) -> str:      # The same where it can name a folder
+    "The name of one folder."
+    safe = re.sub(r"[/\\\x00-\x1f\x7f]", "-", text)
+    return safe.encode()[:230].decode(errors="ignore")
+
+
+# %%
+folder_name("folder-gender/sex-resnet10-ws")
+
+# %%
+assert folder_name("folder-gender/sex-resnet10-ws") == "folder-gender-sex-resnet10-ws" and folder_name("a\\b\nc\0") == "a-b-c-"
+assert folder_name("skin tone (1–6) é: [x]*") == "skin tone (1–6) é: [x]*"                      # as it was
+assert len(folder_name("é" * 300).encode()) == 230 and len(folder_name("aé" * 150).encode()) == 229     # no letter is cut in two

@@ -8,6 +8,7 @@
 
 # %%
 #| export
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -144,6 +145,7 @@ assert codes(faces.table, "race")[1] == ["White", "Black", "Asian", "Other"]
 #| export
 def _check_classes(column: str, names: Sequence[str], have: Sequence[str], where: str = "") -> None:
     "Raise ValueError for a name that is no class of a column; `where` says who asked."
+    if "" in names: raise ValueError(f"{where}a name of {column} is empty: is there a comma too many?")
     if unknown := [n for n in names if n not in have]: raise ValueError(f"{where}{column} has no class {unknown[0]!r}: it has {', '.join(have)}")
 
 
@@ -253,6 +255,21 @@ else: raise AssertionError("7 of 6 images were accepted")
 
 # %%
 #| export
+def cell_name(
+    name: str,           # A class, or a cell of a product as "Female × yes" or "Female*yes"
+    have: Sequence[str], # The names there are
+) -> str:                # The name as `codes` writes it
+    "A class or cell by a name that a keyboard can write."
+    name = name.strip()
+    return name if name in have else " × ".join(part.strip() for part in name.replace("×", "*").split("*"))
+
+
+# %%
+assert cell_name(" Female*yes", ["Female × yes"]) == cell_name("Female × yes", ["Female × yes"]) == "Female × yes" and cell_name("a*b", ["a*b"]) == "a*b"
+
+
+# %%
+#| export
 def _condition(table: pd.DataFrame, text: str) -> np.ndarray:
     "Which rows fulfil one condition, such as 'race!=White'."
     column, equals, names = text.partition("=")
@@ -260,7 +277,7 @@ def _condition(table: pd.DataFrame, text: str) -> np.ndarray:
                                     f"{', '.join(label_columns(table))}")
     unlike, column = column.endswith("!"), column.removesuffix("!").strip()
     code, have = codes(table, column)
-    wanted = [name.strip() for name in names.split(",")]
+    wanted = [cell_name(name, have) for name in names.split(",")]
     _check_classes(column, wanted, have, where=f"{text!r}: ")
     return np.isin(code, [have.index(n) for n in wanted]) != unlike
 
@@ -272,7 +289,8 @@ _condition(faces.table, "race!=White")
 assert _condition(faces.table, "race=White").tolist() == [False, True, False, False, True, False]
 assert _condition(faces.table, "race != White, Black").tolist() == [False, False, False, True, False, True]
 assert _condition(faces.table, "race*gender=White × Male").tolist() == [False, True, False, False, False, False]
-for text, told in [("White", "is no condition"), ("ethnicity=White", "no label column"), ("race=Grey", "'race=Grey': race has no class 'Grey'")]:
+assert _condition(faces.table, "race*gender=White*Male").tolist() == _condition(faces.table, "race*gender=White × Male").tolist()
+for text, told in [("White", "is no condition"), ("race=White,", "a comma too many"), ("ethnicity=White", "no label column"), ("race=Grey", "'race=Grey': race has no class 'Grey'")]:
     try: _condition(faces.table, text)
     except ValueError as e: print(e); assert told in str(e)
     else: raise AssertionError(f"{text} was accepted")
@@ -391,13 +409,17 @@ def check_cells(
     table: pd.DataFrame, # A data set's table
     split: pd.Series,    # Its split, same index
     spec: str,           # The groups, as for `codes`
+    left_out: Sequence[str] = (), # Groups that are not to be compared
 ) -> pd.DataFrame:       # Number of images: a row a group, a column a part
-    "Count the images of each group in each part. Raises: ValueError where a group has none."
-    counts = count_cells(table, split, spec)
-    for part in SPLITS:
-        if (empty := counts.index[counts[part] == 0]).size:
-            raise ValueError(f"{spec} {empty[0]!r} has no image in {part} (of {counts.loc[empty[0]].sum()} in all): "
-                             "use more images (limit), another split, or leave the group out (classes)")
+    "Count the images of each group in each part. Raises: ValueError where a group has none to train or test with; warns where it has none in val."
+    counts = count_cells(table, split, spec).drop(index=list(left_out))
+    for part in ("train", "test", "val"):
+        if not (empty := counts.index[counts[part] == 0]).size:
+            continue
+        told = f"{spec} {empty[0]!r} has no image in {part} (of {counts.loc[empty[0]].sum()} in all)"
+        if part != "val":
+            raise ValueError(f"{told}: use more images (limit), another split, or leave the group out (classes = '{spec}!={empty[0]}')")
+        warnings.warn(f"{told}: the best epochs are chosen without it", stacklevel=2)
     return counts
 
 
@@ -414,3 +436,9 @@ for table, where, spec, told in ((faces.table, split, "race", "race 'Asian' has 
     try: check_cells(table, where, spec)
     except ValueError as e: print(e); assert told in str(e)
     else: raise AssertionError("a group without images was accepted")
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    assert check_cells(whole, parts.replace("val", "train"), "gender")["val"].tolist() == [0, 0]
+assert [str(w.message) for w in said] == ["gender 'Male' has no image in val (of 12 in all): the best epochs are chosen without it"]
+nobody = cells.index[cells.sum(axis=1) == 0]
+assert len(check_cells(whole, parts, "race*gender", nobody)) == 8 - len(nobody) < 8

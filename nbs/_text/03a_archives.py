@@ -229,7 +229,7 @@ def make_once(
     temp = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         fill(temp)
-        (temp/".unpacked").write_text(f"{source}\n")
+        (temp/".unpacked").write_text(f"{source}\n", encoding="utf-8")
         temp.chmod(0o755)
         temp.rename(target)
     except OSError:

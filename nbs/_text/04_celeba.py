@@ -171,6 +171,7 @@ def read_celeba(
     images = celeba_images(folders, data_root, progress)
     notes = dict(tasks=dict(attributes="+".join(CELEBA_HEADS)), protocol=dict(task="attributes", groups="gender"),
                  absent=[f"{CELEBA_FILES[kind]}.txt" for kind, file in files.items() if not file])
+    notes["aliases"] = dict(Male="gender")                                       # the set's own name of that column
     return face_set("celeba", images, _table(files), notes, strict)
 
 
@@ -182,6 +183,7 @@ celeba = read_celeba(official, tmp/"data", progress=False)
 celeba.table.iloc[:, :9]
 
 # %%
+assert celeba.notes["aliases"] == dict(Male="gender")
 assert celeba.table.equals(labels) and celeba.table["gender"].cat.categories.tolist() == ["Female", "Male"]
 assert label_columns(celeba.table) == ["gender", *CELEBA_HEADS] and celeba.notes["tasks"]["attributes"].split("+") == CELEBA_HEADS
 assert codes(celeba.table, "Bald")[0].tolist() == [1, 0, 1, 0, 0, 0, 1, 0, 0, 0] and codes(celeba.table, "Bald")[1] == ["no", "yes"]

@@ -210,7 +210,7 @@ else: raise AssertionError("grey images were taken for coloured ones")
 @contextmanager
 def _locked(folder: Path):
     "Hold the folder's lock; on systems or disks without locks, just go on (a rename is safe all the same)."
-    with open(folder/".lock", "w") as file:
+    with open(folder/".lock", "w", encoding="utf-8") as file:
         try:
             import fcntl
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -292,7 +292,7 @@ assert told(OSError("280.jpg is damaged")) == "280.jpg is damaged" and told(OSEr
 #| export
 def _map(path: Path) -> tuple[np.memmap | None, int]:
     "The pixels, mapped read-only, and the checksum they should have; None where there is no cache or it is too short."
-    try: about = json.loads(path.with_suffix(".json").read_text())
+    try: about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError): return None, 0
     if not path.exists() or path.stat().st_size != math.prod(about["shape"]): return None, 0
     return np.memmap(path, np.uint8, "r", shape=tuple(about["shape"])), about["crc32"]
@@ -359,7 +359,7 @@ def _build(path: Path, data: FaceData, size: int, threads: int, progress: bool):
         crc = _write_pixels(part, data, size, threads, progress)
         path.with_suffix(".json").unlink(missing_ok=True)
         part.rename(path)
-        part.write_text(json.dumps(dict(set=data.name, shape=[len(data.table), 3, size, size], crc32=crc, version=CACHE_VERSION)))
+        part.write_text(json.dumps(dict(set=data.name, shape=[len(data.table), 3, size, size], crc32=crc, version=CACHE_VERSION)), encoding="utf-8")
         part.rename(path.with_suffix(".json"))
     finally: part.unlink(missing_ok=True)
 

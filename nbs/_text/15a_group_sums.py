@@ -72,7 +72,7 @@ assert sums_size(hundred_million, 50) == 20_000_000_000 and sums_size({"a": torc
 #| export
 def _of_the_host(known: Path = Path("/proc/meminfo")) -> int:
     "What the machine has left"
-    lines = dict(line.split(":") for line in known.read_text().splitlines()) if known.is_file() else {}
+    lines = dict(line.split(":") for line in known.read_text(encoding="utf-8").splitlines()) if known.is_file() else {}
     if "MemAvailable" in lines: return int(lines["MemAvailable"].split()[0]) * 1024
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2          # not Linux: half of what is built in
 
@@ -90,9 +90,9 @@ assert _of_the_host(home / "meminfo") == 7000 * 1024 and 0 < _of_the_host(home /
 #| export
 def _of_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
     "What a control group's limit leaves; files that are only cached there can be dropped"
-    try: most, used = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
+    try: most, used = (int((folder / f"memory.{n}").read_text(encoding="utf-8")) for n in ("max", "current"))
     except (OSError, ValueError): return 2 ** 62
-    try: cached = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines()).get("inactive_file", 0)
+    try: cached = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()).get("inactive_file", 0)
     except (OSError, ValueError): cached = 0
     return max(0, most - used + int(cached))
 

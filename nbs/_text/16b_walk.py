@@ -11,12 +11,14 @@
 from collections import namedtuple
 from collections.abc import Callable
 
+import numba
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
 # %%
+from unittest.mock import patch
+
 from fairgrape.shares import in_deficit, target_share
 
 
@@ -33,6 +35,34 @@ from fairgrape.shares import in_deficit, target_share
 #
 # All compiled functions that call one another are in this one module: numba keeps the machine code in a cache that is renewed when the caller's own file changes, not when another file does.
 #
+# Where neither the package's folder nor the home folder can be written (a container that is read-only, say), numba refuses to compile with a cache. Then there is none: every process compiles anew, which takes some seconds. A folder in
+# /tmp would be no better place, since numba's cache is a pickle, and no pickle from a folder that others can write is loaded here.
+
+# %%
+#| export
+def njit(
+    cache: bool = True, # Keep the machine code on disk, where that can be
+    **options,          # Passed on to numba
+) -> Callable:          # A decorator
+    "`numba.njit`, without a cache where there is no folder for one."
+    def compiled(function: Callable):
+        try:
+            return numba.njit(cache=cache, **options)(function)
+        except RuntimeError as e:
+            if "no locator available" not in str(e):
+                raise
+            return numba.njit(**options)(function)
+    return compiled
+
+
+# %%
+def double(x): return 2 * x
+
+with patch("numba.core.caching.CacheImpl._locator_classes", []): assert njit(cache=True)(double)(4) == 8      # no folder is good enough
+assert njit(cache=True)(double)(4) == 8
+
+
+# %% [markdown]
 # ## Floats in order, as integers
 #
 # The sign bit is left out, since −0 is as good as 0.

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from fastcore.basics import patch
-from numba import njit
 from torch import Tensor
 
 from fairgrape.shares import by_magnitude, check_selection, checked_share
-from fairgrape.walk import Entries, as_bits, bucket_lists, fair_walk, radix_order, sorted_lists
+from fairgrape.walk import Entries, as_bits, bucket_lists, fair_walk, njit, radix_order, sorted_lists
 
 # %%
 from fairgrape.shares import target_share

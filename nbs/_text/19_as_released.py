@@ -15,7 +15,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor, nn
 
 from fairgrape.baselines import Method
@@ -23,6 +22,7 @@ from fairgrape.masks import PRUNABLE, original, prunable
 from fairgrape.released_pass import released_importance
 from fairgrape.scores import grasp_score, snip_score, stream
 from fairgrape.selection import check_selection, falling_magnitude, radix_order, select_top, target_share
+from fairgrape.walk import njit
 
 # %%
 import torch.nn.functional as F

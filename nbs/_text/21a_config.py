@@ -8,7 +8,8 @@
 
 # %%
 #| export
-from collections.abc import Callable, Mapping
+import ast
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from types import ModuleType
 
@@ -16,9 +17,12 @@ from fairgrape.as_released import as_released
 from fairgrape.baselines import BLIND, METHODS, Method, method, touches
 from fairgrape.pruning import schedule
 from fairgrape.selection import SCOPES
+from fairgrape.settings import system_path
 from fairgrape.training import PRECISIONS, stages
 
 # %%
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -69,7 +73,7 @@ class Settings:
     data_path: str = ""               # Archive or folder of the set; empty: looked for under the data root
     task: str = "race"                # Label column to predict; "race*gender" crosses two, "race+gender" has a head for each; CelebA: "attributes", 39 heads
     groups: str = "race"              # Label column whose groups are compared; "race*gender" crosses two; "clusters": found in the dense network's features
-    classes: str = ""                 # Classes to keep, as "race=White,Black;gender=Male"; empty: the set's usual ones
+    classes: str = ""                 # Classes to keep, as "race=White,Black;gender=Male", or to leave out, as "race!=Others;gender*Bald!=Female*yes"; empty: the set's usual ones
     imbalance: str = ""               # "race=White:0.2" keeps all White images and every other with probability 0.2, before the split
     split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; person: by identity; official: the set's own
     limit: int = 0                    # Use at most so many images, drawn at random (seed 42); 0: all
@@ -133,13 +137,38 @@ def typed(name: str, given, kind: type):
 assert typed("seed", 3.0, int) == 3 and typed("rate", "0.9", float) == 0.9 and typed("as_released", "True", bool) is True and typed("as_released", False, bool) is False
 for wrong in (("batch", "many", int), ("seed", 1.5, int), ("rate", [0.9, 0.99], float), ("as_released", "perhaps", bool), ("as_released", 1, bool), ("seed", float("inf"), int)): print(refused(typed, *wrong))
 
+# %%
+#| export
+NULLS = dict(weights="none", augment="none")   # settings that have a word for nothing
+
+def no_null(
+    name: str,  # A setting or a place
+    given,      # Its value; None where YAML has `null` or a line without a value, and papermill has `None`
+    default,    # The setting's default
+):              # The value that is meant
+    "A null as the value it means: nothing. Raises: ValueError where the setting cannot be nothing."
+    if given is not None:
+        return given
+    meant = NULLS.get(name, "" if default == "" else None)
+    if meant is None:
+        raise ValueError(f"{name} = null: this setting needs a value; give one, or leave the line out, which means {default!r}")
+    return meant
+
+
+# %%
+print(no_null("weights", None, "imagenet"), no_null("classes", None, ""), no_null("seed", 3, 0))
+assert no_null("weights", None, "imagenet") == no_null("augment", None, "paper") == "none" and no_null("data_path", None, "") == ""
+for name, default in (("rate", 0.99), ("limit", 0), ("as_released", False), ("epochs", "13,3,3"), ("method", "fairgrape")):
+    print(refused(no_null, name, None, default))
+
 
 # %%
 #| export
 @settings_check
 def check_types(s: Settings):
-    "Bring every setting into its type, or raise TypeError"
-    for f in fields(s): object.__setattr__(s, f.name, typed(f.name, getattr(s, f.name), f.type))
+    "Bring every setting into its type, or raise TypeError; ValueError for a null that means nothing"
+    for f in fields(s):
+        object.__setattr__(s, f.name, typed(f.name, no_null(f.name, getattr(s, f.name), f.default), f.type))
 
 
 # %%
@@ -149,6 +178,23 @@ text.rate, text.image_size, text.compiled
 # %%
 assert text == Settings(method="ws", rate=0.9, image_size=64, compiled=True) and type(text.image_size) is int
 assert refused(Settings, as_released="perhaps") == "as_released = 'perhaps': it must be True or False"
+assert Settings(weights=None, augment=None, classes=None) == Settings(weights="none", augment="none", classes="")
+for f in fields(Settings):                                                            # no null becomes a default
+    if f.name not in NULLS and f.default != "": assert refused(Settings, **{f.name: None}).startswith(f"{f.name} = null: ")
+
+
+# %%
+#| export
+@settings_check
+def check_paths(s: Settings):
+    "Write paths as this system knows them, or raise ValueError"
+    for name in ("data_path", "weights"):
+        object.__setattr__(s, name, system_path(name, getattr(s, name)))
+
+
+# %%
+assert Settings(data_path="~/faces", weights="~/own.pth", method="ws") == Settings(data_path=str(Path.home() / "faces"), weights=str(Path.home() / "own.pth"), method="ws")
+print(refused(Settings, data_path=r"C:\faces") if os.name != "nt" else "")
 
 # %% [markdown]
 # ## Choices and bounds
@@ -309,7 +355,8 @@ assert Settings(method="importance", importance_on="race=White") and Settings(im
 # ## Parameters of a notebook
 #
 # A run has settings, which decide its result, and places, which say where and how it is computed. A parameter that is misspelt must not be dropped silently, which is what papermill would do. `from_parameters` takes whatever
-# the notebook's namespace holds after papermill's cell and refuses names that it does not know. A name without a value, as `classes:` in a YAML file, is one that was not given.
+# the notebook's namespace holds after papermill's cell and refuses names that it does not know. A null, as `classes:` in a YAML file, never stands for a default: it means "none" or empty where the setting can be that, and is
+# an error elsewhere.
 
 # %%
 #| export
@@ -319,6 +366,8 @@ KNOWN = tuple(f.name for f in fields(Settings)) + PLACES
 def _places(given: Mapping) -> dict:
     "Places in their types. Raises: TypeError or ValueError for one that cannot be."
     kinds = dict(name=str, device=str, threads=int, processes=int, progress=bool)
+    defaults = dict(threads=0, processes=1, progress=True, keep_on="auto")
+    given = {k: v for k, v in given.items() if no_null(k, v, defaults.get(k, "")) == v}          # a null that means "" says nothing
     places = {k: typed(k, v, kinds[k]) if k in kinds else v for k, v in given.items()}
     for k in ("threads", "processes"):
         if places.get(k, 0) < 0: raise ValueError(f"{k} = {places[k]}: it cannot be negative; 0 leaves the choice to the machine")
@@ -327,7 +376,38 @@ def _places(given: Mapping) -> dict:
 
 # %%
 assert _places(dict(name=2024, threads="2", runs_root="runs", progress="False")) == dict(name="2024", threads=2, runs_root="runs", progress=False)
-for wrong in (dict(threads="abc"), dict(threads=-1), dict(processes=1.5), dict(progress="perhaps")): print(refused(_places, wrong))
+assert _places(dict(name=None, runs_root=None, device="")) == dict(device="")
+for wrong in (dict(threads="abc"), dict(threads=-1), dict(processes=1.5), dict(progress="perhaps"), dict(threads=None), dict(keep_on=None)): print(refused(_places, wrong))
+
+
+# %% [markdown]
+# The namespace holds more than parameters: what a user's IPython start-up files define is there as well. IPython's `In` tells them apart. It lists the cells of the notebook and no start-up file. A parameter cell
+# is one that consists of assignments, as papermill's does, or that gives a value to a known name.
+
+# %%
+#| export
+def parameter_names(
+    cells: Sequence[str], # The source of each executed cell, as in IPython's `In`
+) -> set[str]:            # Names that parameter cells assign
+    "Names that the parameter cells of a notebook assign."
+    found = set()
+    for cell in cells:
+        try:
+            lines = ast.parse(cell).body
+        except SyntaxError:                                  # a cell in another language
+            continue
+        assignments = [line for line in lines if isinstance(line, ast.Assign | ast.AnnAssign)]
+        targets = [t for line in assignments for t in getattr(line, "targets", [getattr(line, "target", None)])]
+        names = {t.id for t in targets if isinstance(t, ast.Name)}
+        if len(assignments) == len(lines) or names & set(KNOWN):
+            found |= names
+    return found
+
+
+# %%
+cells = ["", "rate: float = 0.9", "# Parameters\nrates = 0.5", "import time\nstarted = time.time()", "device, job = 'cpu', 1", "import os\nseed = 3", "%%bash\nx=1 2"]
+print(sorted(parameter_names(cells)))
+assert parameter_names(cells) == {"rate", "rates", "seed"} and parameter_names([]) == set()
 
 
 # %%
@@ -338,9 +418,11 @@ def from_parameters(
 ) -> tuple[Settings, dict]: # The settings, and the places (name, data_root, runs_root, cache_root, device, threads, processes, keep_on, progress)
     "Make settings of parameters. Raises: ValueError for an unknown name, and what `Settings` raises."
     given = {k: v for k, v in names.items() if not str(k).startswith("_") and k not in ignore and not callable(v) and not isinstance(v, ModuleType)}
+    assigned = parameter_names(names.get("In", []))
+    if assigned:
+        given = {k: v for k, v in given.items() if k in assigned}
     unknown = sorted(map(str, set(given) - set(KNOWN)))
     if unknown: raise ValueError(f"unknown parameter {', '.join(unknown)}: the known ones are {', '.join(KNOWN)}")
-    given = {k: v for k, v in given.items() if v is not None}
     return Settings(**{k: v for k, v in given.items() if k not in PLACES}), _places({k: v for k, v in given.items() if k in PLACES})
 
 
@@ -351,6 +433,10 @@ from_parameters(dict(method="ws", rate=0.9, runs_root="runs", pd=pd, refused=ref
 assert from_parameters(dict(rate=0.5, seed=1)) == (Settings(rate=0.5, seed=1), {}) and from_parameters(dict(In=[], threads=2)) == (Settings(), dict(threads=2))
 assert from_parameters(dict(progress="False"))[1] == dict(progress=False) and from_parameters(dict(progress=True))[1] == dict(progress=True)      # as a shell writes it
 assert from_parameters(dict(classes=None, name=None)) == (Settings(), {})
+assert from_parameters(dict(weights=None))[0].weights == "none" and refused(from_parameters, dict(rate=None)).startswith("rate = null: ")
+started_up = dict(favourite=7, rate=0.5, rates=0.9, In=["", "rate: float = 0.5"])                       # `favourite` and `rates` come from a start-up file
+assert from_parameters(started_up) == (Settings(rate=0.5), {})
+assert refused(from_parameters, started_up | dict(In=["", "rate: float = 0.5", "# Parameters\nrates = 0.9"])).startswith("unknown parameter rates: ")
 for wrong in (dict(rates=0.9), dict(rates=[0.9, 0.99]), dict(progress="perhaps"), dict(rate=2), {1: 2}): print(refused(from_parameters, wrong)[:80])
 
 # %% [markdown]

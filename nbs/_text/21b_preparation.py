@@ -10,6 +10,7 @@
 #| export
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,13 +22,13 @@ import torch
 
 from fairgrape.clusters import Clusters
 from fairgrape.config import Settings, form, identity
-from fairgrape.data import FaceData, check_cells, codes, keep_classes, limit_table, matching, split_table, thin_table
+from fairgrape.data import FaceData, cell_name, check_cells, codes, drop_classes, keep_classes, label_columns, limit_table, matching, split_table, thin_table
 from fairgrape.datasets import read_dataset
 from fairgrape.evaluation import check_groups
 from fairgrape.masks import get_masks
 from fairgrape.models import check_network, plain_model
 from fairgrape.selection import check_scope
-from fairgrape.settings import plain_name, root
+from fairgrape.settings import folder_name, plain_name, root
 
 # %%
 from PIL import Image
@@ -105,16 +106,20 @@ assert by_hand.sizes == [2] and by_hand.G == 3 and replace(by_hand, name="x").kn
 #| export
 def classes_used(
     table: pd.DataFrame, # The set's table
-    classes: str,        # "column=class,class;column=class", as in the settings; empty: nothing beyond `usual`
+    classes: str,        # "column=class,class;column!=class", as in the settings; empty: nothing beyond `usual`
     usual: dict,         # Column → the classes that the set's custom keeps
 ) -> pd.DataFrame:       # The rows of these classes
     "The table without the classes that are left out. Raises: ValueError for what cannot be read, or a class that is not there."
-    keep = dict(usual)
+    keep, without = dict(usual), {}
     for part in filter(None, classes.split(";")):
         column, _, names = part.partition("=")
         if not names: raise ValueError(f"classes = {classes!r}: write it as column=class,class;column=class,class")
-        keep[column.strip()] = [n.strip() for n in names.split(",")]
+        if "*" in column and not column.endswith("!"):
+            raise ValueError(f"classes = {classes!r}: a cell of a product can only be left out: write {column.strip()}!={names}")
+        (without if column.endswith("!") else keep)[column.removesuffix("!").strip()] = [n.strip() for n in names.split(",")]
     for column, names in keep.items(): table = keep_classes(table, column, names)
+    for column, names in without.items():
+        table = table[matching(table, f"{column}!={','.join(names)}")] if "*" in column else drop_classes(table, column, names)
     return table
 
 
@@ -122,7 +127,66 @@ def classes_used(
 print({said: len(classes_used(own.table, said, dict(tint=["red"]))) for said in ("", "tint=blue", "tint=red, blue;shade=dark")})
 assert [len(classes_used(own.table, said, {})) for said in ("", "tint=red", "tint=red;shade=dark")] == [160, 54, 27]      # every third is red, every second dark
 assert len(classes_used(own.table, "tint=blue", dict(tint=["red"]))) == 106                                             # the settings win over the custom
-print(refused(classes_used, own.table, "tint", {}), refused(classes_used, own.table, "tint=green", {}), sep="\n")
+assert [len(classes_used(own.table, said, {})) for said in ("tint!=blue", "tint!=blue;shade!=light", "shade*tint!=dark*blue")] == [54, 27, 107]      # 53 are dark and blue
+for wrong in ("tint", "tint=green", "tint=red,", "shade*tint=dark*blue", "shade*tint!=dark*green"): print(refused(classes_used, own.table, wrong, {}))
+
+
+# %% [markdown]
+# A product of columns may have a cell without images: hardly a woman of CelebA is bald. Such a cell cannot be compared, and `classes = "gender*Bald!=Female*yes"` leaves it out: its images, and its name in the list of groups.
+#
+# A group called "yes" says nothing by itself, so it is called "Bald: yes" wherever people read it. A run's folder is named by the bare names, as it always was.
+
+# %%
+#| export
+def left_out(
+    classes: str,    # As in the settings
+    groups: str,     # The columns of the groups, as for `codes`
+    have: list[str], # The groups there are
+) -> list[str]:      # Groups that the settings leave out of a product
+    "The cells of a product that are not to be compared."
+    columns = [c.strip() for c in groups.split("*")]
+    asked = [part.split("!=") for part in classes.split(";") if "!=" in part]
+    return [cell_name(name, have) for spec, names in asked if [c.strip() for c in spec.split("*")] == columns and len(columns) > 1 for name in names.split(",")]
+
+BARE = {"no", "yes", "false", "true", "0", "1"}   # names of classes that say nothing without their column's
+
+def said_names(
+    names: list[str], # Names of groups, as from `codes`
+    groups: str,      # The columns of the groups
+) -> list[str]:       # The same, with the column before names that say nothing
+    "Names of groups that can be read by themselves."
+    columns = [c.strip() for c in groups.split("*")]
+    cells = [name.split(" × ") for name in names]
+    if any(len(cell) != len(columns) for cell in cells):
+        return names
+    bare = [{cell[i].lower() for cell in cells} <= BARE for i in range(len(columns))]
+    return [" × ".join(f"{c}: {label}" if b else label for c, b, label in zip(columns, bare, cell)) for cell in cells]
+
+def bare_names(names: list[str], groups: str) -> list[str]:
+    "Names of groups as the label file has them"
+    columns = [c.strip() for c in groups.split("*")]
+    plain = [" × ".join(label.removeprefix(f"{c}: ") for c, label in zip(columns, cell)) for cell in (name.split(" × ") for name in names)]
+    return plain if said_names(plain, groups) == names else names
+
+def group_codes(
+    table: pd.DataFrame, # The rows used
+    groups: str,         # The columns of the groups, as for `codes`
+    classes: str,        # As in the settings
+) -> tuple[np.ndarray, list[str]]: # Code of each row, shape `(n,)`, and each group's name
+    "Groups as codes, without the cells that are left out."
+    code, names = codes(table, groups)
+    out = left_out(classes, groups, names)
+    kept = [i for i, name in enumerate(names) if name not in out]
+    return np.searchsorted(kept, code), said_names([names[i] for i in kept], groups)
+
+
+# %%
+answers = pd.DataFrame({c: pd.Categorical(v) for c, v in dict(sex=["f", "f", "m", "m"], Bald=["no", "no", "no", "yes"]).items()})
+print(group_codes(answers, "sex*Bald", "sex*Bald!=f*yes"), group_codes(answers, "Bald", "")[1], said_names(["f × 0", "f × 1"], "sex*old"))
+assert group_codes(answers, "sex*Bald", "sex * Bald!=f × yes")[0].tolist() == [0, 0, 1, 2] and group_codes(answers, "sex*Bald", "")[0].tolist() == [0, 0, 2, 3]
+assert group_codes(answers, "sex*Bald", "sex*Bald!=f*yes")[1] == ["f × Bald: no", "m × Bald: no", "m × Bald: yes"] and group_codes(answers, "sex", "")[1] == ["f", "m"]
+assert bare_names(["f × Bald: no", "m × Bald: yes"], "sex*Bald") == ["f × no", "m × yes"] and bare_names(["Bald: no", "perhaps"], "Bald") == ["Bald: no", "perhaps"]
+assert left_out("sex!=f;sex*Bald!=f*yes,m*no", "sex*Bald", ["f × no", "f × yes"]) == ["f × yes", "m × no"] and left_out("sex!=f", "sex", ["f"]) == left_out("sex*Bald!=f*yes", "sex", ["f"]) == []
 
 
 # %% [markdown]
@@ -144,9 +208,7 @@ def rows_used(
 
 # %%
 customary = replace(own, notes=dict(classes=dict(tint=["blue"])))
-len(rows_used(own, replace(tiny, limit=50), ["shade"])), len(rows_used(customary, tiny, ["shade"])), len(rows_used(customary, replace(tiny, groups="shade"), ["shade"]))
-
-# %%
+print(len(rows_used(own, replace(tiny, limit=50), ["shade"])), len(rows_used(customary, tiny, ["shade"])), len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])))
 assert len(rows_used(own, replace(tiny, limit=50), ["shade"])) == 50 and len(rows_used(own, replace(tiny, limit=500), ["shade"])) == 160
 assert len(rows_used(customary, tiny, ["shade"])) == 106 and len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])) == 160
 thin = rows_used(own, replace(tiny, imbalance="tint=red:0.2"), ["shade"])["tint"].value_counts()
@@ -198,6 +260,47 @@ def check_heads(job: Job):
 print(refused(check_heads, replace(example(), heads=dict(shade=["dark", "light"], tint=["red"]))))
 assert check_heads(example()) is None
 
+# %% [markdown]
+# Settings join columns: `race*gender` crosses two, `race+gender` are two heads, and `clusters` is no column at all. So a column that is itself called like that is an error as soon as it is asked for, and what looks like a list of columns
+# is told how to join them. A set's own name of a column, CelebA's `Male`, is replaced by the name that it has here.
+
+# %%
+#| export
+JOINED = dict(task="*+", groups="*", importance_groups="*")   # settings that name columns, and what joins them there
+
+def own_names(s: Settings, aliases: dict) -> Settings:
+    "The settings with a set's own column names replaced by the names in its table"
+    said = {k: re.sub(r"[^*+]+", lambda part: aliases.get(part[0].strip(), part[0]), getattr(s, k)) for k in JOINED}
+    return replace(s, **said)
+
+def check_columns(table: pd.DataFrame, s: Settings):
+    "Raise ValueError for a column whose name means something else in the settings, and for columns joined by commas"
+    have = label_columns(table)
+    for name, joints in JOINED.items():
+        asked = getattr(s, name)
+        parts = [part.strip() for part in re.split(f"[{joints}]", asked)]
+        if "clusters" in parts and "clusters" in have:
+            raise ValueError(f"{name} = {asked!r}: 'clusters' are groups found in the network's features, and this set has a label column of that name: rename the column in the label file")
+        odd = next((c for c in have if len(re.split(f"[{joints}]", c)) > 1 and c in asked), None)
+        if odd and not set(parts) <= set(have):
+            raise ValueError(f"{name} = {asked!r}: the label column {odd!r} cannot be asked for, since {' and '.join(joints)} join columns: rename it in the label file")
+        listed = [part for part in parts if "," in part and part not in have]
+        if listed:
+            columns = [c.strip() for c in listed[0].split(",") if c.strip()]
+            ways = [f"{'*'.join(columns)} for {' × '.join(columns)}", *[f"{'+'.join(columns)} for a head each"] * ("+" in joints)]
+            raise ValueError(f"{name} = {asked!r}: columns are not joined by commas: write {', or '.join(ways) if len(columns) > 1 else columns[0] if columns else 'a column'}")
+
+
+# %%
+def labelled(*columns: str) -> pd.DataFrame: return pd.DataFrame({c: pd.Categorical(["a", "b"]) for c in columns})
+assert check_columns(labelled("clusters", "a+b", "sex", "shade"), replace(tiny, groups="a+b", importance_groups="sex*shade")) is None
+assert check_columns(labelled("a", "b", "a*b"), replace(tiny, groups="a*b")) is None                  # a product, as always
+for columns, wrong in ((["shade", "clusters"], dict(groups="clusters")), (["clusters"], dict(task="shade+clusters")), (["skin*tone"], dict(groups="skin*tone")), (["a+b"], dict(task="a+b")),
+                       (["sex"], dict(groups="race, sex")), (["sex"], dict(task="race,sex")), (["sex"], dict(importance_groups="sex,"))):
+    print(refused(check_columns, labelled(*columns), replace(tiny, **wrong)))
+male = own_names(replace(tiny, task="Young+Male", groups="Male*Bald"), dict(Male="gender"))
+assert (male.task, male.groups, own_names(tiny, {})) == ("Young+gender", "gender*Bald", tiny)
+
 
 # %% [markdown]
 # Clusters are found after training, but whether so many *can* be found is known now.
@@ -223,10 +326,16 @@ assert check_clusters(example(importance_groups="clusters", clusters=128)) is No
 
 # %%
 #| export
+def group_counts(job: Job) -> pd.DataFrame:
+    "Number of images of each group that is compared, a column a part. Raises: ValueError where a group has none to train or test with."
+    s = job.settings
+    counts = check_cells(job.table, job.table["split"], s.groups, left_out(s.classes, s.groups, codes(job.table, s.groups)[1]))
+    return counts.set_axis(pd.Index(job.group_names, name=s.groups))
+
 def check_compared(job: Job):
     "Raise ValueError where a group that is compared has too few images"
     if job.settings.groups == "clusters": return
-    check_cells(job.table, job.table["split"], job.settings.groups)
+    group_counts(job)
     check_groups(job.group[job.table["split"] == "test"], job.group_names)
 
 def check_importance_images(job: Job):
@@ -269,6 +378,7 @@ assert check_architecture(example(scope="global")) is None and check_architectur
 #| export
 def check_job(job: Job):
     "Raise ValueError for settings that these data, or this network, cannot meet"
+    check_columns(job.table, job.settings)
     for check in (check_clusters, check_compared, check_importance_images, check_heads, check_architecture): check(job)
 
 
@@ -290,10 +400,11 @@ def label_arrays(
     table: pd.DataFrame, # The rows used
     specs: list[str],    # Label columns of the heads
     groups: str,         # Label column whose groups are compared, or "clusters"
+    classes: str = "",   # As in the settings: cells of a product that are left out
 ) -> dict:               # `heads`, `labels`, `group` and `group_names` of a job
     "Labels and groups as codes; where groups are to be clusters, the first head's classes stand in for them."
     heads = {spec: codes(table, spec) for spec in specs}
-    group, names = codes(table, specs[0] if groups == "clusters" else groups)
+    group, names = group_codes(table, specs[0] if groups == "clusters" else groups, classes)
     return dict(heads={spec: n for spec, (_, n) in heads.items()}, labels=np.stack([c for c, _ in heads.values()], 1), group=group, group_names=names)
 
 
@@ -320,10 +431,12 @@ def prepare(
     Raises: ValueError, FileNotFoundError or OSError that name the setting, file, column or row at fault."""
     plain_name(name)
     data = read_dataset(settings.dataset, settings.data_path or None, root("data", data_root), progress=progress)
+    settings = own_names(settings, data.notes.get("aliases", {}))
+    check_columns(data.table, settings)
     specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
     if settings.method == "dense" and settings.groups == "clusters": settings = replace(settings, groups=specs[0])    # clusters come after it
     table = rows_used(data, settings, specs)
-    arrays = label_arrays(table, specs, settings.groups)
+    arrays = label_arrays(table, specs, settings.groups, settings.classes)
     table = table.assign(split=split_table(table, settings.split))
     job = Job(settings, data, table, **arrays, runs_root=writable(root("runs", runs_root)), cache_root=root("cache", cache_root), name=name)
     check_job(job)
@@ -332,14 +445,10 @@ def prepare(
 
 # %%
 job = prepare(tiny, **places)
-job.heads, job.group_names, job.table["split"].value_counts().to_dict()
-
-# %%
+print(job.heads, job.group_names, job.table["split"].value_counts().to_dict())
 assert job.sizes == [2] and job.group_names == ["blue", "red"] and job.labels.shape == (160, 1) and job.table["split"].value_counts()["train"] == 128
 assert prepare(replace(tiny, task="shade+tint"), **places).sizes == [2, 2] and list(prepare(replace(tiny, task="shade*tint"), **places).heads) == ["shade*tint"]
 assert prepare(replace(tiny, method="dense", groups="clusters"), **places).settings.groups == "shade"
-
-# %%
 for wrong, where in ((dict(task="colour"), {}), (dict(groups="hue"), {}), (dict(dataset="imdb"), {}), (dict(classes="tint=green"), {}), (dict(classes="tint"), {}), (dict(limit=3), {}),
                      (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file")), ({}, dict(name="../up"))):
     print(refused(prepare, replace(tiny, **wrong), **(places | where)))
@@ -379,7 +488,7 @@ def fingerprint(
     "Hash of all that changes a run's result: settings, images (by name), labels, split, starting weights."
     digest = hashlib.sha256(json.dumps(identity(job.settings), sort_keys=True).encode())
     digest.update(once(job, "text", lambda: job.table.to_csv(index=False).encode()) + (job.data.key.encode() if job.data.root is None else b""))
-    digest.update(json.dumps([job.heads, None if job.settings.groups == "clusters" else job.group_names]).encode())
+    digest.update(json.dumps([job.heads, None if job.settings.groups == "clusters" else bare_names(job.group_names, job.settings.groups)]).encode())
     if Path(job.settings.weights).is_file(): digest.update(Path(job.settings.weights).read_bytes())
     return digest.hexdigest()
 
@@ -387,9 +496,7 @@ def fingerprint(
 # %%
 (home / "one").write_bytes(b"1"); (home / "another").write_bytes(b"2")
 from_file = lambda name: fingerprint(replace(job, settings=replace(tiny, method="ws", weights=str(home / name))))
-fingerprint(job)[:16], from_file("one")[:16], from_file("another")[:16]
-
-# %%
+print(fingerprint(job)[:16], from_file("one")[:16], from_file("another")[:16])
 other = dict(setting=replace(job, settings=replace(tiny, seed=1)), rows=replace(job, table=job.table[:-1]),
              labels=replace(job, table=job.table.assign(tint="red")), split=replace(job, table=job.table.assign(split="train")),
              order=replace(job, heads=dict(shade=["light", "dark"])), groups=replace(job, group_names=["red", "blue"]))
@@ -409,7 +516,7 @@ def run_name(job: Job) -> str:
     "Data set, task, network, method, rate, scope and seed, or the name that the run was given"
     s = job.settings
     pruned = [] if s.method == "dense" else [f"{s.rate:g}", form(s).scope]
-    return job.name or "-".join([s.dataset, s.task.replace("*", "x"), s.network.replace(":", "-"), s.method, *pruned, f"s{s.seed}"])
+    return job.name or folder_name("-".join([s.dataset, s.task.replace("*", "x"), s.network.replace(":", "-"), s.method, *pruned, f"s{s.seed}"]))
 
 def run_folder(job: Job) -> Path:
     "The folder of this run: a readable name and the first 8 digits of its fingerprint"
@@ -421,6 +528,9 @@ crossed = replace(job, settings=replace(tiny, task="shade*tint", network="timm:r
 print(run_folder(job).name, run_name(crossed), sep="\n")
 assert run_name(job) == "folder-shade-resnet10-fairgrape-0.9-layer-s0" and run_name(crossed) == "folder-shadextint-timm-resnet10t-dense-s3"
 assert run_name(replace(job, name="mine")) == "mine"
+odd = replace(job, settings=replace(tiny, task="gender/sex"))
+assert run_folder(odd).parent == home / "runs" and run_name(odd) == "folder-gender-sex-resnet10-fairgrape-0.9-layer-s0"
+assert fingerprint(replace(job, group_names=["tint: no", "tint: yes"])) == fingerprint(replace(job, group_names=["no", "yes"])) != fingerprint(job)
 assert run_folder(job) == home / "runs" / f"{run_name(job)}-{fingerprint(job)[:8]}"
 assert run_folder(prepare(replace(tiny, seed=1), **places)) != run_folder(job) == run_folder(prepare(tiny, **places))
 
@@ -435,7 +545,7 @@ def dense_job(job: Job) -> Job:
     s = job.settings
     groups = next(iter(job.heads)) if s.groups == "clusters" else s.groups
     none = {k: Settings.__dataclass_fields__[k].default for k in ("as_released", "importance_on", "importance_groups", "clusters", "steps", "scope")}
-    if s.groups == "clusters": job = replace(job, group=job.labels[:, 0], group_names=job.heads[groups], clusters=None)
+    if s.groups == "clusters": job = replace(job, group=job.labels[:, 0], group_names=said_names(job.heads[groups], groups), clusters=None)
     return replace(job, settings=replace(s, method="dense", groups=groups, **none), name=job.name if s.method == "dense" else "")
 
 

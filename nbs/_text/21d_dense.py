@@ -10,6 +10,7 @@
 #| export
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,6 @@ from fairgrape.training import Stage, memory_order, predict, stages, train
 # %%
 import contextlib
 import tempfile
-from dataclasses import replace
 from unittest.mock import patch
 
 from PIL import Image
@@ -131,7 +131,10 @@ def images_of(
 ) -> Images:                             # Pixels, labels, groups, and the rows of each split
     "Open the decoded images of a job."
     pixels = image_cache(job.data, job.settings.image_size, job.cache_root, progress=progress)
-    images = make_images(pixels, job.table, job.table["split"], list(job.heads), dense_job(job).settings.groups)
+    judged = dense_job(job)
+    images = make_images(pixels, job.table, job.table["split"], list(job.heads), judged.settings.groups)
+    images.groups[torch.tensor(job.table.index.to_numpy(np.int64))] = torch.from_numpy(judged.group)        # without the groups that are left out
+    images = replace(images, names=tuple(judged.group_names))
     return images.to(device) if fits(images.pixels, device) else images
 
 

@@ -10,6 +10,7 @@
 #| export
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 from fairgrape.checkpoints import code_version
 from fairgrape.experiment import KNOWN, Job, check_images, check_job, device_of, from_parameters, identity, starting_network
 from fairgrape.jobs import RunJob, state_of
+from fairgrape.preparation import own_names
 from fairgrape.runner import check_keep_on, job_of, prepared
 from fairgrape.settings import plain_name, read_settings
 
@@ -36,7 +38,8 @@ tmp = Path(tempfile.mkdtemp())
 #
 # ## Values
 #
-# In a YAML file several values are a list. On a command line, and in a section of settings.ini, they are words with spaces between them; but only for settings that can have several, since a path may have a space in it.
+# In a YAML file several values are a list, and a text is one value, spaces and all. On a command line, and in a section of settings.ini, they are words with spaces between them; but only for settings that can have several, since a
+# path may have a space in it. A word that has a space itself, as a column's name may, stands in double quotes.
 
 # %%
 #| export
@@ -44,7 +47,12 @@ LISTS = ("dataset", "task", "groups", "network", "image_size", "method", "rate",
 
 def several(name: str, value) -> list:
     "A setting's values: a list's, or words of a text where the setting is one of LISTS."
-    values = list(value) if isinstance(value, list | tuple) else str(value).split() or [""] if name in LISTS else [value]
+    if isinstance(value, list | tuple):
+        values = list(value)
+    elif name in LISTS and value is not None:
+        values = [quoted or word for quoted, word in re.findall(r'"([^"]+)"|(\S+)', str(value))] or [""]
+    else:
+        values = [value]
     if not values: raise ValueError(f"{name} = []: a grid with no value for a setting has no runs; give one, or leave the line out")
     return values
 
@@ -55,6 +63,7 @@ several("rate", "0.9 0.99"), several("rate", [0.9, 0.99]), several("data_path", 
 # %%
 assert several("rate", "0.9 0.99") == ["0.9", "0.99"] and several("rate", [0.9]) == [0.9] and several("seed", 3) == ["3"] and several("task", "") == [""]
 assert several("data_path", "/my faces") == ["/my faces"] and several("epochs", (1, 2)) == [1, 2]
+assert several("groups", '"skin tone" gender') == ["skin tone", "gender"] and several("rate", None) == several("weights", None) == [None]
 try: several("method", [])
 except ValueError as e: print(e)
 else: raise AssertionError("an empty list was accepted")
@@ -76,7 +85,6 @@ def grid_cells(
     common = {k: v for k, v in grid.items() if k != "cells"}
     blocks = [{**common, **own, **(overrides or {})} for own in grid.get("cells", [{}])]
     if not blocks: raise ValueError("cells = []: a grid without cells has no runs; give some, or leave the line out")
-    blocks = [{k: v for k, v in block.items() if v is not None} for block in blocks]                  # a line without a value says nothing
     return [dict(zip(block, values)) for block in blocks for values in itertools.product(*(several(k, v) for k, v in block.items()))]
 
 
@@ -117,6 +125,21 @@ for path in (written("!!python/object/apply:os.system ['echo run']"), written("m
 
 
 # %% [markdown]
+# A text of YAML is one value. `grid_cells` splits text at its spaces, so each text becomes a list of one.
+
+# %%
+#| export
+def _whole(block: Mapping) -> dict:
+    "A block of a YAML grid in which no text is split."
+    return {k: [_whole(own) for own in v] if k == "cells" else [v] if isinstance(v, str) else v for k, v in block.items()}
+
+
+# %%
+assert _whole(dict(groups="skin tone", rate=[0.5, 0.9], cells=[dict(task="eye colour")])) == dict(groups=["skin tone"], rate=[0.5, 0.9], cells=[dict(task=["eye colour"])])
+_whole(dict(groups="skin tone", rate=0.9))
+
+
+# %% [markdown]
 # A misspelt setting would be a default that nobody wanted, in a thousand runs. So all names are looked at, and before that the shape: YAML turns a forgotten colon into a text without a complaint.
 
 # %%
@@ -153,6 +176,8 @@ def read_grid(
     for block in _blocks(grid, source):
         unknown = sorted(set(map(str, block)) - {*KNOWN, "cells"})
         if unknown: raise ValueError(f"{source}: unknown setting {', '.join(unknown)}: the known ones are {', '.join(KNOWN)}, and cells")
+    if source and is_file:
+        grid = [_whole(block) for block in grid] if isinstance(grid, list) else _whole(grid)
     return grid_cells(grid, overrides)
 
 
@@ -168,6 +193,9 @@ pd.DataFrame(read_grid(str(file), dict(network="resnet10")))
 
 # %%
 assert len(read_grid(str(file))) == 6 and all(c["network"] == "resnet10" for c in read_grid(str(file), dict(network="resnet10")))
+spaced = str(written("groups: skin tone\ncells: [{task: eye colour, weights: null}, {task: [a, b c]}]", "spaced.yaml"))
+assert read_grid(spaced) == [dict(groups="skin tone", task="eye colour", weights=None), *(dict(groups="skin tone", task=task) for task in ("a", "b c"))]
+assert [c["groups"] for c in read_grid(spaced, dict(groups='"eye colour" tone', task="a"))] == ["eye colour", "tone"] * 2                 # options are words
 assert len(read_grid("demo")) == 6 and {c["method"] for c in read_grid("demo", dict(method="ws"))} == {"ws"} and read_grid("", dict(method="ws snip")) == [dict(method="ws"), dict(method="snip")]
 for source in ("nothing", str(tmp / "none.yaml"), "paths", str(written("ratio: 3", "bad.yaml"))):
     try: read_grid(source)
@@ -316,6 +344,7 @@ def planner() -> Callable[[dict], tuple[Job, dict]]:
         settings, where = from_parameters(parameters)
         if (key := _same_data(settings, where)) not in read: read[key] = prepared(parameters)[0]
         first = read[key]
+        settings = own_names(settings, first.data.notes.get("aliases", {}))
         job = replace(first, settings=replace(settings, groups=first.settings.groups), name=where.get("name", ""))
         device_of(where.get("device", "")), check_keep_on(where), check_job(job), check_images(job)
         start = (settings.network, settings.weights, settings.image_size, tuple(job.sizes))

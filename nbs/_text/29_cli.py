@@ -25,7 +25,7 @@ from fairgrape.report import find_runs
 from fairgrape.runner import absolute, execute, inside, run_notebook, working_on
 from fairgrape.settings import root
 from fairgrape.studies import load_study, protocol_rows, study_cells, study_names
-from fairgrape.sweep import LISTS, Interrupted, Local, dry_run, failures, folders, numbered, one_cell, plan, read_grid, status, sweep
+from fairgrape.sweep import LISTS, Interrupted, Local, dry_run, failures, folders, numbered, one_cell, plan, read_grid, several, status, sweep
 
 # %%
 import contextlib
@@ -457,7 +457,7 @@ assert calibrate.call_args.args == (5., "cpu", "r")
 def _study(args: argparse.Namespace) -> int:
     "`fairgrape study`"
     how = dict(engine=engine_of(args), retries=args.retries, accept_older=args.accept_older, command=args.again)
-    folder, failed = study(args.study, args.row, args.fast, {k: v.split() if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}, **how)
+    folder, failed = study(args.study, args.row, args.fast, {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}, **how)
     for what in failed: print(f"failed: {what}", file=sys.stderr)
     print(f"the study's notebook and page:\n  {folder / 'study.ipynb'}\n  {folder / 'study.html'}")
     return 1 if failed else 0

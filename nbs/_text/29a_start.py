@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from fairgrape.settings import in_utf8
 from fairgrape.workers import Local
 
 # %%
@@ -71,6 +72,7 @@ def main(
     arguments: list[str] | None = None, # Default: the command line
 ) -> int:                               # As `fairgrape.cli.main` says
     "The `fairgrape` command."
+    if arguments is None: in_utf8()
     given, engine = sys.argv[1:] if arguments is None else arguments, None
     try:
         engine = engine_ahead(given)

@@ -62,10 +62,11 @@ settings
 # %%
 import time
 from fairgrape.clusters import clusters_table
-from fairgrape.data import check_cells, label_columns
+from fairgrape.data import label_columns
 from fairgrape.experiment import (at_work, check_images, dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, run_together, save_run, set_up,
                                   share_table, starting_network)
 from fairgrape.plots import plot_groups, plot_history, plot_shares, plot_sparsity
+from fairgrape.preparation import group_counts
 from fairgrape.report import load_run
 started = time.perf_counter()
 device, threads, together, keep = (places.pop(k, v) for k, v in (("device", ""), ("threads", 0), ("processes", 1), ("keep_on", "auto")))
@@ -81,7 +82,7 @@ print(f"{folder.name} on {where}" + (": complete already" if is_complete(folder)
 # How many images of each group are in each part. The validation part chooses epochs; the test part is touched once, at the end.
 
 # %%
-if settings.groups != "clusters": display(check_cells(job.table, job.table["split"], settings.groups))
+if settings.groups != "clusters": display(group_counts(job))
 
 # %% [markdown]
 # ## The dense network
