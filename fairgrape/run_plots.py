@@ -152,7 +152,7 @@ def _gap_lines(ax: Axes, rows: pd.DataFrame, group: str):
     grey[0].set_label("one layer")
     ax.plot(whole.index, whole, "o-", color=PALETTE[0], ms=4, lw=1.2, label=name)
     ax.axhline(0, color="0.3", lw=.8)
-    ax.set_title(f"{plain(group, 24)}: target {100 * rows.target.mean():.0f} %", fontsize=9)
+    ax.set_title(f"{plain(group, 24)}\ntarget {100 * rows.target.mean():.0f} %", fontsize=9)
     ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 # %% ../nbs/22c_run_plots.ipynb #17cdf568

@@ -373,7 +373,7 @@ def _gap_lines(ax: Axes, rows: pd.DataFrame, group: str):
     grey[0].set_label("one layer")
     ax.plot(whole.index, whole, "o-", color=PALETTE[0], ms=4, lw=1.2, label=name)
     ax.axhline(0, color="0.3", lw=.8)
-    ax.set_title(f"{plain(group, 24)}: target {100 * rows.target.mean():.0f} %", fontsize=9)
+    ax.set_title(f"{plain(group, 24)}\ntarget {100 * rows.target.mean():.0f} %", fontsize=9)
     ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
@@ -420,7 +420,7 @@ two = pd.concat([two.assign(group="x"), two.assign(group="y", target=1 - two.tar
 fig = plot_kept_shares(two)
 x, y = fig.axes
 assert np.allclose([line.get_ydata() for line in x.lines[:3]], [[0, -2], [5, 0], [2.5, -1]]) and np.allclose(y.lines[2].get_ydata(), [-2.5, 1])
-assert [ax.get_title() for ax in fig.axes] == ["x: target 45 %", "y: target 55 %"] and np.allclose(x.get_ylim(), (-5.5, 5.5))
+assert [ax.get_title() for ax in fig.axes] == ["x\ntarget 45 %", "y\ntarget 55 %"] and np.allclose(x.get_ylim(), (-5.5, 5.5))
 assert "Largest gap: x +5.00 points (step 1, b), y -5.00 points (step 1, b)." in fig.get_label()
 assert [t.get_text() for t in fig.legends[0].get_texts()] == ["one layer", "mean over layers"]
 assert all(tick == round(tick) for tick in x.get_xticks())
