@@ -122,7 +122,9 @@ def _result_table(shown: pd.DataFrame, caption: str) -> str:
     if len(of_groups) <= 6:
         return head + html_table(shown, caption)
     keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
-    return head + html_table(shown.drop(columns=of_groups), caption) + html_table(shown[[*keys, *of_groups]], "Δ of each group, in points.")
+    parts = [of_groups[i:i + 8] for i in range(0, len(of_groups), 8)]
+    more = [html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).") for i, part in enumerate(parts, 1)]
+    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
 
 # %% ../nbs/23_report.ipynb #664fa6d6
 def _collapsed(runs: Iterable[Run]) -> str:
@@ -210,7 +212,9 @@ def _result_table(shown: pd.DataFrame, caption: str) -> str:
     if len(of_groups) <= 6:
         return head + html_table(shown, caption)
     keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
-    return head + html_table(shown.drop(columns=of_groups), caption) + html_table(shown[[*keys, *of_groups]], "Δ of each group, in points.")
+    parts = [of_groups[i:i + 8] for i in range(0, len(of_groups), 8)]
+    more = [html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).") for i, part in enumerate(parts, 1)]
+    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
 
 # %% ../nbs/23_report.ipynb #9ae293af
 def _collapsed(runs: Iterable[Run]) -> str:

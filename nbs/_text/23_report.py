@@ -273,7 +273,7 @@ assert _run_section(replace(run, layers=run.layers[["layer", "weights", "kept"]]
 
 # %% [markdown]
 # A table that is wider than the window hides its last columns, and nobody misses them. So what all runs have in common stands above the table once,
-# and where there are more than six groups, their changes get a table of their own.
+# and where there are more than six groups, their changes get tables of their own, eight groups in each.
 
 # %%
 #| export
@@ -289,7 +289,9 @@ def _result_table(shown: pd.DataFrame, caption: str) -> str:
     if len(of_groups) <= 6:
         return head + html_table(shown, caption)
     keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
-    return head + html_table(shown.drop(columns=of_groups), caption) + html_table(shown[[*keys, *of_groups]], "Δ of each group, in points.")
+    parts = [of_groups[i:i + 8] for i in range(0, len(of_groups), 8)]
+    more = [html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).") for i, part in enumerate(parts, 1)]
+    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
 
 
 # %%
@@ -299,6 +301,8 @@ assert _result_table(wide, "All").startswith("<p>In all rows: dataset synthetic;
 assert "<th scope=\"col\">Dataset" not in _result_table(wide, "All") and "<th scope=\"col\">Seed" in _result_table(wide, "All")
 many = wide.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3)})
 assert _result_table(many, "All").count("<table>") == 2 and "group 2" not in _result_table(many, "All").split("</table>")[0]
+fourteen = many.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3, 10)})
+assert _result_table(fourteen, "All").count("<table>") == 3 and "(2 of 2)" in _result_table(fourteen, "All")
 
 
 # %% [markdown]
@@ -458,7 +462,7 @@ assert "is not lower than ws" in text and "a second floor" in text and "400" in 
 
 # %% [markdown]
 # A table that is wider than the window hides its last columns, and nobody misses them. So what all runs have in common stands above the table once,
-# and where there are more than six groups, their changes get a table of their own.
+# and where there are more than six groups, their changes get tables of their own, eight groups in each.
 
 # %%
 #| export
@@ -474,7 +478,9 @@ def _result_table(shown: pd.DataFrame, caption: str) -> str:
     if len(of_groups) <= 6:
         return head + html_table(shown, caption)
     keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
-    return head + html_table(shown.drop(columns=of_groups), caption) + html_table(shown[[*keys, *of_groups]], "Δ of each group, in points.")
+    parts = [of_groups[i:i + 8] for i in range(0, len(of_groups), 8)]
+    more = [html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).") for i, part in enumerate(parts, 1)]
+    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
 
 
 # %%
@@ -484,6 +490,8 @@ assert _result_table(wide, "All").startswith("<p>In all rows: dataset synthetic;
 assert "<th scope=\"col\">Dataset" not in _result_table(wide, "All") and "<th scope=\"col\">Seed" in _result_table(wide, "All")
 many = wide.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3)})
 assert _result_table(many, "All").count("<table>") == 2 and "group 2" not in _result_table(many, "All").split("</table>")[0]
+fourteen = many.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3, 10)})
+assert _result_table(fourteen, "All").count("<table>") == 3 and "(2 of 2)" in _result_table(fourteen, "All")
 
 
 # %% [markdown]
