@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from .figures import area, figure_of, html_steps
+from .figures import area, figure_of, html_steps, legend_columns, name_ticks, plain
 from .selection import select_fair, target_share
 
 # %% ../nbs/22b_choices.ipynb #4ca291f2
@@ -50,7 +50,7 @@ def _weights_panel(ax: Axes, importance: Tensor, kept: Sequence[int], weights: S
     G, n = importance.shape
     for g in range(G):
         for i in range(n): ax.bar(i + (g - (G - 1) / 2) * .8 / G, float(importance[g, i]), .72 / G, **area(g, hollow=i not in kept))
-    ax.set(ylabel="importance", title="the layer's weights"); ax.set_xticks(range(n), weights)
+    ax.set(ylabel="importance", title="the layer's weights"); ax.set_xticks(range(n), [plain(name, 12) for name in weights])
 
 # %% ../nbs/22b_choices.ipynb #ad21bd44
 def _shares_panel(ax: Axes, share: Tensor, target: Tensor, groups: Sequence[str]):
@@ -60,7 +60,7 @@ def _shares_panel(ax: Axes, share: Tensor, target: Tensor, groups: Sequence[str]
         ax.plot([g - .42, g + .42], [t, t], color="black", lw=2.5)
         ax.annotate(f"{s:.3f}", (g, 1.08), ha="center", fontsize=9)
     ax.set(ylim=(0, 1.2), yticks=(0, .25, .5, .75, 1), ylabel="share of what is kept", title="shares and targets")
-    ax.set_xticks(range(len(groups)), groups)
+    name_ticks([ax], groups)
 
 # %% ../nbs/22b_choices.ipynb #f9a07d96
 def plot_choice(
@@ -77,7 +77,7 @@ def plot_choice(
     _shares_panel(right, share, target, groups)
     line = right.lines[0]
     handles = [*(Patch(**area(g)) for g in range(len(groups))), Patch(facecolor="white", edgecolor="0.4", linestyle="--"), line]
-    fig.legend(handles, [*groups, "not kept", "target share"], loc="outside lower center", ncols=4, fontsize=9)
+    fig.legend(handles, [*map(plain, groups), "not kept", "target share"], loc="outside lower center", ncols=legend_columns([*map(plain, groups), "target share"], 9), fontsize=9)
     said = [f"{name} holds {s:.3f}, target {t:.3f}" for name, s, t in zip(groups, share.tolist(), target.tolist())]
     fig.set_label(f"Kept: {', '.join(weights[i] for i in kept) or 'nothing'}. {'; '.join(said)}.")
     return fig

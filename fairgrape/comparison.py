@@ -14,7 +14,7 @@ import pandas as pd
 
 from . import baselines
 from .as_released import as_released
-from .evaluation import disparity
+from .evaluation import collapsed, disparity
 from .finished import ADDED, Run, experiment, variant
 
 # %% ../nbs/23b_comparison.ipynb #02b64a6a
@@ -52,7 +52,7 @@ def _row(run: Run) -> dict:
     s, m, (keep, epochs) = run.settings, run.metrics, _rounds(run)
     row = {"run": run.path.name, "experiment": experiment(s)} | {k: s.get(k) for k in ("dataset", "task", "groups", "network", "image_size", "method")}
     row |= dict(variant=variant(s), label=variant(s), scope=s.get("scope"), seed=s.get("seed"), rate=float(s["rate"]), keep=keep, retrain_epochs=epochs, importance_cap=_cap(s),
-                test_images=m["n"], accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"])
+                collapsed=" and ".join(collapsed(m.get("rates", []))), test_images=m["n"], accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"])
     return row | _measured(m)
 
 # %% ../nbs/23b_comparison.ipynb #e78ffd2e
@@ -99,9 +99,10 @@ def display_table(
 ) -> pd.DataFrame:       # The same as text, with headings for people
     "The table as a reader wants it: rounded, intervals beside values, n in the headings of the groups."
     t, one = table, "{:.1f}".format
+    collapsed = t.get("collapsed", pd.Series("", t.index))        # no better than the commonest class
     between = lambda k: [f"{v:.1f} [{a:.1f}, {b:.1f}]" for v, a, b in zip(t[k], t[f"{k}_low"], t[f"{k}_high"])]
     shown = {"Method": t.label, "Rate": t.rate.map(_plain), "Scope": t.scope, "Accuracy dense": t.accuracy_dense.map(one),
-             "Accuracy": t.accuracy.map(one), "ρ [95 %]": between("rho"),
+             "Accuracy": [one(a) + (" †" if gone else "") for a, gone in zip(t.accuracy, collapsed)], "ρ [95 %]": between("rho"),
              "Floor of ρ: mean, 95 %": [f"{a:.1f}, {b:.1f}" for a, b in zip(t.floor_mean, t.floor_95)], "ψ [95 %]": between("psi")}
     how = {"Keep a step": t.keep.map(_plain), "Retraining epochs a step": t.retrain_epochs.map(_plain), "Seed": t.seed, "Dataset": t.dataset,
            "Groups": t.groups, "Test images": t.test_images.map("{:,}".format), "Network": [f"{n}, {px} px" for n, px in zip(t.network, t.image_size)]}
@@ -126,7 +127,9 @@ def _sentence(own: pd.Series, base: pd.Series) -> str:
     low = " Both lie within the noise floor." if own.rho <= own.floor_95 and base.rho <= base.floor_95 else ""
     keep = "" if np.isnan(own.keep) else f", keep {own.keep:g}, retraining epochs a step: {own.retrain_epochs:g}"
     at = f"At rate {own.rate:g}, scope {own['scope']}, seed {own.seed}{keep}"
-    return f"{at}: {verdict}; accuracy {own.accuracy:.1f} against {base.accuracy:.1f}.{low}"
+    gone = [r.label for r in (own, base) if r.get("collapsed")]
+    nothing = f" It says nothing: {' and '.join(gone)} {'are' if len(gone) > 1 else 'is'} no better than the commonest class." if gone else ""
+    return f"{at}: {verdict}; accuracy {own.accuracy:.1f} against {base.accuracy:.1f}.{low}{nothing}"
 
 # %% ../nbs/23b_comparison.ipynb #587aa57d
 def verdicts(

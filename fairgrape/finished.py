@@ -33,6 +33,13 @@ class Run:
     @cached_property
     def predictions(self) -> pd.DataFrame: return pd.read_parquet(self.path / "predictions.parquet")
     @cached_property
+    def choices(self) -> pd.DataFrame:
+        "Shares of importance at each step's choice; empty for older runs, and where the score has no groups"
+        file = self.path / "choices.csv"
+        columns = ["step", "layer", "group", "target", "kept"]
+        if not file.is_file(): return pd.DataFrame(columns=columns)
+        return pd.read_csv(file, dtype=dict(layer=str, group=str), keep_default_na=False)
+    @cached_property
     def weights(self) -> dict[str, Tensor]: return load_file(self.path / "model.safetensors")
     @cached_property
     def masks(self) -> dict[str, Tensor]: return {name: mask.bool() for name, mask in load_file(self.path / "masks.safetensors").items()}

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from .figures import PALETTE, figure_of
+from .figures import PALETTE, figure_of, name_ticks
 
 # %% ../nbs/23c_seeds.ipynb #fadf74bf
 CELL = ["experiment", "rate", "scope"]   # What must agree before methods may be compared
@@ -93,7 +93,8 @@ def plot_seeds(
     for (seed, values), marker in zip(by_seed.iterrows(), "os^Dv<>pPX*h" * len(by_seed)):
         ax.plot(x, values, color="0.55", linewidth=0.8, marker=marker, markerfacecolor=PALETTE[0], markeredgecolor="white", markersize=7, label=f"seed {seed}")
     ax.hlines(by_seed.mean(), x - 0.25, x + 0.25, color="black", linewidth=2.5)
-    ax.set(xticks=x, xticklabels=by_seed.columns, ylabel=name, xlim=(-0.5, len(x) - 0.5), ylim=(min(0, float(np.nanmin(by_seed.to_numpy()))), None))
+    name_ticks([ax], list(by_seed.columns))
+    ax.set(ylabel=name, xlim=(-0.5, len(x) - 0.5), ylim=(min(0, float(np.nanmin(by_seed.to_numpy()))), None))
     fig.legend(fontsize=7, frameon=False, loc="outside right center")
     fig.set_label(f"{name}, a dot per seed. Mean and range: " + "; ".join(f"{m} {v.mean():.1f} ({v.min():.1f} to {v.max():.1f})" for m, v in by_seed.items()) + ".")
     return fig

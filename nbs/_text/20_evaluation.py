@@ -11,7 +11,7 @@
 import numpy as np
 import pandas as pd
 
-from fairgrape.group_tables import check_groups, group_table, rates_table, unmeasured
+from fairgrape.group_tables import _some, check_groups, group_table, rates_table, unmeasured
 from fairgrape.uncertainty import DISPARITIES, disparity, disparity_interval, noise_floor, noise_interval, paired_bootstrap
 
 
@@ -198,6 +198,153 @@ rates = rates_table(y_true, y_pred, groups, ["happy", "calm", "sad"], names)
 assert both.tpr_dense.equals(rates.tpr.rename("tpr_dense")) and both.loc[("happy", "all"), ["tpr_pruned", "fpr_pruned"]].tolist() == [100, 100]
 
 
+# %% [markdown]
+# ## A network that has collapsed
+#
+# A network that always gives the same answer treats all groups alike. Its accuracy in a group is the share of that answer, and its ρ describes
+# the test set and not the pruning. So each network is held against the simplest guess: the commonest class of the test images, every time.
+#
+# Let `gained` be the images that the network gets right and the guess gets wrong, and `lost` those the other way round. If they differ by chance
+# only, their difference has a standard deviation of √(`gained` + `lost`) (McNemar's test). A network that is not ahead by two of these is no better than the guess.
+# All of this follows from the rates, so it can be said of runs that were finished long ago.
+
+# %%
+#| export
+def _against_guess(
+    t: pd.DataFrame,  # Rates of one head over all images, a row for each class that has images
+    network: str,     # dense or pruned
+) -> dict:            # classes, never, accuracy, commonest, share, no_better
+    "One network's answers in one head, beside always naming the commonest class."
+    right = (t["n"] * t[f"tpr_{network}"].astype(float) / 100).round()
+    top, images = t["n"].idxmax(), t["n"].sum()
+    gained, lost = right.drop(top).sum(), t["n"][top] - right[top]
+    silent = (t[f"tpr_{network}"] == 0) & (t[f"fpr_{network}"] == 0)
+    return dict(
+        network=network,
+        classes=len(t),
+        never=t["class"][silent].tolist(),
+        accuracy=float(100 * right.sum() / images),
+        commonest=t["class"][top],
+        share=float(100 * t["n"][top] / images),
+        no_better=bool(gained - lost <= 2 * np.sqrt(gained + lost)),
+    )
+
+
+# %%
+#| export
+RATES = ["tpr_dense", "fpr_dense", "tpr_pruned", "fpr_pruned"]
+COLLAPSE = ["head", "network", "classes", "never", "accuracy", "commonest", "share", "no_better"]
+
+def collapse_table(
+    rates: list[dict],  # The `rates` of a run's metrics
+) -> pd.DataFrame:      # A row for each head and network, columns `COLLAPSE`; accuracy and share in percent
+    """Which classes a network never predicts, and whether it is better than always naming the commonest one.
+
+    Only classes with test images count. A head with one such class is left out: no network can be better there."""
+    rows, table = [], pd.DataFrame(rates, columns=["head", "class", "group", "n", *RATES])
+    there = table[(table["group"] == "all") & (table["n"] > 0)]
+    for head, t in there.groupby("head", sort=False):
+        if len(t) < 2:
+            continue
+        rows += [dict(head=head) | _against_guess(t, network) for network in ("dense", "pruned")]
+    return pd.DataFrame(rows, columns=COLLAPSE)
+
+
+# %% [markdown]
+# Ten images by hand: six women and four men. The dense network is right on 5 women and 3 men, the guess "woman" on 6. The network gains 3 and loses 1:
+# 2 is less than 2 · √4 = 4, so with so few images it is no better. With a hundred times as many images it gains 300, loses 100, and 200 is more than 2 · √400 = 40.
+# The pruned network calls everybody a man.
+
+# %%
+def two_classes(times):
+    "Rates, as `compare` keeps them, of ten images repeated"
+    y, dense = (np.repeat(answers, times) for answers in ([0] * 6 + [1] * 4, [0] * 5 + [1] * 4 + [0]))
+    rates = _both_rates(y, dense, np.ones_like(y), np.arange(10 * times) % 2, ["woman", "man"], ["a", "b"])
+    return _records(pd.concat({"gender": rates}, names=["head"]))
+
+small, large = two_classes(1), two_classes(100)
+collapse_table(large).round(1)
+
+# %%
+dense10, pruned10 = collapse_table(small).to_dict("records")
+assert dense10 == dict(head="gender", network="dense", classes=2, never=[], accuracy=80, commonest="woman", share=60, no_better=True)
+assert pruned10 == dict(dense10, network="pruned", never=["woman"], accuracy=40)
+assert collapse_table(large)["no_better"].tolist() == [False, True]
+assert collapse_table([]).columns.tolist() == COLLAPSE and collapse_table([]).empty
+
+
+# %% [markdown]
+# The same in sentences, for a run's notes. With several heads each class stands with its head. `collapsed` names the networks that are no better than the guess in any head:
+# nothing is left of them to compare.
+
+# %%
+#| export
+def collapsed(
+    rates: list[dict],  # The `rates` of a run's metrics
+) -> list[str]:         # dense, pruned, both or neither
+    "Networks that are no better than the commonest class in any head."
+    table = collapse_table(rates)
+    return [network for network, t in table.groupby("network", sort=False) if t["no_better"].all()]
+
+
+# %%
+#| export
+def _collapse_sentences(network: str, t: pd.DataFrame, heads: int) -> list[str]:
+    "What `collapse_notes` says of one network, given its rows of `collapse_table`."
+    never = [c if heads == 1 else f"{r.head}={c}" for r in t.itertuples() for c in r.never]
+    weak, said = t[t["no_better"]], []
+    if never:
+        said.append(f"the {network} network never predicts {len(never)} of {t['classes'].sum()} classes "
+                    f"that the test images have: {_some(never, 14)}")
+    if len(weak) and heads == 1:
+        r = weak.iloc[0]
+        how = "within chance of" if r.accuracy > r.share else "no better than"
+        said.append(f"the {network} network is {how} always answering {r.commonest}: {r.accuracy:.1f} % of its answers "
+                    f"are right, and {r.share:.1f} % of the test images are {r.commonest}; its ρ and ψ mean nothing")
+    elif len(weak):
+        named = [f"{r.head} ({r.accuracy:.1f} % right, {r.share:.1f} % {r.commonest})" for r in weak.itertuples()]
+        meant = "its ρ and ψ mean nothing" if len(weak) == len(t) else "what these add to ρ and ψ means nothing"
+        said.append(f"the {network} network is no better, beyond chance, than always giving the commonest class "
+                    f"in {len(weak)} of {heads} heads: {_some(named, 14)}; {meant}")
+    return said
+
+
+# %%
+#| export
+def collapse_notes(
+    rates: list[dict],  # The `rates` of a run's metrics
+) -> list[str]:         # Sentences; none where both networks tell the classes apart
+    "Classes never predicted and networks no better than the commonest class, in words."
+    table, heads = collapse_table(rates), len({row["head"] for row in rates})
+    return [sentence for network, t in table.groupby("network", sort=False)
+            for sentence in _collapse_sentences(network, t, heads)]
+
+
+# %%
+print(*collapse_notes(large), sep="\n")
+assert collapse_notes(large) == [
+    "the pruned network never predicts 1 of 2 classes that the test images have: woman",
+    "the pruned network is no better than always answering woman: 40.0 % of its answers are right, "
+    "and 60.0 % of the test images are woman; its ρ and ψ mean nothing"]
+assert collapsed(large) == ["pruned"] and collapsed(small) == ["dense", "pruned"] and collapsed([]) == []
+
+# %% [markdown]
+# Two heads, one of them the example above, the other one that the pruned network gets right. A class without a test image is not missed, and a head with one class says nothing.
+
+# %%
+fine = [row | dict(head="age", tpr_pruned=100., fpr_pruned=0.) for row in large]
+absent = [row | {"class": "other", "n": 0, "tpr_pruned": None, "tpr_dense": None, "fpr_dense": 0., "fpr_pruned": 0.} for row in large[:3]]
+one_class = [row | dict(head="bald") for row in large if row["class"] == "woman"]
+print(*collapse_notes(large + fine + absent + one_class), sep="\n")
+assert collapse_notes(large + fine + absent + one_class) == [
+    "the pruned network never predicts 1 of 4 classes that the test images have: gender=woman",
+    "the pruned network is no better, beyond chance, than always giving the commonest class in 1 of 3 heads: "
+    "gender (40.0 % right, 60.0 % woman); what these add to ρ and ψ means nothing"]
+assert collapsed(large + fine) == [] and collapse_notes(large + absent) == collapse_notes(large)
+both = collapse_notes(large + [row | dict(head="age") for row in large])
+assert both[0].endswith("never predicts 2 of 4 classes that the test images have: gender=woman, age=woman") and both[1].endswith("its ρ and ψ mean nothing")
+
+
 # %%
 #| export
 def compare(
@@ -218,11 +365,12 @@ def compare(
     right = (d == y).mean(axis=1), (p == y).mean(axis=1)
     table = interval_table(*right, groups, names, B, seed, level)
     of_head = {head: _both_rates(y[:, h], d[:, h], p[:, h], groups, of, names) for h, (head, of) in enumerate(classes.items())}
-    rates = pd.concat(of_head, names=["head"])
+    rates = _records(pd.concat(of_head, names=["head"]))
     both = {column: float(table[column]["all"]) for column in ("accuracy_dense", "accuracy_pruned")}
     return dict(n=len(groups), **both, groups=list(names),
-                table=_records(table), rates=_records(rates), disparities=disparities(*right, groups, B, seed, level).to_dict("index"),
-                bootstrap=dict(B=B, seed=seed, level=level), notes=unmeasured(y, groups, classes, names))
+                table=_records(table), rates=rates, disparities=disparities(*right, groups, B, seed, level).to_dict("index"),
+                bootstrap=dict(B=B, seed=seed, level=level),
+                notes=collapse_notes(rates) + unmeasured(y, groups, classes, names))
 
 
 # %%
@@ -244,7 +392,11 @@ assert sad[0]["tpr_dense"] is None and sad[0]["fpr_pruned"] == 0 and sad[0]["hea
 twice = np.c_[y_true, y_true]
 heads = compare(twice, np.c_[y_true, y_pred], twice, groups, task | {"again": task["expression"]}, names, B=50)
 assert heads["accuracy_dense"] == (100 + 62.5) / 2 and heads["accuracy_pruned"] == 100
-assert metrics["notes"] == ["1 of 6 cells of class × group hold no test image and have no true positive rate: sad in tone-2"]
+assert metrics["notes"] == [
+    "the dense network is within chance of always answering happy: 62.5 % of its answers are right, and 50.0 % of the test images are happy; its ρ and ψ mean nothing",
+    "the pruned network never predicts 2 of 3 classes that the test images have: calm, sad",
+    "the pruned network is no better than always answering happy: 50.0 % of its answers are right, and 50.0 % of the test images are happy; its ρ and ψ mean nothing",
+    "1 of 6 cells of class × group hold no test image and have no true positive rate: sad in tone-2"]
 
 # %% [markdown]
 # As large as CelebA's test part: 20,000 images, 39 heads, 2,000 resamples.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fairgrape.baselines import SHARED, rewind
 from fairgrape.cache import Images, group_batches
@@ -30,7 +30,7 @@ from fairgrape.models import task_loss
 from fairgrape.parallel import ALONE, Team, launch, memory_errors, team_of
 from fairgrape.preparation import Job, check_images, check_job, dense_job, fingerprint, image_sizes, is_complete, made_of, prepare, run_folder, writable
 from fairgrape.pruning import Step, prune, schedule
-from fairgrape.results import HISTORY, at_work, environment, journal_of, predictions_table, save_run
+from fairgrape.results import ALL_LAYERS, HISTORY, at_work, choice_table, environment, journal_of, predictions_table, save_run
 from fairgrape.selection import target_share
 from fairgrape.training import Stage, stages
 
@@ -61,6 +61,7 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
+from fairgrape.masks import apply_masks
 from fairgrape.models import build_model, load_weights
 
 # %% [markdown]
@@ -232,9 +233,10 @@ else: raise AssertionError("nothing was said of the memory")
 
 # %%
 #| export
-def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None) -> dict:
-    "What `prune` is told of earlier steps, and whom it tells of new ones"
+def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, choices=None) -> dict:
+    "What `prune` is told of earlier steps, and whom it tells of new ones; `choices` (see `Choices`) notes what each keeps"
     def selected(step):
+        if choices is not None: choices.note(step.step, model)
         journal.selected = asdict(step)
         journal.write(model, f"step {step.step}: masks are set")
     def finished(step):
@@ -258,6 +260,69 @@ with patch.object(Journal, "write") as write: note_steps(journal, dense.model, N
 assert write.call_args.args == (dense.model, "step 1: masks are set")
 
 
+# %% [markdown]
+# What a step's choice keeps is noted as it is made, since nothing measured later can tell: training moves the importance. Of each layer, each group's share of the importance that was there before
+# the choice, which is its target, and of that which is kept. With scope `global` the target belongs to all layers together, so they have a row too. The rows are among the journal's facts, so they come back after a kill.
+# A score with one group of everybody has no shares, and a layer without importance, which is pruned by magnitude, has none either.
+
+# %%
+#| export
+def importance_in(importance: Tensor, mask: Tensor) -> Tensor:
+    "Each group's importance of the weights of a mask, added up: shape `(G,)`, float64, on the CPU"
+    mask = mask.to(importance.device)
+    return torch.stack([torch.where(mask, row, 0).sum(dtype=torch.float64) for row in importance]).cpu()
+
+class Choices:
+    "A score that notes what is kept of each group's importance when the choice has been made"
+    def __init__(self, score: Callable, groups: Sequence[str], scope: str, journal: Journal):
+        self.score, self.groups, self.scope, self.journal = score, list(groups), scope, journal
+
+    def __call__(self, model: nn.Module) -> dict[str, Tensor]:
+        self.importance, self.before = self.score(model), get_masks(model)
+        return self.importance
+
+    def note(self, step: int, model: nn.Module):
+        "To be called once the step's masks are set"
+        importance, after = self.importance, get_masks(model)
+        self.importance = None                              # it may be large
+        if any(len(rows) == 1 for rows in importance.values()):
+            return
+        sums = {n: [importance_in(rows, mask[n]) for mask in (self.before, after)] for n, rows in importance.items()}
+        sums = {n: two for n, two in sums.items() if all(0 < float(s.sum()) < torch.inf for s in two)}
+        if self.scope == "global" and sums:
+            sums[ALL_LAYERS] = [sum(two[i] for two in sums.values()) for i in (0, 1)]
+        shares = {n: [(s / s.sum()).tolist() for s in two] for n, two in sums.items()}
+        found = self.journal.facts.setdefault("choices", dict(groups=self.groups, rows=[]))
+        found["rows"] += [[step, n, *two] for n, two in shares.items()]
+
+
+# %% [markdown]
+# Six weights and two groups, the example of *By hand*: all of it divides as 90 to 30, and w0, w1 and w5 as 61 to 20.
+
+# %%
+six = nn.Sequential(nn.Linear(6, 1, bias=False), nn.Linear(1, 1, bias=False))
+by_group = {"0": torch.tensor([[[36., 25, 16, 9, 4, 0]], [[0., 4, 1, 0, 9, 16]]]), "1": torch.zeros(2, 1, 1)}
+def choose(kept, scope, journal, step, score=by_group):
+    watched = Choices(lambda model: score, ["x", "y"], scope, journal)
+    assert watched(six) is score
+    apply_masks(six, {"0": torch.tensor([[i in kept for i in range(6)]])})
+    watched.note(step, six)
+    return watched
+
+noted = Journal()
+choose({0, 1, 5}, "layer", noted, 1), choose({0, 5}, "global", noted, 2)
+choice_table(**noted.facts["choices"]).round(3)
+
+# %%
+table = choice_table(**noted.facts["choices"])
+assert table.layer.tolist() == ["0", "0", "0", "0", ALL_LAYERS, ALL_LAYERS] and table.group.tolist() == ["x", "y"] * 3     # layer "1" has no importance
+assert np.allclose(table.target, [.75, .25, 61 / 81, 20 / 81, 61 / 81, 20 / 81]) and table.step.tolist() == [1, 1, 2, 2, 2, 2]
+assert np.allclose(table.kept, [61 / 81, 20 / 81, 36 / 52, 16 / 52, 36 / 52, 16 / 52])              # of what was left, not of what was pruned before
+nobody = Journal()
+assert choose({0}, "layer", nobody, 1, {n: i.sum(0, keepdim=True) for n, i in by_group.items()}).importance is None and "choices" not in nobody.facts
+assert json.loads(json.dumps(noted.facts)) == noted.facts                           # as a checkpoint keeps it
+
+
 # %%
 #| export
 def prune_network(
@@ -277,7 +342,9 @@ def prune_network(
     score = scorer(job, images, len(journal.steps) + (journal.selected is not None), device, progress, keep_on, team)
     def trains(net, label, plan): fit(job, images, net, label, plan, journal, device, progress, team)
     after = between_steps(job, model, trains, journal)                       # before the network is brought to where it was: a lottery may go back to these weights
-    steps = prune(journal.restore(model), s.rate, score, how.select, s.keep if how.steps == "iterative" else None, how.scope, after, **note_steps(journal, model, on_step))
+    watched = Choices(score, importance_images(job, images).names, how.scope, journal)
+    told = note_steps(journal, model, on_step, watched)
+    steps = prune(journal.restore(model), s.rate, watched, how.select, s.keep if how.steps == "iterative" else None, how.scope, after, **told)
     trains(model, "final", stages(s.epochs, s.lrs))
     return Trained(model, journal.history, test_classes(job, images, model, device, team), journal), steps
 
@@ -296,6 +363,9 @@ short = replace(job, settings=replace(tiny, rate=0.6, keep=0.7), runs_root=home 
 fair, steps = prune_network(short, images, dense_network(job, images, progress=False), progress=False, on_step=None)
 print(list(dict.fromkeys(row["label"] for row in fair.history)), [round(step.sparsity, 3) for step in steps])
 assert list(dict.fromkeys(row["label"] for row in fair.history)) == ["dense", "step 1", "step 2", "step 3", "final"] and fair.predictions.shape == (16, 1)
+kept = choice_table(**fair.journal.facts["choices"])
+assert kept.step.unique().tolist() == [1, 2, 3] and kept.groupby(["step", "layer"])[["target", "kept"]].sum().sub(1).abs().max(axis=None) < 1e-9
+assert (kept.target - kept.kept).abs().median() < 1e-3 and "choices" not in snip.journal.facts       # the choice keeps the shares; one group of everybody has none
 assert np.allclose([step.sparsity for step in steps], [0.3, 0.51, 0.6], atol=1e-4) and len(fair.history) == 3 + epochs_of(short.settings)
 
 
@@ -407,7 +477,7 @@ folder = run(tiny, **places)
 sorted(f.name for f in folder.iterdir())
 
 # %%
-assert is_complete(folder) and {f.name for f in folder.iterdir()} == {"settings.json", "environment.json", "metrics.json", "history.csv", "steps.csv", "layers.csv",
+assert is_complete(folder) and {f.name for f in folder.iterdir()} == {"settings.json", "environment.json", "metrics.json", "history.csv", "steps.csv", "layers.csv", "choices.csv",
                                                                      "predictions.parquet", "model.safetensors", "masks.safetensors"}
 metrics = json.loads((folder / "metrics.json").read_text())
 print(f"{metrics['accuracy_dense']:.1f} % dense, {metrics['accuracy_pruned']:.1f} % at sparsity {metrics['sparsity']:.3f}")

@@ -184,6 +184,30 @@ assert record["classes_used"] == {"shade": ["dark", "light"]} and record["image_
 assert Settings(**{k: v for k, v in record.items() if k in asdict(tiny)}).method == "ws"
 
 # %% [markdown]
+# The choices of the pruning steps, from the journal's facts: what each group held of the importance before, and what it holds of that which was kept.
+
+# %%
+#| export
+ALL_LAYERS = "all layers"   # The row of the network as a whole, where the scope is global
+
+def choice_table(
+    groups: list[str], # Groups whose importance was measured
+    rows: list[list],  # Step, layer, shares before the choice, shares of what it keeps: the shares are lists, one number a group
+) -> pd.DataFrame:     # A row for each step, layer and group: `step`, `layer`, `group`, `target`, `kept`
+    "What each step's choice kept of the groups' shares of importance."
+    table = [(step, layer, *of_group) for step, layer, *shares in rows for of_group in zip(groups, *shares)]
+    return pd.DataFrame(table, columns=["step", "layer", "group", "target", "kept"])
+
+
+# %%
+chosen = dict(groups=["blue", "red"], rows=[[1, "fc", [0.75, 0.25], [0.7, 0.3]], [2, "fc", [0.7, 0.3], [0.7, 0.3]]])
+choice_table(**chosen)
+
+# %%
+assert choice_table(**chosen).values.tolist() == [[1, "fc", "blue", 0.75, 0.7], [1, "fc", "red", 0.25, 0.3], [2, "fc", "blue", 0.7, 0.7], [2, "fc", "red", 0.3, 0.3]]
+assert choice_table([], []).columns.tolist() == ["step", "layer", "group", "target", "kept"]
+
+# %% [markdown]
 # Tables: what was logged on the way, and the predictions.
 
 # %%
@@ -191,10 +215,12 @@ assert Settings(**{k: v for k, v in record.items() if k in asdict(tiny)}).method
 HISTORY = ["label", "stage", "epoch", "lr", "train_loss", "val_loss", "val_accuracy", "seconds", "kept"]   # of a training history, a row an epoch
 
 def write_tables(folder: Path, job: Job, dense: Trained, pruned: Trained, steps: list[Step], layers: pd.DataFrame | None):
-    "history.csv, steps.csv, predictions.parquet, and layers.csv where something was pruned"
+    "history.csv, steps.csv, predictions.parquet, layers.csv where something was pruned, and choices.csv where groups had a say in it"
     pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
     pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(folder / "steps.csv", index=False)
     if layers is not None: layers.to_csv(folder / "layers.csv")
+    if "choices" in pruned.journal.facts:
+        choice_table(**pruned.journal.facts["choices"]).to_csv(folder / "choices.csv", index=False)
     predictions_table(job, dense.predictions, pruned.predictions).to_parquet(folder / "predictions.parquet", index=False)
 
 
@@ -204,6 +230,9 @@ epoch = dict(label="dense", stage=1, epoch=1, lr=1e-3, train_loss=0.7, val_loss=
 step = Step(1, 0.9, kept=10, total=100, score_s=0.5, select_s=0.1, retrain_s=2.)
 layers = pd.DataFrame(dict(weights=[100], kept=[10]), index=pd.Index(["fc"], name="layer"))
 write_tables(files, job, untrained, replace(untrained, history=[epoch], predictions=1 - all_dark), [step], layers)
+assert not (files / "choices.csv").exists()                                         # a score without groups
+write_tables(files, job, untrained, replace(untrained, history=[epoch], predictions=1 - all_dark, journal=Journal(facts=dict(choices=chosen))), [step], layers)
+assert pd.read_csv(files / "choices.csv").equals(choice_table(**chosen))
 print((files / "steps.csv").read_text(), (files / "layers.csv").read_text())
 assert pd.read_csv(files / "steps.csv")["sparsity"][0] == 0.9 and pd.read_csv(files / "layers.csv").equals(layers.reset_index())
 assert pd.read_csv(files / "history.csv").to_dict("records") == [epoch] and pd.read_parquet(files / "predictions.parquet").equals(predicted)

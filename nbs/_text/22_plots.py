@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fairgrape.choices import choices, html_choices, plot_choice  # noqa: F401
-from fairgrape.figures import FILLS, MARKERS, ORDER, PALETTE, bar_lengths, figure_of, html_figure, html_steps, look  # noqa: F401
-from fairgrape.run_plots import plot_groups, plot_history, plot_importance, plot_shares, plot_sparsity  # noqa: F401
+from fairgrape.figures import FILLS, MARKERS, ORDER, PALETTE, bar_lengths, figure_of, html_figure, html_steps, legend_columns, look, name_ticks, plain  # noqa: F401
+from fairgrape.run_plots import plot_groups, plot_history, plot_importance, plot_kept_shares, plot_shares, plot_sparsity  # noqa: F401
 
 # %%
 from IPython.display import HTML
@@ -100,8 +100,8 @@ assert len(_panels(table, ["scope"])[1]) == 2 and (_panels(table, ["scope"])[1][
 def _legend(fig: Figure):
     "One legend for all panels, each entry once"
     entries = {label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())}
-    columns = int(12 * fig.get_size_inches()[0] / (max(map(len, entries)) + 6))   # as many as fit, at 12 letters an inch
-    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(max(columns, 1), 4), fontsize=9)
+    columns = legend_columns(list(entries), fig.get_figwidth())
+    fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns, fontsize=9)
 
 
 # %%
@@ -141,7 +141,7 @@ assert fig.get_label() == f"Disparity. ws, scope global, rate 0.9, seed 0: {tabl
 def _rho_points(ax: Axes, x, cell: pd.DataFrame, labels: list[str]):
     "ρ with its interval at `x`, in each label's look"
     for name, r in cell.groupby("label"):
-        ax.errorbar(x[r.index], r.rho, bar_lengths(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=name, **look(name, labels))
+        ax.errorbar(x[r.index], r.rho, bar_lengths(r.rho_low, r.rho, r.rho_high), ls="", capsize=3, ms=7, label=plain(name), **look(name, labels))
 
 
 # %%
@@ -217,7 +217,7 @@ def _delta_points(ax: Axes, cell: pd.DataFrame, groups: list[str], labels: list[
     for i, (_, r) in enumerate(cell.iterrows()):
         value, low, high = (r[[f"{k}:{g}" for g in groups]].to_numpy(float) for k in ("delta", "low", "high"))
         x = np.arange(len(groups)) + (i - (len(cell) - 1) / 2) * min(.16, .7 / len(cell))
-        ax.errorbar(x, value, bar_lengths(low, value, high), ls="", capsize=2, ms=5, label=r.label, **look(r.label, labels))
+        ax.errorbar(x, value, bar_lengths(low, value, high), ls="", capsize=2, ms=5, label=plain(r.label), **look(r.label, labels))
     ax.axhline(0, color="0.3", lw=1)
 
 
@@ -244,8 +244,7 @@ def plot_deltas(
     for ax, heading, cell in panels:
         _delta_points(ax, cell, groups, labels)
         ax.set(title=heading, ylabel="Δ (points)")
-        named = [f"{g}\nn = {table[f'n:{g}'].max():,.0f}" for g in groups]
-        ax.set_xticks(range(len(groups)), named, fontsize=8, rotation=0 if len(groups) < 6 else 60)
+    name_ticks([ax for ax, *_ in panels], groups, [table[f"n:{g}"].max() for g in groups])
     say = lambda r: ", ".join(f"{g} {r[f'delta:{g}']:+.1f}" for g in groups)
     _legend(fig); _describe(fig, "Change of accuracy of each group, pruned less dense, in points.", table, say)
     return fig

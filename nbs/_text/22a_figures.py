@@ -13,11 +13,14 @@ import hashlib
 import html
 import io
 from collections.abc import Sequence
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from PIL import Image
 
 # %%
@@ -178,6 +181,121 @@ print(fig, f"with {len(fig.axes)} panels; {len(plt.get_fignums())} figures are o
 
 # %%
 assert len(plt.get_fignums()) == 0 and len(fig.axes) == 2 and len(figure_of(2, 3)[1]) == 6 and isinstance(fig, DescribedFigure)
+
+
+# %% [markdown]
+# ## Any text
+#
+# Groups, classes and layers are called whatever their makers liked. matplotlib takes what stands between two dollar signs for a formula, leaves labels that begin with an
+# underscore out of legends, and draws the same box for every letter that its font lacks, so that 女 and 男 look alike. Every name that a plot
+# of this package shows goes through `plain` and comes out as it was written. A letter without a glyph becomes its code.
+
+# %%
+#| export
+@cache
+def _glyphs(font: str) -> frozenset[int]:
+    "Codes of the letters that a font file has."
+    return frozenset(get_font(font).get_charmap())
+
+
+# %%
+#| export
+def plain(
+    text,           # A name of any kind: a group, a class, a layer, a label
+    most: int = 40, # Longest text that is shown whole (letters); a longer one loses its middle
+) -> str:           # For matplotlib's titles, ticks, legends and annotations
+    "A name as matplotlib has to be given it, so that it draws the name as it is."
+    text = str(text)
+    if len(text) > most:
+        tail = (most - 1) // 2
+        text = f"{text[:most - 1 - tail]}…{text[-tail:]}"
+    known = frozenset().union(*(_glyphs(findfont(FontProperties(family=[f]))) for f in plt.rcParams["font.family"]))
+    text = "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in text)
+    if text.startswith("_"):
+        text = "\u200b" + text      # a space of no width
+    return text.replace("$", r"\$")
+
+
+# %%
+ODD = ["$5_{x}$", "_hidden", "a\\b", "<b>", "%", "😀", "$", "a$b$c\\$", "{x}"]
+
+def drawn(name):
+    "What matplotlib draws for `plain(name)` in a legend, and whether as a formula"
+    fig, (ax,) = figure_of()
+    ax.plot(0, 0, label=plain(name))
+    (text,) = ax.legend().get_texts()
+    fig.draw_without_rendering()
+    return text._preprocess_math(text.get_text())
+
+print([drawn(name)[0] for name in (*ODD, "女", "long " * 30)])
+assert [drawn(name) for name in ODD] == [(name if name != "_hidden" else "\u200b_hidden", False) for name in ODD]
+assert plain("tone-1") == "tone-1" and plain("女") == "U+5973" != plain("男") and plain(3) == "3"
+assert plain("a" * 40) == "a" * 40 and plain("a" * 30 + "b" * 30) == "a" * 20 + "…" + "b" * 19 and len(plain("x" * 99, 10)) == 10
+
+# %% [markdown]
+# Names under an axis stand upright where they fit side by side. Else they slant, and the figure grows by as much as they need.
+
+# %%
+#| export
+LETTER = .075   # Width of a letter at 8 points (inches)
+
+def name_ticks(
+    axes: Sequence[Axes],             # Panels of one figure that have the same ticks
+    names: Sequence[str],             # A name for each place 0, 1, …
+    sizes: Sequence[int] | None = None, # Images of each, shown beside the name
+):
+    "Names under the axis, upright where they fit, else slanted."
+    ax, shown = axes[0], [plain(name, 28) for name in names]
+    sizes = None if sizes is None else [f"n = {n:,.0f}" for n in sizes]
+    lines = [shown] if sizes is None else [shown, sizes]
+    letters = max(len(text) for line in lines for text in line)
+    fits = len(names) < 7 and LETTER * letters * len(names) <= ax.get_window_extent().width / ax.figure.dpi
+    labels = ["\n".join(parts) for parts in zip(*lines)]
+    slant = {}
+    if not fits:
+        labels = shown if sizes is None else [f"{name} ({n})" for name, n in zip(shown, sizes)]
+        slant = dict(rotation=60, ha="right", rotation_mode="anchor")
+        more = .7 * LETTER * max(map(len, labels)) * ax.get_gridspec().nrows
+        ax.figure.set_figheight(ax.figure.get_figheight() + more)
+    for ax in axes:
+        ax.set_xticks(range(len(names)), labels, fontsize=8, **slant)
+
+
+# %%
+#| export
+def legend_columns(
+    names: Sequence[str], # The entries
+    width: float = 7,     # Of the figure (inches)
+) -> int:                 # 1 to 4
+    "As many columns of a legend as fit: 12 letters an inch, 6 for a marker."
+    return min(max(int(12 * width / (max(map(len, names)) + 6)), 1), 4)
+
+
+# %%
+assert [legend_columns(names, 8) for names in (["ws"], ["a" * 36, "b"], ["a" * 100])] == [4, 2, 1]
+
+def ticks_of(names, **how):
+    fig, axes = figure_of(1, 2, (8, 3.5))
+    name_ticks(axes, names, **how)
+    fig.draw_without_rendering()
+    fig.set_label(f"Two empty panels with ticks: {', '.join(names)}")
+    return fig
+
+def overlap(fig):
+    "Whether two neighbouring ticks of a panel, drawn upright, overlap"
+    boxes = [t.get_window_extent() for t in fig.axes[0].get_xticklabels()]
+    return any(a.x1 > b.x0 for a, b in zip(boxes, boxes[1:]))
+
+fourteen = [f"{race} {gender}" for race in ("White", "Black", "Indian", "East Asian", "Southeast Asian", "Middle Eastern", "Latino_Hispanic") for gender in ("Male", "Female")]
+few, many = ticks_of(["women", "men"], sizes=[1500, 20]), ticks_of(fourteen, sizes=range(14))
+many
+
+# %%
+upright = few.axes[1].get_xticklabels()
+assert [t.get_text() for t in upright] == ["women\nn = 1,500", "men\nn = 20"] and not overlap(few) and few.get_figheight() == 3.5
+assert {t.get_rotation() for t in many.axes[1].get_xticklabels()} == {60} and many.axes[0].get_xticklabels()[9].get_text() == "Southeast Asian Female (n = 9)"
+assert np.isclose(many.get_figheight(), 3.5 + .7 * .075 * 31)       # "Southeast Asian Female (n = 9)" has 30 letters, "Latino_Hispanic Female (n = 13)" 31
+assert ticks_of(["a" * 20] * 4).axes[0].get_xticklabels()[0].get_rotation() == 60 and ticks_of(["_a", "$"]).axes[0].get_xticklabels()[1].get_text() == r"\$"
 
 
 # %% [markdown]

@@ -16,11 +16,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fairgrape.figures import MARKERS, PALETTE, bar_lengths, figure_of
+from fairgrape.figures import MARKERS, PALETTE, bar_lengths, figure_of, legend_columns, name_ticks, plain
+from fairgrape.results import ALL_LAYERS
 
 # %%
 import torch
 from IPython.display import HTML
+from matplotlib.text import Text
 
 from fairgrape.evaluation import compare
 from fairgrape.figures import html_figure
@@ -102,7 +104,7 @@ def plot_groups(
     _accuracy_bars(left, t); _change_points(right, t)
     for ax in (left, right):
         ax.axvline(len(t) - 1.5, color="0.8", lw=1)
-        ax.set_xticks(range(len(t)), [f"{g}\nn = {n:,}" for g, n in t.n.items()], rotation=0 if len(t) < 7 else 60, fontsize=8)
+    name_ticks([left, right], list(t.index), list(t.n))
     fig.legend(loc="outside lower left", ncols=2, fontsize=9)
     said = [f"{g} (n = {r.n:.0f}): {r.accuracy_dense:.1f} to {r.accuracy_pruned:.1f} percent" for g, r in t.iterrows()]
     fig.set_label(f"Accuracy of the dense and the pruned network for each group, and its change. {'; '.join(said)}.")
@@ -145,7 +147,7 @@ assert np.allclose([_axis_from(50, 20), _axis_from(8.1, 23), _axis_from(0, 1.2),
 #| export
 def _kept_axis(ax: Axes, layers: pd.Series, edge: float):
     "A row for each layer, percent on a logarithmic axis from `edge`"
-    ax.set_yticks(range(len(layers)), layers, fontsize=8)
+    ax.set_yticks(range(len(layers)), [plain(name) for name in layers], fontsize=8)
     ticks = [t for t in 10. ** np.arange(-6, 3) if t >= edge]
     ax.set(xscale="log", xlabel="weights kept (%)", xlim=(edge, 130), ylim=(len(layers) - .4, -.6), xticks=ticks)
     ax.xaxis.set_major_formatter("{x:g}")
@@ -213,7 +215,7 @@ def _mark_stages(axes: Sequence[Axes], labels: pd.Series):
     "A dotted line where a stage begins, in all panels, with its name in the first"
     for start in labels.index[labels != labels.shift()]:
         for ax in axes: ax.axvline(start + .5, color="0.6", lw=.8, ls=":")
-        axes[0].annotate(labels[start], (start + .55, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=7, color="0.3")
+        axes[0].annotate(plain(labels[start]), (start + .55, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=7, color="0.3")
 
 
 # %%
@@ -238,7 +240,8 @@ def plot_history(
         low.plot(x[which], h.val_accuracy[which], "o", color=PALETTE[0], ms=4, **style)
     _mark_stages((top, low), h.label)
     top.set(ylabel="loss", ylim=(0, None))
-    low.set(ylabel="validation accuracy (%)", xlabel="epoch, all stages in a row")
+    low.set(ylabel="validation accuracy (%)", xlabel="epoch, all stages in a row", xlim=(.5, len(h) + .5))
+    low.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     fig.legend(loc="outside lower center", ncols=3, fontsize=9)
     (first, last), stages = (h.iloc[i] for i in (0, -1)), ", ".join(h.label.astype(str).unique())
     fig.set_label(f"Learning curves over {len(h)} epochs ({stages}). Validation loss {first.val_loss:.2f} at first, {last.val_loss:.2f} at the end; "
@@ -256,6 +259,7 @@ show(plot_history(history), "Losses and accuracy, epoch by epoch")
 # %%
 fig = plot_history(history)
 assert len(fig.axes[0].lines[0].get_xdata()) == 9 and [t.get_text() for t in fig.axes[0].texts] == ["dense", "step 1", "step 2", "final"]
+assert all(tick == round(tick) for n in (1, 3, 5, 9, 100) for tick in plot_history(pd.concat([history] * 12)[:n]).axes[1].get_xticks())      # half an epoch does not exist
 assert fig.axes[1].lines[2].get_xdata().tolist() == [3] and fig.get_label() == (
     "Learning curves over 9 epochs (dense, step 1, step 2, final). Validation loss 1.35 at first, 0.19 at the end; validation accuracy 50.0 and 85.6 percent.")
 top, low = fig.axes
@@ -263,6 +267,28 @@ assert np.allclose([line.get_ydata() for line in top.lines[:2]], [history.train_
 assert [line.get_linestyle() for line in top.lines[:2]] == ["--", "-"] and low.lines[2].get_markerfacecolor() == "white"
 assert [t.get_text() for t in fig.legends[0].get_texts()] == ["training loss", "validation loss", "kept epoch"]
 assert (top.get_ylabel(), low.get_ylabel()) == ("loss", "validation accuracy (%)") and np.isclose(plot_history(pd.concat([history] * 10)).get_figwidth(), 10.8)
+
+# %% [markdown]
+# ## Any name
+#
+# Whatever groups and layers are called, each plot of a run draws without a warning, shows every name in its legend or its ticks, and says the names as they are in its description.
+
+# %%
+import warnings
+
+ODD = ["$5_{x}$", "_hidden", "a\\b", "<b>", "%", "😀", "$", "女", "long " * 30]
+odd_layers = pd.DataFrame({"layer": ODD, "weights": 100, "kept": range(1, 10)} | {f"{when}:{g}": 1 / 9 for when in ("before", "after") for g in ODD})
+odd_choices = pd.DataFrame([dict(step=1, layer=n, group=g, target=1 / 9, kept=1 / 9) for n in ODD for g in ODD])
+odd_table = [dict(metrics["table"][0], group=g) for g in [*ODD, "all"]]
+
+def drawn_texts(fig):
+    "All texts of a figure as they are drawn; an error for a warning"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fig.draw_without_rendering()
+    return {t._preprocess_math(t.get_text()) for t in fig.findobj(Text)}
+
+def drawn(text): return text.replace(r"\$", "$")
 
 
 # %% [markdown]
@@ -305,9 +331,10 @@ def plot_importance(
     fig, (ax,) = figure_of(size=(7, 1.7 + .25 * len(table)))
     ax.hlines(y, values.min(axis=1), values.max(axis=1), color="0.75", lw=2)
     for g, name in enumerate(table):
-        ax.plot(values[name], y, ls="", marker=MARKERS[g % 10], color=PALETTE[g % 10], mfc="white" if g % 2 else None, ms=7, label=name)
-    ax.set(xscale="log", xlabel="mean importance of a weight", ylim=(len(y) - .4, -.6)); ax.set_yticks(y, table.index, fontsize=8)
-    fig.legend(loc="outside lower right", ncols=4, fontsize=8)
+        ax.plot(values[name], y, ls="", marker=MARKERS[g % 10], color=PALETTE[g % 10], mfc="white" if (g + g // 10) % 2 else None, ms=7, label=plain(name, 28))
+    ax.set(xscale="log", xlabel="mean importance of a weight", ylim=(len(y) - .4, -.6))
+    ax.set_yticks(y, [plain(name) for name in table.index], fontsize=8)
+    fig.legend(loc="outside lower right", ncols=legend_columns([plain(name, 28) for name in table]), fontsize=8)
     said = [f"{layer}: {', '.join(f'{g} {v:.2g}' for g, v in row.items())}" for layer, row in table.iterrows()]
     fig.set_label(f"Mean importance of a weight. {'; '.join(said)}.")
     return fig
@@ -327,10 +354,91 @@ assert [t.get_text() for t in fig.legends[0].get_texts()] == ["women", "men"] an
 
 
 # %% [markdown]
-# ## Whose importance was kept
+# ## Whose importance the choice kept
 #
-# FairGRAPE's promise is that each group's share of a layer's importance is the same after pruning as before. One panel a group, layers from
-# input to output: hollow points before, filled after. Where they part, the promise was not kept.
+# FairGRAPE's promise is about the choice: of the importance that a step keeps in a layer, each group holds the share that it held of what was there before. A run notes both
+# at every step. One panel a group: a grey line for each layer, at 0 where the promise was kept exactly. In a layer that keeps a handful of weights it cannot be kept exactly.
+# With scope `global` the promise holds for all layers together, and the blue line is that; else it is the mean over the layers.
+
+# %%
+#| export
+def _gap_lines(ax: Axes, rows: pd.DataFrame, group: str):
+    "One group's kept share less its target (points) at each step: every layer, and the whole."
+    by_layer = rows.pivot(index="step", columns="layer", values="gap")
+    layers = by_layer.drop(columns=ALL_LAYERS, errors="ignore")
+    whole, name = layers.mean(axis=1), "mean over layers"
+    if ALL_LAYERS in by_layer:
+        whole, name = by_layer[ALL_LAYERS], ALL_LAYERS
+    grey = ax.plot(layers.index, layers, ".-", color="0.75", ms=4, lw=.8)
+    grey[0].set_label("one layer")
+    ax.plot(whole.index, whole, "o-", color=PALETTE[0], ms=4, lw=1.2, label=name)
+    ax.axhline(0, color="0.3", lw=.8)
+    ax.set_title(f"{plain(group, 24)}\ntarget {100 * rows.target.mean():.0f} %", fontsize=9)
+    ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
+# %%
+#| export
+def plot_kept_shares(
+    choices: pd.DataFrame, # A run's choices: step, layer, group, target, kept (shares in [0, 1])
+) -> Figure:               # A panel per group
+    "How far each pruning step's choice is from the groups' target shares, in each layer."
+    if not len(choices):
+        raise ValueError("no choices by group: this run's score has one group of everybody, or it is older than that record")
+    table = choices.assign(gap=100 * (choices.kept - choices.target))
+    groups, steps = list(dict.fromkeys(table.group)), table.step.unique()
+    columns, rows = min(len(groups), 4), -(-len(groups) // 4)
+    fig, axes = figure_of(rows, columns, (max(7, 2.3 * columns), .9 + 2.1 * rows), sharex=True, sharey=True)
+    for ax, g in zip(axes, groups):
+        _gap_lines(ax, table[table.group == g], g)
+    for ax in axes[len(groups):]:
+        ax.set_visible(False)
+    most = max(1, 1.1 * table.gap.abs().max())
+    axes[0].set(xlim=(steps.min() - .5, steps.max() + .5), ylim=(-most, most))
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
+    fig.supylabel("kept share − target (points)", fontsize=9)
+    fig.supxlabel("pruning step: of the importance that its choice keeps", fontsize=9)
+    worst = [(g, table.loc[t.gap.abs().idxmax()]) for g, t in table.groupby("group", sort=False)]
+    said = [f"{g} {r.gap:+.2f} points (step {r.step}, {r.layer})" for g, r in worst]
+    fig.set_label(f"Each group's share of the importance that a step's choice keeps, less its target, over {len(steps)} steps. "
+                  f"Largest gap: {', '.join(said)}.")
+    return fig
+
+
+# %%
+rng, names = np.random.default_rng(0), [f"layer {i}" for i in range(12)]
+drift = [dict(step=s, layer=n, group=g, target=t, kept=t + sign * .02 * rng.normal() / (12 - i) ** .5)
+         for s in (1, 2, 3, 4) for i, n in enumerate(names) for g, t, sign in (("women", .4, 1), ("men", .6, -1))]
+show(plot_kept_shares(pd.DataFrame(drift)), "A choice that comes close to its targets, closest in the first layers")
+
+# %% [markdown]
+# Two layers and two steps by hand. In step 1 layer b keeps 5 points too much for x, in step 2 layer a 2 points too little.
+
+# %%
+two = pd.DataFrame([(1, "a", .5, .5), (1, "b", .4, .45), (2, "a", .5, .48), (2, "b", .4, .4)], columns=["step", "layer", "target", "kept"])
+two = pd.concat([two.assign(group="x"), two.assign(group="y", target=1 - two.target, kept=1 - two.kept)], ignore_index=True)
+fig = plot_kept_shares(two)
+x, y = fig.axes
+assert np.allclose([line.get_ydata() for line in x.lines[:3]], [[0, -2], [5, 0], [2.5, -1]]) and np.allclose(y.lines[2].get_ydata(), [-2.5, 1])
+assert [ax.get_title() for ax in fig.axes] == ["x\ntarget 45 %", "y\ntarget 55 %"] and np.allclose(x.get_ylim(), (-5.5, 5.5))
+assert "Largest gap: x +5.00 points (step 1, b), y -5.00 points (step 1, b)." in fig.get_label()
+assert [t.get_text() for t in fig.legends[0].get_texts()] == ["one layer", "mean over layers"]
+assert all(tick == round(tick) for tick in x.get_xticks())
+whole = plot_kept_shares(pd.concat([two, two[two.layer == "a"].assign(layer=ALL_LAYERS)]))
+assert np.allclose(whole.axes[0].lines[2].get_ydata(), [0, -2]) and whole.legends[0].get_texts()[1].get_text() == ALL_LAYERS
+try:
+    plot_kept_shares(two[:0])
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("choices were plotted that are not there")
+
+
+# %% [markdown]
+# ## Whose importance is left after training
+#
+# What the choice kept, the final training moves again: weights change, and with them what they mean to whom. This picture compares the dense network (hollow) with the network at the very end
+# (filled), one panel a group, layers from input to output. It is no test of the promise, and from seed to seed it differs widely.
 
 # %%
 #| export
@@ -340,7 +448,7 @@ def _share_lines(ax: Axes, layers: pd.DataFrame, group: str, equal: float):
     ax.plot(x, 100 * layers[f"before:{group}"], "o--", mfc="white", color=PALETTE[3], ms=5, lw=1, label="before")
     ax.plot(x, 100 * layers[f"after:{group}"], "o-", color=PALETTE[0], ms=3, lw=1, label="after")
     ax.axhline(equal, color="0.6", lw=.8, ls=":")
-    ax.set_title(group, fontsize=9)
+    ax.set_title(plain(group, 24), fontsize=9)
 
 
 # %%
@@ -356,19 +464,20 @@ assert ax.lines[0].get_markerfacecolor() == "white" != ax.lines[1].get_markerfac
 def plot_shares(
     layers: pd.DataFrame, # Columns layer and, for each group, `before:<group>` and `after:<group>` (shares in [0, 1])
 ) -> Figure:              # A panel per group
-    "Each group's share of each layer's importance before and after pruning."
+    "Each group's share of each layer's importance in the dense network and after the final training."
     groups = [c[7:] for c in layers if c.startswith("before:")]
     if not groups: raise ValueError("layers has no column before:<group>: this run recorded no importance shares")
     columns, rows = min(len(groups), 4), -(-len(groups) // 4)
     fig, axes = figure_of(rows, columns, (max(7, 2.3 * columns), .9 + 2.1 * rows), sharex=True, sharey=True)
     for ax, g in zip(axes, groups): _share_lines(ax, layers, g, 100 / len(groups))
     for ax in axes[len(groups):]: ax.set_visible(False)
-    axes[0].xaxis.get_major_locator().set_params(integer=True)
+    axes[0].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
     fig.supylabel("share of importance (%)", fontsize=9)
-    fig.supxlabel(f"layer, from {layers.layer.iloc[0]} (0) to {layers.layer.iloc[-1]} ({len(layers) - 1}); dotted: equal shares", fontsize=9)
+    fig.supxlabel(f"layer, from {plain(layers.layer.iloc[0])} (0) to {plain(layers.layer.iloc[-1])} ({len(layers) - 1}); dotted: equal shares", fontsize=9)
     moved = [f"{g} {100 * (layers[f'after:{g}'] - layers[f'before:{g}']).abs().max():.2f} points" for g in groups]
-    fig.set_label(f"Share of importance per layer before and after pruning. Largest change: {', '.join(moved)}.")
+    fig.suptitle("the dense network (before) and the pruned one after its final training (after)", fontsize=9)
+    fig.set_label(f"Share of importance per layer in the dense network and after the final training. Largest change: {', '.join(moved)}.")
     return fig
 
 
@@ -388,6 +497,16 @@ assert fig.get_supylabel() == "share of importance (%)" and fig.get_supxlabel() 
 assert all(tick == round(tick) for tick in fig.axes[0].get_xticks())                                     # half a layer does not exist
 five = plot_shares(pd.DataFrame({"layer": ["a"]} | {f"{when}:{g}": [.2] for when in ("before", "after") for g in "pqrst"}))
 assert [ax.get_visible() for ax in five.axes] == [True] * 5 + [False] * 3 and np.allclose(five.get_size_inches(), [9.2, 5.1])
+
+# %%
+odd_importance = {n: torch.rand(9, 3) + .1 for n in ODD}
+for fig, most in ((plot_groups(dict(table=odd_table)), 28), (plot_sparsity(odd_layers), 40), (plot_importance(odd_importance, ODD), 28), (plot_shares(odd_layers), 24),
+                  (plot_kept_shares(odd_choices), 24)):
+    said = {text for text, formula in drawn_texts(fig) if not formula}
+    shown = [drawn(plain(name, most)) for name in ODD]
+    assert all(any(name in text for text in said) for name in shown), said
+    assert "long long" in fig.get_label() or "$5_{x}$" in fig.get_label()
+fig
 
 # %%
 try: plot_shares(layers)

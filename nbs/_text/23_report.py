@@ -15,10 +15,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fairgrape.evaluation import collapse_notes, collapse_table
 from fairgrape.comparison import display_table, markdown_table, report_table, seed_floor, verdicts
 from fairgrape.finished import ADDED, LARGE, SMALL, Run, experiment, find_runs, load_run, variant
 from fairgrape.figures import html_figure
-from fairgrape.plots import plot_deltas, plot_disparity, plot_groups, plot_history, plot_price, plot_shares, plot_sparsity
+from fairgrape.plots import plot_deltas, plot_disparity, plot_groups, plot_history, plot_kept_shares, plot_price, plot_shares, plot_sparsity
 
 # %% [markdown]
 # What is needed to read run folders ([finished runs](23a_finished.ipynb)) and to compare them ([comparing runs](23b_comparison.ipynb)) is to be had from this module as well.
@@ -157,7 +158,8 @@ assert _rounded(layers).values.tolist() == [["conv1", "1.23", "3", "–"], ["fc"
 HOW_TO_READ = """<p>Each run trains a dense network, prunes it and compares the two on the same test images. <b>Δ</b> of a group is its
 accuracy after pruning less that before, in percentage points. <b>ρ</b> is the standard deviation (n − 1) of Δ over the
 groups: 0 if all lost alike, larger the more unequal the losses. <b>ψ</b> is how much more the worst group lost than all
-test images together.</p>
+test images together. A network that has <b>collapsed</b>, to one answer for everybody, has a small ρ that means nothing; such networks
+are named below their table.</p>
 <p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large: its mean is what ρ
 would be on average if all groups had truly lost the same, and only one test set in twenty exceeds its 95 % value. The
 <b>interval</b> in brackets holds the true disparities that agree with what was observed, at 95 %; if it begins at 0, the
@@ -175,8 +177,8 @@ table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nu
 caption span{position:sticky;left:0;display:inline-block;max-width:88vw}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
 th:first-child{text-align:left;position:sticky;left:0;background:#f3f3f3}
-thead th{vertical-align:bottom;white-space:normal;min-width:4rem;background:#f3f3f3}
-figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption,.note{color:#444;font-size:.9rem}
+thead th{vertical-align:bottom;white-space:normal;min-width:3rem;background:#f3f3f3}
+.words td{white-space:normal;text-align:left;max-width:48rem}figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption,.note{color:#444;font-size:.9rem}
 @media(max-width:640px){img{max-width:none;width:640px}ul{padding-left:1.2rem}}"""
 
 
@@ -214,12 +216,20 @@ assert _list("Against ws", ["x & y", "x & y", "z"]) == "<h3>Against ws</h3><ul><
 
 # %%
 #| export
+def _notes(run: Run) -> list[str]:
+    "A run's notes, without those on collapse, which have a table of their own."
+    own = set(collapse_notes(run.metrics.get("rates", [])))
+    return [note for note in run.metrics.get("notes", []) if note not in own]
+
+
+# %%
+#| export
 def _said(table: pd.DataFrame, runs: list[Run], floor: pd.DataFrame, against: str) -> str:
     "The second floor, the comparisons with the baseline, and what could not be measured, in sentences."
     seeds = "; ".join(f"seeds {r.seeds}: {r.rho:.1f}" for r in floor.itertuples())
     return ((f"<p>ρ between dense networks of different seeds, a second floor, in points: {seeds}.</p>" if seeds else "")
             + _list(f"Against {against}", verdicts(table, against))
-            + _list("What could not be measured", (note for run in runs for note in run.metrics.get("notes", []))))
+            + _list("What could not be measured", (note for run in runs for note in _notes(run))))
 
 
 # %%
@@ -245,15 +255,90 @@ def _run_section(run: Run) -> str:
     figures = [(plot_groups(run.metrics), "Accuracy of each group, dense and pruned, and its change, with 95 % intervals."),
                (plot_sparsity(run.layers), "Weights kept in each layer."),
                (plot_history(run.history), "Learning curves; dotted lines part dense training, pruning steps and final training.")]
+    if len(run.choices):
+        figures.append((plot_kept_shares(run.choices), "What each step’s choice kept: each group’s share of the importance, less its target."))
     if any(c.startswith("before:") for c in run.layers):
-        figures.append((plot_shares(run.layers), "Each group’s share of each layer’s importance before and after pruning."))
+        figures.append((plot_shares(run.layers), "Each group’s share of each layer’s importance in the dense network and after the final training; not what the choice kept."))
     return f"<details><summary>{html.escape(run.path.name)}</summary>{''.join(html_figure(*f) for f in figures)}</details>"
 
 
 # %%
 print(_run_section(run)[:200], "…")
 assert _run_section(run).count("<figure>") == 4 and _run_section(run).startswith("<details><summary>fairgrape-0.9-layer-0-0</summary>")
+chosen = replace(run, path=root.parent / "chosen" / run.path.name)
+chosen.path.mkdir(parents=True)
+pd.DataFrame([dict(step=i, layer="fc", group=g, target=.25, kept=.25) for i in (1, 2) for g in names]).to_csv(chosen.path / "choices.csv", index=False)
+assert _run_section(chosen).count("<figure>") == 5 and "What each step’s choice kept" in _run_section(chosen)
 assert _run_section(replace(run, layers=run.layers[["layer", "weights", "kept"]])).count("<figure>") == 3 and "licence" in HOW_TO_READ and "debias" not in HOW_TO_READ
+
+# %% [markdown]
+# A table that is wider than the window hides its last columns, and nobody misses them. So what all runs have in common stands above the table once,
+# and where there are more than six groups, their changes get tables of their own, eight groups in each.
+
+# %%
+#| export
+COMMON_COLUMNS = ("Scope", "Keep a step", "Retraining epochs a step", "Seed", "Dataset", "Groups", "Test images", "Network")
+
+def _result_table(shown: pd.DataFrame, caption: str) -> str:
+    "The table of `display_table` without what is equal in all rows, which is said before it."
+    same = [c for c in COMMON_COLUMNS if shown[c].nunique() == 1]
+    said = "; ".join(f"{c.lower()} {shown[c].iloc[0]}" for c in same)
+    shown = shown.drop(columns=same)
+    of_groups = [c for c in shown if c.startswith("Δ ")]
+    head = f"<p>In all rows: {html.escape(said)}.</p>" if same else ""
+    if len(of_groups) <= 6:
+        return head + html_table(shown, caption)
+    keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
+    parts = [of_groups[i:i + 8] for i in range(0, len(of_groups), 8)]
+    more = [html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).") for i, part in enumerate(parts, 1)]
+    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
+
+
+# %%
+wide = display_table(report_table(runs))
+print(_result_table(wide[wide.Method == "ws"], "WS")[:200], "…")
+assert _result_table(wide, "All").startswith("<p>In all rows: dataset synthetic; groups tone; test images 400; network resnet10, 32 px.</p>")
+assert "<th scope=\"col\">Dataset" not in _result_table(wide, "All") and "<th scope=\"col\">Seed" in _result_table(wide, "All")
+many = wide.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3)})
+assert _result_table(many, "All").count("<table>") == 2 and "group 2" not in _result_table(many, "All").split("</table>")[0]
+fourteen = many.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3, 10)})
+assert _result_table(fourteen, "All").count("<table>") == 3 and "(2 of 2)" in _result_table(fourteen, "All")
+
+
+# %% [markdown]
+# A network that always gives the same answer has a small ρ. Which networks have collapsed, and in what, stands right below the table: for old runs too, since their rates tell.
+
+# %%
+#| export
+def _collapsed(runs: Iterable[Run]) -> str:
+    "Networks that never predict a class or are no better than the commonest one; nothing where there are none."
+    rows = {}
+    for run in runs:
+        rates = run.metrics.get("rates", [])
+        for network in dict.fromkeys(collapse_table(rates)["network"]):
+            notes = [note for note in collapse_notes(rates) if note.startswith(f"the {network} network ")]
+            name = f"dense, seed {run.settings['seed']}" if network == "dense" else run.path.name
+            if notes:
+                rows[name, *notes] = {"Network": name, "What it does": "; ".join(note.removeprefix(f"the {network} network ") for note in notes)}
+    if not rows:
+        return ""
+    said = ("A network that gives one answer to everybody treats all groups alike, and its changes by group only count that answer. "
+            "Where a network is no better than the commonest class (marked †), its ρ and ψ mean nothing, however small they are.")
+    table = html_table(pd.DataFrame(list(rows.values())), "Classes never predicted, and networks no better than the commonest class")
+    return f"<h3>Networks that have collapsed</h3><p>{said}</p><div class='words'>{table}</div>"
+
+
+# %%
+y = np.arange(400) % 3 % 2
+man = compare(y, y, 0 * y, np.arange(400) % 4, {"gender": ["man", "woman"]}, names, B=50)
+constant = replace(run, path=root / "all-men", metrics=man)
+print(_collapsed([constant, run]))
+assert "never predicts 1 of 2 classes that the test images have: woman" in _collapsed([constant]) and "all-men" in _collapsed([constant, run])
+assert "no better than always answering man: 66.8 %" in _collapsed([constant]) and "ρ and ψ mean nothing" in _collapsed([constant])
+assert _collapsed([run]) == _collapsed([]) == "" and _collapsed([constant, constant]).count("<tr>") == 2
+assert _notes(replace(run, metrics=man | dict(notes=[*man["notes"], "one more"]))) == ["one more"]
+blank = replace(run, path=root / "guess", metrics=compare(y, 0 * y, 0 * y, np.arange(400) % 4, {"gender": ["man", "woman"]}, names, B=50))
+assert "dense, seed 0" in _collapsed([blank]) and _collapsed([blank]).count("<tr>") == 3
 
 
 # %% [markdown]
@@ -267,7 +352,8 @@ def _experiment_section(name: str, table: pd.DataFrame, runs: list[Run], floor: 
     left = f"<p class='note'>The other {len(runs) - details} runs’ own figures are left out.</p>" if len(runs) > details else ""
     return "".join([
         f"<h2>{html.escape(title)}</h2><p class='settings'>{html.escape(rest)}</p>",
-        html_table(display_table(table), f"{title}: {len(table)} runs. Accuracy in percent, the rest in points."),
+        _result_table(display_table(table), f"{title}: {len(table)} runs. Accuracy in percent, the rest in points."),
+        _collapsed(runs),
         _said(table, runs, floor, against),
         html_figure(plot_disparity(table), "ρ with its 95 % interval; the hatched bar is the noise floor, below which a ρ is no evidence."),
         html_figure(plot_deltas(table), "Δ of each group with its 95 % interval, at equal scope and rate."),
@@ -373,6 +459,75 @@ assert len(having("img")) == 3 + 2 * 4 and all(len(i["alt"]) > 40 and i["src"].s
 assert all(t.get("scope") in ("row", "col") for t in having("th")) and not having("link") and not having("script")
 text = page.read_text(encoding="utf-8")
 assert "is not lower than ws" in text and "a second floor" in text and "400" in text
+
+# %% [markdown]
+# A table that is wider than the window hides its last columns, and nobody misses them. So what all runs have in common stands above the table once,
+# and where there are more than six groups, their changes get tables of their own, eight groups in each.
+
+# %%
+#| export
+COMMON_COLUMNS = ("Scope", "Keep a step", "Retraining epochs a step", "Seed", "Dataset", "Groups", "Test images", "Network")
+
+def _result_table(shown: pd.DataFrame, caption: str) -> str:
+    "The table of `display_table` without what is equal in all rows, which is said before it."
+    same = [c for c in COMMON_COLUMNS if shown[c].nunique() == 1]
+    said = "; ".join(f"{c.lower()} {shown[c].iloc[0]}" for c in same)
+    shown = shown.drop(columns=same)
+    of_groups = [c for c in shown if c.startswith("Δ ")]
+    head = f"<p>In all rows: {html.escape(said)}.</p>" if same else ""
+    if len(of_groups) <= 6:
+        return head + html_table(shown, caption)
+    keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
+    parts = [of_groups[i:i + 8] for i in range(0, len(of_groups), 8)]
+    more = [html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).") for i, part in enumerate(parts, 1)]
+    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
+
+
+# %%
+wide = display_table(report_table(runs))
+print(_result_table(wide[wide.Method == "ws"], "WS")[:200], "…")
+assert _result_table(wide, "All").startswith("<p>In all rows: dataset synthetic; groups tone; test images 400; network resnet10, 32 px.</p>")
+assert "<th scope=\"col\">Dataset" not in _result_table(wide, "All") and "<th scope=\"col\">Seed" in _result_table(wide, "All")
+many = wide.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3)})
+assert _result_table(many, "All").count("<table>") == 2 and "group 2" not in _result_table(many, "All").split("</table>")[0]
+fourteen = many.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3, 10)})
+assert _result_table(fourteen, "All").count("<table>") == 3 and "(2 of 2)" in _result_table(fourteen, "All")
+
+
+# %% [markdown]
+# A network that always gives the same answer has a small ρ. Which networks have collapsed, and in what, stands right below the table: for old runs too, since their rates tell.
+
+# %%
+#| export
+def _collapsed(runs: Iterable[Run]) -> str:
+    "Networks that never predict a class or are no better than the commonest one; nothing where there are none."
+    rows = {}
+    for run in runs:
+        rates = run.metrics.get("rates", [])
+        for network in dict.fromkeys(collapse_table(rates)["network"]):
+            notes = [note for note in collapse_notes(rates) if note.startswith(f"the {network} network ")]
+            name = f"dense, seed {run.settings['seed']}" if network == "dense" else run.path.name
+            if notes:
+                rows[name, *notes] = {"Network": name, "What it does": "; ".join(note.removeprefix(f"the {network} network ") for note in notes)}
+    if not rows:
+        return ""
+    said = ("A network that gives one answer to everybody treats all groups alike, and its changes by group only count that answer. "
+            "Where a network is no better than the commonest class (marked †), its ρ and ψ mean nothing, however small they are.")
+    table = html_table(pd.DataFrame(list(rows.values())), "Classes never predicted, and networks no better than the commonest class")
+    return f"<h3>Networks that have collapsed</h3><p>{said}</p><div class='words'>{table}</div>"
+
+
+# %%
+y = np.arange(400) % 3 % 2
+man = compare(y, y, 0 * y, np.arange(400) % 4, {"gender": ["man", "woman"]}, names, B=50)
+constant = replace(run, path=root / "all-men", metrics=man)
+print(_collapsed([constant, run]))
+assert "never predicts 1 of 2 classes that the test images have: woman" in _collapsed([constant]) and "all-men" in _collapsed([constant, run])
+assert "no better than always answering man: 66.8 %" in _collapsed([constant]) and "ρ and ψ mean nothing" in _collapsed([constant])
+assert _collapsed([run]) == _collapsed([]) == "" and _collapsed([constant, constant]).count("<tr>") == 2
+assert _notes(replace(run, metrics=man | dict(notes=[*man["notes"], "one more"]))) == ["one more"]
+blank = replace(run, path=root / "guess", metrics=compare(y, 0 * y, 0 * y, np.arange(400) % 4, {"gender": ["man", "woman"]}, names, B=50))
+assert "dense, seed 0" in _collapsed([blank]) and _collapsed([blank]).count("<tr>") == 3
 
 # %% [markdown]
 # Runs of two experiments are never in one table: a second section is made. And figures can be limited.

@@ -83,6 +83,13 @@ class Run:
     @cached_property
     def predictions(self) -> pd.DataFrame: return pd.read_parquet(self.path / "predictions.parquet")
     @cached_property
+    def choices(self) -> pd.DataFrame:
+        "Shares of importance at each step's choice; empty for older runs, and where the score has no groups"
+        file = self.path / "choices.csv"
+        columns = ["step", "layer", "group", "target", "kept"]
+        if not file.is_file(): return pd.DataFrame(columns=columns)
+        return pd.read_csv(file, dtype=dict(layer=str, group=str), keep_default_na=False)
+    @cached_property
     def weights(self) -> dict[str, Tensor]: return load_file(self.path / "model.safetensors")
     @cached_property
     def masks(self) -> dict[str, Tensor]: return {name: mask.bool() for name, mask in load_file(self.path / "masks.safetensors").items()}
@@ -98,6 +105,10 @@ run
 # %%
 assert "method ws" in repr(run) and run.masks["fc.weight"].dtype == torch.bool and run.weights["fc.weight"].sum() == 3
 assert len(run.predictions) == 400 and run.predictions is run.predictions      # read once
+assert run.choices.empty and list(run.choices) == ["step", "layer", "group", "target", "kept"]             # an older run
+(chosen := root.parent / "chosen").mkdir()
+pd.DataFrame(dict(step=[1, 1], layer=["0", "0"], group=["NA", "1"], target=[.5, .5], kept=[.4, .6])).to_csv(chosen / "choices.csv", index=False)
+assert Run(chosen, {}, {}, {}, *[pd.DataFrame()] * 3).choices.values.tolist() == [[1, "0", "NA", .5, .4], [1, "0", "1", .5, .6]]     # names stay text
 
 
 # %% [markdown]

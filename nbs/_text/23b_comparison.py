@@ -16,7 +16,7 @@ import pandas as pd
 
 from fairgrape import baselines
 from fairgrape.as_released import as_released
-from fairgrape.evaluation import disparity
+from fairgrape.evaluation import collapsed, disparity
 from fairgrape.finished import ADDED, Run, experiment, variant
 
 # %% [markdown]
@@ -133,7 +133,7 @@ def _row(run: Run) -> dict:
     s, m, (keep, epochs) = run.settings, run.metrics, _rounds(run)
     row = {"run": run.path.name, "experiment": experiment(s)} | {k: s.get(k) for k in ("dataset", "task", "groups", "network", "image_size", "method")}
     row |= dict(variant=variant(s), label=variant(s), scope=s.get("scope"), seed=s.get("seed"), rate=float(s["rate"]), keep=keep, retrain_epochs=epochs, importance_cap=_cap(s),
-                test_images=m["n"], accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"])
+                collapsed=" and ".join(collapsed(m.get("rates", []))), test_images=m["n"], accuracy_dense=m["accuracy_dense"], accuracy=m["accuracy_pruned"])
     return row | _measured(m)
 
 
@@ -253,9 +253,10 @@ def display_table(
 ) -> pd.DataFrame:       # The same as text, with headings for people
     "The table as a reader wants it: rounded, intervals beside values, n in the headings of the groups."
     t, one = table, "{:.1f}".format
+    collapsed = t.get("collapsed", pd.Series("", t.index))        # no better than the commonest class
     between = lambda k: [f"{v:.1f} [{a:.1f}, {b:.1f}]" for v, a, b in zip(t[k], t[f"{k}_low"], t[f"{k}_high"])]
     shown = {"Method": t.label, "Rate": t.rate.map(_plain), "Scope": t.scope, "Accuracy dense": t.accuracy_dense.map(one),
-             "Accuracy": t.accuracy.map(one), "ρ [95 %]": between("rho"),
+             "Accuracy": [one(a) + (" †" if gone else "") for a, gone in zip(t.accuracy, collapsed)], "ρ [95 %]": between("rho"),
              "Floor of ρ: mean, 95 %": [f"{a:.1f}, {b:.1f}" for a, b in zip(t.floor_mean, t.floor_95)], "ψ [95 %]": between("psi")}
     how = {"Keep a step": t.keep.map(_plain), "Retraining epochs a step": t.retrain_epochs.map(_plain), "Seed": t.seed, "Dataset": t.dataset,
            "Groups": t.groups, "Test images": t.test_images.map("{:,}".format), "Network": [f"{n}, {px} px" for n, px in zip(t.network, t.image_size)]}
@@ -272,6 +273,10 @@ assert set(shown[shown.Method == "ws"]["Keep a step"]) == {"–"} and set(shown[
 first = table.iloc[0]
 assert shown["ρ [95 %]"][0] == f"{first.rho:.1f} [{first.rho_low:.1f}, {first.rho_high:.1f}]" and shown["ψ [95 %]"][0].startswith(f"{first.psi:.1f} [")
 assert shown["Accuracy"][0] == f"{first.accuracy:.1f}"
+guess = example((.0, .0, .0, .0))
+guess = replace(guess, metrics=compare(y := np.arange(400) % 3 % 2, y, 0 * y, np.arange(400) % 4, {"smile": ["no", "yes"]}, names, B=50))
+assert report_table([guess]).collapsed[0] == "pruned" and display_table(report_table([guess]))["Accuracy"][0] == "66.8 †"    # 267 of 400 do not smile
+assert report_table(runs).collapsed.eq("").all() and not display_table(table.drop(columns="collapsed"))["Accuracy"].str.contains("†").any()
 
 
 # %% [markdown]
@@ -314,17 +319,22 @@ def _sentence(own: pd.Series, base: pd.Series) -> str:
     low = " Both lie within the noise floor." if own.rho <= own.floor_95 and base.rho <= base.floor_95 else ""
     keep = "" if np.isnan(own.keep) else f", keep {own.keep:g}, retraining epochs a step: {own.retrain_epochs:g}"
     at = f"At rate {own.rate:g}, scope {own['scope']}, seed {own.seed}{keep}"
-    return f"{at}: {verdict}; accuracy {own.accuracy:.1f} against {base.accuracy:.1f}.{low}"
+    gone = [r.label for r in (own, base) if r.get("collapsed")]
+    nothing = f" It says nothing: {' and '.join(gone)} {'are' if len(gone) > 1 else 'is'} no better than the commonest class." if gone else ""
+    return f"{at}: {verdict}; accuracy {own.accuracy:.1f} against {base.accuracy:.1f}.{low}{nothing}"
 
 
 # %%
 same = dict(rate=.9, scope="layer", seed=0)
 base = pd.Series(dict(label="ws", rho=9., rho_low=8., rho_high=10., floor_95=5., keep=np.nan, accuracy=80., retrain_epochs=np.nan) | same)
 better = pd.Series(dict(label="fairgrape", rho=1., rho_low=0., rho_high=2., floor_95=5., keep=.6, accuracy=82.5, retrain_epochs=1.) | same)
-print(_sentence(better, base), _sentence(base, better), sep="\n")
+gone = pd.Series(dict(base) | dict(collapsed="pruned"))
+print(_sentence(better, base), _sentence(base, better), _sentence(better, gone), sep="\n")
 
 # %%
 assert _sentence(better, base) == "At rate 0.9, scope layer, seed 0, keep 0.6, retraining epochs a step: 1: fairgrape’s ρ 1.0 [0.0, 2.0] is lower than ws’s 9.0 [8.0, 10.0]; accuracy 82.5 against 80.0."
+assert _sentence(better, base).endswith("82.5 against 80.0.") and _sentence(better, gone).endswith(" It says nothing: ws is no better than the commonest class.")
+assert _sentence(gone, gone).endswith("ws and ws are no better than the commonest class.")
 assert "is not lower than fairgrape’s" in _sentence(base, better) and "keep" not in _sentence(base, better) and "is not lower" in _sentence(base, base)
 with_other = lambda **more: _sentence(pd.Series(dict(better) | more), base)
 assert "but the intervals overlap" in with_other(rho_high=8.) and "overlap" not in with_other(rho_high=7.9)

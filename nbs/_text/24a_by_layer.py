@@ -27,7 +27,7 @@ from fairgrape.evaluation import disparities, disparity
 from fairgrape.finished import Run
 from fairgrape.importance_data import find_clusters
 from fairgrape.models import predict_classes
-from fairgrape.plots import PALETTE, figure_of
+from fairgrape.plots import PALETTE, figure_of, plain
 from fairgrape.preparation import Job, prepare
 from fairgrape.training import predict
 
@@ -130,8 +130,9 @@ def plot_layers(
         x = np.arange(len(t))
         ax.bar(x, t.floor_95, .8, color="0.9", hatch="....", edgecolor="0.7", lw=0, label="noise floor (95 %)")
         ax.plot(x, t.rho, "o", color=PALETTE[0], ms=4, label="ρ of this layer's pruning")
-        ax.set(title=label, ylabel="ρ (points)", ylim=(0, None))
-    axes[-1].set_xlabel(f"layer, from {t.index[0]} (0) to {t.index[-1]} ({len(t) - 1})")
+        ax.set(title=plain(label, 100), ylabel="ρ (points)", ylim=(0, None))
+    axes[-1].set_xlabel(f"layer, from {plain(t.index[0])} (0) to {plain(t.index[-1])} ({len(t) - 1})")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
     most = [f"{label}: largest at {t.rho.idxmax()}, {t.rho.max():.1f} points, floor {t.floor_95[t.rho.idxmax()]:.1f}" for label, t in tables.items()]
     fig.set_label(f"Disparity ρ when one layer alone is pruned, layer by layer. {'; '.join(most)}.")

@@ -65,7 +65,7 @@ from fairgrape.clusters import clusters_table
 from fairgrape.data import label_columns
 from fairgrape.experiment import (at_work, check_images, dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, run_together, save_run, set_up,
                                   share_table, starting_network)
-from fairgrape.plots import plot_groups, plot_history, plot_shares, plot_sparsity
+from fairgrape.plots import plot_groups, plot_history, plot_kept_shares, plot_shares, plot_sparsity
 from fairgrape.preparation import group_counts
 from fairgrape.report import load_run
 started = time.perf_counter()
@@ -131,6 +131,7 @@ if settings.method != "dense": display(plot_sparsity(run.layers))
 
 # %%
 import pandas as pd
+pd.set_option("display.html.use_mathjax", False)     # names of groups are no formulas
 pd.DataFrame(run.metrics["table"]).set_index("group").round(2)
 
 # %%
@@ -142,7 +143,15 @@ if settings.method != "dense": display(pd.DataFrame(run.metrics["disparities"]).
 # %% [markdown]
 # ## What the weights are important for
 #
-# Each group's share of each layer's importance, before and after.
+# At each step, of the importance that the choice keeps in a layer: each group's share, less its target, which is its share of what was there before.
+# A score with one group of everybody has no targets.
+
+# %%
+if len(run.choices): display(plot_kept_shares(run.choices))
+elif settings.method != "dense": print("No shares of the choice: this score has one group of everybody, or the run is older than their record.")
+
+# %% [markdown]
+# And each group's share of each layer's importance in the dense network and after the final training, which moves it again.
 
 # %%
 if settings.method != "dense": display(plot_shares(run.layers))

@@ -255,7 +255,8 @@ assert shown.delta_low["group D"] > shown.delta_high[["group A", "group B", "gro
 # %% [markdown]
 # ## In short
 #
-# 1. **Accuracy first.** A network that guesses treats everybody alike: ρ = 0.
+# 1. **Accuracy first.** A network that guesses treats everybody alike: ρ = 0. One that gives the same answer to everybody has the share of that answer as its accuracy in each group, and a ρ that
+#    means nothing. The report names such networks below its table and marks them with †.
 # 2. **Then ρ against its floor**, and the interval, which asks for a little more: does it begin at 0? If so, the test set shows no disparity, and its upper end says what might be there all the same.
 # 3. **Then who**: the Δ of every group with its interval. ρ counts a gain like a loss; ψ counts the worst-off group only.
 # 4. **Two methods differ** when their intervals do not overlap, at equal rate and scope and after as much training. One seed is one draw: networks of other seeds differ too, and none of these intervals holds that. The report's
