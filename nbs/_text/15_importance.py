@@ -260,7 +260,7 @@ norm.training, norm.running_mean
 
 # %%
 #| export
-_NO_GRAD = "take torch.no_grad() and torch.inference_mode() from around the call"
+NO_GRAD = "take torch.no_grad() and torch.inference_mode() from around the call"
 
 def one_number(value) -> Tensor:
     "The loss of a batch as it is. Raises: ValueError unless it is one number in a tensor"
@@ -280,7 +280,7 @@ def _loss_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable, autocast: t
         raise ValueError(f"the network is on {', '.join(sorted(there))} and the batches are on {', '.join(sorted(here))}: bring both to one device, "
                          "with model.to(device) or with batch.to(device) in the loader") from error
     if not value.requires_grad:
-        raise ValueError(f"the loss of a batch has no gradient: {_NO_GRAD}, and .detach() and .item() out of the network and the loss")
+        raise ValueError(f"the loss of a batch has no gradient: {NO_GRAD}, and .detach() and .item() out of the network and the loss")
     return value
 
 def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Tensor | None]:
@@ -466,7 +466,7 @@ def group_importance(
     Each image goes forward and backward once, whatever G is. Beside the result (and one group's sums, where it lies elsewhere) no more than a layer's gradient and its square are held.
     Raises: ValueError if a group has no batch; MemoryError or OSError where the sums do not fit.
     Source: paper section 3; `training_mode` and batches of one group: this project's choice."""
-    if not torch.is_grad_enabled(): raise ValueError(f"gradients are off: {_NO_GRAD}")
+    if not torch.is_grad_enabled(): raise ValueError(f"gradients are off: {NO_GRAD}")
     layers = prunable(model, ignore)
     weights = {n: layer.weight.detach() for n, layer in layers.items()}
     sums, room = GroupSums(weights, 1 if everybody else groups, keep_on), scratch(weights)
