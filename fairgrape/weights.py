@@ -108,8 +108,8 @@ def _pattern(state: dict[str, Tensor], want: dict[str, Tensor]) -> str:
 def _new_head_hint(state: dict[str, Tensor], want: dict[str, Tensor], head: str, source: str) -> str:
     "How many classes there are and should be, and the call that keeps all but the head."
     own, given = len(want[f'{head}weight']), state.get(f'{head}weight')
-    has = 'has no head' if given is None else f'is for {len(given):,} classes'
-    return (f"it {has} and this network has {own:,}. To keep all but the head, write a file with a new one: "
+    has = 'the head is missing' if given is None else f'the head has another size: {len(given):,} classes'
+    return (f"{has}, and this network has {own:,}. To keep all but the head, write a file with a new one: "
             f"from fairgrape.models import build_model, save_weights; save_weights(build_model(NETWORK, {own}, "
             f"weights='{source}', new_head=True).state_dict(), 'new_head.safetensors')")
 

@@ -232,8 +232,8 @@ assert _pattern(plain, plain) == '' == _pattern(dict.fromkeys(('stem.weight', 'f
 def _new_head_hint(state: dict[str, Tensor], want: dict[str, Tensor], head: str, source: str) -> str:
     "How many classes there are and should be, and the call that keeps all but the head."
     own, given = len(want[f'{head}weight']), state.get(f'{head}weight')
-    has = 'has no head' if given is None else f'is for {len(given):,} classes'
-    return (f"it {has} and this network has {own:,}. To keep all but the head, write a file with a new one: "
+    has = 'the head is missing' if given is None else f'the head has another size: {len(given):,} classes'
+    return (f"{has}, and this network has {own:,}. To keep all but the head, write a file with a new one: "
             f"from fairgrape.models import build_model, save_weights; save_weights(build_model(NETWORK, {own}, "
             f"weights='{source}', new_head=True).state_dict(), 'new_head.safetensors')")
 
@@ -273,7 +273,7 @@ old = {k: v for k, v in small.state_dict().items() if not k.endswith('num_batche
 assert same(fit_state(small, old, 'an old file'), small.state_dict())
 counted = small.state_dict() | {'bn1.num_batches_tracked': torch.tensor(5), 'fc.extra': torch.ones(1)}
 assert fit_state(two, counted, 'a new file', new_head=True)['bn1.num_batches_tracked'] == 5 and 'fc.extra' not in fit_state(two, counted, 'a new file', new_head=True)
-new = "it is for 7 classes and this network has 2. To keep all but the head, write a file with a new one: "
+new = "the head has another size: 7 classes, and this network has 2. To keep all but the head, write a file with a new one: "
 for model, hint in [(two, new), (two, "build_model(NETWORK, 2, weights='small.safetensors', new_head=True)"), (plain_model('resnet18', 7), 'layer1.1.conv1.weight is missing; layer1.1.bn1.weight is missing; layer1.1.bn1.bias is missing; and 37 more)')]:
     try: fit_state(model, small.state_dict(), 'small.safetensors')
     except ValueError as e: print(e); assert hint in str(e)
@@ -284,7 +284,7 @@ spoilt = small.state_dict() | {'bn1.running_var': torch.full((64,), torch.nan), 
 pruned = small.state_dict() | {'fc.weight_orig': small.fc.weight, 'fc.weight_mask': small.fc.weight}; del pruned['fc.weight']
 for state, hint in [
     ({f'module.{k}': v for k, v in small.state_dict().items()}, "begins with 'module.'"),
-    (headless, 'it has no head and this network has 7'),
+    (headless, 'the head is missing, and this network has 7'),
     (no_bias, 'of the same network? (fc.bias is missing)'),
     (spoilt, 'bn1.running_var has 64 of 64 values that are NaN'),
     (spoilt, 'conv1.weight is torch.int8'),
