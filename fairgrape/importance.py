@@ -32,32 +32,41 @@ def cut(
 
 # %% ../nbs/15_importance.ipynb #3f92b34a
 def _parts(batch: tuple) -> tuple:
-    "A batch's input, target and group. Raises: ValueError unless these are its three parts and the input is a tensor"
+    "A batch's input, target and group. Raises: ValueError unless it has three parts and one input"
     if not isinstance(batch, (tuple, list)):
-        raise ValueError(f"a batch of the loader is a {type(batch).__name__}: it must be a tuple (input, target, group)")
-    if len(batch) != 3: raise ValueError(f"a batch of the loader has {len(batch)} parts: it must be (input, target, group)")
+        raise ValueError(f"a batch of the loader is a {type(batch).__name__}: "
+                         "it must be a tuple (input, target, group)")
+    if len(batch) != 3:
+        raise ValueError(f"a batch of the loader has {len(batch)} parts: "
+                         "it must be (input, target, group)")
     if isinstance(batch[0], (Mapping, list, tuple)):
-        raise ValueError(f"the input of a batch is a {type(batch[0]).__name__}: it must be one tensor with the batch first; "
-                         "give a network that takes several as a module that takes them apart")
+        raise ValueError(f"the input of a batch is a {type(batch[0]).__name__}: it must be one tensor "
+                         "with the batch first; wrap a network of several inputs to take them apart")
     return batch
 
 def codes_of(batch: tuple) -> Tensor:
-    "The group codes of a batch, shape `(B,)`. Raises: ValueError unless it is (input, target, group), of one length, with whole numbers as groups"
+    """The group codes of a batch, shape `(B,)`.
+
+    Raises: ValueError unless it is (input, target, group), of one length, with whole numbers as groups."""
     x, y, codes = _parts(batch)
-    if not isinstance(codes, Tensor) or codes.dim() != 1 or codes.dtype == torch.bool or codes.is_floating_point() or codes.is_complex():
-        what = f"{codes.dtype}, shape {tuple(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
-        hint = ": call .long() on them" if isinstance(codes, Tensor) and codes.dtype == torch.bool else ""
-        raise ValueError(f"the groups of a batch must be whole numbers from 0 on, a LongTensor of shape (B,), not {what}{hint}")
+    must = "the groups of a batch must be whole numbers from 0 on, a LongTensor of shape (B,), not"
+    if not isinstance(codes, Tensor): raise ValueError(f"{must} {type(codes).__name__}")
+    if codes.dtype == torch.bool: raise ValueError(f"{must} torch.bool: call .long() on them")
+    if codes.dim() != 1 or codes.is_floating_point() or codes.is_complex():
+        raise ValueError(f"{must} {codes.dtype}, shape {tuple(codes.shape)}")
     for name, part in (("input", x), ("target", y)):
-        if part is not None and not isinstance(part, Tensor):
-            raise ValueError(f"the {name} of a batch is a {type(part).__name__}: it must be one tensor with the batch first")
-        if part is not None and part.shape[:1] != codes.shape:
-            raise ValueError(f"the {name} of a batch has shape {tuple(part.shape)}, and it has {len(codes)} groups: each image needs one "
-                             "input, one target and one group")
+        if part is None: continue
+        if not isinstance(part, Tensor):
+            raise ValueError(f"the {name} of a batch is a {type(part).__name__}: "
+                             "it must be one tensor with the batch first")
+        if part.shape[:1] != codes.shape:
+            raise ValueError(f"the {name} of a batch has shape {tuple(part.shape)}, and it has {len(codes)} "
+                             "groups: each image needs one input, one target and one group")
     return codes
 
 # %% ../nbs/15_importance.ipynb #3df37048
-_NOTHING = "it is read more than once, so it must be one that starts anew each time, as a DataLoader does and a generator does not"
+_NOTHING = ("it is read more than once, so it must be one that starts anew each time, "
+            "as a DataLoader does and a generator does not")
 
 def _whole(name: str, value) -> int:
     "`value` as it is. Raises: ValueError unless it is a whole number, 1 or more"
@@ -90,7 +99,8 @@ class ByGroup:
         groups: int,      # How many groups there are
         size: int = 64,   # The largest batch (the paper's code: 64)
     ):
-        if isinstance(loader, Iterator): raise ValueError(f"the loader is a {type(loader).__name__}: {_NOTHING}")
+        if isinstance(loader, Iterator):
+            raise ValueError(f"the loader is a {type(loader).__name__}: {_NOTHING}")
         self.loader, self.groups, self.size = loader, groups, _whole("size", size)
         self.counts = count_groups(loader, groups)
 
@@ -110,7 +120,8 @@ def __iter__(self:ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
                 n = sizes[i].pop(0)
                 yield *(t[:n] for t in waiting[i]), i
                 waiting[i] = tuple(t[n:] for t in waiting[i])
-    if waiting == [None] * self.groups: raise ValueError(f"the loader yields nothing the second time: {_NOTHING}")
+    if waiting == [None] * self.groups:
+        raise ValueError(f"the loader yields nothing the second time: {_NOTHING}")
 
 # %% ../nbs/15_importance.ipynb #ac7343d2
 @contextmanager
@@ -136,27 +147,36 @@ NO_GRAD = "take torch.no_grad() and torch.inference_mode() from around the call"
 def one_number(value) -> Tensor:
     "The loss of a batch as it is. Raises: ValueError unless it is one number in a tensor"
     if not isinstance(value, Tensor):
-        raise ValueError(f"the loss of a batch is a {type(value).__name__}: loss(output, target) must return one tensor, the mean over the batch")
-    if value.numel() != 1: raise ValueError(f"the loss of a batch has shape {tuple(value.shape)}: it must be one number, the mean over the batch (reduction='mean')")
+        raise ValueError(f"the loss of a batch is a {type(value).__name__}: loss(output, target) must "
+                         "return one tensor, the mean over the batch")
+    if value.numel() != 1:
+        raise ValueError(f"the loss of a batch has shape {tuple(value.shape)}: it must be one number, "
+                         "the mean over the batch (reduction='mean')")
     return value
 
-def _loss_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable, autocast: torch.dtype | None) -> Tensor:
-    "The batch's loss. Raises: ValueError where network and batch are on different devices, or where the loss has no gradient"
+def _loss_of(model, x, y, loss, autocast=None) -> Tensor:
+    """The batch's loss.
+
+    Raises: ValueError where network and batch are on different devices, or where the loss has no gradient."""
     try:
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
             value = one_number(loss(model(x), y))
     except (RuntimeError, NotImplementedError) as error:
-        there, here = ({str(t.device) for t in tensors if isinstance(t, Tensor)} for tensors in (model.parameters(), (x, y)))
+        there = {str(p.device) for p in model.parameters()}
+        here = {str(t.device) for t in (x, y) if isinstance(t, Tensor)}
         if here <= there: raise
-        raise ValueError(f"the network is on {', '.join(sorted(there))} and the batches are on {', '.join(sorted(here))}: bring both to one device, "
-                         "with model.to(device) or with batch.to(device) in the loader") from error
+        raise ValueError(f"the network is on {', '.join(sorted(there))} and the batches are on "
+                         f"{', '.join(sorted(here))}: bring both to one device, with model.to(device) or with "
+                         ".to(device) in the loader") from error
     if not value.requires_grad:
-        raise ValueError(f"the loss of a batch has no gradient: {NO_GRAD}, and .detach() and .item() out of the network and the loss")
+        raise ValueError(f"the loss of a batch has no gradient: {NO_GRAD}, and .detach() and .item() out of "
+                         "the network and the loss")
     return value
 
 def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Tensor | None]:
     "∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part"
-    return torch.autograd.grad(_loss_of(model, x, y, loss, autocast), [original(layer) for layer in layers], allow_unused=True, **how)
+    value = _loss_of(model, x, y, loss, autocast)
+    return torch.autograd.grad(value, [original(layer) for layer in layers], allow_unused=True, **how)
 
 # %% ../nbs/15_importance.ipynb #a4e091e1
 @contextmanager
@@ -184,7 +204,7 @@ def add_square(total: Tensor, weight: Tensor, gradient: Tensor, room: Tensor | N
 # %% ../nbs/15_importance.ipynb #e45d1204
 def _mean_over_batches(sums: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
     "Each group's sums over its number of batches, in place"
-    if not counts.any(): raise ValueError(f"no batch came: {_NOTHING.replace('it is', 'what yields them is')}")
+    if not counts.any(): raise ValueError(f"the batches yield nothing: {_NOTHING}")
     if not counts.all(): raise ValueError(f"group {(counts == 0).nonzero().flatten().tolist()} has no image, so its importance cannot be estimated")
     for total in sums.values(): total.div_(counts.view(-1, *[1] * (total.dim() - 1)).to(total.device))
     return sums
@@ -253,7 +273,8 @@ def mixed_importance(
         for x, y, g in map(_parts, loader):
             output = model(x)
             for i in g.unique().tolist():
-                gradients = torch.autograd.grad(one_number(loss(output[g == i], y[g == i])), [original(m) for m in layers.values()], retain_graph=True)
+                value = one_number(loss(output[g == i], y[g == i]))
+                gradients = torch.autograd.grad(value, [original(m) for m in layers.values()], retain_graph=True)
                 for (name, layer), gradient in zip(layers.items(), gradients): add_square(sums[name][i], layer.weight.detach(), gradient)
                 counts[i] += 1
     return _mean_over_batches(sums, counts)

@@ -34,8 +34,8 @@ def _matrix(weight: Tensor) -> bool:
     return sum(size > 1 for size in weight.shape) > 1
 
 def _never_pruned(
-    model: nn.Module,                    # Any network
-) -> tuple[dict[str, int], int]:         # Module name → weights in it that no mask reaches; all weights of the network
+    model: nn.Module,            # Any network
+) -> tuple[dict[str, int], int]: # Module name → its weights that no mask reaches; all weights of the network
     "Count the weights that are in no Conv1d, Conv2d or Linear, a shared one once."
     reached = {p for m in model.modules() if isinstance(m, PRUNABLE) for p in m.parameters() if p.dim() > 1}
     dense, seen = {}, set(reached)
@@ -57,16 +57,17 @@ def _warn_of_dense(model: nn.Module):
         return
     modules = dict(model.named_modules())
     largest = sorted(dense, key=dense.get, reverse=True)
-    named = [f"{n or 'the network itself'} ({type(modules[n]).__name__}, {dense[n]:,})" for n in largest[:5]]
-    more = f" and {len(dense) - 5} more" if len(dense) > 5 else ""
-    warnings.warn(f"{100 * sum(dense.values()) / total:.1f} % of this {type(model).__name__}'s {total:,} weights are never "
-                  f"pruned: those of {', '.join(named)}{more}. Masks reach the weights of Conv1d, Conv2d and Linear only, "
+    kinds = {n: f"{n or 'the network itself'} ({type(modules[n]).__name__}, {dense[n]:,})" for n in largest}
+    named = ", ".join([kinds[n] for n in largest[:5]]) + (f" and {len(dense) - 5} more" if len(dense) > 5 else "")
+    warnings.warn(f"{100 * sum(dense.values()) / total:.1f} % of this {type(model).__name__}'s {total:,} weights "
+                  f"are never pruned: those of {named}. Masks reach the weights of Conv1d, Conv2d and Linear only, "
                   "and rates count only those", stacklevel=3)
 
 # %% ../nbs/10_masks.ipynb #3c5fe987
 def _check_ignore(model: nn.Module, ignore: Iterable[str]):
     "Raise ValueError where a name that is to stay dense is not in the network."
-    names = [n for n, _ in model.named_modules(remove_duplicate=False) if n and "parametrizations" not in n.split(".")]
+    everything = [n for n, _ in model.named_modules(remove_duplicate=False)]
+    names = [n for n in everything if n and "parametrizations" not in n.split(".")]
     for name in ignore:
         if name not in names: raise ValueError(f"ignore = {name!r} names no layer of this {type(model).__name__}: choose from {', '.join(names)}")
 
@@ -89,7 +90,7 @@ def _own_forward(layer: nn.Module) -> bool:
     return any(getattr(method, "__func__", None) not in _FORWARDS for method in used)
 
 def _trial_input(layer: nn.Module) -> Tensor:
-    "Nothing, a pixel of each group's first channel, and one of all other channels: shape `(3, C)` or `(3, C, *space)`"
+    "Nothing, a pixel in each group's first channel, and one in all other channels, shape `(3, C, *space)`"
     if isinstance(layer, nn.Linear):
         space, channels, first = (), layer.in_features, slice(0, 1)
     else:
@@ -103,12 +104,13 @@ def _trial_input(layer: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _zeros_act(layer: nn.Module) -> bool:
-    "Whether weights that are 0 take part in what a layer computes. Raises: whatever its `forward` does when it is tried"
+    "Whether weights that are 0 take part in what a layer computes. Raises: what its `forward` raises"
     state = {n: torch.ones(t.shape, dtype=torch.float64 if t.is_floating_point() else t.dtype)
              for n, t in (*layer.named_parameters(), *layer.named_buffers())}
     trial = torch.zeros(layer.weight.shape, dtype=torch.float64)
     trial.flatten(1)[:, 0] = 1
-    state["parametrizations.weight.original" if parametrize.is_parametrized(layer, "weight") else "weight"] = trial
+    masked = parametrize.is_parametrized(layer, "weight")
+    state["parametrizations.weight.original" if masked else "weight"] = trial
     with torch.random.fork_rng(devices=[]):
         found = functional_call(layer, state, (_trial_input(layer),))
     change = (found[1:] - found[:1]).reshape(2, len(trial), -1).abs()
@@ -120,21 +122,22 @@ def check_weight(
     name: str,        # The layer's name, for the message
     layer: nn.Module, # A Conv1d, Conv2d or Linear, or of a subclass
 ):
-    "Raise ValueError where a mask on a layer's weight would not hold, or where its zeros would act; each layer is looked at once."
+    "Raise ValueError where a mask on a layer's weight would not hold, or where its zeros would act."
     _check_parameter(name, layer)
-    if not _own_forward(layer) or layer in _TRIED:
+    if not _own_forward(layer) or layer in _TRIED:      # each is tried once
         return
     kind = type(layer).__name__.removeprefix("Parametrized")
     try:
         act = _zeros_act(layer)
     except Exception as error:              # a forward of anybody's can fail in any way
         act = None
-        warnings.warn(f"{name}: {kind} has a forward of its own that could not be tried ({type(error).__name__}: {str(error)[:120]}): "
-                      "see for yourself that it uses its weight as it is, or leave it dense with ignore", stacklevel=3)
+        warnings.warn(f"{name}: {kind} has a forward of its own that could not be tried ({type(error).__name__}: "
+                      f"{str(error)[:120]}): see for yourself that it uses its weight as it is, or leave it dense "
+                      "with ignore", stacklevel=3)
     if act:
-        raise ValueError(f"{name}: {kind} computes with a function of its weight (standardised, for instance), so a weight "
-                         "that is pruned to 0 would still act: replace it by a plain layer that has the computed weights, "
-                         "or leave it dense with ignore")
+        raise ValueError(f"{name}: {kind} computes with a function of its weight (standardised, for instance), so "
+                         "a weight that is pruned to 0 would still act: replace it by a plain layer that has the "
+                         "computed weights, or leave it dense with ignore")
     _TRIED.add(layer)
 
 # %% ../nbs/10_masks.ipynb #fb16b6fc
@@ -145,8 +148,8 @@ def prunable(
     """Name the layers of `model` whose `weight` can be pruned: every Conv1d, Conv2d and Linear that `ignore` does not name.
 
     A weight that is shared with an ignored layer stays dense as well.
-    Raises: ValueError if `ignore` names nothing in the model, if a weight is computed from others, if a layer's zeros would act,
-        or if no layer is left to prune."""
+    Raises: ValueError if `ignore` names nothing in the model, if a weight is computed from others, if a layer's
+        zeros would act, or if no layer is left to prune."""
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     _check_ignore(model, ignore)
     everything = list(model.named_modules(remove_duplicate=False))
@@ -177,7 +180,7 @@ def check_masks(
     model: nn.Module,           # The network the masks are meant for
     masks: Mapping[str, Tensor],# Layer name → True where a weight is kept, shape `(*weight)`
 ):
-    "Raise ValueError unless every mask names a prunable layer of `model` that can hold it, is boolean and has its weight's shape."
+    "Raise ValueError unless every mask names a layer that can hold it, is boolean and has its weight's shape."
     layers = {n: m for n, m in model.named_modules() if isinstance(m, PRUNABLE)}
     for name, mask in masks.items():
         if name not in layers: raise ValueError(f"mask for {name!r}, but the network's prunable layers are {', '.join(layers)}")
@@ -226,7 +229,7 @@ def from_zeros(
     model: nn.Module,           # A network that is sparse already, changed in place
     ignore: Iterable[str] = (), # Layers that are left dense
 ) -> nn.Module:                 # The same network; what was 0 is masked
-    "Take the zeros of a network's prunable weights for pruned weights. Raises: ValueError for a layer that is all zeros, before anything is done."
+    "Take plain zeros for pruned weights. Raises: ValueError for a layer of nothing but zeros, before any change."
     masks = {name: layer.weight.detach() != 0 for name, layer in prunable(model, ignore).items()}
     for name, mask in masks.items():
         if not mask.any():
@@ -245,17 +248,21 @@ def sparsity(
 # %% ../nbs/10_masks.ipynb #7dbc9672
 def _masked(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
     "Where masks lie: each module's name, the module, and the parameter's name in it"
-    return [(name, module, attribute) for name, module in model.named_modules() if parametrize.is_parametrized(module)
+    return [(name, module, attribute)
+            for name, module in model.named_modules() if parametrize.is_parametrized(module)
             for attribute, over in module.parametrizations.items() if all(isinstance(p, Masked) for p in over)]
 
 def plain_state(
     model: nn.Module,  # A network, masked or not
 ) -> dict[str, Tensor]:# What `state_dict` of the never-masked network would hold; pruned weights 0
     "The weights under their ordinary names, for a strict load into the plain architecture."
-    masked = [(f"{name}." if name else "", module, attribute) for name, module, attribute in _masked(model)]
-    under = tuple(f"{prefix}parametrizations.{attribute}." for prefix, _, attribute in masked)
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith(under)}
-    return state | {prefix + attribute: getattr(module, attribute).detach() for prefix, module, attribute in masked}
+    state = model.state_dict()
+    for name, module, attribute in _masked(model):
+        prefix = f"{name}." if name else ""
+        under = f"{prefix}parametrizations.{attribute}."
+        state = {k: v for k, v in state.items() if not k.startswith(under)}
+        state[prefix + attribute] = getattr(module, attribute).detach()
+    return state
 
 # %% ../nbs/10_masks.ipynb #579b48c1
 def to_torch_prune(
@@ -272,16 +279,20 @@ def to_torch_prune(
 def from_torch_prune(
     model: nn.Module, # A network pruned with `torch.nn.utils.prune`, changed in place
 ) -> nn.Module:       # The same network, with this package's masks instead
-    "Take the masks over from `torch.nn.utils.prune`. Raises: ValueError where one lies on anything but a prunable layer's weight, before anything is done."
-    pruned = [(name, module, p.removesuffix("_orig")) for name, module in model.named_modules() for p in module._parameters
-              if p.endswith("_orig") and hasattr(module, f"{p.removesuffix('_orig')}_mask")]
-    before = {name: (module, module.weight_orig.detach().clone(), module.weight_mask) for name, module, tensor in pruned
-              if tensor == "weight" and isinstance(module, PRUNABLE)}
+    """Take the masks over from `torch.nn.utils.prune`.
+
+    Raises: ValueError where one cannot be held; the network is then as it was."""
+    pruned = [(name, module, p.removesuffix("_orig"))
+              for name, module in model.named_modules() for p in module._parameters
+              if p.endswith("_orig") and p.removesuffix("_orig") + "_mask" in module._buffers]
+    before = {name: (module, module.weight_orig.detach().clone(), module.weight_mask)
+              for name, module, tensor in pruned if tensor == "weight" and isinstance(module, PRUNABLE)}
     reached = {module.weight_orig for module, _, _ in before.values()}
     for name, module, tensor in pruned:     # an embedding that shares a Linear's weight is reached
         if getattr(module, f"{tensor}_orig") not in reached:
-            raise ValueError(f"{name or 'the network'}: {tensor} of this {type(module).__name__} is pruned, and masks reach the weight of Conv1d, "
-                             f"Conv2d and Linear only: make its zeros permanent with torch.nn.utils.prune.remove(module, {tensor!r}) first")
+            raise ValueError(f"{name or 'the network'}: {tensor} of this {type(module).__name__} is pruned, and masks "
+                             "reach the weight of Conv1d, Conv2d and Linear only: make its zeros permanent with "
+                             f"torch.nn.utils.prune.remove(module, {tensor!r}) first")
     masks = [(module, tensor, getattr(module, f"{tensor}_mask")) for _, module, tensor in pruned]
     for module, tensor, _ in masks: torch_prune.remove(module, tensor)
     try:

@@ -91,8 +91,8 @@ def _check_structure(network: str, model: nn.Module) -> str:
     for name, layer in layers.items():
         try: check_weight(name, layer)
         except ValueError as e:
-            raise ValueError(f"network = {network!r} cannot be pruned: weights at 0 would not stay out of what its layer {name} "
-                             f"({type(layer).__name__}) computes: choose another") from e
+            raise ValueError(f"network = {network!r} cannot be pruned: weights at 0 would not stay out of what "
+                             f"its layer {name} ({type(layer).__name__}) computes: choose another") from e
     heads = [n for n, m in layers.items() if len(m.weight) == PROBE]
     if heads != [head_name(model)]:
         raise ValueError(f"network = {network!r}: its outputs must come from one last layer, not from {' and '.join(heads) or 'none'}: choose another")

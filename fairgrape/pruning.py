@@ -81,17 +81,18 @@ def _remove(model, masks, step, rate, score, select, scope, ignore) -> tuple[dic
 
 # %% ../nbs/17_pruning.ipynb #6689165e
 def check_left(
-    masks: Mapping[str, Tensor],                  # Layer name → True where a weight is kept, shape `(*weight)`
-    rate: Fraction,                               # Target pruning rate
-    weights: Mapping[str, Tensor] | None = None,  # Layer name → weight; those that are 0 count as gone
+    masks: Mapping[str, Tensor],                 # Layer name → True where a weight is kept
+    rate: Fraction,                              # Target pruning rate
+    weights: Mapping[str, Tensor] | None = None, # Layer name → weight; those that are 0 count as gone
 ):
     "Raise ValueError where more weights are gone than the rate asks for"
     there = masks if weights is None else {n: m & (weights[n] != 0) for n, m in masks.items()}
     held, left = (sum(int(m.sum()) for m in some.values()) for some in (masks, there))
     total = sum(m.numel() for m in masks.values())
     if left < sum(keep_count(m.numel(), rate) for m in masks.values()):
-        zeros = f" ({held - left:,} of them are zeros that no mask holds; fairgrape.masks.from_zeros makes masks of such)" if held > left else ""
-        raise ValueError(f"rate = {float(rate)}, but the network has {left:,} of its {total:,} weights left, {100 * (1 - left / total):.1f} % are pruned already{zeros}: "
+        zeros = f" ({held - left:,} of them are zeros that no mask holds; see fairgrape.masks.from_zeros)"
+        raise ValueError(f"rate = {float(rate)}, but the network has {left:,} of its {total:,} weights left, "
+                         f"{100 * (1 - left / total):.1f} % are pruned already{zeros if held > left else ''}: "
                          "choose a higher rate, or start from the dense network")
 
 # %% ../nbs/17_pruning.ipynb #e026ba0a
@@ -101,20 +102,23 @@ def hold(
     step: int,                   # The step's number, for messages
     ignore: Iterable[str] = (),  # Layers that are left dense
 ):
-    "Put a step's masks back where retraining changed them, and warn. Raises: ValueError with the step's number where that cannot be."
+    """Put a step's masks back where retraining changed them, and warn.
+
+    Raises: ValueError with the step's number where that cannot be."""
     try:
-        now = get_masks(model, ignore)
-        changed = [n for n, m in masks.items() if n not in now or not torch.equal(now[n].to(m.device), m)]
+        now = {n: mask.to(masks[n].device) for n, mask in get_masks(model, ignore).items() if n in masks}
+        changed = [n for n, mask in masks.items() if n not in now or not torch.equal(now[n], mask)]
         apply_masks(model, {n: masks[n] for n in changed})
     except ValueError as error:
-        raise ValueError(f"step {step}: retrain left a network that cannot hold the step's masks ({error}): it must train the "
-                         "network that it is given, in place, and keep its layers") from error
+        raise ValueError(f"step {step}: retrain left a network that cannot hold the step's masks ({error}): "
+                         "it must train the network that it is given, in place, and keep its layers") from error
     if not changed:
         return
-    back = sum(int((now[n].to(masks[n].device) & ~masks[n]).sum()) for n in changed)
-    warnings.warn(f"step {step}: retrain changed the masks, as loading an earlier step's state_dict does, and brought {back:,} pruned weights back "
-                  f"({', '.join(changed[:3])}{' and more' if len(changed) > 3 else ''}). The step's masks were put back and these weights are 0 again; "
-                  "to keep the best state, compare within a step only", stacklevel=3)
+    back = sum(int((now[n] & ~masks[n]).sum()) for n in changed)
+    named = ", ".join(changed[:3]) + (" and more" if len(changed) > 3 else "")
+    warnings.warn(f"step {step}: retrain changed the masks, as loading an earlier step's state_dict does, and "
+                  f"brought {back:,} pruned weights back ({named}). The step's masks were put back and these "
+                  "weights are 0 again; to keep the best state, compare within a step only", stacklevel=3)
 
 # %% ../nbs/17_pruning.ipynb #559506d7
 def _check_call(name: str, function: Callable, *arguments: str):
@@ -122,7 +126,8 @@ def _check_call(name: str, function: Callable, *arguments: str):
     try: inspect.signature(function).bind(*arguments)
     except TypeError as error:
         given = getattr(function, "__name__", None) or repr(function)
-        raise ValueError(f"{name} is called as {name}({', '.join(arguments)}), which {given} does not take ({error})") from error
+        raise ValueError(f"{name} is called as {name}({', '.join(arguments)}), which {given} does not take "
+                         f"({error})") from error
     except ValueError: pass                 # built in, without a signature
 
 # %% ../nbs/17_pruning.ipynb #790f3b06
@@ -142,13 +147,15 @@ def prune(
     """Prune `model` in steps: score, select, apply, retrain.
 
     After retraining each step's masks are put back where `retrain` changed them (see `hold`).
-    Raises: ValueError for a rate, keep, scope, layer name or function that cannot be, or a network that is sparser already, before any work.
+    Raises: ValueError for a rate, keep, scope, layer name or function that cannot be, or a network that is
+        sparser already, before any work.
     Source: paper, Algorithm 1."""
     rates, masks, steps = schedule(rate, keep), get_masks(model, ignore), list(done)
     check_scope(masks, rates[-1], scope)
-    if not steps: check_left(masks, rates[-1], {n: layer.weight.detach() for n, layer in prunable(model, ignore).items()})
-    calls = [("score", score, "model"), ("retrain", retrain, "model", "step"), ("on_step", on_step, "step"), ("on_select", on_select, "step")]
-    for name, function, *arguments in calls:
+    weights = {n: layer.weight.detach() for n, layer in prunable(model, ignore).items()}
+    if not steps: check_left(masks, rates[-1], weights)
+    for name, function, *arguments in (("score", score, "model"), ("retrain", retrain, "model", "step"),
+                                       ("on_step", on_step, "step"), ("on_select", on_select, "step")):
         if function is not None or name == "score": _check_call(name, function, *arguments)
     half = steps.pop() if steps and steps[-1].retrain_s is None else None
     for i, r in list(enumerate(rates, 1))[len(steps):]:
@@ -204,6 +211,6 @@ def prune_fair(
     _check_call("loss", loss, "output", "target")
     loss = MeanLoss(loss)
     @cache
-    def batches(): return ByGroup(loader, groups, size)      # counted when `prune` has seen that all else is right
+    def batches(): return ByGroup(loader, groups, size)      # counted after `prune` has checked the rest
     def score(net): return group_importance(net, batches(), loss, groups, ignore, autocast)
     return prune(model, rate, score, select_fair, ignore=ignore, **how)

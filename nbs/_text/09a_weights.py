@@ -159,23 +159,25 @@ assert _misfits(small.state_dict(), small.state_dict()) == []
 # %%
 #| export
 def _unusable(state: dict[str, Tensor], want: dict[str, Tensor]) -> list[str]:
-    "Each tensor with values that are not finite where the network's own are, or of another kind of number."
+    "Each tensor that is not finite where the network's own is, or holds another kind of number."
     wrong = []
     for name, own in want.items():
         given = state[name]
         if given.is_floating_point() != own.is_floating_point():
             wrong.append(f'{name} is {given.dtype}, not {own.dtype}')
-        elif own.is_floating_point() and own.isfinite().all() and not (finite := given.float().isfinite()).all():
-            wrong.append(f'{name} has {int((~finite).sum()):,} of {given.numel():,} values that are NaN or infinite')
+        elif own.is_floating_point() and own.isfinite().all() and not given.float().isfinite().all():
+            bad = int((~given.float().isfinite()).sum())
+            wrong.append(f'{name} has {bad:,} of {given.numel():,} values that are NaN or infinite')
     return wrong
 
 
 # %%
-sound = dict(a=torch.ones(3), n=torch.tensor(3), mask=torch.tensor([0, -torch.inf]))           # an attention mask may be infinite
+sound = dict(a=torch.ones(3), n=torch.tensor(3), mask=torch.tensor([0, -torch.inf]))   # some masks are infinite
 bad = dict(a=torch.tensor([1, torch.nan, torch.inf]), n=torch.tensor(3.), mask=sound['mask'])
 print(_unusable(bad, sound))
 assert _unusable(bad, sound) == ['a has 2 of 3 values that are NaN or infinite', 'n is torch.float32, not torch.int64']
-assert _unusable(sound | dict(a=torch.ones(3).half()), sound) == [] and _unusable(dict(sound, a=torch.ones(3).char()), sound) == ['a is torch.int8, not torch.float32']
+assert _unusable(sound | dict(a=torch.ones(3).half()), sound) == []
+assert _unusable(sound | dict(a=torch.ones(3).char()), sound) == ['a is torch.int8, not torch.float32']
 
 # %% [markdown]
 # Where names differ there is often a pattern: a wrapper such as `DataParallel` or `torch.compile` puts a word before each, pruning a word behind some. Then the error names the word and the call that takes it away.
@@ -193,13 +195,13 @@ _TRACES = { # What names hold -> what put it there, and what takes it away
 }
 
 def _pattern(state: dict[str, Tensor], want: dict[str, Tensor]) -> str:
-    "What the names say about where a file comes from, and what to do; empty where they say nothing."
+    "What the names say of where a file comes from, and what to do; empty where they say nothing."
     last = next(iter(want))
     for name in state:
         prefix = name.removesuffix(last)
         if prefix and name.endswith(f'.{last}') and all(k.startswith(prefix) for k in state):
-            return (f"every name begins with '{prefix}', as a wrapper leaves it: save the state_dict() of the network inside "
-                    "(model.module of DataParallel, model._orig_mod of torch.compile), or rename: "
+            return (f"every name begins with '{prefix}', as a wrapper leaves it: save the state_dict() of the "
+                    "network inside (model.module of DataParallel, model._orig_mod of torch.compile), or rename: "
                     f"{{k.removeprefix('{prefix}'): v for k, v in state.items()}}")
     for trace, (origin, call) in _TRACES.items():
         if any(trace in name for name in state) and not any(trace in name for name in want):
@@ -229,13 +231,13 @@ assert _pattern(plain, plain) == '' == _pattern(dict.fromkeys(('stem.weight', 'f
 
 # %%
 #| export
-def _new_head_hint(state: dict[str, Tensor], want: dict[str, Tensor], head: str, source: str) -> str:
+def _new_head_hint(state, want, head: str, source: str) -> str:
     "How many classes there are and should be, and the call that keeps all but the head."
     own, given = len(want[f'{head}weight']), state.get(f'{head}weight')
-    has = 'the head is missing' if given is None else f'the head has another size: {len(given):,} classes'
-    return (f"{has}, and this network has {own:,}. To keep all but the head, write a file with a new one: "
-            f"from fairgrape.models import build_model, save_weights; save_weights(build_model(NETWORK, {own}, "
-            f"weights='{source}', new_head=True).state_dict(), 'new_head.safetensors')")
+    has = 'is missing' if given is None else f'has another size: {len(given):,} classes'
+    return (f"the head {has}, and this network has {own:,}. To keep all but the head, write a file with a new "
+            "one: from fairgrape.models import build_model, save_weights; "
+            f"save_weights(build_model(NETWORK, {own}, weights='{source}', new_head=True).state_dict(), 'new_head.safetensors')")
 
 def fit_state(
     model: nn.Module,        # The network that the weights are for; not changed here
@@ -243,20 +245,21 @@ def fit_state(
     source: str,             # Where they come from, for the message
     new_head: bool = False,  # Keep the model's own head, whatever `state` has there
 ) -> dict[str, Tensor]:      # `state` with exactly the model's names and shapes
-    "Check that weights fit a model, name by name and shape by shape, and that they are finite numbers of the right kind."
+    "Check that weights fit a model, name by name and shape by shape, and are finite numbers of its kind."
     want, head = model.state_dict(), head_name(model) + '.'
     given = state
     state = {k: v for k, v in state.items() if not (new_head and k.startswith(head))}
     state |= {k: v for k, v in want.items() if (new_head and k.startswith(head)) or (k.endswith('num_batches_tracked') and k not in state)}
     wrong = _misfits(state, want)
-    hint = _pattern(given, want) or "are they of the same network?"
-    same_size = len(state.get(f'{head}weight', ())) == len(want[f'{head}weight'])
-    if wrong and hint.startswith("are they") and not same_size and all(w.startswith(head) for w in wrong):
+    other_size = len(state.get(f'{head}weight', ())) != len(want[f'{head}weight'])
+    hint = _pattern(given, want)
+    if not hint and other_size and all(w.startswith(head) for w in wrong):
         hint = _new_head_hint(state, want, head, source)
     if not wrong:
-        wrong, hint = _unusable(state, want), "no training starts from this: save finite floating-point weights"
+        wrong = _unusable(state, want)
+        hint = "no training starts from this: save finite floating-point weights"
     if not wrong: return state
-    raise ValueError(f"{source} does not fit: {hint} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
+    raise ValueError(f"{source} does not fit: {hint or 'are they of the same network?'} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
 
 
 # %% [markdown]
@@ -273,15 +276,17 @@ old = {k: v for k, v in small.state_dict().items() if not k.endswith('num_batche
 assert same(fit_state(small, old, 'an old file'), small.state_dict())
 counted = small.state_dict() | {'bn1.num_batches_tracked': torch.tensor(5), 'fc.extra': torch.ones(1)}
 assert fit_state(two, counted, 'a new file', new_head=True)['bn1.num_batches_tracked'] == 5 and 'fc.extra' not in fit_state(two, counted, 'a new file', new_head=True)
-new = "the head has another size: 7 classes, and this network has 2. To keep all but the head, write a file with a new one: "
-for model, hint in [(two, new), (two, "build_model(NETWORK, 2, weights='small.safetensors', new_head=True)"), (plain_model('resnet18', 7), 'layer1.1.conv1.weight is missing; layer1.1.bn1.weight is missing; layer1.1.bn1.bias is missing; and 37 more)')]:
+for model, hint in [(two, "the head has another size: 7 classes, and this network has 2"),
+                    (two, "build_model(NETWORK, 2, weights='small.safetensors', new_head=True)"),
+                    (plain_model('resnet18', 7), 'layer1.1.conv1.weight is missing; layer1.1.bn1.weight is missing; layer1.1.bn1.bias is missing; and 37 more)')]:
     try: fit_state(model, small.state_dict(), 'small.safetensors')
     except ValueError as e: print(e); assert hint in str(e)
     else: raise AssertionError('weights of another shape were taken')
 no_bias = {k: v for k, v in small.state_dict().items() if k != 'fc.bias'}
 headless = {k: v for k, v in small.state_dict().items() if not k.startswith('fc.')}
-spoilt = small.state_dict() | {'bn1.running_var': torch.full((64,), torch.nan), 'conv1.weight': small.conv1.weight.char()}
-pruned = small.state_dict() | {'fc.weight_orig': small.fc.weight, 'fc.weight_mask': small.fc.weight}; del pruned['fc.weight']
+spoilt = small.state_dict() | {'bn1.running_var': torch.full((64,), torch.nan),
+                               'conv1.weight': small.conv1.weight.char()}
+pruned = headless | {'fc.bias': small.fc.bias, 'fc.weight_orig': small.fc.weight, 'fc.weight_mask': small.fc.weight}
 for state, hint in [
     ({f'module.{k}': v for k, v in small.state_dict().items()}, "begins with 'module.'"),
     (headless, 'the head is missing, and this network has 7'),

@@ -71,37 +71,49 @@ assert cut(130) == [44, 43, 43] and cut(64) == [64] and cut(65) == [33, 32] and 
 # %%
 #| export
 def _parts(batch: tuple) -> tuple:
-    "A batch's input, target and group. Raises: ValueError unless these are its three parts and the input is a tensor"
+    "A batch's input, target and group. Raises: ValueError unless it has three parts and one input"
     if not isinstance(batch, (tuple, list)):
-        raise ValueError(f"a batch of the loader is a {type(batch).__name__}: it must be a tuple (input, target, group)")
-    if len(batch) != 3: raise ValueError(f"a batch of the loader has {len(batch)} parts: it must be (input, target, group)")
+        raise ValueError(f"a batch of the loader is a {type(batch).__name__}: "
+                         "it must be a tuple (input, target, group)")
+    if len(batch) != 3:
+        raise ValueError(f"a batch of the loader has {len(batch)} parts: "
+                         "it must be (input, target, group)")
     if isinstance(batch[0], (Mapping, list, tuple)):
-        raise ValueError(f"the input of a batch is a {type(batch[0]).__name__}: it must be one tensor with the batch first; "
-                         "give a network that takes several as a module that takes them apart")
+        raise ValueError(f"the input of a batch is a {type(batch[0]).__name__}: it must be one tensor "
+                         "with the batch first; wrap a network of several inputs to take them apart")
     return batch
 
 def codes_of(batch: tuple) -> Tensor:
-    "The group codes of a batch, shape `(B,)`. Raises: ValueError unless it is (input, target, group), of one length, with whole numbers as groups"
+    """The group codes of a batch, shape `(B,)`.
+
+    Raises: ValueError unless it is (input, target, group), of one length, with whole numbers as groups."""
     x, y, codes = _parts(batch)
-    if not isinstance(codes, Tensor) or codes.dim() != 1 or codes.dtype == torch.bool or codes.is_floating_point() or codes.is_complex():
-        what = f"{codes.dtype}, shape {tuple(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
-        hint = ": call .long() on them" if isinstance(codes, Tensor) and codes.dtype == torch.bool else ""
-        raise ValueError(f"the groups of a batch must be whole numbers from 0 on, a LongTensor of shape (B,), not {what}{hint}")
+    must = "the groups of a batch must be whole numbers from 0 on, a LongTensor of shape (B,), not"
+    if not isinstance(codes, Tensor): raise ValueError(f"{must} {type(codes).__name__}")
+    if codes.dtype == torch.bool: raise ValueError(f"{must} torch.bool: call .long() on them")
+    if codes.dim() != 1 or codes.is_floating_point() or codes.is_complex():
+        raise ValueError(f"{must} {codes.dtype}, shape {tuple(codes.shape)}")
     for name, part in (("input", x), ("target", y)):
-        if part is not None and not isinstance(part, Tensor):
-            raise ValueError(f"the {name} of a batch is a {type(part).__name__}: it must be one tensor with the batch first")
-        if part is not None and part.shape[:1] != codes.shape:
-            raise ValueError(f"the {name} of a batch has shape {tuple(part.shape)}, and it has {len(codes)} groups: each image needs one "
-                             "input, one target and one group")
+        if part is None: continue
+        if not isinstance(part, Tensor):
+            raise ValueError(f"the {name} of a batch is a {type(part).__name__}: "
+                             "it must be one tensor with the batch first")
+        if part.shape[:1] != codes.shape:
+            raise ValueError(f"the {name} of a batch has shape {tuple(part.shape)}, and it has {len(codes)} "
+                             "groups: each image needs one input, one target and one group")
     return codes
 
 
 # %%
 print(codes_of((None, None, torch.tensor([0, 1, 0]))))
 assert codes_of((None, None, torch.tensor([0, 1, 0]))).tolist() == [0, 1, 0]
-x = torch.ones(2, 3)
-for wrong, said in ((dict(x=x, y=x, group=x), "is a dict: it must be a tuple"), ((dict(pixels=x), x, x), "input of a batch is a dict"), ((x, x, torch.tensor([True, False])), "call .long()"),
-                    ((x, dict(y=x), torch.tensor([0, 1])), "target of a batch is a dict"), ((x, x, torch.tensor([0, 1, 0])), "shape (2, 3), and it has 3 groups"), ((x, x[:1], torch.tensor([0, 1])), "target of a batch has shape (1, 3)"),
+x, g = torch.ones(2, 3), torch.tensor([0, 1])
+for wrong, said in ((dict(x=x, y=x, group=g), "is a dict: it must be a tuple"),
+                    ((dict(pixels=x), x, g), "input of a batch is a dict"),
+                    ((x, dict(y=x), g), "target of a batch is a dict"),
+                    ((x, x, g.bool()), "not torch.bool: call .long()"),
+                    ((x, x, torch.tensor([0, 1, 0])), "shape (2, 3), and it has 3 groups"),
+                    ((x, x[:1], g), "target of a batch has shape (1, 3)"),
                     ((1, 2), "2 parts"), ((1, 2, ["thin", "thick"]), "not list"), ((1, 2, torch.tensor([0., 1.])), "not torch.float32"), ((1, 2, torch.zeros(2, 1).long()), "shape (2, 1)")):
     try: codes_of(wrong)
     except ValueError as e: print(e); assert said in str(e)
@@ -113,7 +125,8 @@ for wrong, said in ((dict(x=x, y=x, group=x), "is a dict: it must be a tuple"), 
 
 # %%
 #| export
-_NOTHING = "it is read more than once, so it must be one that starts anew each time, as a DataLoader does and a generator does not"
+_NOTHING = ("it is read more than once, so it must be one that starts anew each time, "
+            "as a DataLoader does and a generator does not")
 
 def _whole(name: str, value) -> int:
     "`value` as it is. Raises: ValueError unless it is a whole number, 1 or more"
@@ -143,7 +156,8 @@ def count_groups(
 loader = [(torch.arange(0., 3), torch.arange(3), torch.tensor([0, 1, 0])), (torch.arange(3., 6), torch.arange(3), torch.tensor([0, 0, 1]))]
 print(count_groups(loader, groups=2))
 assert count_groups(loader, groups=2) == [4, 2]
-for wrong, groups, said in ((loader, 1, "code 1"), (loader, 3, "[2] has no image"), ([(None, None, torch.tensor([-1, 0]))], 2, "code -1"), (iter(()), 2, "yields nothing"), (loader, "2", "groups = '2'"), (loader, 2.0, "groups = 2.0"), (loader, 0, "groups = 0"), (loader, True, "groups = True"),
+for wrong, groups, said in ((loader, 1, "code 1"), (loader, 3, "[2] has no image"), ([(None, None, torch.tensor([-1, 0]))], 2, "code -1"), (iter(()), 2, "yields nothing"),
+                             *((loader, number, f"groups = {number!r}") for number in ("2", 2.0, 0, True)),
                              ([(None, None, torch.zeros(0).long())], 2, "is empty")):
     try: count_groups(wrong, groups)
     except ValueError as e: print(e); assert said in str(e)
@@ -162,7 +176,8 @@ class ByGroup:
         groups: int,      # How many groups there are
         size: int = 64,   # The largest batch (the paper's code: 64)
     ):
-        if isinstance(loader, Iterator): raise ValueError(f"the loader is a {type(loader).__name__}: {_NOTHING}")
+        if isinstance(loader, Iterator):
+            raise ValueError(f"the loader is a {type(loader).__name__}: {_NOTHING}")
         self.loader, self.groups, self.size = loader, groups, _whole("size", size)
         self.counts = count_groups(loader, groups)
 
@@ -172,7 +187,9 @@ class ByGroup:
 # %%
 print(len(ByGroup(loader, groups=2, size=3)))
 assert len(ByGroup(loader, 2, size=3)) == 3 and len(ByGroup(loader, 2)) == 2 and ByGroup(loader, 2).counts == [4, 2]
-for wrong, size, said in ((loader, 0, "size = 0"), (loader, "64", "size = '64'"), ((batch for batch in loader), 64, "is a generator"), (iter(loader), 64, "is a list_iterator")):
+for wrong, size, said in ((loader, 0, "size = 0"), (loader, "64", "size = '64'"),
+                          ((batch for batch in loader), 64, "is a generator"),
+                          (iter(loader), 64, "is a list_iterator")):
     try: ByGroup(wrong, 2, size)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("batches that cannot be cut were accepted")
@@ -196,7 +213,8 @@ def __iter__(self:ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
                 n = sizes[i].pop(0)
                 yield *(t[:n] for t in waiting[i]), i
                 waiting[i] = tuple(t[n:] for t in waiting[i])
-    if waiting == [None] * self.groups: raise ValueError(f"the loader yields nothing the second time: {_NOTHING}")
+    if waiting == [None] * self.groups:
+        raise ValueError(f"the loader yields nothing the second time: {_NOTHING}")
 
 
 # %%
@@ -265,27 +283,36 @@ NO_GRAD = "take torch.no_grad() and torch.inference_mode() from around the call"
 def one_number(value) -> Tensor:
     "The loss of a batch as it is. Raises: ValueError unless it is one number in a tensor"
     if not isinstance(value, Tensor):
-        raise ValueError(f"the loss of a batch is a {type(value).__name__}: loss(output, target) must return one tensor, the mean over the batch")
-    if value.numel() != 1: raise ValueError(f"the loss of a batch has shape {tuple(value.shape)}: it must be one number, the mean over the batch (reduction='mean')")
+        raise ValueError(f"the loss of a batch is a {type(value).__name__}: loss(output, target) must "
+                         "return one tensor, the mean over the batch")
+    if value.numel() != 1:
+        raise ValueError(f"the loss of a batch has shape {tuple(value.shape)}: it must be one number, "
+                         "the mean over the batch (reduction='mean')")
     return value
 
-def _loss_of(model: nn.Module, x: Tensor, y: Tensor, loss: Callable, autocast: torch.dtype | None) -> Tensor:
-    "The batch's loss. Raises: ValueError where network and batch are on different devices, or where the loss has no gradient"
+def _loss_of(model, x, y, loss, autocast=None) -> Tensor:
+    """The batch's loss.
+
+    Raises: ValueError where network and batch are on different devices, or where the loss has no gradient."""
     try:
         with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
             value = one_number(loss(model(x), y))
     except (RuntimeError, NotImplementedError) as error:
-        there, here = ({str(t.device) for t in tensors if isinstance(t, Tensor)} for tensors in (model.parameters(), (x, y)))
+        there = {str(p.device) for p in model.parameters()}
+        here = {str(t.device) for t in (x, y) if isinstance(t, Tensor)}
         if here <= there: raise
-        raise ValueError(f"the network is on {', '.join(sorted(there))} and the batches are on {', '.join(sorted(here))}: bring both to one device, "
-                         "with model.to(device) or with batch.to(device) in the loader") from error
+        raise ValueError(f"the network is on {', '.join(sorted(there))} and the batches are on "
+                         f"{', '.join(sorted(here))}: bring both to one device, with model.to(device) or with "
+                         ".to(device) in the loader") from error
     if not value.requires_grad:
-        raise ValueError(f"the loss of a batch has no gradient: {NO_GRAD}, and .detach() and .item() out of the network and the loss")
+        raise ValueError(f"the loss of a batch has no gradient: {NO_GRAD}, and .detach() and .item() out of "
+                         "the network and the loss")
     return value
 
 def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Tensor | None]:
     "∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part"
-    return torch.autograd.grad(_loss_of(model, x, y, loss, autocast), [original(layer) for layer in layers], allow_unused=True, **how)
+    value = _loss_of(model, x, y, loss, autocast)
+    return torch.autograd.grad(value, [original(layer) for layer in layers], allow_unused=True, **how)
 
 
 # %% [markdown]
@@ -302,12 +329,19 @@ seen = []
 weight_gradients(neuron, [neuron], torch.ones(1, 2), None, lambda out, _: seen.append(out.dtype) or out.sum(), torch.bfloat16)
 assert seen == [torch.bfloat16]
 x = torch.ones(1, 2)
-for net, batch, loss, said in ((neuron, x, lambda out, _: (out.mean(), out), "is a tuple"), (neuron, x, lambda out, _: out.mean().item(), "is a float"), (neuron, x, lambda out, _: out.expand(3, 1), "has shape (3, 1)"),
-                               (neuron, x, lambda out, _: out.mean().detach(), "has no gradient"), (neuron, x.to("meta"), mean, "network is on cpu and the batches are on meta"),
-                               (nn.Linear(2, 1, device="meta"), x, mean, "network is on meta and the batches are on cpu"), (neuron, x, lambda out, _: (out + x.expand(2, 2).view(5)).mean(), "")):
+nowhere = nn.Linear(2, 1, device="meta")
+for net, batch, loss, said in ((neuron, x, lambda out, _: (out.mean(), out), "is a tuple"),
+                               (neuron, x, lambda out, _: out.mean().item(), "is a float"),
+                               (neuron, x, lambda out, _: out.expand(3, 1), "has shape (3, 1)"),
+                               (neuron, x, lambda out, _: out.mean().detach(), "has no gradient"),
+                               (neuron, x.to("meta"), mean, "on cpu and the batches are on meta"),
+                               (nowhere, x, mean, "on meta and the batches are on cpu")):
     try: weight_gradients(net, [net], batch, None, loss)
-    except (ValueError, RuntimeError) as e: print(e); assert said in str(e) and isinstance(e, ValueError) == bool(said)        # the last is an error of its own
+    except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("a batch without a gradient was accepted")
+try: weight_gradients(neuron, [neuron], torch.ones(1, 3), None, mean)
+except RuntimeError as e: print(e); assert "device" not in str(e)             # an error of its own
+else: raise AssertionError("three inputs were accepted for two")
 
 
 # %% [markdown]
@@ -380,7 +414,7 @@ assert total.item() == 1249 != (1024 * half + 225 * half).item() and room.item()
 #| export
 def _mean_over_batches(sums: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
     "Each group's sums over its number of batches, in place"
-    if not counts.any(): raise ValueError(f"no batch came: {_NOTHING.replace('it is', 'what yields them is')}")
+    if not counts.any(): raise ValueError(f"the batches yield nothing: {_NOTHING}")
     if not counts.all(): raise ValueError(f"group {(counts == 0).nonzero().flatten().tolist()} has no image, so its importance cannot be estimated")
     for total in sums.values(): total.div_(counts.view(-1, *[1] * (total.dim() - 1)).to(total.device))
     return sums
@@ -516,7 +550,8 @@ assert group_importance(pruned, by_hand, mean, 2)["0"].tolist() == [[[0., 0.]], 
 try: group_importance(model, by_hand, mean, groups=3)
 except ValueError as e: print(e)
 else: raise AssertionError("a group without images was accepted")
-for batches, said in ((iter(()), "no batch came"), ([dict(x=1, y=2, g=0)], "is a dict"), ([(dict(x=x), None, 0)], "input of a batch is a dict"), ([(x, None)], "2 parts")):
+for batches, said in ((iter(()), "batches yield nothing"), ([dict(x=1, y=2, g=0)], "is a dict"),
+                      ([(dict(x=x), None, 0)], "input of a batch is a dict"), ([(x, None)], "2 parts")):
     try: group_importance(model, batches, mean, groups=2)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("wrong batches were accepted")
@@ -635,7 +670,8 @@ def mixed_importance(
         for x, y, g in map(_parts, loader):
             output = model(x)
             for i in g.unique().tolist():
-                gradients = torch.autograd.grad(one_number(loss(output[g == i], y[g == i])), [original(m) for m in layers.values()], retain_graph=True)
+                value = one_number(loss(output[g == i], y[g == i]))
+                gradients = torch.autograd.grad(value, [original(m) for m in layers.values()], retain_graph=True)
                 for (name, layer), gradient in zip(layers.items(), gradients): add_square(sums[name][i], layer.weight.detach(), gradient)
                 counts[i] += 1
     return _mean_over_batches(sums, counts)
