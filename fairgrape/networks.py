@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .builders import NETWORKS, TORCHVISION, network_builder, plain_model, published_norm, timm_builder
+from .masks import check_weight
 from .transforms import IMAGENET_MEAN, IMAGENET_STD
 
 # %% ../nbs/08_networks.ipynb #0b1804ff
@@ -87,6 +88,11 @@ def _check_structure(network: str, model: nn.Module) -> str:
     "The head's name of a network with `PROBE` outputs. Raises: ValueError where it cannot be pruned or kept."
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     if not layers: raise ValueError(f"network = {network!r} has no Conv1d, Conv2d or Linear layer, so nothing in it can be pruned: choose another")
+    for name, layer in layers.items():
+        try: check_weight(name, layer)
+        except ValueError as e:
+            raise ValueError(f"network = {network!r} cannot be pruned: weights at 0 would not stay out of what "
+                             f"its layer {name} ({type(layer).__name__}) computes: choose another") from e
     heads = [n for n, m in layers.items() if len(m.weight) == PROBE]
     if heads != [head_name(model)]:
         raise ValueError(f"network = {network!r}: its outputs must come from one last layer, not from {' and '.join(heads) or 'none'}: choose another")

@@ -67,21 +67,74 @@ def _misfits(state: dict[str, Tensor], want: dict[str, Tensor]) -> list[str]:
     return [*[f'{k} is missing' for k in want if k not in state], *[f'{k} is not in the network' for k in state if k not in want],
             *[f'{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}' for k, v in want.items() if k in state and state[k].shape != v.shape]]
 
+# %% ../nbs/09a_weights.ipynb #36ec2d2f
+def _unusable(state: dict[str, Tensor], want: dict[str, Tensor]) -> list[str]:
+    "Each tensor that is not finite where the network's own is, or holds another kind of number."
+    wrong = []
+    for name, own in want.items():
+        given = state[name]
+        if given.is_floating_point() != own.is_floating_point():
+            wrong.append(f'{name} is {given.dtype}, not {own.dtype}')
+        elif own.is_floating_point() and own.isfinite().all() and not given.float().isfinite().all():
+            bad = int((~given.float().isfinite()).sum())
+            wrong.append(f'{name} has {bad:,} of {given.numel():,} values that are NaN or infinite')
+    return wrong
+
+# %% ../nbs/09a_weights.ipynb #e2a39047
+_PRUNED = 'call fairgrape.masks.from_torch_prune(model) and save fairgrape.masks.plain_state(model)'
+_TRACES = { # What names hold -> what put it there, and what takes it away
+    'weight_orig': ('torch.nn.utils.prune', _PRUNED),
+    'weight_mask': ('torch.nn.utils.prune', _PRUNED),
+    'parametrizations.weight.0.mask': ("fairgrape's masks", 'save fairgrape.masks.plain_state(model)'),
+    'weight_g': ('weight norm', 'call torch.nn.utils.remove_weight_norm on its layers and save again'),
+    'parametrizations.': ('a parametrization',
+                          'call torch.nn.utils.parametrize.remove_parametrizations on its layers and save again'),
+}
+
+def _pattern(state: dict[str, Tensor], want: dict[str, Tensor]) -> str:
+    "What the names say of where a file comes from, and what to do; empty where they say nothing."
+    last = next(iter(want))
+    for name in state:
+        prefix = name.removesuffix(last)
+        if prefix and name.endswith(f'.{last}') and all(k.startswith(prefix) for k in state):
+            return (f"every name begins with '{prefix}', as a wrapper leaves it: save the state_dict() of the "
+                    "network inside (model.module of DataParallel, model._orig_mod of torch.compile), or rename: "
+                    f"{{k.removeprefix('{prefix}'): v for k, v in state.items()}}")
+    for trace, (origin, call) in _TRACES.items():
+        if any(trace in name for name in state) and not any(trace in name for name in want):
+            return f"'{trace}' in its names is from {origin}: in the program that saved it, {call}"
+    return ''
+
 # %% ../nbs/09a_weights.ipynb #30a6c55d
+def _new_head_hint(state, want, head: str, source: str) -> str:
+    "How many classes there are and should be, and the call that keeps all but the head."
+    own, given = len(want[f'{head}weight']), state.get(f'{head}weight')
+    has = 'is missing' if given is None else f'has another size: {len(given):,} classes'
+    return (f"the head {has}, and this network has {own:,}. To keep all but the head, write a file with a new "
+            "one: from fairgrape.models import build_model, save_weights; "
+            f"save_weights(build_model(NETWORK, {own}, weights='{source}', new_head=True).state_dict(), 'new_head.safetensors')")
+
 def fit_state(
     model: nn.Module,        # The network that the weights are for; not changed here
     state: dict[str, Tensor],# Name -> tensor
     source: str,             # Where they come from, for the message
     new_head: bool = False,  # Keep the model's own head, whatever `state` has there
 ) -> dict[str, Tensor]:      # `state` with exactly the model's names and shapes
-    "Check that weights fit a model, name by name and shape by shape."
+    "Check that weights fit a model, name by name and shape by shape, and are finite numbers of its kind."
     want, head = model.state_dict(), head_name(model) + '.'
+    given = state
     state = {k: v for k, v in state.items() if not (new_head and k.startswith(head))}
     state |= {k: v for k, v in want.items() if (new_head and k.startswith(head)) or (k.endswith('num_batches_tracked') and k not in state)}
     wrong = _misfits(state, want)
+    other_size = len(state.get(f'{head}weight', ())) != len(want[f'{head}weight'])
+    hint = _pattern(given, want)
+    if not hint and other_size and all(w.startswith(head) for w in wrong):
+        hint = _new_head_hint(state, want, head, source)
+    if not wrong:
+        wrong = _unusable(state, want)
+        hint = "no training starts from this: save finite floating-point weights"
     if not wrong: return state
-    hint = "the head has another size, new_head=True starts a new one" if all(w.startswith(head) for w in wrong) else "are they of the same network?"
-    raise ValueError(f"{source} does not fit: {hint} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
+    raise ValueError(f"{source} does not fit: {hint or 'are they of the same network?'} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
 
 # %% ../nbs/09a_weights.ipynb #0fe41cdb
 def match_order(

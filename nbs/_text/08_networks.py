@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from fairgrape.builders import NETWORKS, TORCHVISION, network_builder, plain_model, published_norm, timm_builder
+from fairgrape.masks import check_weight
 from fairgrape.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 # %%
@@ -198,7 +199,7 @@ assert _fitting_size('vit_b_16', 40) == 32 and _fitting_size('inception_v3', 64)
 
 
 # %% [markdown]
-# A network that runs may still be unfit: nothing in it can be pruned, its outputs are made by more than one
+# A network that runs may still be unfit: nothing in it can be pruned, a layer standardises its weights so that [pruned zeros would act](10_masks.ipynb), its outputs are made by more than one
 # layer (distilled transformers have two heads), or it refuses weights that come back from a file. The last befalls torchvision's MNASNets: they insist
 # on a version number that pickled weights carry and safetensors do not.
 
@@ -208,6 +209,11 @@ def _check_structure(network: str, model: nn.Module) -> str:
     "The head's name of a network with `PROBE` outputs. Raises: ValueError where it cannot be pruned or kept."
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     if not layers: raise ValueError(f"network = {network!r} has no Conv1d, Conv2d or Linear layer, so nothing in it can be pruned: choose another")
+    for name, layer in layers.items():
+        try: check_weight(name, layer)
+        except ValueError as e:
+            raise ValueError(f"network = {network!r} cannot be pruned: weights at 0 would not stay out of what "
+                             f"its layer {name} ({type(layer).__name__}) computes: choose another") from e
     heads = [n for n, m in layers.items() if len(m.weight) == PROBE]
     if heads != [head_name(model)]:
         raise ValueError(f"network = {network!r}: its outputs must come from one last layer, not from {' and '.join(heads) or 'none'}: choose another")
@@ -217,6 +223,12 @@ def _check_structure(network: str, model: nn.Module) -> str:
 
 
 # %%
+class Standardised(nn.Conv2d):
+    "Its weights have mean 0 and deviation 1 in each row"
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, weight/weight.std((1, 2, 3), keepdim=True), self.bias)
+
 class Versioned(nn.Linear):
     "Like the MNASNets"
     def _load_from_state_dict(self, state, prefix, metadata, *args):
@@ -227,7 +239,8 @@ class TwoHeads(nn.Module):
     def __init__(self): super().__init__(); self.a, self.b = nn.Linear(4, PROBE), nn.Linear(4, PROBE)
 
 for model, hint in [(nn.Sequential(nn.ReLU()), 'nothing in it can be pruned'), (TwoHeads(), 'not from a and b'), (nn.Sequential(nn.Linear(4, PROBE), nn.Linear(4, 4)), 'not from 0'),
-                    (nn.Sequential(nn.Linear(4, 4)), 'not from none'), (nn.Sequential(Versioned(4, PROBE)), 'back from a file (no version)')]:
+                    (nn.Sequential(nn.Linear(4, 4)), 'not from none'), (nn.Sequential(Versioned(4, PROBE)), 'back from a file (no version)'),
+                    (nn.Sequential(Standardised(3, 4, 3), nn.Linear(4, PROBE)), 'its layer 0 (Standardised) computes')]:
     try: _check_structure('mine', model)
     except ValueError as e: print(e); assert hint in str(e)
     else: raise AssertionError('an unfit network was accepted')
@@ -262,7 +275,8 @@ assert check_network('efficientnet_lite0', image_size=48) == 'classifier'
 pooled = lambda num_classes: nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(1), nn.AdaptiveAvgPool1d(num_classes))      # takes no images of any size
 with patch.dict(NETWORKS, average=(pooled, None)):
     for name, size, hint in [('inception_v3', 64, '96 would do'), ('vit_b_16', 40, '32 would do'), ('mnasnet0_5', 64, 'back from a file'),
-                             ('timm:levit_128', 224, 'head.linear and head_dist.linear'), ('average', 32, 'choose another network'), ('resnet35', 224, 'resnet34')]:
+                             ('timm:levit_128', 224, 'head.linear and head_dist.linear'),
+                             ('timm:test_nfnet', 64, 'layer stem.conv1 (ScaledStdConv2d)'), ('average', 32, 'choose another network'), ('resnet35', 224, 'resnet34')]:
         try: check_network(name, image_size=size)
         except ValueError as e: print(e); assert hint in str(e)
         else: raise AssertionError(f'{name} was accepted')
@@ -305,9 +319,6 @@ def one_weight():
     nn.init.zeros_(conv.weight), nn.init.zeros_(conv.bias)
     conv.weight.data[0, 0] = 1
     return conv
-
-class Standardised(nn.Conv2d):
-    def forward(self, x): return self._conv_forward(x, self.weight/self.weight.std((1, 2, 3), keepdim=True), self.bias)
 
 half = (torch.full((1, 3, 1, 1), .5),)*2
 imagenet = tuple(torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))

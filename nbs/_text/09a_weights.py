@@ -60,9 +60,7 @@ def save_weights(
 
 # %%
 saved = save_weights(small.state_dict(), str(folder/'nets'/'small.safetensors'))
-f'{saved.stat().st_size/1e6:.1f} MB'
-
-# %%
+print(f'{saved.stat().st_size/1e6:.1f} MB')
 assert [p.name for p in saved.parent.iterdir()] == ['small.safetensors']         # no part file stays behind
 assert same(load_file(saved), small.state_dict())
 try: save_weights(dict(w=torch.ones(2), not_a_tensor=torch.ones(2).to('meta')), saved)
@@ -125,9 +123,7 @@ def load_weights(
 
 # %%
 torch.save({'state_dict': small.state_dict(), 'epoch': 3}, folder/'training.pth')   # a usual way to keep a checkpoint
-list(load_weights(folder/'training.pth'))[:3]
-
-# %%
+print(list(load_weights(folder/'training.pth'))[:3])
 assert same(load_weights(saved), small.state_dict())
 assert same(load_weights(folder/'training.pth'), small.state_dict())
 torch.save([torch.ones(2)], folder/'list.pth'); torch.save({'epoch': 3}, folder/'number.pth')
@@ -152,11 +148,81 @@ def _misfits(state: dict[str, Tensor], want: dict[str, Tensor]) -> list[str]:
 
 
 # %%
-_misfits(dict(a=torch.ones(2), b=torch.ones(3)), dict(a=torch.ones(2, 1), c=torch.ones(3)))
-
-# %%
+print(_misfits(dict(a=torch.ones(2), b=torch.ones(3)), dict(a=torch.ones(2, 1), c=torch.ones(3))))
 assert _misfits(dict(a=torch.ones(2), b=torch.ones(3)), dict(a=torch.ones(2, 1), c=torch.ones(3))) == ['c is missing', 'b is not in the network', 'a is (2,), not (2, 1)']
 assert _misfits(small.state_dict(), small.state_dict()) == []
+
+
+# %% [markdown]
+# Names and shapes may be right and the numbers no weights: a training that diverged leaves NaN in its checkpoint, and a quantised network whole numbers. Both would run, and show after hours.
+
+# %%
+#| export
+def _unusable(state: dict[str, Tensor], want: dict[str, Tensor]) -> list[str]:
+    "Each tensor that is not finite where the network's own is, or holds another kind of number."
+    wrong = []
+    for name, own in want.items():
+        given = state[name]
+        if given.is_floating_point() != own.is_floating_point():
+            wrong.append(f'{name} is {given.dtype}, not {own.dtype}')
+        elif own.is_floating_point() and own.isfinite().all() and not given.float().isfinite().all():
+            bad = int((~given.float().isfinite()).sum())
+            wrong.append(f'{name} has {bad:,} of {given.numel():,} values that are NaN or infinite')
+    return wrong
+
+
+# %%
+sound = dict(a=torch.ones(3), n=torch.tensor(3), mask=torch.tensor([0, -torch.inf]))   # some masks are infinite
+bad = dict(a=torch.tensor([1, torch.nan, torch.inf]), n=torch.tensor(3.), mask=sound['mask'])
+print(_unusable(bad, sound))
+assert _unusable(bad, sound) == ['a has 2 of 3 values that are NaN or infinite', 'n is torch.float32, not torch.int64']
+assert _unusable(sound | dict(a=torch.ones(3).half()), sound) == []
+assert _unusable(sound | dict(a=torch.ones(3).char()), sound) == ['a is torch.int8, not torch.float32']
+
+# %% [markdown]
+# Where names differ there is often a pattern: a wrapper such as `DataParallel` or `torch.compile` puts a word before each, pruning a word behind some. Then the error names the word and the call that takes it away.
+
+# %%
+#| export
+_PRUNED = 'call fairgrape.masks.from_torch_prune(model) and save fairgrape.masks.plain_state(model)'
+_TRACES = { # What names hold -> what put it there, and what takes it away
+    'weight_orig': ('torch.nn.utils.prune', _PRUNED),
+    'weight_mask': ('torch.nn.utils.prune', _PRUNED),
+    'parametrizations.weight.0.mask': ("fairgrape's masks", 'save fairgrape.masks.plain_state(model)'),
+    'weight_g': ('weight norm', 'call torch.nn.utils.remove_weight_norm on its layers and save again'),
+    'parametrizations.': ('a parametrization',
+                          'call torch.nn.utils.parametrize.remove_parametrizations on its layers and save again'),
+}
+
+def _pattern(state: dict[str, Tensor], want: dict[str, Tensor]) -> str:
+    "What the names say of where a file comes from, and what to do; empty where they say nothing."
+    last = next(iter(want))
+    for name in state:
+        prefix = name.removesuffix(last)
+        if prefix and name.endswith(f'.{last}') and all(k.startswith(prefix) for k in state):
+            return (f"every name begins with '{prefix}', as a wrapper leaves it: save the state_dict() of the "
+                    "network inside (model.module of DataParallel, model._orig_mod of torch.compile), or rename: "
+                    f"{{k.removeprefix('{prefix}'): v for k, v in state.items()}}")
+    for trace, (origin, call) in _TRACES.items():
+        if any(trace in name for name in state) and not any(trace in name for name in want):
+            return f"'{trace}' in its names is from {origin}: in the program that saved it, {call}"
+    return ''
+
+
+# %%
+plain = dict.fromkeys(('conv.weight', 'fc.weight'))
+for names, said in [
+    (('module.conv.weight', 'module.fc.weight'), "begins with 'module.'"),
+    (('_orig_mod.module.conv.weight', '_orig_mod.module.fc.weight'), "removeprefix('_orig_mod.module.')"),
+    (('conv.weight_orig', 'conv.weight_mask', 'fc.weight'), 'from_torch_prune(model)'),
+    (('conv.parametrizations.weight.original', 'conv.parametrizations.weight.0.mask'), "fairgrape's masks"),
+    (('conv.weight_g', 'conv.weight_v'), 'remove_weight_norm'),
+    (('conv.parametrizations.weight.original0',), 'remove_parametrizations'),
+]:
+    found = _pattern(dict.fromkeys(names), plain)
+    print(found)
+    assert said in found
+assert _pattern(plain, plain) == '' == _pattern(dict.fromkeys(('stem.weight', 'fc.bias')), plain) == _pattern({}, plain)
 
 
 # %% [markdown]
@@ -165,20 +231,35 @@ assert _misfits(small.state_dict(), small.state_dict()) == []
 
 # %%
 #| export
+def _new_head_hint(state, want, head: str, source: str) -> str:
+    "How many classes there are and should be, and the call that keeps all but the head."
+    own, given = len(want[f'{head}weight']), state.get(f'{head}weight')
+    has = 'is missing' if given is None else f'has another size: {len(given):,} classes'
+    return (f"the head {has}, and this network has {own:,}. To keep all but the head, write a file with a new "
+            "one: from fairgrape.models import build_model, save_weights; "
+            f"save_weights(build_model(NETWORK, {own}, weights='{source}', new_head=True).state_dict(), 'new_head.safetensors')")
+
 def fit_state(
     model: nn.Module,        # The network that the weights are for; not changed here
     state: dict[str, Tensor],# Name -> tensor
     source: str,             # Where they come from, for the message
     new_head: bool = False,  # Keep the model's own head, whatever `state` has there
 ) -> dict[str, Tensor]:      # `state` with exactly the model's names and shapes
-    "Check that weights fit a model, name by name and shape by shape."
+    "Check that weights fit a model, name by name and shape by shape, and are finite numbers of its kind."
     want, head = model.state_dict(), head_name(model) + '.'
+    given = state
     state = {k: v for k, v in state.items() if not (new_head and k.startswith(head))}
     state |= {k: v for k, v in want.items() if (new_head and k.startswith(head)) or (k.endswith('num_batches_tracked') and k not in state)}
     wrong = _misfits(state, want)
+    other_size = len(state.get(f'{head}weight', ())) != len(want[f'{head}weight'])
+    hint = _pattern(given, want)
+    if not hint and other_size and all(w.startswith(head) for w in wrong):
+        hint = _new_head_hint(state, want, head, source)
+    if not wrong:
+        wrong = _unusable(state, want)
+        hint = "no training starts from this: save finite floating-point weights"
     if not wrong: return state
-    hint = "the head has another size, new_head=True starts a new one" if all(w.startswith(head) for w in wrong) else "are they of the same network?"
-    raise ValueError(f"{source} does not fit: {hint} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
+    raise ValueError(f"{source} does not fit: {hint or 'are they of the same network?'} ({'; '.join(wrong[:3])}{f'; and {len(wrong)-3} more' if len(wrong) > 3 else ''})")
 
 
 # %% [markdown]
@@ -188,19 +269,37 @@ def fit_state(
 # %%
 two = plain_model('resnet10', 2, seed=5)
 fitted = fit_state(two, small.state_dict(), 'seven classes', new_head=True)
-fitted['fc.weight'].shape, fitted['conv1.weight'].shape
-
-# %%
+print(fitted['fc.weight'].shape, fitted['conv1.weight'].shape)
 assert torch.equal(fitted['fc.weight'], two.fc.weight) and torch.equal(fitted['conv1.weight'], small.conv1.weight)
 assert same(fit_state(small, load_weights(saved), 'itself'), small.state_dict())
 old = {k: v for k, v in small.state_dict().items() if not k.endswith('num_batches_tracked')}
 assert same(fit_state(small, old, 'an old file'), small.state_dict())
 counted = small.state_dict() | {'bn1.num_batches_tracked': torch.tensor(5), 'fc.extra': torch.ones(1)}
 assert fit_state(two, counted, 'a new file', new_head=True)['bn1.num_batches_tracked'] == 5 and 'fc.extra' not in fit_state(two, counted, 'a new file', new_head=True)
-for model, hint in [(two, 'new_head=True'), (plain_model('resnet18', 7), 'layer1.1.conv1.weight is missing; layer1.1.bn1.weight is missing; layer1.1.bn1.bias is missing; and 37 more)')]:
+for model, hint in [(two, "the head has another size: 7 classes, and this network has 2"),
+                    (two, "build_model(NETWORK, 2, weights='small.safetensors', new_head=True)"),
+                    (plain_model('resnet18', 7), 'layer1.1.conv1.weight is missing; layer1.1.bn1.weight is missing; layer1.1.bn1.bias is missing; and 37 more)')]:
     try: fit_state(model, small.state_dict(), 'small.safetensors')
     except ValueError as e: print(e); assert hint in str(e)
     else: raise AssertionError('weights of another shape were taken')
+no_bias = {k: v for k, v in small.state_dict().items() if k != 'fc.bias'}
+headless = {k: v for k, v in small.state_dict().items() if not k.startswith('fc.')}
+spoilt = small.state_dict() | {'bn1.running_var': torch.full((64,), torch.nan),
+                               'conv1.weight': small.conv1.weight.char()}
+pruned = headless | {'fc.bias': small.fc.bias, 'fc.weight_orig': small.fc.weight, 'fc.weight_mask': small.fc.weight}
+for state, hint in [
+    ({f'module.{k}': v for k, v in small.state_dict().items()}, "begins with 'module.'"),
+    (headless, 'the head is missing, and this network has 7'),
+    (no_bias, 'of the same network? (fc.bias is missing)'),
+    (spoilt, 'bn1.running_var has 64 of 64 values that are NaN'),
+    (spoilt, 'conv1.weight is torch.int8'),
+    (small.state_dict() | {'fc.bias': torch.full((7,), torch.nan)}, 'fc.bias has 7 of 7'),
+    (pruned, "'weight_orig' in its names"),
+]:
+    try: fit_state(small, state, 'small.safetensors')
+    except ValueError as e: print(str(e)[:200]); assert hint in str(e) and 'small.safetensors does not fit' in str(e)
+    else: raise AssertionError('weights of another network were taken')
+assert same(fit_state(small, spoilt | small.state_dict(), 'itself'), small.state_dict())
 
 
 # %% [markdown]

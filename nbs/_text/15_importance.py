@@ -8,10 +8,11 @@
 
 # %%
 #| export
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -65,28 +66,58 @@ assert cut(130) == [44, 43, 43] and cut(64) == [64] and cut(65) == [33, 32] and 
 
 
 # %% [markdown]
-# The commonest mistakes in a loader of one's own are pairs instead of triples, and groups that are words or floats. They are said as what they are, before anything is computed.
+# The commonest mistakes in a loader of one's own are pairs instead of triples, dictionaries, and groups that are words, floats or truth values. Each has an error of its own, before anything is computed.
 
 # %%
 #| export
+def _parts(batch: tuple) -> tuple:
+    "A batch's input, target and group. Raises: ValueError unless it has three parts and one input"
+    if not isinstance(batch, (tuple, list)):
+        raise ValueError(f"a batch of the loader is a {type(batch).__name__}: "
+                         "it must be a tuple (input, target, group)")
+    if len(batch) != 3:
+        raise ValueError(f"a batch of the loader has {len(batch)} parts: "
+                         "it must be (input, target, group)")
+    if isinstance(batch[0], (Mapping, list, tuple)):
+        raise ValueError(f"the input of a batch is a {type(batch[0]).__name__}: it must be one tensor "
+                         "with the batch first; wrap a network of several inputs to take them apart")
+    return batch
+
 def codes_of(batch: tuple) -> Tensor:
-    "The group codes of a batch, shape `(B,)`. Raises: ValueError unless it is (input, target, group) with whole numbers as groups"
-    if len(batch) != 3: raise ValueError(f"a batch of the loader has {len(batch)} parts: it must be (input, target, group)")
-    codes = batch[2]
-    if not isinstance(codes, Tensor) or codes.dim() != 1 or codes.is_floating_point() or codes.is_complex():
-        what = f"{codes.dtype}, shape {tuple(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
-        raise ValueError(f"the groups of a batch must be whole numbers from 0 on, a LongTensor of shape (B,), not {what}")
+    """The group codes of a batch, shape `(B,)`.
+
+    Raises: ValueError unless it is (input, target, group), of one length, with whole numbers as groups."""
+    x, y, codes = _parts(batch)
+    must = "the groups of a batch must be whole numbers from 0 on, a LongTensor of shape (B,), not"
+    if not isinstance(codes, Tensor): raise ValueError(f"{must} {type(codes).__name__}")
+    if codes.dtype == torch.bool: raise ValueError(f"{must} torch.bool: call .long() on them")
+    if codes.dim() != 1 or codes.is_floating_point() or codes.is_complex():
+        raise ValueError(f"{must} {codes.dtype}, shape {tuple(codes.shape)}")
+    for name, part in (("input", x), ("target", y)):
+        if part is None: continue
+        if not isinstance(part, Tensor):
+            raise ValueError(f"the {name} of a batch is a {type(part).__name__}: "
+                             "it must be one tensor with the batch first")
+        if part.shape[:1] != codes.shape:
+            raise ValueError(f"the {name} of a batch has shape {tuple(part.shape)}, and it has {len(codes)} "
+                             "groups: each image needs one input, one target and one group")
     return codes
 
 
 # %%
 print(codes_of((None, None, torch.tensor([0, 1, 0]))))
 assert codes_of((None, None, torch.tensor([0, 1, 0]))).tolist() == [0, 1, 0]
-for wrong, said in (((1, 2), "2 parts"), ((1, 2, ["thin", "thick"]), "not list"), ((1, 2, torch.tensor([0., 1.])), "not torch.float32"), ((1, 2, torch.zeros(2, 1).long()), "shape (2, 1)")):
+x, g = torch.ones(2, 3), torch.tensor([0, 1])
+for wrong, said in ((dict(x=x, y=x, group=g), "is a dict: it must be a tuple"),
+                    ((dict(pixels=x), x, g), "input of a batch is a dict"),
+                    ((x, dict(y=x), g), "target of a batch is a dict"),
+                    ((x, x, g.bool()), "not torch.bool: call .long()"),
+                    ((x, x, torch.tensor([0, 1, 0])), "shape (2, 3), and it has 3 groups"),
+                    ((x, x[:1], g), "target of a batch has shape (1, 3)"),
+                    ((1, 2), "2 parts"), ((1, 2, ["thin", "thick"]), "not list"), ((1, 2, torch.tensor([0., 1.])), "not torch.float32"), ((1, 2, torch.zeros(2, 1).long()), "shape (2, 1)")):
     try: codes_of(wrong)
     except ValueError as e: print(e); assert said in str(e)
-    else: raise AssertionError("wrong groups accepted")
-
+    else: raise AssertionError("a wrong batch was accepted")
 
 # %% [markdown]
 # To cut evenly one must know how many images each group has, so the loader is read once for its labels alone. That is also where a group without any image is found: nothing
@@ -94,17 +125,28 @@ for wrong, said in (((1, 2), "2 parts"), ((1, 2, ["thin", "thick"]), "not list")
 
 # %%
 #| export
+_NOTHING = ("it is read more than once, so it must be one that starts anew each time, "
+            "as a DataLoader does and a generator does not")
+
+def _whole(name: str, value) -> int:
+    "`value` as it is. Raises: ValueError unless it is a whole number, 1 or more"
+    try: fits = not isinstance(value, bool) and index(value) >= 1
+    except TypeError: fits = False
+    if not fits: raise ValueError(f"{name} = {value!r}: it must be a whole number, 1 or more")
+    return value
+
 def count_groups(
     loader: Iterable, # Yields (input, target, group): batches, group a LongTensor `(B,)` of codes 0 … groups − 1
     groups: int,      # How many groups there are
 ) -> list[int]:       # Images of each group
     "Count the images of each group; a group without images, or a code outside the range, is a ValueError."
-    counts = torch.zeros(groups, dtype=torch.long)
+    counts = torch.zeros(_whole("groups", groups), dtype=torch.long)
     for g in map(codes_of, loader):
+        if not len(g): raise ValueError("a batch of the loader is empty: leave it out")
         low, high = int(g.min()), int(g.max())
         if low < 0 or high >= groups: raise ValueError(f"group code {low if low < 0 else high} in the data, but groups = {groups}: codes are 0 to {groups - 1}")
         counts += torch.bincount(g.cpu(), minlength=groups)
-    if not counts.any(): raise ValueError("the loader yields nothing: it is read more than once, so it must be one that starts anew each time, as a DataLoader does and a generator does not")
+    if not counts.any(): raise ValueError(f"the loader yields nothing: {_NOTHING}")
     empty = [i for i, n in enumerate(counts.tolist()) if n == 0]
     if empty: raise ValueError(f"group {empty} has no image, so its importance cannot be estimated: drop it or add images")
     return counts.tolist()
@@ -114,7 +156,9 @@ def count_groups(
 loader = [(torch.arange(0., 3), torch.arange(3), torch.tensor([0, 1, 0])), (torch.arange(3., 6), torch.arange(3), torch.tensor([0, 0, 1]))]
 print(count_groups(loader, groups=2))
 assert count_groups(loader, groups=2) == [4, 2]
-for wrong, groups, said in ((loader, 1, "code 1"), (loader, 3, "[2] has no image"), ([(None, None, torch.tensor([-1, 0]))], 2, "code -1"), (iter(()), 2, "yields nothing")):
+for wrong, groups, said in ((loader, 1, "code 1"), (loader, 3, "[2] has no image"), ([(None, None, torch.tensor([-1, 0]))], 2, "code -1"), (iter(()), 2, "yields nothing"),
+                             *((loader, number, f"groups = {number!r}") for number in ("2", 2.0, 0, True)),
+                             ([(None, None, torch.zeros(0).long())], 2, "is empty")):
     try: count_groups(wrong, groups)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("wrong number of groups accepted")
@@ -132,7 +176,9 @@ class ByGroup:
         groups: int,      # How many groups there are
         size: int = 64,   # The largest batch (the paper's code: 64)
     ):
-        self.loader, self.groups, self.size = loader, groups, size
+        if isinstance(loader, Iterator):
+            raise ValueError(f"the loader is a {type(loader).__name__}: {_NOTHING}")
+        self.loader, self.groups, self.size = loader, groups, _whole("size", size)
         self.counts = count_groups(loader, groups)
 
     def __len__(self) -> int: return sum(len(cut(n, self.size)) for n in self.counts)
@@ -141,6 +187,12 @@ class ByGroup:
 # %%
 print(len(ByGroup(loader, groups=2, size=3)))
 assert len(ByGroup(loader, 2, size=3)) == 3 and len(ByGroup(loader, 2)) == 2 and ByGroup(loader, 2).counts == [4, 2]
+for wrong, size, said in ((loader, 0, "size = 0"), (loader, "64", "size = '64'"),
+                          ((batch for batch in loader), 64, "is a generator"),
+                          (iter(loader), 64, "is a list_iterator")):
+    try: ByGroup(wrong, 2, size)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError("batches that cannot be cut were accepted")
 
 
 # %% [markdown]
@@ -161,6 +213,8 @@ def __iter__(self:ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
                 n = sizes[i].pop(0)
                 yield *(t[:n] for t in waiting[i]), i
                 waiting[i] = tuple(t[n:] for t in waiting[i])
+    if waiting == [None] * self.groups:
+        raise ValueError(f"the loader yields nothing the second time: {_NOTHING}")
 
 
 # %%
@@ -169,6 +223,13 @@ for x, y, g in ByGroup(loader, groups=2, size=3): print(f"group {g}: {x.tolist()
 # %%
 assert [(x.tolist(), g) for x, _, g in ByGroup(loader, 2, size=3)] == [([0., 2.], 0), ([3., 4.], 0), ([1., 5.], 1)]
 assert [y.tolist() for _, y, _ in ByGroup(loader, 2, size=3)] == [[0, 2], [0, 1], [1, 2]] and len(list(ByGroup(loader, 2, size=1))) == 6
+class Once:
+    "Starts anew, but what it reads from is used up"
+    def __init__(self): self.batches = iter(loader)
+    def __iter__(self): return iter(self.batches)
+try: list(ByGroup(Once(), 2))
+except ValueError as e: print(e); assert "nothing the second time" in str(e)
+else: raise AssertionError("no image came")
 
 
 # %% [markdown]
@@ -210,7 +271,6 @@ except KeyboardInterrupt: pass
 assert norm.training and not pair[1].training and not norm.weight.requires_grad and norm.bias.requires_grad         # each as it was, whatever happened within
 norm.training, norm.running_mean
 
-
 # %% [markdown]
 # ## One backward pass a batch
 #
@@ -218,9 +278,40 @@ norm.training, norm.running_mean
 
 # %%
 #| export
+NO_GRAD = "take torch.no_grad() and torch.inference_mode() from around the call"
+
+def one_number(value) -> Tensor:
+    "The loss of a batch as it is. Raises: ValueError unless it is one number in a tensor"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"the loss of a batch is a {type(value).__name__}: loss(output, target) must "
+                         "return one tensor, the mean over the batch")
+    if value.numel() != 1:
+        raise ValueError(f"the loss of a batch has shape {tuple(value.shape)}: it must be one number, "
+                         "the mean over the batch (reduction='mean')")
+    return value
+
+def _loss_of(model, x, y, loss, autocast=None) -> Tensor:
+    """The batch's loss.
+
+    Raises: ValueError where network and batch are on different devices, or where the loss has no gradient."""
+    try:
+        with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
+            value = one_number(loss(model(x), y))
+    except (RuntimeError, NotImplementedError) as error:
+        there = {str(p.device) for p in model.parameters()}
+        here = {str(t.device) for t in (x, y) if isinstance(t, Tensor)}
+        if here <= there: raise
+        raise ValueError(f"the network is on {', '.join(sorted(there))} and the batches are on "
+                         f"{', '.join(sorted(here))}: bring both to one device, with model.to(device) or with "
+                         ".to(device) in the loader") from error
+    if not value.requires_grad:
+        raise ValueError(f"the loss of a batch has no gradient: {NO_GRAD}, and .detach() and .item() out of "
+                         "the network and the loss")
+    return value
+
 def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Tensor | None]:
     "∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part"
-    with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None): value = loss(model(x), y)
+    value = _loss_of(model, x, y, loss, autocast)
     return torch.autograd.grad(value, [original(layer) for layer in layers], allow_unused=True, **how)
 
 
@@ -237,6 +328,20 @@ assert found[0].tolist() == [[2., 0.]] and found[1] is None and neuron.weight.gr
 seen = []
 weight_gradients(neuron, [neuron], torch.ones(1, 2), None, lambda out, _: seen.append(out.dtype) or out.sum(), torch.bfloat16)
 assert seen == [torch.bfloat16]
+x = torch.ones(1, 2)
+nowhere = nn.Linear(2, 1, device="meta")
+for net, batch, loss, said in ((neuron, x, lambda out, _: (out.mean(), out), "is a tuple"),
+                               (neuron, x, lambda out, _: out.mean().item(), "is a float"),
+                               (neuron, x, lambda out, _: out.expand(3, 1), "has shape (3, 1)"),
+                               (neuron, x, lambda out, _: out.mean().detach(), "has no gradient"),
+                               (neuron, x.to("meta"), mean, "on cpu and the batches are on meta"),
+                               (nowhere, x, mean, "on meta and the batches are on cpu")):
+    try: weight_gradients(net, [net], batch, None, loss)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError("a batch without a gradient was accepted")
+try: weight_gradients(neuron, [neuron], torch.ones(1, 3), None, mean)
+except RuntimeError as e: print(e); assert "device" not in str(e)             # an error of its own
+else: raise AssertionError("three inputs were accepted for two")
 
 
 # %% [markdown]
@@ -309,6 +414,7 @@ assert total.item() == 1249 != (1024 * half + 225 * half).item() and room.item()
 #| export
 def _mean_over_batches(sums: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
     "Each group's sums over its number of batches, in place"
+    if not counts.any(): raise ValueError(f"the batches yield nothing: {_NOTHING}")
     if not counts.all(): raise ValueError(f"group {(counts == 0).nonzero().flatten().tolist()} has no image, so its importance cannot be estimated")
     for total in sums.values(): total.div_(counts.view(-1, *[1] * (total.dim() - 1)).to(total.device))
     return sums
@@ -394,12 +500,13 @@ def group_importance(
     Each image goes forward and backward once, whatever G is. Beside the result (and one group's sums, where it lies elsewhere) no more than a layer's gradient and its square are held.
     Raises: ValueError if a group has no batch; MemoryError or OSError where the sums do not fit.
     Source: paper section 3; `training_mode` and batches of one group: this project's choice."""
+    if not torch.is_grad_enabled(): raise ValueError(f"gradients are off: {NO_GRAD}")
     layers = prunable(model, ignore)
     weights = {n: layer.weight.detach() for n, layer in layers.items()}
     sums, room = GroupSums(weights, 1 if everybody else groups, keep_on), scratch(weights)
     def add(name: str, gradient: Tensor): add_square(mine[name], weights[name], gradient, room[name])
     with measuring(model, training_mode), handed_on(layers, add):
-        for x, y, g in my_share(batches, team):
+        for x, y, g in map(_parts, my_share(batches, team)):
             mine = sums.of(0 if everybody else int(g))
             weight_gradients(model, layers.values(), x, y, loss, autocast)
     sums.put_back()
@@ -443,6 +550,16 @@ assert group_importance(pruned, by_hand, mean, 2)["0"].tolist() == [[[0., 0.]], 
 try: group_importance(model, by_hand, mean, groups=3)
 except ValueError as e: print(e)
 else: raise AssertionError("a group without images was accepted")
+for batches, said in ((iter(()), "batches yield nothing"), ([dict(x=1, y=2, g=0)], "is a dict"),
+                      ([(dict(x=x), None, 0)], "input of a batch is a dict"), ([(x, None)], "2 parts")):
+    try: group_importance(model, batches, mean, groups=2)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError("wrong batches were accepted")
+for context in (torch.no_grad(), torch.inference_mode()):
+    with context:
+        try: group_importance(model, by_hand, mean, groups=2)
+        except ValueError as e: assert "gradients are off" in str(e)
+        else: raise AssertionError("importance without a gradient")
 
 
 # %% [markdown]
@@ -550,10 +667,11 @@ def mixed_importance(
     counts = torch.zeros(groups, dtype=torch.long)
     with measuring(model, training_mode):
         sums = {n: torch.zeros(groups, *m.weight.shape, device=m.weight.device, dtype=wide(m.weight)) for n, m in layers.items()}
-        for x, y, g in loader:
+        for x, y, g in map(_parts, loader):
             output = model(x)
             for i in g.unique().tolist():
-                gradients = torch.autograd.grad(loss(output[g == i], y[g == i]), [original(m) for m in layers.values()], retain_graph=True)
+                value = one_number(loss(output[g == i], y[g == i]))
+                gradients = torch.autograd.grad(value, [original(m) for m in layers.values()], retain_graph=True)
                 for (name, layer), gradient in zip(layers.items(), gradients): add_square(sums[name][i], layer.weight.detach(), gradient)
                 counts[i] += 1
     return _mean_over_batches(sums, counts)

@@ -8,17 +8,20 @@
 
 # %%
 #| export
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from fairgrape.importance import ByGroup, group_importance
+from fairgrape.importance import NO_GRAD, ByGroup, group_importance, one_number
 from fairgrape.masks import apply_masks, get_masks, prunable
 from fairgrape.selection import Select, check_scope, exact, keep_count, select_fair, select_masks
 
@@ -192,11 +195,19 @@ assert six[0].weight.tolist() == [[0, 0, 0], [0, -5, 0]] and half.kept == 1     
 
 # %%
 #| export
-def check_left(masks: dict[str, Tensor], rate: Fraction):
+def check_left(
+    masks: Mapping[str, Tensor],                 # Layer name → True where a weight is kept
+    rate: Fraction,                              # Target pruning rate
+    weights: Mapping[str, Tensor] | None = None, # Layer name → weight; those that are 0 count as gone
+):
     "Raise ValueError where more weights are gone than the rate asks for"
-    left, total = (sum(int(f(m)) for m in masks.values()) for f in (Tensor.sum, Tensor.numel))
+    there = masks if weights is None else {n: m & (weights[n] != 0) for n, m in masks.items()}
+    held, left = (sum(int(m.sum()) for m in some.values()) for some in (masks, there))
+    total = sum(m.numel() for m in masks.values())
     if left < sum(keep_count(m.numel(), rate) for m in masks.values()):
-        raise ValueError(f"rate = {float(rate)}, but the network has {left:,} of its {total:,} weights left, {100 * (1 - left / total):.1f} % are pruned already: "
+        zeros = f" ({held - left:,} of them are zeros that no mask holds; see fairgrape.masks.from_zeros)"
+        raise ValueError(f"rate = {float(rate)}, but the network has {left:,} of its {total:,} weights left, "
+                         f"{100 * (1 - left / total):.1f} % are pruned already{zeros if held > left else ''}: "
                          "choose a higher rate, or start from the dense network")
 
 
@@ -206,6 +217,80 @@ try: check_left(there, Fraction(3, 4))
 except ValueError as e: print(e); assert "3 of its 19 weights left, 84.2 % are pruned already" in str(e)
 else: raise AssertionError("a network that has lost more than was asked for was pruned")
 for rate in (Fraction(4, 5), Fraction(9, 10)): assert check_left(there, rate) is None       # ⌊10/5⌋ + ⌊9/5⌋ = 3
+
+
+# %% [markdown]
+# What `retrain` does is up to the user, and a common habit breaks the masks: keep a copy of the best `state_dict` and load it in the end. A state of an earlier step brings that step's masks along, with more
+# weights than the step says. So a step's masks are put back after retraining, with a warning, because the network is then no longer the one that was the best. Where they cannot be put back, because `retrain`
+# took a layer away, say, the error names the step.
+
+# %%
+#| export
+def hold(
+    model: nn.Module,            # The network after retraining
+    masks: Mapping[str, Tensor], # The step's masks, layer name → True where a weight is kept
+    step: int,                   # The step's number, for messages
+    ignore: Iterable[str] = (),  # Layers that are left dense
+):
+    """Put a step's masks back where retraining changed them, and warn.
+
+    Raises: ValueError with the step's number where that cannot be."""
+    try:
+        now = {n: mask.to(masks[n].device) for n, mask in get_masks(model, ignore).items() if n in masks}
+        changed = [n for n, mask in masks.items() if n not in now or not torch.equal(now[n], mask)]
+        apply_masks(model, {n: masks[n] for n in changed})
+    except ValueError as error:
+        raise ValueError(f"step {step}: retrain left a network that cannot hold the step's masks ({error}): "
+                         "it must train the network that it is given, in place, and keep its layers") from error
+    if not changed:
+        return
+    back = sum(int((now[n] & ~masks[n]).sum()) for n in changed)
+    named = ", ".join(changed[:3]) + (" and more" if len(changed) > 3 else "")
+    warnings.warn(f"step {step}: retrain changed the masks, as loading an earlier step's state_dict does, and "
+                  f"brought {back:,} pruned weights back ({named}). The step's masks were put back and these "
+                  "weights are 0 again; to keep the best state, compare within a step only", stacklevel=3)
+
+
+# %%
+net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+first, second = ({"0": torch.arange(6).view(2, 3) < kept, "1": torch.ones(2, 2) > 0} for kept in (5, 2))
+earlier = {k: v.clone() for k, v in apply_masks(net, first).state_dict().items()}
+apply_masks(net, second).load_state_dict(earlier)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    hold(net, second, step=2); hold(net, second, step=3)
+print(said[0].message)
+assert len(said) == 1 and str(said[0].message).startswith("step 2: retrain changed the masks")
+assert "brought 3 pruned weights back (0)" in str(said[0].message)
+assert torch.equal(get_masks(net)["0"], second["0"]) and torch.equal(net[0].weight != 0, second["0"])
+for layer in (nn.ReLU(), torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))):
+    try: hold(nn.Sequential(net[0], layer), second, step=4)
+    except ValueError as e: print(e); assert str(e).startswith("step 4: retrain left a network")
+    else: raise AssertionError("masks of a layer that is gone were put back")
+
+
+# %% [markdown]
+# A function with the wrong arguments would be noticed when it is first called, which for `retrain` is after the first step is scored. So each is held against the call beforehand.
+
+# %%
+#| export
+def _check_call(name: str, function: Callable, *arguments: str):
+    "Raise ValueError unless `function` can be called with these arguments"
+    try: inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        given = getattr(function, "__name__", None) or repr(function)
+        raise ValueError(f"{name} is called as {name}({', '.join(arguments)}), which {given} does not take "
+                         f"({error})") from error
+    except ValueError: pass                 # built in, without a signature
+
+
+# %%
+for given in (lambda model: None, "fit", lambda model, step, loader: None):
+    try: _check_call("retrain", given, "model", "step")
+    except ValueError as e: print(e); assert str(e).startswith("retrain is called as retrain(model, step), which ")
+    else: raise AssertionError("a function that cannot be called was accepted")
+for taken in (lambda model, step=1: None, lambda *everything: None, print, F.cross_entropy, nn.CrossEntropyLoss(), max):
+    assert _check_call("retrain", taken, "model", "step") is None
 
 
 # %% [markdown]
@@ -228,18 +313,26 @@ def prune(
 ) -> list[Step]:                                    # What each step did; the masks are in the model (`get_masks`)
     """Prune `model` in steps: score, select, apply, retrain.
 
-    Raises: ValueError for a rate, keep, scope or layer name that cannot be, or a network that is sparser already, before any work.
+    After retraining each step's masks are put back where `retrain` changed them (see `hold`).
+    Raises: ValueError for a rate, keep, scope, layer name or function that cannot be, or a network that is
+        sparser already, before any work.
     Source: paper, Algorithm 1."""
     rates, masks, steps = schedule(rate, keep), get_masks(model, ignore), list(done)
     check_scope(masks, rates[-1], scope)
-    if not steps: check_left(masks, rates[-1])
+    weights = {n: layer.weight.detach() for n, layer in prunable(model, ignore).items()}
+    if not steps: check_left(masks, rates[-1], weights)
+    for name, function, *arguments in (("score", score, "model"), ("retrain", retrain, "model", "step"),
+                                       ("on_step", on_step, "step"), ("on_select", on_select, "step")):
+        if function is not None or name == "score": _check_call(name, function, *arguments)
     half = steps.pop() if steps and steps[-1].retrain_s is None else None
     for i, r in list(enumerate(rates, 1))[len(steps):]:
         if half is None:
             masks, half = _remove(model, masks, i, r, score, select, scope, ignore)
             if on_select is not None: on_select(half)
         start = time.perf_counter()
-        if retrain is not None: retrain(model, i)
+        if retrain is not None:
+            retrain(model, i)
+            hold(model, masks, i, ignore)
         steps.append(replace(half, retrain_s=time.perf_counter() - start))
         half = None
         if on_step is not None: on_step(steps[-1])
@@ -278,6 +371,34 @@ for bad in (dict(rate=2), dict(rate=0.5, scope="both"), dict(rate=0.5), dict(rat
     try: prune(net, score=None, **bad)        # fails before the score is ever asked for
     except ValueError as e: print(e)
     else: raise AssertionError(f"{bad} was accepted")
+for wrong, said in ((dict(score=None), "score(model)"), (dict(retrain=lambda model: None), "retrain(model, step)"),
+                    (dict(on_step=lambda: None), "on_step(step)"), (dict(on_select=3), "on_select(step)")):
+    before = get_masks(net)["0"]
+    try: prune(net, 0.95, **dict(score=magnitude, select=select_top) | wrong)
+    except ValueError as e: print(e); assert said in str(e) and torch.equal(get_masks(net)["0"], before)
+    else: raise AssertionError("a function that cannot be called was accepted")
+
+# %% [markdown]
+# Plain zeros are gone as well, and a `retrain` that puts the best state back ends with the sparsity that the last step says.
+
+# %%
+zeros = nn.Sequential(nn.Linear(5, 2, bias=False))
+with torch.no_grad(): zeros[0].weight.copy_(torch.tensor([[0., 0, 0, 0, 1], [0, 0, 0, 2, 3]]))     # 7 of 10 are 0
+try: prune(zeros, 0.5, magnitude, select_top)
+except ValueError as e: print(e); assert "3 of its 10 weights left, 70.0 % are pruned already (7 of them are zeros" in str(e)
+else: raise AssertionError("a network that is sparser already was pruned")
+assert check_left(get_masks(zeros), Fraction(7, 10), {"0": zeros[0].weight}) is None
+
+net, best = nn.Sequential(nn.Linear(8, 8)), {}
+def keep_best(model, step):
+    if not best: best.update({k: v.clone() for k, v in model.state_dict().items()})     # no later step is as good
+    model.load_state_dict(best)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    steps = prune(net, 0.9, magnitude, select_top, keep=0.6, retrain=keep_best)
+print(*(w.message for w in said), sep="\n")
+assert [str(w.message)[:6] for w in said] == ["step 2", "step 3", "step 4", "step 5"]
+assert steps[-1].kept == 6 == int(get_masks(net)["0"].sum()) == int((net[0].weight != 0).sum())
 
 
 # %% [markdown]
@@ -319,7 +440,7 @@ class MeanLoss:
     def __init__(self, loss: Callable): self.loss, self.seen = loss, False
 
     def __call__(self, output, target):
-        value = self.loss(output, target)
+        value = one_number(self.loss(output, target))
         if not self.seen and isinstance(output, Tensor) and isinstance(target, Tensor): self.look(value.detach(), output.detach(), target)
         self.seen = True
         return value
@@ -329,8 +450,7 @@ class MeanLoss:
 #| export
 @patch
 def look(self: MeanLoss, value: Tensor, output: Tensor, target: Tensor):
-    "Raise ValueError unless `value` is one number that stays the same when the batch has every sample twice"
-    if value.numel() != 1: raise ValueError(f"the loss of a batch has shape {tuple(value.shape)}: it must be one number, the mean over the batch (reduction='mean')")
+    "Raise ValueError unless `value` stays the same when the batch has every sample twice"
     with torch.no_grad(): twice = self.loss(torch.cat([output, output]), torch.cat([target, target]))
     if not torch.isclose(twice, value, rtol=0.01, atol=1e-12, equal_nan=True):
         raise ValueError(f"with every sample of a batch twice the loss goes from {float(value):.4g} to {float(twice):.4g}: it must be the mean over the batch "
@@ -343,6 +463,10 @@ for reduction, said in (("sum", "every sample of a batch twice"), ("none", "has 
     try: MeanLoss(torch.nn.CrossEntropyLoss(reduction=reduction))(*batch)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError(f"reduction='{reduction}' was taken for a mean")
+for output in (batch[0], {"logits": batch[0]}):
+    try: MeanLoss(lambda output, target: (torch.tensor(1.), output))(output, batch[1])
+    except ValueError as e: print(e); assert "is a tuple" in str(e)
+    else: raise AssertionError("a loss with something beside it was taken")
 
 # %%
 sizes = []
@@ -375,8 +499,13 @@ def prune_fair(
 
     Raises: ValueError for groups or a loader that cannot be, a loss that is not a mean, and as `prune` does.
     Source: paper, Algorithm 1."""
-    batches, loss = ByGroup(loader, groups, size), MeanLoss(loss)
-    return prune(model, rate, lambda m: group_importance(m, batches, loss, groups, ignore, autocast), select_fair, ignore=ignore, **how)
+    if not torch.is_grad_enabled(): raise ValueError(f"gradients are off: {NO_GRAD}")
+    _check_call("loss", loss, "output", "target")
+    loss = MeanLoss(loss)
+    @cache
+    def batches(): return ByGroup(loader, groups, size)      # counted after `prune` has checked the rest
+    def score(net): return group_importance(net, batches(), loss, groups, ignore, autocast)
+    return prune(model, rate, score, select_fair, ignore=ignore, **how)
 
 
 # %% [markdown]
@@ -406,3 +535,31 @@ assert min(float(right[g == i].float().mean()) for i in range(2)) > 0.85 and abs
 try: prune_fair(net, loader, 0.9, groups=2, loss=torch.nn.CrossEntropyLoss(reduction="sum"))
 except ValueError as e: print(e); assert "mean" in str(e) and abs(sparsity(get_masks(net)) - 0.8) < 0.01          # nothing was pruned
 else: raise AssertionError("a loss that is a sum was accepted")
+
+# %% [markdown]
+# Each of the usual mistakes is named before a weight is removed:
+
+# %%
+pairs, before = [(x, y) for x, y, _ in loader], get_masks(net)["0"]
+hundred = list(loader)
+mistakes = [
+    (dict(groups="2"), "groups = '2'"),
+    (dict(size=0), "size = 0"),
+    (dict(loader=(b for b in hundred)), "is a generator"),
+    (dict(loader=pairs), "has 2 parts"),
+    (dict(loader=[dict(x=x, y=y, g=g) for x, y, g in hundred]), "is a dict"),
+    (dict(loader=[(x, y, g.bool()) for x, y, g in hundred]), ".long()"),
+    (dict(loader=[(x, y, g[1:]) for x, y, g in hundred]), "49 groups"),
+    (dict(loader=[(x.to("meta"), y.to("meta"), g) for x, y, g in hundred]), "batches are on meta"),
+    (dict(retrain=lambda model: None), "retrain(model, step)"),
+    (dict(loss=lambda output: 0), "loss(output, target)"),
+    (dict(loss=lambda output, target: (F.cross_entropy(output, target), 0)), "is a tuple"),
+]
+for wrong, said in mistakes:
+    try: prune_fair(net, **dict(loader=hundred, rate=0.9, groups=2) | wrong)
+    except ValueError as e: print(e); assert said in str(e) and torch.equal(get_masks(net)["0"], before)
+    else: raise AssertionError(f"{said} was accepted")
+with torch.no_grad():
+    try: prune_fair(net, hundred, 0.9, groups=2)
+    except ValueError as e: print(e); assert "gradients are off" in str(e)
+    else: raise AssertionError("no gradient, and no error")

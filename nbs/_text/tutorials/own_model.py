@@ -259,7 +259,7 @@ assert all(abs(float(meaning[g == i].mean()) - 0.5) < 0.04 for i in (0, 1))     
 
 
 # %% [markdown]
-# `nn.MultiheadAttention` packs its three input matrices in a bare parameter that belongs to no Linear, and is left dense (with a warning). Written with four Linear layers, attention is pruned like everything else. The embedding is a lookup table, not a Linear, and stays whole.
+# `nn.MultiheadAttention` packs its three input matrices in a bare parameter that belongs to no Linear, and is left dense (with a warning). Written with four Linear layers, attention is pruned like everything else. The embedding is a lookup table, not a Linear, and stays whole; the first call warns of its share of the weights.
 
 # %%
 class Block(nn.Module):
