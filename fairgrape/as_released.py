@@ -64,13 +64,14 @@ def _orders(rows: Tensor, mask: Tensor, weight: Tensor | None) -> np.ndarray:
 def released_share(
     importance: Tensor,        # Importance of a layer, shape `(G, *weight)`, finite, ≥ 0
     mask: Tensor | None = None,# True where a weight is still there, shape `(*weight)`; None: all are
-) -> np.ndarray:               # P_g, shape `(G,)`, float64, with the values of float32 (of float64 where the importance is float64)
+) -> np.ndarray:               # P_g, shape `(G,)`, float64 that holds what float32 can
     "Each group's share of the layer's importance, in the arithmetic of the public code."
     rows = importance.detach().cpu().to(torch.promote_types(importance.dtype, torch.float32))
     if mask is not None: rows = torch.where(mask.cpu(), rows, 0)
     totals = torch.stack([row.sum() for row in rows])
     whole = totals[0]
-    for total in totals[1:]: whole = whole + total                # one after the other, as Python's `sum` does it
+    for total in totals[1:]:
+        whole = whole + total              # one after the other, as Python's `sum` does it
     return (totals / whole).double().numpy()
 
 # %% ../nbs/19_as_released.ipynb #7877e4cd
@@ -78,7 +79,7 @@ def released_count(
     n: int,                       # Weights of the layer, pruned ones included
     rate: float | str | Fraction, # Pruning rate, the fraction removed, 0 ≤ rate < 1
 ) -> int:                         # How many stay; at least 1
-    "How many of `n` weights stay, in double precision: FairGRAPE, Importance and SNIP in the public code."
+    "How many weights stay, in double precision: the public code's FairGRAPE, Importance and SNIP."
     return max(1, int(n * (1 - float(exact(rate)))))
 
 # %% ../nbs/19_as_released.ipynb #fb8355b9
@@ -94,7 +95,8 @@ def select_released(
     check_selection(importance, mask, k, None)
     rows = importance.detach().flatten(1).cpu()
     rows = rows if rows.dtype == torch.float64 else rows.float()
-    kept = released_walk(rows.T.contiguous().numpy(), _orders(rows, mask, weight), released_share(importance, mask), k)
+    share = released_share(importance, mask)
+    kept = released_walk(rows.T.contiguous().numpy(), _orders(rows, mask, weight), share, k)
     return torch.from_numpy(kept).view(mask.shape).to(mask.device)
 
 select_released.count = released_count
@@ -129,11 +131,11 @@ def select_one_more(
 
 # %% ../nbs/19_as_released.ipynb #d047d710
 def count_in_single(n: int, rate: float | str | Fraction) -> int:
-    "How many of `n` weights stay, in single precision, at least 1: WS and Lottery in the public code"
+    "How many weights stay, in single precision: the public code's WS and Lottery"
     return max(1, int(np.float32(n) * np.float32(1 - float(exact(rate)))))
 
 def count_by_removal(n: int, rate: float | str | Fraction) -> int:
-    "How many of `n` weights stay where those to remove are counted, at least 1: GraSP in the public code"
+    "How many weights stay where those to remove are counted: the public code's GraSP"
     return max(1, n - int(n * (1 - (1 - float(exact(rate))))))
 
 select_strict.count, select_one_more.count = released_count, count_by_removal
@@ -198,7 +200,8 @@ _lottery = dict(select=select_strict_single, rewind_to="trained", rounds="short"
                 published="public code: strict threshold, rewound to the trained weights, short rounds")
 RELEASED = dict(
     fairgrape=dict(score=released_importance, select=select_released, mixed=True,
-                   published=f"public code: {_PASS}; last group divided; two candidates a choice; P in float32, k from a float"),
+                   published=f"public code: {_PASS}; last group divided; two candidates a choice; "
+                             "P in float32, k from a float"),
     ws=dict(select=select_strict_single, published="public code: strict threshold"),
     lottery=_lottery, lottery_short=_lottery,
     importance=dict(score=released_blind, select=select_strict, groups=True, mixed=True,

@@ -30,7 +30,8 @@ def interval_table(
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
     "Accuracy and loss of each group, each with its bootstrap interval."
-    correct_dense, correct_pruned, groups = _right(correct_dense), _right(correct_pruned), group_codes(groups, names)
+    correct_dense, correct_pruned = _right(correct_dense), _right(correct_pruned)
+    groups = group_codes(groups, names)
     table = group_table(correct_dense, correct_pruned, groups, names)
     shown = {"accuracy_dense": correct_dense, "accuracy_pruned": correct_pruned, "delta": np.subtract(correct_pruned, correct_dense)}
     for column, values in shown.items():

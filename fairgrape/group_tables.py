@@ -20,7 +20,8 @@ def check_groups(
 ) -> np.ndarray:        # Number of images of each group, shape `(G,)`
     """Count the images of each group.
 
-    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name, groups that are neither codes nor names, a group with fewer than two images."""
+    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name,
+    groups that are neither codes nor names, a group with fewer than two images."""
     if len(names) < 2: raise ValueError(f"a disparity compares groups, but there is only {list(names)}: choose two groups or more")
     if len(set(names)) < len(names) or {*names} & {*RESERVED}: raise ValueError(f"groups are called {list(names)}: each needs a name of its own, and {', '.join(RESERVED)} have another meaning in the tables")
     counts = np.bincount(group_codes(groups, names), minlength=len(names))

@@ -54,7 +54,7 @@ def scratch_copy(
 
 # %% ../nbs/19a_released_pass.ipynb #74d985f2
 def _present(g: Tensor, groups: int) -> list[int]:
-    "The groups that have an image in the batch. Raises: ValueError if the batch has one code for all its images, or a code is no group"
+    "The groups with an image in the batch. Raises: ValueError for one code for all images, or no group's code"
     if not isinstance(g, Tensor) or not g.dim(): raise ValueError(f"group = {g!r}: these batches must be mixed, with a code for each image")
     return [group_code(i, groups) for i in g.unique().tolist()]
 
@@ -80,7 +80,8 @@ def _add(sums, layers, masks, group):
     "Read weight and piled-up gradient, and add the square of their product"
     for name, weight in _weights(layers).items():
         if weight.grad is None: continue
-        change = weight.detach().to(sums[name].dtype) * weight.grad * masks[name].detach()   # widened before the product
+        wide = weight.detach().to(sums[name].dtype)                # before the product
+        change = wide * weight.grad * masks[name].detach()
         sums[name][group] += change ** 2
 
 # %% ../nbs/19a_released_pass.ipynb #d67b4057
@@ -110,7 +111,8 @@ def released_importance(
     """Group importance as the public code computes it.
 
     Raises: ValueError if a group has no image, batches are not mixed, a code is no group or a loss is not finite.
-    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group of each batch, training mode, a forward pass for absent groups."""
+    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group of each batch,
+    training mode, a forward pass for absent groups."""
     scratch, masks = scratch_copy(model, ignore)
     layers, optimizer = prunable(scratch, ignore), torch.optim.Adam(scratch.parameters(), lr)
     sums, seen, count, watched = _zeros(layers, groups), set(), 0, Watched(loss)

@@ -10,6 +10,7 @@ __all__ = ['magnitude_score', 'stream', 'random_score', 'group_score', 'importan
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -92,7 +93,7 @@ def mean_over(
     batches: Iterable,                                 # Yields (input, target, group code)
     part: Callable[..., Iterable[Tensor | None]],      # (input, target) → for each layer a tensor like its weight, or None
 ) -> list[Tensor]:                                     # The means over the batches, in the layers' order
-    "Average what `part` gives for each batch, in float32 or wider; None counts as 0. Raises: ValueError if there is no batch."
+    "Average what `part` gives for each batch, in float32 or wider; None counts as 0. Raises: ValueError without a batch."
     weights = [original(layer) for layer in layers.values()]
     sums, n = [torch.zeros_like(weight, dtype=wide(weight)) for weight in weights], 0
     for x, y, _ in batches:
@@ -107,7 +108,8 @@ def times_weight(
     values: Iterable[Tensor],        # For each layer a tensor like its weight, in the layers' order
 ) -> dict[str, Tensor]:              # Layer name → w ⊙ value, shape `(1, *weight)`: one group of everybody
     "Each weight times its value, for all layers, in float32 or wider. A weight that a mask holds at 0 gets 0."
-    return {name: (layer.weight.detach().to(wide(layer.weight)) * value)[None] for (name, layer), value in zip(layers.items(), values)}
+    weights = {name: layer.weight.detach() for name, layer in layers.items()}
+    return {name: (w.to(wide(w)) * value)[None] for (name, w), value in zip(weights.items(), values)}
 
 # %% ../nbs/18a_scores.ipynb #2469c733
 def snip_score(
@@ -124,7 +126,8 @@ def snip_score(
     Source: Lee, Ajanthan, Torr 2019 (arXiv 1810.02340), without its constant factor."""
     layers, watched = prunable(model, ignore), Watched(loss)
     with batch_statistics(model):
-        gradients = mean_over(layers, batches, lambda x, y: weight_gradients(model, layers.values(), x, y, watched, autocast))
+        part = partial(weight_gradients, model, layers.values(), loss=watched, autocast=autocast)
+        gradients = mean_over(layers, batches, part)
     watched.check()
     return {name: product.abs() for name, product in times_weight(layers, gradients).items()}
 

@@ -65,7 +65,9 @@ def check_scope(masks: Mapping[str, Tensor], rate, scope: str):
                          f"which would empty a layer: choose a rate of at most {1 - len(masks) / n:.6f}")
 
 # %% ../nbs/16_selection.ipynb #a9158914
-def _budget(mask: Tensor, rate, count: Callable = keep_count) -> int: return min(count(mask.numel(), rate), int(mask.sum()))
+def _budget(mask: Tensor, rate, count: Callable = keep_count) -> int:
+    "How many weights of a layer are to stay: what the rate leaves, or what is left"
+    return min(count(mask.numel(), rate), int(mask.sum()))
 
 # %% ../nbs/16_selection.ipynb #c222b99d
 def select_globally(importance, masks, weights, k: int, select: Select) -> dict[str, Tensor]:
@@ -91,8 +93,10 @@ def fault(
 ) -> str:               # "all zero", "not finite …", or nothing
     "What is wrong with a layer's importance, in words."
     broken = np.flatnonzero(~np.isfinite(ranges).all(1)).tolist()
-    if broken and len(ranges) > 1: return f"not finite for group {', '.join(map(str, broken))}"
-    if broken: return "not finite"
+    if broken and len(ranges) > 1:
+        return f"not finite for group {', '.join(map(str, broken))}"
+    if broken:
+        return "not finite"
     return "" if ranges.any() else "all zero"
 
 # %% ../nbs/16_selection.ipynb #7a757d1a
@@ -106,11 +110,12 @@ def _warn_of_faults(ranges: Mapping[str, np.ndarray]):
     silent = np.flatnonzero(~np.any(used, axis=0)).tolist() if used else []
     if silent:
         named = ", ".join(map(str, silent))
-        warnings.warn(f"group {named} has no importance in any layer, so no weight is kept for its sake: look at its images, targets and loss", stacklevel=3)
+        warnings.warn(f"group {named} has no importance in any layer, so no weight is kept for its sake: "
+                      "look at its images, targets and loss", stacklevel=3)
 
 # %% ../nbs/16_selection.ipynb #356db6d6
 def _budget_by_magnitude(masks: Mapping[str, Tensor], without: list[str], k: int) -> int:
-    "How many of `k` weights the layers without importance keep in the global scope: one each, and what the others cannot take"
+    "How many of `k` weights layers without importance keep in the global scope: one each, and what the others cannot take"
     left = {n: int(m.sum()) for n, m in masks.items()}
     others = sum(count for n, count in left.items() if n not in without)
     return max(sum(left[n] > 0 for n in without), min(k, sum(left.values())) - others)
@@ -131,14 +136,18 @@ def select_masks(
     ranges = {n: group_ranges(importance[n], mask) for n, mask in masks.items()}
     _warn_of_faults(ranges)
     dead, rest = [n for n in masks if fault(ranges[n])], [n for n in masks if not fault(ranges[n])]
-    magnitude, count = {n: weights[n].detach().abs()[None] for n in dead}, getattr(select, "count", keep_count)
+    magnitude = {n: weights[n].detach().abs()[None] for n in dead}
+    count = getattr(select, "count", keep_count)
     if scope == "layer":
-        new = {n: select_top(magnitude[n], masks[n], _budget(masks[n], rate, count)) for n in dead}
-        new |= select_each({n: (importance[n], masks[n], _budget(masks[n], rate, count), weights[n]) for n in rest}, select)
+        k = {n: _budget(mask, rate, count) for n, mask in masks.items()}
+        new = {n: select_top(magnitude[n], masks[n], k[n]) for n in dead}
+        new |= select_each({n: (importance[n], masks[n], k[n], weights[n]) for n in rest}, select)
     else:
+        def layers(names): return [{n: of[n] for n in names} for of in (masks, weights)]
         k = max(len(masks), count(sum(m.numel() for m in masks.values()), rate))
-        few = _budget_by_magnitude(masks, dead, k)
-        new = {n: masks[n] for n in dead}
-        if few: new = select_globally(magnitude, *({n: d[n] for n in dead} for d in (masks, weights)), k=few, select=select_top)
-        if rest: new |= select_globally(*({n: d[n] for n in rest} for d in (importance, masks, weights)), k=k - few, select=select)
+        few, new = _budget_by_magnitude(masks, dead, k), {n: masks[n] for n in dead}
+        if few:
+            new = select_globally(magnitude, *layers(dead), few, select_top)
+        if rest:
+            new |= select_globally({n: importance[n] for n in rest}, *layers(rest), k - few, select)
     return {n: new[n] for n in masks}

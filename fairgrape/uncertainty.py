@@ -52,16 +52,21 @@ def _codes_of_names(values: np.ndarray, names: list[str] | None) -> np.ndarray:
 # %% ../nbs/20a_uncertainty.ipynb #b53962a2
 def group_codes(
     groups: Iterable,               # Group of each image, shape `(n,)`: codes from 0 on, or names
-    names: list[str] | None = None, # Name of each group, in the order of the codes; None: names are numbered in alphabetical order
+    names: list[str] | None = None, # Names in the order of the codes; None: in alphabetical order
 ) -> np.ndarray:                    # Code of each image, shape `(n,)`, int64
-    "Group codes from codes or names. Raises: ValueError for groups that are missing, negative, fractions, truth values or not in `names`."
+    "Group codes from codes or names. Raises: ValueError for groups that are missing, negative, floats, bools or not in `names`."
     values = np.asarray(groups)
-    if values.ndim != 1: raise ValueError(f"groups have shape {values.shape}: it must be one group for each image, shape (n,)")
+    if values.ndim != 1:
+        raise ValueError(f"groups have shape {values.shape}: it must be one group for each image, shape (n,)")
     missing = int(pd.isna(values).sum())
-    if missing: raise ValueError(f"{missing} of {len(values)} images have no group (NaN or None): leave them out, or give them a group")
-    if values.dtype == object and len(values) and not isinstance(values[0], str): values = pd.array(values.tolist()).to_numpy()
+    if missing:
+        raise ValueError(f"{missing} of {len(values)} images have no group (NaN or None): "
+                         "leave them out, or give them a group")
+    if values.dtype == object and len(values) and not isinstance(values[0], str):
+        values = pd.array(values.tolist()).to_numpy()                # numbers in a column of objects
     if values.dtype.kind in "iu":
-        if len(values) and values.min() < 0: raise ValueError(f"group code {values.min()} in the data: codes are 0, 1, …; leave out images without a group")
+        if len(values) and values.min() < 0:
+            raise ValueError(f"group code {values.min()} in the data: codes are 0, 1, …; leave out images without a group")
         return values.astype(np.int64)
     if values.dtype.kind in "fcb":
         raise ValueError(f"groups are {values.dtype}: give whole numbers from 0 on (astype(int), if they are that) or names")
@@ -81,8 +86,9 @@ def paired_bootstrap(
     B: int = 2000,      # Number of resamples
     seed: int = 0,      # Seed of the draws
 ) -> np.ndarray:        # Resampled minus observed mean of each group (percentage points), shape `(B, G)`
-    "Noise of each group's mean when its images are drawn again with replacement. Raises: ValueError for groups that are neither codes nor names."
-    rng, diff, groups = np.random.default_rng(seed), np.asarray(diff, dtype=float), group_codes(groups)
+    "Noise of each group's mean when its images are drawn again with replacement. Raises: ValueError as `group_codes`."
+    rng, diff = np.random.default_rng(seed), np.asarray(diff, dtype=float)
+    groups = group_codes(groups)
     return np.stack([_resampled(diff[groups == g], B, rng) for g in range(int(np.max(groups)) + 1)], axis=1)
 
 # %% ../nbs/20a_uncertainty.ipynb #da78613b

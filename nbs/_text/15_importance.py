@@ -322,12 +322,15 @@ class Watched:
 
     def check(self):
         "Raise ValueError if a value is not finite; names the batches, as `where` said at the time"
-        finite = torch.stack([value for _, value in self.values]).isfinite().tolist() if self.values else []
+        if not self.values:
+            return
+        finite = torch.stack([value for _, value in self.values]).isfinite().tolist()
         wrong = [where for (where, _), good in zip(self.values, finite) if not good]
-        if not wrong: return
+        if not wrong:
+            return
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
-        raise ValueError(f"the loss is NaN or infinite in {wrong[0]}{more}, so importance cannot be measured: check the images and targets "
-                         "there (a mean over targets that are all ignored is NaN)")
+        raise ValueError(f"the loss is NaN or infinite in {wrong[0]}{more}, so importance cannot be measured: "
+                         "check the images and targets there (a mean over targets that are all ignored is NaN)")
 
 
 # %%
@@ -432,7 +435,8 @@ def group_importance(
     """Importance of every prunable weight for every group: the mean over the group's batches of (w · ∂L/∂w)².
 
     Each image goes forward and backward once, whatever G is. Beside the result (and one group's sums, where it lies elsewhere) no more than a layer's gradient and its square are held.
-    Raises: ValueError if a group has no batch, a code is no group or a loss is not finite; MemoryError or OSError where the sums do not fit.
+    Raises: ValueError if a group has no batch, a code is no group or a loss is not finite;
+    MemoryError or OSError where the sums do not fit.
     Source: paper section 3; `training_mode` and batches of one group: this project's choice."""
     layers = prunable(model, ignore)
     weights = {n: layer.weight.detach() for n, layer in layers.items()}
@@ -485,8 +489,10 @@ pruned = apply_masks(copy.deepcopy(model), {"0": torch.tensor([[False, True]])})
 assert group_importance(pruned, by_hand, mean, 2)["0"].tolist() == [[[0., 0.]], [[0., 9.]]]
 ignored = [(x, torch.full((len(x),), -g), g) for x, _, g in by_hand]                              # group 1's targets are all ignored
 ignoring = lambda out, y: F.cross_entropy(torch.cat([out, -out], 1), y, ignore_index=-1)
-for batches, loss, groups, said in ((by_hand, mean, 3, "group [2] has no image"), ([*by_hand, (torch.ones(1, 2), None, -1)], mean, 2, "group code -1"),
-                                    (by_hand, mean, 1, "group code 1"), (ignored, ignoring, 2, "batch 1 (counted from 0) of group 1,")):
+of_minus_1 = [*by_hand, (torch.ones(1, 2), None, -1)]
+for batches, loss, groups, said in ((by_hand, mean, 3, "group [2] has no image"), (of_minus_1, mean, 2, "group code -1"),
+                                    (by_hand, mean, 1, "group code 1"),
+                                    (ignored, ignoring, 2, "batch 1 (counted from 0) of group 1,")):
     try: group_importance(model, batches, loss, groups)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError(f"accepted: {said}")
@@ -607,7 +613,8 @@ def mixed_importance(
             for i in codes_of((x, y, g)).unique().tolist():
                 group_code(i, groups)
                 watched.where = f"batch {batch} (counted from 0), in group {i}"
-                gradients = torch.autograd.grad(watched(output[g == i], y[g == i]), [original(m) for m in layers.values()], retain_graph=True)
+                value = watched(output[g == i], y[g == i])
+                gradients = torch.autograd.grad(value, [original(m) for m in layers.values()], retain_graph=True)
                 for (name, layer), gradient in zip(layers.items(), gradients): add_square(sums[name][i], layer.weight.detach(), gradient)
                 counts[i] += 1
     watched.check()

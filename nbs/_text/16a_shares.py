@@ -194,8 +194,10 @@ def pieces_left(
 ) -> Iterator[Tensor]:         # The importance of at most `PIECE` weights, shape `(G, m)`
     "The importance piece by piece, with 0 where a weight is pruned."
     pieces = importance.flatten(1).split(PIECE, 1)
-    if mask is None: return iter(pieces)
-    return (torch.where(there, piece, 0) for there, piece in zip(mask.flatten().split(PIECE), pieces))
+    if mask is None:
+        return iter(pieces)
+    masks = mask.flatten().split(PIECE)
+    return (torch.where(there, piece, 0) for there, piece in zip(masks, pieces))
 
 
 # %%
@@ -240,7 +242,7 @@ def checked_share(
     mask: Tensor | None = None,      # True where a weight is still there, shape `(*weight)`; None: all are
     fetch: Callable = Tensor.tolist, # How numbers come to the host
 ) -> Tensor:                         # P_g, shape `(G,)`, float64, on the CPU
-    "`target_share`, checked. Raises: ValueError where a weight that is left has a negative importance, or one that is not finite, or all are zero"
+    "`target_share`, checked. Raises: ValueError if a weight that is left has an importance below 0 or not finite, or all have 0"
     smallest = torch.stack([piece.min() for piece in pieces_left(importance, mask)]).min()
     least, *share = fetch(torch.cat([smallest.double()[None], target_share(importance, mask)]))
     if least < 0: raise ValueError(f"importance of {least:.3g}: shares cannot be negative, take select_top")

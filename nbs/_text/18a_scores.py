@@ -11,6 +11,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -212,7 +213,7 @@ def mean_over(
     batches: Iterable,                                 # Yields (input, target, group code)
     part: Callable[..., Iterable[Tensor | None]],      # (input, target) → for each layer a tensor like its weight, or None
 ) -> list[Tensor]:                                     # The means over the batches, in the layers' order
-    "Average what `part` gives for each batch, in float32 or wider; None counts as 0. Raises: ValueError if there is no batch."
+    "Average what `part` gives for each batch, in float32 or wider; None counts as 0. Raises: ValueError without a batch."
     weights = [original(layer) for layer in layers.values()]
     sums, n = [torch.zeros_like(weight, dtype=wide(weight)) for weight in weights], 0
     for x, y, _ in batches:
@@ -227,8 +228,9 @@ print(mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)]))
 assert mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)])[0].tolist() == [[1., 0.5]]
 assert mean_over(prunable(neuron), two, lambda x, y: [None])[0].tolist() == [[0., 0.]]
 thirds = iter(torch.tensor([[[2048., 0.]], [[1., 0.]], [[1., 0.]]], dtype=torch.float16))
-in_half = mean_over(prunable(copy.deepcopy(neuron).half()), [*two, two[0]], lambda x, y: [next(thirds)])[0]
-assert in_half.dtype == torch.float32 and in_half[0, 0] == torch.tensor(2050.) / 3          # in float16 2048 + 1 is 2048
+halves = prunable(copy.deepcopy(neuron).half())
+in_half = mean_over(halves, [*two, two[0]], lambda x, y: [next(thirds)])[0]
+assert in_half.dtype == torch.float32 and in_half[0, 0] == torch.tensor(2050.) / 3      # in float16 2048 + 1 is 2048
 try: mean_over(prunable(neuron), [], None)
 except ValueError as e: print(e)
 else: raise AssertionError("a mean over nothing was accepted")
@@ -249,7 +251,8 @@ def times_weight(
     values: Iterable[Tensor],        # For each layer a tensor like its weight, in the layers' order
 ) -> dict[str, Tensor]:              # Layer name → w ⊙ value, shape `(1, *weight)`: one group of everybody
     "Each weight times its value, for all layers, in float32 or wider. A weight that a mask holds at 0 gets 0."
-    return {name: (layer.weight.detach().to(wide(layer.weight)) * value)[None] for (name, layer), value in zip(layers.items(), values)}
+    weights = {name: layer.weight.detach() for name, layer in layers.items()}
+    return {name: (w.to(wide(w)) * value)[None] for (name, w), value in zip(weights.items(), values)}
 
 
 # %%
@@ -280,7 +283,8 @@ def snip_score(
     Source: Lee, Ajanthan, Torr 2019 (arXiv 1810.02340), without its constant factor."""
     layers, watched = prunable(model, ignore), Watched(loss)
     with batch_statistics(model):
-        gradients = mean_over(layers, batches, lambda x, y: weight_gradients(model, layers.values(), x, y, watched, autocast))
+        part = partial(weight_gradients, model, layers.values(), loss=watched, autocast=autocast)
+        gradients = mean_over(layers, batches, part)
     watched.check()
     return {name: product.abs() for name, product in times_weight(layers, gradients).items()}
 

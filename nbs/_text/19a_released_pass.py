@@ -129,7 +129,7 @@ assert spoilt.training and all(p.requires_grad for p in scratch_copy(nn.Sequenti
 # %%
 #| export
 def _present(g: Tensor, groups: int) -> list[int]:
-    "The groups that have an image in the batch. Raises: ValueError if the batch has one code for all its images, or a code is no group"
+    "The groups with an image in the batch. Raises: ValueError for one code for all images, or no group's code"
     if not isinstance(g, Tensor) or not g.dim(): raise ValueError(f"group = {g!r}: these batches must be mixed, with a code for each image")
     return [group_code(i, groups) for i in g.unique().tolist()]
 
@@ -137,7 +137,8 @@ def _present(g: Tensor, groups: int) -> list[int]:
 # %%
 print(_present(torch.tensor([2, 0, 2]), groups=3))
 assert _present(torch.tensor([2, 0, 2]), 3) == [0, 2] and _present(torch.tensor([0]), 1) == [0]
-for wrong, said in ((1, "must be mixed"), (torch.tensor(1), "must be mixed"), (torch.tensor([0, -1]), "code -1"), (torch.tensor([0, 2]), "code 2")):
+for wrong, said in ((1, "must be mixed"), (torch.tensor(1), "must be mixed"),
+                    (torch.tensor([0, -1]), "code -1"), (torch.tensor([0, 2]), "code 2")):
     try: _present(wrong, 2)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError(f"{wrong} was taken for the codes of a mixed batch")
@@ -208,7 +209,8 @@ def _add(sums, layers, masks, group):
     "Read weight and piled-up gradient, and add the square of their product"
     for name, weight in _weights(layers).items():
         if weight.grad is None: continue
-        change = weight.detach().to(sums[name].dtype) * weight.grad * masks[name].detach()   # widened before the product
+        wide = weight.detach().to(sums[name].dtype)                # before the product
+        change = wide * weight.grad * masks[name].detach()
         sums[name][group] += change ** 2
 
 
@@ -269,8 +271,9 @@ def next_draw(before):
 
 drops, some = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 1)), torch.ones(4, 2)
 print(next_draw(lambda: None), next_draw(lambda: _forward_only(drops, some, None)))
-assert next_draw(lambda: _forward_only(drops, some, None)) == next_draw(lambda: F.dropout(some, 0.5)) != next_draw(lambda: None)
-_forward_only(drops, some, torch.bfloat16); assert drops[1].weight.grad is None
+drawn = next_draw(lambda: _forward_only(drops, some, None))
+assert drawn == next_draw(lambda: F.dropout(some, 0.5)) != next_draw(lambda: None)
+assert drops[1].weight.grad is None
 
 
 # %% [markdown]
@@ -294,7 +297,8 @@ def released_importance(
     """Group importance as the public code computes it.
 
     Raises: ValueError if a group has no image, batches are not mixed, a code is no group or a loss is not finite.
-    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group of each batch, training mode, a forward pass for absent groups."""
+    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group of each batch,
+    training mode, a forward pass for absent groups."""
     scratch, masks = scratch_copy(model, ignore)
     layers, optimizer = prunable(scratch, ignore), torch.optim.Adam(scratch.parameters(), lr)
     sums, seen, count, watched = _zeros(layers, groups), set(), 0, Watched(loss)
@@ -360,7 +364,8 @@ assert released_importance(normed, neighbours, mean_output, 2, lr=0)["1"][0].all
 assert group_score(normed, alone, mean_output, 1)["1"][0].allclose(torch.tensor(16.), rtol=1e-4)
 assert normed[0].running_mean == 0
 broken = [(mixed[0][0] * torch.tensor([[1.], [torch.nan]]), None, mixed[0][2])]
-for bad, groups, said in ((mixed, 3, "group [2]"), ([(mixed[0][0], None, 1)], 2, "must be mixed"), (mixed, 1, "group code 1"), (broken, 2, "in group 1")):
+for bad, groups, said in ((mixed, 3, "group [2]"), ([(mixed[0][0], None, 1)], 2, "must be mixed"),
+                          (mixed, 1, "group code 1"), (broken, 2, "in group 1")):
     try: released_importance(neuron, bad, mean_output, groups)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("batches that cannot serve were accepted")

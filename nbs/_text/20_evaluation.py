@@ -53,7 +53,8 @@ def interval_table(
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
     "Accuracy and loss of each group, each with its bootstrap interval."
-    correct_dense, correct_pruned, groups = _right(correct_dense), _right(correct_pruned), group_codes(groups, names)
+    correct_dense, correct_pruned = _right(correct_dense), _right(correct_pruned)
+    groups = group_codes(groups, names)
     table = group_table(correct_dense, correct_pruned, groups, names)
     shown = {"accuracy_dense": correct_dense, "accuracy_pruned": correct_pruned, "delta": np.subtract(correct_pruned, correct_dense)}
     for column, values in shown.items():
@@ -75,7 +76,8 @@ shown = interval_table(before, after, who, four)
 for column in ("accuracy_dense", "accuracy_pruned", "delta"):
     assert ((shown[f"{column}_low"] < shown[column]) & (shown[column] < shown[f"{column}_high"])).all()
 pd.testing.assert_frame_equal(interval_table(before, after, np.array(four)[who], four), shown)
-for wrong, said in ((who - 1, "group code -1"), (who / 2, "float64"), (who > 1, "bool"), (np.where(who, who, np.nan), "have no group"), (who.astype(str), "'0'")):
+for wrong, said in ((who - 1, "group code -1"), (who / 2, "float64"), (who > 1, "bool"),
+                    (np.where(who, who, np.nan), "have no group"), (who.astype(str), "'0'")):
     try: interval_table(before, after, wrong, four)
     except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError(f"{wrong} were accepted as groups")

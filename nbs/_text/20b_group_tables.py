@@ -34,7 +34,8 @@ def check_groups(
 ) -> np.ndarray:        # Number of images of each group, shape `(G,)`
     """Count the images of each group.
 
-    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name, groups that are neither codes nor names, a group with fewer than two images."""
+    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name,
+    groups that are neither codes nor names, a group with fewer than two images."""
     if len(names) < 2: raise ValueError(f"a disparity compares groups, but there is only {list(names)}: choose two groups or more")
     if len(set(names)) < len(names) or {*names} & {*RESERVED}: raise ValueError(f"groups are called {list(names)}: each needs a name of its own, and {', '.join(RESERVED)} have another meaning in the tables")
     counts = np.bincount(group_codes(groups, names), minlength=len(names))
@@ -57,9 +58,11 @@ check_groups(groups, names)
 
 # %%
 named = np.array(names)[groups]
-assert check_groups(groups, names).tolist() == check_groups(named, names).tolist() == [5, 3] and check_groups(named, names[::-1]).tolist() == [3, 5]
+assert check_groups(groups, names).tolist() == check_groups(named, names).tolist() == [5, 3]
+assert check_groups(named, names[::-1]).tolist() == [3, 5]
 cases = [(np.zeros(4), ["all"], "only"), (groups, names + ["tone-3"], "tone-3 (0)"), (groups + 1, names, "code 2 has no name"),
-         (groups - 1, names, "code -1"), (groups / 2, names, "float64"), (groups > 0, names, "bool"), (named, ["tone-1", "tone-9"], "'tone-2'")]
+         (groups - 1, names, "code -1"), (groups / 2, names, "float64"), (groups > 0, names, "bool"),
+         (named, ["tone-1", "tone-9"], "'tone-2'")]
 for *wrong, part in cases:
     try: check_groups(*wrong)
     except ValueError as e: print(e); assert part in str(e)
