@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from .group_tables import _some, check_groups, group_table, rates_table, unmeasured
-from .uncertainty import DISPARITIES, disparity, disparity_interval, noise_floor, noise_interval, paired_bootstrap
+from .uncertainty import DISPARITIES, disparity, disparity_interval, group_codes, noise_floor, noise_interval, paired_bootstrap
 
 # %% ../nbs/20_evaluation.ipynb #5aeccbfe
 def _right(values) -> np.ndarray:
@@ -23,14 +23,15 @@ def _right(values) -> np.ndarray:
 def interval_table(
     correct_dense: np.ndarray,  # Was the dense net right? Shape `(n,)`
     correct_pruned: np.ndarray, # Was the pruned net right? Shape `(n,)`
-    groups: np.ndarray,         # Group code of each image, shape `(n,)`
+    groups: np.ndarray,         # Group of each image, shape `(n,)`: codes, or names
     names: list[str],           # Name of each group
     B: int = 2000,              # Number of resamples
     seed: int = 0,              # Seed of the bootstrap
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
     "Accuracy and loss of each group, each with its bootstrap interval."
-    correct_dense, correct_pruned, groups = _right(correct_dense), _right(correct_pruned), np.asarray(groups)
+    correct_dense, correct_pruned = _right(correct_dense), _right(correct_pruned)
+    groups = group_codes(groups, names)
     table = group_table(correct_dense, correct_pruned, groups, names)
     shown = {"accuracy_dense": correct_dense, "accuracy_pruned": correct_pruned, "delta": np.subtract(correct_pruned, correct_dense)}
     for column, values in shown.items():
@@ -42,14 +43,14 @@ def interval_table(
 def disparities(
     correct_dense: np.ndarray,  # Was the dense net right? 0 or 1, or the mean over heads, shape `(n,)`
     correct_pruned: np.ndarray, # The same for the pruned net, same images, shape `(n,)`
-    groups: np.ndarray,         # Group code of each image, shape `(n,)`
+    groups: np.ndarray,         # Group of each image, shape `(n,)`: codes, or names
     B: int = 2000,              # Number of resamples
     seed: int = 0,              # Seed of the bootstrap
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
     "ρ, ψ and range with interval and noise floor."
     diff = _right(correct_pruned) - _right(correct_dense)
-    groups = np.asarray(groups)                 # tensors and lists are welcome
+    groups = group_codes(groups)                # tensors, lists and names are welcome
     n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)
     def row(kind): return float(disparity(delta, kind, n)), *disparity_interval(delta, noise, kind, n, level), *noise_floor(noise, kind, n)

@@ -9,19 +9,22 @@ __all__ = ['RESERVED', 'check_groups', 'group_table', 'rates_table', 'unmeasured
 import numpy as np
 import pandas as pd
 
+from .uncertainty import group_codes
+
 # %% ../nbs/20b_group_tables.ipynb #2d2001f8
 RESERVED = ("all", "weights", "kept")    # rows and columns of the tables in which groups stand
 
 def check_groups(
-    groups: np.ndarray, # Group code of each test image, shape `(n,)`
+    groups: np.ndarray, # Group of each test image, shape `(n,)`: codes, or names
     names: list[str],   # Name of each group, in the order of the codes
 ) -> np.ndarray:        # Number of images of each group, shape `(G,)`
     """Count the images of each group.
 
-    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name, a group with fewer than two images."""
+    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name,
+    groups that are neither codes nor names, a group with fewer than two images."""
     if len(names) < 2: raise ValueError(f"a disparity compares groups, but there is only {list(names)}: choose two groups or more")
     if len(set(names)) < len(names) or {*names} & {*RESERVED}: raise ValueError(f"groups are called {list(names)}: each needs a name of its own, and {', '.join(RESERVED)} have another meaning in the tables")
-    counts = np.bincount(np.asarray(groups, dtype=np.int64), minlength=len(names))
+    counts = np.bincount(group_codes(groups, names), minlength=len(names))
     if len(counts) > len(names): raise ValueError(f"group code {len(counts) - 1} has no name: there are {len(names)} names, {list(names)}")
     few = [f"{name} ({n})" for name, n in zip(names, counts) if n < 2]
     if few: raise ValueError(f"too few test images in {', '.join(few)}: each group needs 2 or more; merge groups or take more images")
@@ -31,12 +34,13 @@ def check_groups(
 def group_table(
     correct_dense: np.ndarray,  # Was the dense net right? 0 or 1, or the mean over heads, shape `(n,)`
     correct_pruned: np.ndarray, # The same for the pruned net, same images, same order, shape `(n,)`
-    groups: np.ndarray,         # Group code of each image, shape `(n,)`
+    groups: np.ndarray,         # Group of each image, shape `(n,)`: codes, or names
     names: list[str],           # Name of each group
 ) -> pd.DataFrame:              # A row per group and a last row `all`; `n`, the two accuracies (percent), `delta` (points)
     "Accuracy of both networks for each group and for all test images."
     from fairlearn.metrics import MetricFrame   # here, since it brings scikit-learn and SciPy: two seconds that a command which compares nothing need not wait
     check_groups(groups, names)
+    groups = group_codes(groups, names)
     metrics = {"n": lambda d, p: len(d), "accuracy_dense": lambda d, p: 100 * np.mean(d), "accuracy_pruned": lambda d, p: 100 * np.mean(p)}
     frame = MetricFrame(metrics=metrics, y_true=correct_dense, y_pred=correct_pruned, sensitive_features=np.asarray(names)[groups])
     table = pd.concat([frame.by_group.loc[list(names)], frame.overall.to_frame("all").T]).astype(float)
@@ -51,13 +55,13 @@ def _tally(codes: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
 def rates_table(
     y_true: np.ndarray,      # True class code of each image, shape `(n,)`
     y_pred: np.ndarray,      # Predicted class code, shape `(n,)`
-    groups: np.ndarray,      # Group code, shape `(n,)`
+    groups: np.ndarray,      # Group of each image, shape `(n,)`: codes, or names
     class_names: list[str],  # Name of each class
     group_names: list[str],  # Name of each group
 ) -> pd.DataFrame:           # Index (class, group), groups end with `all`; `n` of that class, `tpr`, `fpr` (percent or NaN)
     "True and false positive rate of each class, for each group and for all images."
     G, C = len(group_names), len(class_names)
-    cells = _tally((groups, y_true, y_pred), (G, C, C))
+    cells = _tally((group_codes(groups, group_names), y_true, y_pred), (G, C, C))
     cells = np.concatenate([cells, cells.sum(axis=0, keepdims=True)])                # the last group is all
     n, found = cells.sum(axis=2), cells.diagonal(axis1=1, axis2=2)                   # shape (G + 1, C)
     others, mistaken = n.sum(axis=1, keepdims=True) - n, cells.sum(axis=1) - found
@@ -93,11 +97,12 @@ def _within(heads: dict[str, str], told, name: str, n: int) -> list[str]:
 # %% ../nbs/20b_group_tables.ipynb #0725d297
 def unmeasured(
     labels: np.ndarray,            # True class codes of the test images, shape `(n, heads)`
-    groups: np.ndarray,            # Group code of each image, shape `(n,)`
+    groups: np.ndarray,            # Group of each image, shape `(n,)`: codes, or names
     classes: dict[str, list[str]], # For each head its name and the names of its classes
     names: list[str],              # Name of each group
 ) -> list[str]:                    # Sentences; none if everything can be measured
     "Heads that are constant, in all test images or in a group, and cells of class × group without an image."
+    groups = group_codes(groups, names)
     n = {h: _tally((groups, labels[:, i]), (len(names), len(of))) for i, (h, of) in enumerate(classes.items())}   # head → images, shape (G, C)
     everywhere, within = _constant(n, classes, -1), [_constant(n, classes, g) for g in range(len(names))]
     apart = [h for h in classes if h not in everywhere and all(h in w for w in within)]

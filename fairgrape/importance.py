@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_GRAD', 'cut', 'codes_of', 'count_groups', 'ByGroup', 'measuring', 'one_number', 'weight_gradients', 'handed_on',
-           'add_square', 'my_share', 'add_up', 'group_importance', 'mixed_importance']
+           'add_square', 'Watched', 'my_share', 'add_up', 'group_importance', 'mixed_importance']
 
 # %% ../nbs/15_importance.ipynb #01a2c4d8
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from .group_sums import GroupSums, scratch, wide
+from .group_sums import GroupSums, group_code, scratch, wide
 from .masks import original, prunable
 
 # %% ../nbs/15_importance.ipynb #bd2767fd
@@ -195,11 +195,37 @@ def handed_on(
     finally:
         for hook in hooks: hook.remove()
 
-# %% ../nbs/15_importance.ipynb #d9ccd8d4
+# %% ../nbs/15_importance.ipynb #2ffd985b
 def add_square(total: Tensor, weight: Tensor, gradient: Tensor, room: Tensor | None = None):
     "total += (weight · gradient)², in place, in the width of `total`; the product is put into `room`, of the shape and type of `total`"
-    change = torch.mul(weight, gradient, out=torch.empty_like(total) if room is None else room)
+    change = torch.empty_like(total) if room is None else room
+    torch.mul(weight.to(total.dtype), gradient, out=change)        # widened first: the product of two halves is a half
     total.addcmul_(change, change)
+
+# %% ../nbs/15_importance.ipynb #d9ccd8d4
+class Watched:
+    "A loss that remembers its values, so that they can be checked after the pass."
+    def __init__(self,
+        loss: Callable, # loss(output, target) → scalar
+    ):
+        self.loss, self.where, self.values = loss, "the batch", []
+
+    def __call__(self, output, target):
+        value = one_number(self.loss(output, target))
+        self.values.append((self.where, value.detach().reshape(())))
+        return value
+
+    def check(self):
+        "Raise ValueError if a value is not finite; names the batches, as `where` said at the time"
+        if not self.values:
+            return
+        finite = torch.stack([value for _, value in self.values]).isfinite().tolist()
+        wrong = [where for (where, _), good in zip(self.values, finite) if not good]
+        if not wrong:
+            return
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(f"the loss is NaN or infinite in {wrong[0]}{more}, so importance cannot be measured: "
+                         "check the images and targets there (a mean over targets that are all ignored is NaN)")
 
 # %% ../nbs/15_importance.ipynb #e45d1204
 def _mean_over_batches(sums: dict[str, Tensor], counts: Tensor) -> dict[str, Tensor]:
@@ -241,17 +267,21 @@ def group_importance(
     """Importance of every prunable weight for every group: the mean over the group's batches of (w · ∂L/∂w)².
 
     Each image goes forward and backward once, whatever G is. Beside the result (and one group's sums, where it lies elsewhere) no more than a layer's gradient and its square are held.
-    Raises: ValueError if a group has no batch; MemoryError or OSError where the sums do not fit.
+    Raises: ValueError if a group has no batch, a code is no group or a loss is not finite;
+    MemoryError or OSError where the sums do not fit.
     Source: paper section 3; `training_mode` and batches of one group: this project's choice."""
     if not torch.is_grad_enabled(): raise ValueError(f"gradients are off: {NO_GRAD}")
     layers = prunable(model, ignore)
     weights = {n: layer.weight.detach() for n, layer in layers.items()}
     sums, room = GroupSums(weights, 1 if everybody else groups, keep_on), scratch(weights)
     def add(name: str, gradient: Tensor): add_square(mine[name], weights[name], gradient, room[name])
+    watched = Watched(loss)
     with measuring(model, training_mode), handed_on(layers, add):
-        for x, y, g in map(_parts, my_share(batches, team)):
-            mine = sums.of(0 if everybody else int(g))
-            weight_gradients(model, layers.values(), x, y, loss, autocast)
+        for batch, (x, y, g) in enumerate(map(_parts, my_share(batches, team))):
+            mine = sums.of(0 if everybody else g)
+            watched.where = f"batch {batch} (counted from 0)" + ("" if everybody else f" of group {int(g)}")
+            weight_gradients(model, layers.values(), x, y, watched, autocast)
+    watched.check()
     sums.put_back()
     if team is not None: add_up(sums, team)
     return _mean_over_batches(sums.kept, sums.counts)
@@ -265,16 +295,21 @@ def mixed_importance(
     ignore: Iterable[str] = (),  # Layers that are left dense
     training_mode: bool = False, # Batch norm and dropout as in training
 ) -> dict[str, Tensor]:          # Layer name → importance, shape `(G, *weight)`
-    "Group importance from mixed batches, as in the authors' code: one forward pass and a backward pass for each group in it."
-    layers = prunable(model, ignore)
+    """Group importance from mixed batches, as in the authors' code: one forward pass and a backward pass for each group in it.
+
+    Raises: ValueError if a group has no image, a code is no group or a loss is not finite."""
+    layers, watched = prunable(model, ignore), Watched(loss)
     counts = torch.zeros(groups, dtype=torch.long)
     with measuring(model, training_mode):
         sums = {n: torch.zeros(groups, *m.weight.shape, device=m.weight.device, dtype=wide(m.weight)) for n, m in layers.items()}
-        for x, y, g in map(_parts, loader):
+        for batch, (x, y, g) in enumerate(map(_parts, loader)):
             output = model(x)
-            for i in g.unique().tolist():
-                value = one_number(loss(output[g == i], y[g == i]))
+            for i in codes_of((x, y, g)).unique().tolist():
+                group_code(i, groups)
+                watched.where = f"batch {batch} (counted from 0), in group {i}"
+                value = watched(output[g == i], y[g == i])
                 gradients = torch.autograd.grad(value, [original(m) for m in layers.values()], retain_graph=True)
                 for (name, layer), gradient in zip(layers.items(), gradients): add_square(sums[name][i], layer.weight.detach(), gradient)
                 counts[i] += 1
+    watched.check()
     return _mean_over_batches(sums, counts)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from .group_sums import group_code
+from .importance import Watched
 from .masks import get_masks, original, prunable
 
 # %% ../nbs/19a_released_pass.ipynb #16367605
@@ -52,9 +54,9 @@ def scratch_copy(
 
 # %% ../nbs/19a_released_pass.ipynb #74d985f2
 def _present(g: Tensor, groups: int) -> list[int]:
-    "The groups that have an image in the batch. Raises: ValueError if the batch has one code for all its images"
+    "The groups with an image in the batch. Raises: ValueError for one code for all images, or no group's code"
     if not isinstance(g, Tensor) or not g.dim(): raise ValueError(f"group = {g!r}: these batches must be mixed, with a code for each image")
-    return [i for i in range(groups) if (g == i).any()]
+    return [group_code(i, groups) for i in g.unique().tolist()]
 
 # %% ../nbs/19a_released_pass.ipynb #ae5b5f59
 def _backward(scratch, loss, x, y, mine, autocast):
@@ -77,7 +79,10 @@ def _zeros(layers, groups) -> dict[str, Tensor]:
 def _add(sums, layers, masks, group):
     "Read weight and piled-up gradient, and add the square of their product"
     for name, weight in _weights(layers).items():
-        if weight.grad is not None: sums[name][group] += (weight * weight.grad * masks[name]).detach().to(sums[name].dtype) ** 2
+        if weight.grad is None: continue
+        wide = weight.detach().to(sums[name].dtype)                # before the product
+        change = wide * weight.grad * masks[name].detach()
+        sums[name][group] += change ** 2
 
 # %% ../nbs/19a_released_pass.ipynb #d67b4057
 @contextmanager
@@ -86,6 +91,11 @@ def _drawing(model: nn.Module, seed: int) -> Iterator:
     with torch.random.fork_rng(sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})):
         torch.manual_seed(seed)
         yield
+
+# %% ../nbs/19a_released_pass.ipynb #44a00703
+def _forward_only(scratch, x, autocast):
+    "The pass of a group that is absent: its only trace are the random numbers that it draws"
+    with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None): scratch(x)
 
 # %% ../nbs/19a_released_pass.ipynb #7a0943c6
 def released_importance(
@@ -98,20 +108,27 @@ def released_importance(
     seed: int = 0,                      # For dropout, and whatever the batches draw from torch's generator
     lr: float = 1e-4,                   # Adam's learning rate within the pass, the public code's
 ) -> dict[str, Tensor]:                 # Layer name → importance, shape `(G, *weight)`, ≥ 0
-    """Group importance as the public code computes it. Raises: ValueError if a group has no image, or batches are not mixed.
+    """Group importance as the public code computes it.
 
-    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group of each batch, training mode."""
+    Raises: ValueError if a group has no image, batches are not mixed, a code is no group or a loss is not finite.
+    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group of each batch,
+    training mode, a forward pass for absent groups."""
     scratch, masks = scratch_copy(model, ignore)
     layers, optimizer = prunable(scratch, ignore), torch.optim.Adam(scratch.parameters(), lr)
-    sums, seen, count = _zeros(layers, groups), set(), 0
+    sums, seen, count, watched = _zeros(layers, groups), set(), 0, Watched(loss)
     with _drawing(model, seed):
         for x, y, g in batches:
-            count += 1
-            for i in _present(g, groups):
-                _backward(scratch, loss, x, y, g == i, autocast)
+            count, present = count + 1, _present(g, groups)
+            for i in range(groups):
+                if i not in present:
+                    _forward_only(scratch, x, autocast)
+                    continue
+                watched.where = f"batch {count - 1} (counted from 0), in group {i}"
+                _backward(scratch, watched, x, y, g == i, autocast)
                 optimizer.step()
                 _add(sums, layers, masks, i)
                 seen.add(i)
+    watched.check()
     empty = sorted(set(range(groups)) - seen)
     if empty: raise ValueError(f"group {empty} has no image, so its importance cannot be estimated")
     for total in sums.values(): total[-1] /= count

@@ -10,12 +10,14 @@ __all__ = ['magnitude_score', 'stream', 'random_score', 'group_score', 'importan
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .importance import group_importance, measuring, weight_gradients
+from .group_sums import wide
+from .importance import Watched, group_importance, measuring, weight_gradients
 from .masks import original, prunable
 
 # %% ../nbs/18a_scores.ipynb #d2a80520
@@ -91,8 +93,9 @@ def mean_over(
     batches: Iterable,                                 # Yields (input, target, group code)
     part: Callable[..., Iterable[Tensor | None]],      # (input, target) → for each layer a tensor like its weight, or None
 ) -> list[Tensor]:                                     # The means over the batches, in the layers' order
-    "Average what `part` gives for each batch; None counts as 0. Raises: ValueError if there is no batch."
-    sums, n = [torch.zeros_like(original(layer)) for layer in layers.values()], 0
+    "Average what `part` gives for each batch, in float32 or wider; None counts as 0. Raises: ValueError without a batch."
+    weights = [original(layer) for layer in layers.values()]
+    sums, n = [torch.zeros_like(weight, dtype=wide(weight)) for weight in weights], 0
     for x, y, _ in batches:
         for total, one in zip(sums, part(x, y)): total += 0 if one is None else one.detach()
         n += 1
@@ -104,8 +107,9 @@ def times_weight(
     layers: Mapping[str, nn.Module], # Layer name → layer
     values: Iterable[Tensor],        # For each layer a tensor like its weight, in the layers' order
 ) -> dict[str, Tensor]:              # Layer name → w ⊙ value, shape `(1, *weight)`: one group of everybody
-    "Each weight times its value, for all layers. A weight that a mask holds at 0 gets 0."
-    return {name: (layer.weight.detach() * value)[None] for (name, layer), value in zip(layers.items(), values)}
+    "Each weight times its value, for all layers, in float32 or wider. A weight that a mask holds at 0 gets 0."
+    weights = {name: layer.weight.detach() for name, layer in layers.items()}
+    return {name: (w.to(wide(w)) * value)[None] for (name, w), value in zip(weights.items(), values)}
 
 # %% ../nbs/18a_scores.ipynb #2469c733
 def snip_score(
@@ -117,10 +121,14 @@ def snip_score(
     autocast: torch.dtype | None = None,# torch.bfloat16 for mixed precision
     seed: int = 0,                      # Not needed
 ) -> dict[str, Tensor]:                 # Layer name → |w · ∂L/∂w|, shape `(1, *weight)`, ≥ 0
-    "Connection sensitivity. Source: Lee, Ajanthan, Torr 2019 (arXiv 1810.02340), without its constant factor."
-    layers = prunable(model, ignore)
+    """Connection sensitivity. Raises: ValueError if there is no batch, or its loss is not finite.
+
+    Source: Lee, Ajanthan, Torr 2019 (arXiv 1810.02340), without its constant factor."""
+    layers, watched = prunable(model, ignore), Watched(loss)
     with batch_statistics(model):
-        gradients = mean_over(layers, batches, lambda x, y: weight_gradients(model, layers.values(), x, y, loss, autocast))
+        part = partial(weight_gradients, model, layers.values(), loss=watched, autocast=autocast)
+        gradients = mean_over(layers, batches, part)
+    watched.check()
     return {name: product.abs() for name, product in times_weight(layers, gradients).items()}
 
 # %% ../nbs/18a_scores.ipynb #3b980e76
@@ -148,10 +156,13 @@ def grasp_score(
     seed: int = 0,                      # Not needed
     temperature: float = 200,           # T, by which the outputs are divided
 ) -> dict[str, Tensor]:                 # Layer name → w ⊙ (H g), shape `(1, *weight)`, of either sign
-    "Gradient flow that hangs on a weight. Source: Wang, Zhang, Grosse 2020 (arXiv 2002.07376), sign turned; T from their code."
+    """Gradient flow that hangs on a weight. Raises: ValueError if there is no batch, or its loss is not finite.
+
+    Source: Wang, Zhang, Grosse 2020 (arXiv 2002.07376), sign turned; T from their code."""
     layers, batches = prunable(model, ignore), list(batches)
-    flat = lambda out, y: loss(out / temperature, y)
+    flat = Watched(lambda out, y: loss(out / temperature, y))
     with batch_statistics(model):
         g = mean_over(layers, batches, lambda x, y: weight_gradients(model, layers.values(), x, y, flat))
+        flat.check()
         Hg = mean_over(layers, batches, lambda x, y: hessian_product(model, layers, x, y, flat, g))
     return times_weight(layers, Hg)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PIECE', 'exact', 'keep_count', 'layers_left', 'check_selection', 'by_magnitude', 'first_of_each', 'select_top',
-           'target_share', 'checked_share', 'in_deficit', 'preferences', 'select_fair_plain']
+           'pieces_left', 'target_share', 'checked_share', 'in_deficit', 'preferences', 'select_fair_plain']
 
 # %% ../nbs/16a_shares.ipynb #a2470de6
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -74,19 +74,37 @@ def select_top(
     return kept.view_as(mask)
 
 # %% ../nbs/16a_shares.ipynb #dd023e2f
-PIECE = 1 << 16   # Columns that are turned into float64 at a time
+PIECE = 1 << 16   # Weights that are looked at together
 
+def pieces_left(
+    importance: Tensor,        # Importance of a layer, shape `(G, *weight)`
+    mask: Tensor | None = None,# True where a weight is still there, shape `(*weight)`; None: all are
+) -> Iterator[Tensor]:         # The importance of at most `PIECE` weights, shape `(G, m)`
+    "The importance piece by piece, with 0 where a weight is pruned."
+    pieces = importance.flatten(1).split(PIECE, 1)
+    if mask is None:
+        return iter(pieces)
+    masks = mask.flatten().split(PIECE)
+    return (torch.where(there, piece, 0) for there, piece in zip(masks, pieces))
+
+# %% ../nbs/16a_shares.ipynb #b4df3875
 def target_share(
-    importance: Tensor, # Importance of a layer, shape `(G, *weight)`, finite, not all 0
-) -> Tensor:            # P_g, shape `(G,)`, float64, sums to 1
-    "Each group's share of the layer's total importance (paper, section 3.2)."
-    totals = sum(piece.double().sum(1) for piece in importance.flatten(1).split(PIECE, 1))
+    importance: Tensor,        # Importance of a layer, shape `(G, *weight)`, finite, not all 0
+    mask: Tensor | None = None,# True where a weight is still there, shape `(*weight)`; None: all are
+) -> Tensor:                   # P_g, shape `(G,)`, float64, sums to 1
+    "Each group's share of the importance of the weights that are left (paper, section 3.2)."
+    totals = sum(piece.double().sum(1) for piece in pieces_left(importance, mask))
     return totals / totals.sum()
 
 # %% ../nbs/16a_shares.ipynb #c2943860
-def checked_share(importance: Tensor, fetch: Callable = Tensor.tolist) -> Tensor:
-    "`target_share` on the CPU. Raises: ValueError where importances are negative, not finite or all zero"
-    least, *share = fetch(torch.cat([importance.min().double()[None], target_share(importance)]))
+def checked_share(
+    importance: Tensor,              # Importance of a layer, shape `(G, *weight)`
+    mask: Tensor | None = None,      # True where a weight is still there, shape `(*weight)`; None: all are
+    fetch: Callable = Tensor.tolist, # How numbers come to the host
+) -> Tensor:                         # P_g, shape `(G,)`, float64, on the CPU
+    "`target_share`, checked. Raises: ValueError if a weight that is left has an importance below 0 or not finite, or all have 0"
+    smallest = torch.stack([piece.min() for piece in pieces_left(importance, mask)]).min()
+    least, *share = fetch(torch.cat([smallest.double()[None], target_share(importance, mask)]))
     if least < 0: raise ValueError(f"importance of {least:.3g}: shares cannot be negative, take select_top")
     if not np.isfinite(share).all(): raise ValueError("importance is not finite, or zero for every weight: no shares to keep, take select_top on |w|")
     return torch.tensor(share, dtype=torch.float64)
@@ -114,7 +132,7 @@ def select_fair_plain(
 ) -> Tensor:                     # The new mask, shape `(*weight)`
     "FairGRAPE's selection as a plain Python loop: the reference for `select_fair`. Source: paper, section 3.2 and Algorithm 1."
     check_selection(importance, mask, k, layer)
-    share, rows = checked_share(importance).tolist(), importance.flatten(1).double().tolist()
+    share, rows = checked_share(importance, mask).tolist(), importance.flatten(1).double().tolist()
     labels, alive = [0] * mask.numel() if layer is None else layer.flatten().tolist(), mask.flatten().tolist()
     candidates = [i for i in by_magnitude(weight, mask).tolist() if alive[i]]
     order = [iter(mine) for mine in preferences(rows, candidates)]

@@ -4,6 +4,7 @@ What needs CUDA is skipped, loudly, where there is none; the same code path runs
 import os
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ few_values = st.sampled_from([0., -0., 1e-45, 1e-40, 1.1754942e-38, 1., 1.000000
 def test_ties_zeros_and_denormals_for_every_k(data, kind, groups, n):
     "Nearly every value occurs more than once; every possible k is asked for"
     rows = torch.tensor(data.draw(st.lists(st.lists(few_values, min_size=n, max_size=n), min_size=groups, max_size=groups)), dtype=torch.float64).to(kind)
-    rows[-1, -1] = 1.
+    rows[-1, 0] = 1.                            # of a weight that is left, or there would be no shares
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
     mask[0] = True
     weight = torch.tensor(data.draw(st.lists(st.sampled_from([-1., 0., 1., 2.]), min_size=n, max_size=n)))
@@ -97,6 +98,22 @@ def test_order_of_layout_does_not_matter(monkeypatch):
     new = select_fair(rows, mask, 2500, weight)
     monkeypatch.setattr(selection_jobs, "COPY", 0)
     assert torch.equal(select_fair(rows, mask, 2500, weight), new)
+
+@pytest.mark.parametrize("said", [-1., 1e9, float("inf"), float("nan")])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_what_is_said_of_a_pruned_weight_does_not_matter(said, scope):
+    "In a layer of several pieces, for every selector, and without a warning"
+    rows, weight = random_layer(PIECE + 500, 3, 12)
+    mask = torch.rand(PIECE + 500, generator=torch.Generator().manual_seed(13)) < 0.5
+    weights, masks = {"a": weight, "b": weight[:900]}, {"a": mask, "b": mask[:900]}
+    zeroed = {n: rows[:, :len(w)] * masks[n] for n, w in weights.items()}
+    anything = {n: torch.where(masks[n], rows[:, :len(w)], said) for n, w in weights.items()}
+    for select in (select_fair, select_top):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            new = select_masks(anything, masks, weights, 0.9, select, scope)
+        plain = select_masks(zeroed, masks, weights, 0.9, select, scope)
+        assert all(torch.equal(new[n], plain[n]) for n in masks)
 
 @pytest.mark.parametrize("wrong", [-1., float("inf"), float("nan")])
 def test_refused(wrong):

@@ -20,7 +20,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 
-from fairgrape.group_sums import GroupSums, scratch, wide
+from fairgrape.group_sums import GroupSums, group_code, scratch, wide
 from fairgrape.masks import original, prunable
 
 # %%
@@ -219,8 +219,6 @@ def __iter__(self:ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
 
 # %%
 for x, y, g in ByGroup(loader, groups=2, size=3): print(f"group {g}: {x.tolist()}")
-
-# %%
 assert [(x.tolist(), g) for x, _, g in ByGroup(loader, 2, size=3)] == [([0., 2.], 0), ([3., 4.], 0), ([1., 5.], 1)]
 assert [y.tolist() for _, y, _ in ByGroup(loader, 2, size=3)] == [[0, 2], [0, 1], [1, 2]] and len(list(ByGroup(loader, 2, size=1))) == 6
 class Once:
@@ -372,8 +370,6 @@ taken = {}
 with handed_on({"neuron": neuron, "idle": idle}, taken.__setitem__): left = weight_gradients(neuron, [neuron, idle], torch.tensor([[1., 0.], [3., 0.]]), None, mean)
 print(taken, "and left:", left)
 assert list(taken) == ["neuron"] and taken["neuron"].tolist() == [[2., 0.]] and left[0].tolist() == [[0., 0.]] and left[0].untyped_storage().nbytes() == 4
-
-# %%
 assert weight_gradients(neuron, [neuron], torch.ones(1, 2), None, mean)[0].tolist() == [[1., 1.]] and neuron.weight.grad is None     # afterwards as before
 twins = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
 twins[1].weight = twins[0].weight
@@ -387,13 +383,14 @@ else: raise AssertionError("nobody took the gradient")
 
 
 # %% [markdown]
-# The square is added in the width of the sums, for in half precision a small square is lost beside a large sum. `room` is memory that would else be asked for anew at every batch.
+# Product and square are taken in the width of the sums. In half precision a small product is 0, and a small square is lost beside a large sum. `room` is memory that would else be asked for anew at every batch.
 
 # %%
 #| export
 def add_square(total: Tensor, weight: Tensor, gradient: Tensor, room: Tensor | None = None):
     "total += (weight · gradient)², in place, in the width of `total`; the product is put into `room`, of the shape and type of `total`"
-    change = torch.mul(weight, gradient, out=torch.empty_like(total) if room is None else room)
+    change = torch.empty_like(total) if room is None else room
+    torch.mul(weight.to(total.dtype), gradient, out=change)        # widened first: the product of two halves is a half
     total.addcmul_(change, change)
 
 
@@ -405,6 +402,52 @@ assert total.tolist() == [17., 1.]
 total, half = torch.tensor([1024.]), torch.ones(1, dtype=torch.bfloat16)
 add_square(total, 3 * half, 5 * half, room := torch.empty(1))
 assert total.item() == 1249 != (1024 * half + 225 * half).item() and room.item() == 15          # in half precision it would be 1248
+small, total = torch.tensor([2. ** -13], dtype=torch.float16), torch.zeros(1)
+add_square(total, small, small)
+assert (small * small).item() == 0 < total.item() == 2. ** -52                                  # 2⁻²⁶ is no float16
+
+
+# %% [markdown]
+# A loss that is NaN gives gradients that are NaN, or none: the mean over targets that are all ignored is NaN, and its gradient is 0. The group would have no importance, and nothing would be kept for it. So the losses of a pass are remembered,
+# and looked at when it is through: a look at each batch would make a GPU wait.
+
+# %%
+#| export
+class Watched:
+    "A loss that remembers its values, so that they can be checked after the pass."
+    def __init__(self,
+        loss: Callable, # loss(output, target) → scalar
+    ):
+        self.loss, self.where, self.values = loss, "the batch", []
+
+    def __call__(self, output, target):
+        value = one_number(self.loss(output, target))
+        self.values.append((self.where, value.detach().reshape(())))
+        return value
+
+    def check(self):
+        "Raise ValueError if a value is not finite; names the batches, as `where` said at the time"
+        if not self.values:
+            return
+        finite = torch.stack([value for _, value in self.values]).isfinite().tolist()
+        wrong = [where for (where, _), good in zip(self.values, finite) if not good]
+        if not wrong:
+            return
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise ValueError(f"the loss is NaN or infinite in {wrong[0]}{more}, so importance cannot be measured: "
+                         "check the images and targets there (a mean over targets that are all ignored is NaN)")
+
+
+# %%
+watched = Watched(partial(F.cross_entropy, ignore_index=-1))
+for batch, targets in enumerate(([0, 1], [-1, -1], [1, -1])):
+    watched.where = f"batch {batch}"
+    watched(torch.zeros(2, 2), torch.tensor(targets))
+try: watched.check()
+except ValueError as e: print(e); assert "in batch 1," in str(e)
+else: raise AssertionError("a loss that is NaN was accepted")
+watched.values.pop(1)
+assert watched.check() is None and Watched(F.cross_entropy).check() is None
 
 
 # %% [markdown]
@@ -498,17 +541,21 @@ def group_importance(
     """Importance of every prunable weight for every group: the mean over the group's batches of (w · ∂L/∂w)².
 
     Each image goes forward and backward once, whatever G is. Beside the result (and one group's sums, where it lies elsewhere) no more than a layer's gradient and its square are held.
-    Raises: ValueError if a group has no batch; MemoryError or OSError where the sums do not fit.
+    Raises: ValueError if a group has no batch, a code is no group or a loss is not finite;
+    MemoryError or OSError where the sums do not fit.
     Source: paper section 3; `training_mode` and batches of one group: this project's choice."""
     if not torch.is_grad_enabled(): raise ValueError(f"gradients are off: {NO_GRAD}")
     layers = prunable(model, ignore)
     weights = {n: layer.weight.detach() for n, layer in layers.items()}
     sums, room = GroupSums(weights, 1 if everybody else groups, keep_on), scratch(weights)
     def add(name: str, gradient: Tensor): add_square(mine[name], weights[name], gradient, room[name])
+    watched = Watched(loss)
     with measuring(model, training_mode), handed_on(layers, add):
-        for x, y, g in map(_parts, my_share(batches, team)):
-            mine = sums.of(0 if everybody else int(g))
-            weight_gradients(model, layers.values(), x, y, loss, autocast)
+        for batch, (x, y, g) in enumerate(map(_parts, my_share(batches, team))):
+            mine = sums.of(0 if everybody else g)
+            watched.where = f"batch {batch} (counted from 0)" + ("" if everybody else f" of group {int(g)}")
+            weight_gradients(model, layers.values(), x, y, watched, autocast)
+    watched.check()
     sums.put_back()
     if team is not None: add_up(sums, team)
     return _mean_over_batches(sums.kept, sums.counts)
@@ -542,14 +589,11 @@ assert neuron.weight.grad is None and model.training                            
 counter.remove()
 
 # %% [markdown]
-# A pruned weight has importance 0 for everybody, and a group that never comes is an error.
+# A pruned weight has importance 0 for everybody. A group that never comes is an error, and so is a code that is no group's, or a batch whose loss is NaN.
 
 # %%
 pruned = apply_masks(copy.deepcopy(model), {"0": torch.tensor([[False, True]])})
 assert group_importance(pruned, by_hand, mean, 2)["0"].tolist() == [[[0., 0.]], [[0., 9.]]]
-try: group_importance(model, by_hand, mean, groups=3)
-except ValueError as e: print(e)
-else: raise AssertionError("a group without images was accepted")
 for batches, said in ((iter(()), "batches yield nothing"), ([dict(x=1, y=2, g=0)], "is a dict"),
                       ([(dict(x=x), None, 0)], "input of a batch is a dict"), ([(x, None)], "2 parts")):
     try: group_importance(model, batches, mean, groups=2)
@@ -560,6 +604,18 @@ for context in (torch.no_grad(), torch.inference_mode()):
         try: group_importance(model, by_hand, mean, groups=2)
         except ValueError as e: assert "gradients are off" in str(e)
         else: raise AssertionError("importance without a gradient")
+ignored = [(x, torch.full((len(x),), -g), g) for x, _, g in by_hand]                              # group 1's targets are all ignored
+ignoring = lambda out, y: F.cross_entropy(torch.cat([out, -out], 1), y, ignore_index=-1)
+of_minus_1 = [*by_hand, (torch.ones(1, 2), None, -1)]
+for batches, loss, groups, said in ((by_hand, mean, 3, "group [2] has no image"), (of_minus_1, mean, 2, "group code -1"),
+                                    (by_hand, mean, 1, "group code 1"),
+                                    (ignored, ignoring, 2, "batch 1 (counted from 0) of group 1,")):
+    try: group_importance(model, batches, loss, groups)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError(f"accepted: {said}")
+tiny = nn.Sequential(nn.Linear(1, 1, bias=False)).half()
+nn.init.constant_(tiny[0].weight, 2 ** -13)
+assert group_importance(tiny, [(tiny[0].weight.detach(), None, 0)], mean, 1)["0"].item() == 2 ** -52    # in float16 weight · gradient is 0
 
 
 # %% [markdown]
@@ -662,18 +718,23 @@ def mixed_importance(
     ignore: Iterable[str] = (),  # Layers that are left dense
     training_mode: bool = False, # Batch norm and dropout as in training
 ) -> dict[str, Tensor]:          # Layer name → importance, shape `(G, *weight)`
-    "Group importance from mixed batches, as in the authors' code: one forward pass and a backward pass for each group in it."
-    layers = prunable(model, ignore)
+    """Group importance from mixed batches, as in the authors' code: one forward pass and a backward pass for each group in it.
+
+    Raises: ValueError if a group has no image, a code is no group or a loss is not finite."""
+    layers, watched = prunable(model, ignore), Watched(loss)
     counts = torch.zeros(groups, dtype=torch.long)
     with measuring(model, training_mode):
         sums = {n: torch.zeros(groups, *m.weight.shape, device=m.weight.device, dtype=wide(m.weight)) for n, m in layers.items()}
-        for x, y, g in map(_parts, loader):
+        for batch, (x, y, g) in enumerate(map(_parts, loader)):
             output = model(x)
-            for i in g.unique().tolist():
-                value = one_number(loss(output[g == i], y[g == i]))
+            for i in codes_of((x, y, g)).unique().tolist():
+                group_code(i, groups)
+                watched.where = f"batch {batch} (counted from 0), in group {i}"
+                value = watched(output[g == i], y[g == i])
                 gradients = torch.autograd.grad(value, [original(m) for m in layers.values()], retain_graph=True)
                 for (name, layer), gradient in zip(layers.items(), gradients): add_square(sums[name][i], layer.weight.detach(), gradient)
                 counts[i] += 1
+    watched.check()
     return _mean_over_batches(sums, counts)
 
 
@@ -683,6 +744,12 @@ mixed = mixed_importance(net, rounds, F.cross_entropy, 3)
 own = group_importance(net, ByGroup(rounds, 3), F.cross_entropy, 3)
 ratio = {g: float(sum(m[g].sum() for m in mixed.values()) / sum(m[g].sum() for m in own.values())) for g in range(3)}
 assert abs(ratio[1] - 1) < 1e-9 and ratio[0] > 1 and ratio[2] > 1
+x, y, g = rounds[0]
+ignored = y.where(g != 1, torch.tensor(-100))                                # group 1's targets, as cross-entropy ignores them
+for batch, said in (((x, y, g - 1), "group code -1"), ((x, y, g + 1), "group code 3"), ((x, ignored, g), "in group 1,")):
+    try: mixed_importance(net, [batch], F.cross_entropy, 3)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError(f"accepted: {said}")
 same = by_definition(net, rounds, F.cross_entropy, 3)
 for name in same: torch.testing.assert_close(mixed[name], same[name], rtol=1e-9, atol=0)
 {f"group {g}": round(float(sum(m[g].sum() for m in mixed.values()) / sum(m[g].sum() for m in own.values())), 2) for g in range(3)}

@@ -8,6 +8,7 @@
 
 # %%
 #| export
+import operator
 import os
 import shutil
 import tempfile
@@ -271,6 +272,37 @@ assert shared["c"].tolist() == [3, 3] and shared["c"].dtype == torch.float64 and
 
 
 # %% [markdown]
+# A batch's code is its place among the sums. Python would take −1 for the last group, so a code is checked first.
+
+# %%
+#| export
+def group_code(
+    code: int | Tensor, # Group of a batch: a whole number, or a tensor that holds one
+    groups: int,        # G, how many groups there are
+) -> int:               # The code, 0 to G − 1
+    "The group of a batch as a number. Raises: ValueError unless it is a whole number from 0 to `groups` − 1."
+    try: number = operator.index(code)
+    except TypeError:
+        raise ValueError(f"the group of a batch is {code!r}: it must be one whole number, since all images of "
+                         "a batch are of one group; ByGroup cuts a loader of mixed batches") from None
+    if not 0 <= number < groups:
+        raise ValueError(f"group code {number} in the data, but groups = {groups}: codes are 0 to {groups - 1}")
+    return number
+
+
+# %%
+print(group_code(1, groups=2), group_code(torch.tensor(0), groups=2))
+assert group_code(torch.tensor(1), 2) == group_code(np.int64(1), 2) == 1
+said_of = [(-1, "code -1"), (2, "code 2"), (0.5, "one whole number"), (torch.tensor([0, 1]), "one whole number")]
+for wrong, said in said_of:
+    try: group_code(wrong, 2)
+    except ValueError as e:
+        print(e)
+        assert said in str(e)
+    else: raise AssertionError(f"{wrong} was accepted as a group of two")
+
+
+# %% [markdown]
 # `GroupSums` hands out one group's sums, on the device, to be added to. When another group is asked for, the first goes to where it is kept and the other is fetched, so batches in any order give the same bits; only the number of transfers grows. It is counted.
 
 # %%
@@ -323,7 +355,8 @@ assert sums.kept["a"][:, 0, 0].tolist() == [0, 7] and sums.transfers == 1 and su
 def of(self:GroupSums,
     g: int,            # A group's code
 ) -> dict[str, Tensor]:# Layer name → its sums, shape `(*weight)`, on the device, to be added to in place
-    "One group's sums."
+    "One group's sums. Raises: ValueError if there is no such group."
+    g = group_code(g, len(self.counts))
     self.counts[g] += 1
     if self.here is None: return {n: total[g] for n, total in self.kept.items()}
     if g != self.now:
@@ -340,6 +373,9 @@ def of(self:GroupSums,
 sums = GroupSums(weights, groups=2, keep_on="host")
 for g in (0, 0, 1, 0): sums.of(g)["a"].add_(g + 1)
 sums.put_back()
+try: sums.of(-1)
+except ValueError as e: print(e)
+else: raise AssertionError("the last group's sums were given to a group that is not there")
 sums.kept["a"], sums.counts, f"{sums.transfers} transfers"
 
 # %%

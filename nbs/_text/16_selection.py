@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fairgrape.selection_jobs import Transfers, fair_job, falling_magnitude, keep_shares  # noqa: F401 (this and the next two: others find them here as well)
-from fairgrape.shares import by_magnitude, check_selection, exact, keep_count, select_fair_plain, select_top, target_share  # noqa: F401
+from fairgrape.shares import by_magnitude, check_selection, exact, keep_count, pieces_left, select_fair_plain, select_top, target_share  # noqa: F401
 from fairgrape.walk import radix_order  # noqa: F401
 
 # %%
@@ -63,7 +63,7 @@ for wrong in (-importance, importance * float("inf"), importance * float("nan"),
     else: raise AssertionError("importances without shares were shared out")
 
 # %% [markdown]
-# Equal on everything that hypothesis can think of: random and tied importances, zeros of both signs, denormals, one group, fifty groups, magnitudes from 1e-300 to 1e300, weights already pruned, both scopes, every |w|, sorted here and (as if) on a device.
+# Equal on everything that hypothesis can think of: random and tied importances, zeros of both signs, denormals, one group, fifty groups, magnitudes from 1e-300 to 1e300, weights already pruned with any score at all, both scopes, every |w|, sorted here and (as if) on a device.
 
 # %%
 values = st.one_of(st.floats(0, 1e3), st.sampled_from([0., -0., 1., 2.]), st.sampled_from([1e-300, 1e-40, 1e-30, 1., 1e30, 1e300]))
@@ -84,12 +84,13 @@ def selections(draw):
     return rows, mask, k, weight, layer
 
 @hypothesis_settings(max_examples=300, deadline=None, derandomize=True, database=None)
-@given(selections())
-def check_equal_to_the_plain_loop(case):
+@given(selections(), st.sampled_from([-1., 7., torch.inf, torch.nan]))
+def check_equal_to_the_plain_loop(case, of_the_pruned):
     rows, mask, k, weight, layer = case
-    new = select_fair(rows, mask, k, weight, layer)
+    new = select_fair_plain(rows * mask, mask, k, weight, layer)
+    rows = torch.where(mask, rows, of_the_pruned)                       # a score of one's own may say anything of a pruned weight
     assert torch.equal(new, select_fair_plain(rows, mask, k, weight, layer))
-    assert torch.equal(new, select_fair(rows, mask, k, weight, layer, on_device=True))
+    for on_device in (False, True): assert torch.equal(new, select_fair(rows, mask, k, weight, layer, on_device))
     assert int(new.sum()) == k and not (new & ~mask).any()              # exact count, nested
     if len(rows) == 1: assert torch.equal(new, select_top(rows, mask, k, weight, layer))   # one group: the group-blind choice
     if layer is not None: assert set(layer[new].tolist()) == set(layer[mask].tolist())
@@ -181,16 +182,19 @@ for rate, scope in ((0.8, "layer"), (0.75, "global"), (0, "global")):
 
 
 # %% [markdown]
-# The rate counts the weights that a layer had at first. Where more are gone already (another method pruned before, say) it keeps what is left.
+# The rate counts the weights that a layer had at first. Where more are gone already (another method pruned before, say) it keeps what is left. A selector with a function `count(n, rate)` of its own (the [released ones](19_as_released.ipynb) have one) is asked how many.
 
 # %%
 #| export
-def _budget(mask: Tensor, rate) -> int: return min(keep_count(mask.numel(), rate), int(mask.sum()))
+def _budget(mask: Tensor, rate, count: Callable = keep_count) -> int:
+    "How many weights of a layer are to stay: what the rate leaves, or what is left"
+    return min(count(mask.numel(), rate), int(mask.sum()))
 
 
 # %%
 print(_budget(torch.tensor([True, True, True, False]), 0.5), _budget(torch.tensor([True, False, False, False]), 0.5))
 assert _budget(torch.tensor([True, True, True, False]), 0.5) == 2 and _budget(torch.tensor([True, False, False, False]), 0.5) == 1
+assert _budget(torch.tensor([True, True, True, False]), 0.5, count=lambda n, rate: 3 * rate * n // 2) == 3
 
 
 # %% [markdown]
@@ -223,20 +227,94 @@ assert to_list(select_globally(*square, k=99, select=select_fair)) == {n: [[1, 1
 
 
 # %% [markdown]
-# A layer whose importance is all zero or not finite (a dead branch, an overflow) gives no shares to preserve. It falls back to magnitude, at the layer's own fraction of the budget in either scope, and its name is said in a warning.
-# Negative scores are nothing to fall back for: GraSP's often are, and `select_top` puts them in order like any others.
+# A layer whose importance is all zero or not finite (a dead branch, an overflow) gives no shares to preserve. It is pruned by magnitude, and a warning names it and, where only some groups are at fault, them.
+# Negative scores are no fault: GraSP's often are, and `select_top` puts them in order like any others. What a score says of a pruned weight is not looked at.
 
 # %%
 #| export
-def usable(importance: Tensor) -> bool:
-    "Whether a layer's importance says anything: finite, and not zero for every weight"
-    low, high = torch.stack(importance.aminmax()).tolist()
-    return bool(np.isfinite([low, high]).all() and (low or high))
+def group_ranges(
+    importance: Tensor,        # Importance of a layer, shape `(G, *weight)`
+    mask: Tensor | None = None,# True where a weight is still there, shape `(*weight)`; None: all are
+) -> np.ndarray:               # Smallest and largest of each group, shape `(G, 2)`, float64
+    "The range of each group's importance; a pruned weight counts as 0."
+    ends = torch.stack([torch.stack(piece.aminmax(dim=1)) for piece in pieces_left(importance, mask)])
+    return torch.stack([ends[:, 0].amin(0), ends[:, 1].amax(0)], 1).double().cpu().numpy()
 
 
 # %%
-print({str(row): usable(torch.tensor([row])) for row in ([0., 1.], [0., 0.], [1., float("nan")], [-float("inf"), 1.], [-3., 0.])})
-assert [usable(torch.tensor([row])) for row in ([0., 1.], [0., 0.], [1., float("nan")], [-float("inf"), 1.], [-3., 0.])] == [True, False, False, False, True]
+some, first_gone = torch.tensor([[torch.nan, -3., 2.], [5., 0., 0.]]), torch.tensor([False, True, True])
+print(group_ranges(some), group_ranges(some, first_gone))
+assert group_ranges(some, first_gone).tolist() == [[-3, 2], [0, 0]] and group_ranges(some)[1].tolist() == [0, 5] and np.isnan(group_ranges(some)[0]).all()
+
+
+# %%
+#| export
+def fault(
+    ranges: np.ndarray, # A layer's `group_ranges`, shape `(G, 2)`
+) -> str:               # "all zero", "not finite …", or nothing
+    "What is wrong with a layer's importance, in words."
+    broken = np.flatnonzero(~np.isfinite(ranges).all(1)).tolist()
+    if broken and len(ranges) > 1:
+        return f"not finite for group {', '.join(map(str, broken))}"
+    if broken:
+        return "not finite"
+    return "" if ranges.any() else "all zero"
+
+
+# %%
+layers = {(0., 1.): "", (0., 0.): "all zero", (1., torch.nan): "not finite", (-torch.inf, 1.): "not finite", (-3., 0.): ""}
+for row, said in layers.items(): assert fault(group_ranges(torch.tensor([row]))) == said
+print([fault(group_ranges(torch.tensor(rows))) for rows in ([[0., 1.], [0., torch.inf], [torch.nan, 0.]], [[0., 1.], [0., 0.]])])
+assert fault(group_ranges(torch.tensor([[0., 1.], [0., torch.inf], [torch.nan, 0.]]))) == "not finite for group 1, 2"
+assert fault(group_ranges(torch.tensor([[0., 1.], [0., 0.]]))) == ""
+
+
+# %% [markdown]
+# A group can also be without importance everywhere, in layers that others can be pruned by. Its target share is 0, and nothing is kept for its sake. That is said as well.
+
+# %%
+#| export
+def _warn_of_faults(ranges: Mapping[str, np.ndarray]):
+    "Warn of layers whose importance cannot be used, and of groups that have none in any other"
+    faults = {n: fault(r) for n, r in ranges.items() if fault(r)}
+    if faults:
+        named = ", ".join(f"{n} ({what})" for n, what in faults.items())
+        warnings.warn(f"the importance cannot be used in {named}: pruned by magnitude there", stacklevel=3)
+    used = [r.any(1) for n, r in ranges.items() if n not in faults]
+    silent = np.flatnonzero(~np.any(used, axis=0)).tolist() if used else []
+    if silent:
+        named = ", ".join(map(str, silent))
+        warnings.warn(f"group {named} has no importance in any layer, so no weight is kept for its sake: "
+                      "look at its images, targets and loss", stacklevel=3)
+
+
+# %%
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    _warn_of_faults({"a": group_ranges(torch.tensor([[1.], [0.]])), "b": group_ranges(torch.tensor([[torch.nan], [2.]])), "c": np.zeros((2, 2))})
+    told = [str(w.message) for w in said]
+    _warn_of_faults({"a": group_ranges(torch.tensor([[1.], [0.]])), "b": group_ranges(torch.tensor([[0.], [2.]]))})     # each group has some
+print(*told, sep="\n")
+assert len(said) == len(told) == 2 and "b (not finite for group 0), c (all zero)" in told[0] and told[1].startswith("group 1 has no importance")
+
+
+# %% [markdown]
+# In the layer scope such a layer keeps the same fraction as any other. In the global scope nothing says that it deserves more than the one weight that each layer must keep, so it gets one, and the others share the rest of the budget. What they cannot take goes back to it.
+
+# %%
+#| export
+def _budget_by_magnitude(masks: Mapping[str, Tensor], without: list[str], k: int) -> int:
+    "How many of `k` weights layers without importance keep in the global scope: one each, and what the others cannot take"
+    left = {n: int(m.sum()) for n, m in masks.items()}
+    others = sum(count for n, count in left.items() if n not in without)
+    return max(sum(left[n] > 0 for n in without), min(k, sum(left.values())) - others)
+
+
+# %%
+of_4_2_and_0 = {"a": torch.ones(4) > 0, "b": torch.arange(4) < 2, "c": torch.zeros(4) > 0}
+budgets = {k: _budget_by_magnitude(of_4_2_and_0, ["a", "c"], k) for k in (2, 3, 4, 99)}
+print(budgets)
+assert budgets == {2: 1, 3: 1, 4: 2, 99: 4}                     # b takes two at most; c has none left to keep
 
 
 # %%
@@ -246,21 +324,30 @@ def select_masks(
     masks: Mapping[str, Tensor],       # Layer name → True where a weight is still there, shape `(*weight)`
     weights: Mapping[str, Tensor],     # Layer name → weight, shape `(*weight)`
     rate: float | str | Fraction,      # Cumulative pruning rate, 0 ≤ rate < 1
-    select: Select = select_fair,      # `select_fair`, `select_top` or one's own
+    select: Select = select_fair,      # `select_fair`, `select_top` or one's own; its attribute `count` replaces `keep_count`
     scope: str = "layer",              # "layer": the same fraction in each; "global": one budget for all
 ) -> dict[str, Tensor]:                # Layer name → new mask
     """Choose the new masks of all layers; each lies inside the old one.
 
     Raises: ValueError for an unknown scope, or for a global budget below one weight a layer."""
     check_scope(masks, rate, scope)
-    dead = [n for n, i in importance.items() if not usable(i)]
-    new = {n: select_top(weights[n].detach().abs()[None], masks[n], _budget(masks[n], rate)) for n in dead}
-    if dead: warnings.warn(f"importance of {', '.join(dead)} is all zero or not finite: pruned by magnitude instead", stacklevel=2)
-    rest = [n for n in masks if n not in dead]
-    if scope == "layer": new |= select_each({n: (importance[n], masks[n], _budget(masks[n], rate), weights[n]) for n in rest}, select)
-    elif rest:
-        k = keep_count(sum(m.numel() for m in masks.values()), rate) - sum(int(m.sum()) for m in new.values())
-        new |= select_globally(*({n: d[n] for n in rest} for d in (importance, masks, weights)), k=k, select=select)
+    ranges = {n: group_ranges(importance[n], mask) for n, mask in masks.items()}
+    _warn_of_faults(ranges)
+    dead, rest = [n for n in masks if fault(ranges[n])], [n for n in masks if not fault(ranges[n])]
+    magnitude = {n: weights[n].detach().abs()[None] for n in dead}
+    count = getattr(select, "count", keep_count)
+    if scope == "layer":
+        k = {n: _budget(mask, rate, count) for n, mask in masks.items()}
+        new = {n: select_top(magnitude[n], masks[n], k[n]) for n in dead}
+        new |= select_each({n: (importance[n], masks[n], k[n], weights[n]) for n in rest}, select)
+    else:
+        def layers(names): return [{n: of[n] for n in names} for of in (masks, weights)]
+        k = max(len(masks), count(sum(m.numel() for m in masks.values()), rate))
+        few, new = _budget_by_magnitude(masks, dead, k), {n: masks[n] for n in dead}
+        if few:
+            new = select_globally(magnitude, *layers(dead), few, select_top)
+        if rest:
+            new |= select_globally({n: importance[n] for n in rest}, *layers(rest), k - few, select)
     return {n: new[n] for n in masks}
 
 
@@ -284,13 +371,64 @@ except ValueError as e: print(e); assert "empty a layer" in str(e)
 else: raise AssertionError("a budget below one weight a layer was accepted")
 
 # %% [markdown]
-# A layer that no gradient reached keeps its own half of the four weights, by |w|, and the other layer has the budget that is left:
+# A layer that no gradient reached: in the layer scope it keeps its half, the two weights of largest |w|, in the global scope the largest, and the other layer has the budget that is left.
 
 # %%
+unreached = {**importance, "small": torch.zeros(1, 4)}, masks, {**weights, "small": torch.tensor([1., -4., 2., 3.])}
+nothing = {n: torch.zeros(1, 4) for n in masks}, *unreached[1:]
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
-    dead = select_masks({**importance, "small": torch.zeros(1, 4)}, masks, {**weights, "small": torch.tensor([1., -4., 2., 3.])}, 0.5, select_fair, "global")
-    nothing = select_masks({"a": torch.zeros(1, 2)}, {"a": torch.ones(2) > 0}, {"a": torch.tensor([1., -2.])}, 0.5, select_fair, "global")
-print(said[0].message, to_list(dead))
-assert to_list(nothing) == {"a": [0, 1]}                     # no layer has any importance
-assert "small" in str(said[0].message) and to_list(dead) == {"big": [1, 1, 0, 0], "small": [0, 1, 0, 1]}
+    dead = {scope: to_list(select_masks(*unreached, 0.5, select_fair, scope)) for scope in SCOPES}
+    no_importance = to_list(select_masks(*nothing, 0.5, select_fair, "global"))
+print(said[0].message, dead, no_importance, sep="\n")
+assert dead == {"layer": {"big": [1, 1, 0, 0], "small": [0, 1, 0, 1]}, "global": {"big": [1, 1, 1, 0], "small": [0, 1, 0, 0]}}
+assert no_importance == {"big": [1, 0, 0, 0], "small": [0, 1, 1, 1]}             # nothing but |w| to go by, which is 1, 1, 1, 1 and 1, 4, 2, 3
+assert len(said) == 3 and "small (all zero)" in str(said[0].message) and "big (all zero), small (all zero)" in str(said[2].message)
+
+
+# %% [markdown]
+# The fast way and the plain loop agree on this too, with any layers without importance and any budget. At 90 % of 50 and eight times 5 weights there are nine weights for nine layers: each keeps one.
+
+# %%
+@st.composite
+def networks(draw):
+    "Layers of which some have no importance, and some have lost weights"
+    groups, sizes = draw(st.integers(1, 3)), draw(st.lists(st.integers(1, 12), min_size=1, max_size=6))
+    random = np.random.default_rng(draw(st.integers(0, 999)))
+    importance = {str(i): torch.from_numpy(random.exponential(size=(groups, n)) ** 4) for i, n in enumerate(sizes)}
+    weights = {n: torch.from_numpy(random.normal(size=i.shape[1])) for n, i in importance.items()}
+    masks = {n: torch.from_numpy(random.random(i.shape[1]) < 0.8) for n, i in importance.items()}
+    for n in draw(st.lists(st.sampled_from(sorted(importance)), unique=True)): importance[n][-1] = draw(st.sampled_from([torch.nan, torch.inf]))
+    for n in draw(st.lists(st.sampled_from(sorted(importance)), unique=True)): importance[n][:] = 0
+    for mask in masks.values(): mask[0] = True
+    return importance, masks, weights, draw(st.sampled_from([0, 0.1, 0.5, 0.75, 0.9]))
+
+@hypothesis_settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(networks())
+def check_layers_without_importance(case):
+    importance, masks, weights, rate = case
+    n, left = (sum(int(of(m)) for m in masks.values()) for of in (torch.numel, torch.sum))
+    if (1 - exact(rate)) * n < len(masks): return                             # refused: see `check_scope`
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        new, plain = (select_masks(*case, select, "global") for select in (select_fair, select_fair_plain))
+    assert to_list(new) == to_list(plain)
+    assert sum(int(m.sum()) for m in new.values()) == min(left, keep_count(n, rate))
+    dead = [name for name, rows in importance.items() if fault(group_ranges(rows, masks[name]))]
+    full = all(torch.equal(new[name], masks[name]) for name in masks if name not in dead)
+    for name, mask in new.items():
+        assert mask.any() and not (mask & ~masks[name]).any()
+        if name in dead: assert mask[(weights[name].abs() * masks[name]).argmax()] and (full or int(mask.sum()) == 1)
+
+check_layers_without_importance()
+
+# %%
+sizes = {str(i): 50 if i == 0 else 5 for i in range(9)}
+weights = {n: torch.arange(float(size)) for n, size in sizes.items()}
+importance = {n: torch.zeros(1, 50) if n == "0" else w[None] + 1 for n, w in weights.items()}
+for select in (select_fair, select_fair_plain, select_top):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        new = select_masks(importance, {n: w >= 0 for n, w in weights.items()}, weights, 0.9, select, "global")
+    assert [m.nonzero().flatten().tolist() for m in new.values()] == [[49]] + [[4]] * 8
+new["0"].nonzero(), new["8"]

@@ -8,7 +8,7 @@
 
 # %%
 #| export
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -182,18 +182,42 @@ else: raise AssertionError("four of three weights were kept")
 #
 # $$P_g = \frac{\sum_w I_g(w)}{\sum_{g'}\sum_w I_{g'}(w)} .$$
 #
-# It is computed by this one function for whoever needs it, in float64, since two ways to add the same numbers may differ in the last digit, and one digit can turn a choice. It adds up piece by piece:
-# a copy in float64 of the whole importance would be the largest thing in memory.
+# The sums run over the weights that are still there. A pruned weight counts as 0, whatever a score says of it. The layer is read piece by piece: a copy of the whole importance would be the largest thing in memory.
 
 # %%
 #| export
-PIECE = 1 << 16   # Columns that are turned into float64 at a time
+PIECE = 1 << 16   # Weights that are looked at together
 
+def pieces_left(
+    importance: Tensor,        # Importance of a layer, shape `(G, *weight)`
+    mask: Tensor | None = None,# True where a weight is still there, shape `(*weight)`; None: all are
+) -> Iterator[Tensor]:         # The importance of at most `PIECE` weights, shape `(G, m)`
+    "The importance piece by piece, with 0 where a weight is pruned."
+    pieces = importance.flatten(1).split(PIECE, 1)
+    if mask is None:
+        return iter(pieces)
+    masks = mask.flatten().split(PIECE)
+    return (torch.where(there, piece, 0) for there, piece in zip(masks, pieces))
+
+
+# %%
+of_its_own = torch.tensor([[6., 5., 1.], [0., 0., torch.nan]])
+print(*pieces_left(of_its_own, torch.tensor([True, True, False])))
+assert [p.tolist() for p in pieces_left(of_its_own, torch.tensor([True, True, False]))] == [[[6, 5, 0], [0, 0, 0]]]
+assert [p.shape[1] for p in pieces_left(torch.ones(1, 2, PIECE), torch.ones(2, PIECE) > 0)] == [PIECE, PIECE]
+
+
+# %% [markdown]
+# The shares are computed by one function for whoever needs them, in float64, since two ways to add the same numbers may differ in the last digit, and one digit can turn a choice.
+
+# %%
+#| export
 def target_share(
-    importance: Tensor, # Importance of a layer, shape `(G, *weight)`, finite, not all 0
-) -> Tensor:            # P_g, shape `(G,)`, float64, sums to 1
-    "Each group's share of the layer's total importance (paper, section 3.2)."
-    totals = sum(piece.double().sum(1) for piece in importance.flatten(1).split(PIECE, 1))
+    importance: Tensor,        # Importance of a layer, shape `(G, *weight)`, finite, not all 0
+    mask: Tensor | None = None,# True where a weight is still there, shape `(*weight)`; None: all are
+) -> Tensor:                   # P_g, shape `(G,)`, float64, sums to 1
+    "Each group's share of the importance of the weights that are left (paper, section 3.2)."
+    totals = sum(piece.double().sum(1) for piece in pieces_left(importance, mask))
     return totals / totals.sum()
 
 
@@ -204,6 +228,7 @@ target_share(importance)
 
 # %%
 assert target_share(importance).tolist() == [12 / 14, 2 / 14] and target_share(importance).dtype == torch.float64
+assert target_share(importance, torch.tensor([True, False, True])).tolist() == [7 / 9, 2 / 9]      # without the 5
 assert torch.allclose(target_share(torch.ones(3, 2 * PIECE + 1)), torch.full((3,), 1 / 3, dtype=torch.float64))
 
 
@@ -212,9 +237,14 @@ assert torch.allclose(target_share(torch.ones(3, 2 * PIECE + 1)), torch.full((3,
 
 # %%
 #| export
-def checked_share(importance: Tensor, fetch: Callable = Tensor.tolist) -> Tensor:
-    "`target_share` on the CPU. Raises: ValueError where importances are negative, not finite or all zero"
-    least, *share = fetch(torch.cat([importance.min().double()[None], target_share(importance)]))
+def checked_share(
+    importance: Tensor,              # Importance of a layer, shape `(G, *weight)`
+    mask: Tensor | None = None,      # True where a weight is still there, shape `(*weight)`; None: all are
+    fetch: Callable = Tensor.tolist, # How numbers come to the host
+) -> Tensor:                         # P_g, shape `(G,)`, float64, on the CPU
+    "`target_share`, checked. Raises: ValueError if a weight that is left has an importance below 0 or not finite, or all have 0"
+    smallest = torch.stack([piece.min() for piece in pieces_left(importance, mask)]).min()
+    least, *share = fetch(torch.cat([smallest.double()[None], target_share(importance, mask)]))
     if least < 0: raise ValueError(f"importance of {least:.3g}: shares cannot be negative, take select_top")
     if not np.isfinite(share).all(): raise ValueError("importance is not finite, or zero for every weight: no shares to keep, take select_top on |w|")
     return torch.tensor(share, dtype=torch.float64)
@@ -226,6 +256,9 @@ for wrong in (-importance, importance * float("inf"), importance * 0):
     except ValueError as e: print(e)
     else: raise AssertionError("importances without shares were shared out")
 assert torch.equal(checked_share(importance), target_share(importance))
+for gone in (-1., torch.inf, torch.nan):
+    of_its_own[:, 2] = gone
+    assert checked_share(of_its_own, torch.tensor([True, True, False])).tolist() == [1, 0]         # what is said of a pruned weight does not matter
 
 
 # %% [markdown]
@@ -288,7 +321,7 @@ def select_fair_plain(
 ) -> Tensor:                     # The new mask, shape `(*weight)`
     "FairGRAPE's selection as a plain Python loop: the reference for `select_fair`. Source: paper, section 3.2 and Algorithm 1."
     check_selection(importance, mask, k, layer)
-    share, rows = checked_share(importance).tolist(), importance.flatten(1).double().tolist()
+    share, rows = checked_share(importance, mask).tolist(), importance.flatten(1).double().tolist()
     labels, alive = [0] * mask.numel() if layer is None else layer.flatten().tolist(), mask.flatten().tolist()
     candidates = [i for i in by_magnitude(weight, mask).tolist() if alive[i]]
     order = [iter(mine) for mine in preferences(rows, candidates)]
@@ -317,6 +350,9 @@ assert select_fair_plain(importance, everything, k=2).tolist() == [True, False, 
 assert select_top(importance, everything, k=2).tolist() == [True, True, False]
 assert select_fair_plain(importance, torch.tensor([True, True, False]), k=1).tolist() == [True, False, False]
 assert select_fair_plain(torch.ones(1, 3), everything, 1, weight=torch.tensor([1., -3., 2.])).tolist() == [False, True, False]      # a tie: the larger |w|
+# weight 0 is pruned: of what is left each group holds 5, and each keeps its favourite; with the 1,000, group 0 would keep the 3 and the 2
+later = torch.tensor([[1000., 3., 2., 0.], [0., 0., 1., 4.]]), torch.tensor([False, True, True, True])
+assert select_fair_plain(*later, k=2).tolist() == [False, True, False, True]
 # entries 0 and 1 lie in layer 0, entry 2 alone in layer 1, which must keep it, whoever's turn it is
 assert select_fair_plain(torch.tensor([[3., 2., 1.]]), everything, k=2, layer=torch.tensor([0, 0, 1])).tolist() == [True, False, True]
 for wrong, k in ((-importance, 2), (importance, 4)):

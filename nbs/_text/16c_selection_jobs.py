@@ -334,11 +334,11 @@ def fair_job(
     on_device: bool | None = None,     # Sort where the importance lies and fetch the candidates only; None: wherever that is not the CPU
     transfers: Transfers | None = None,# Counts what goes between host and device, if sorted there
 ) -> tuple[FairJob, Callable]:   # The job; how its answer, shape `(n,)`, becomes the new mask, shape `(*weight)`
-    "Check a selection and bring it to the CPU. Raises: ValueError"
+    "Check a selection and bring it to the CPU; what importance says of a pruned weight does not matter. Raises: ValueError"
     on_device = importance.device.type != "cpu" if on_device is None else on_device
     count = transfers if on_device and transfers is not None else Transfers()
     there = check_selection(importance, mask, k, layer, count.fetch)
-    share = checked_share(importance, count.fetch).numpy()
+    share = checked_share(importance, mask, count.fetch).numpy()
     kind = torch.promote_types(torch.promote_types(importance.dtype, torch.float32), importance.dtype if weight is None else weight.dtype)
     flat = [None if t is None else t.detach().flatten() for t in (mask, weight, layer)]
     job = _fetched if on_device else _whole

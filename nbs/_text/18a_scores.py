@@ -11,16 +11,20 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fairgrape.importance import group_importance, measuring, weight_gradients
+from fairgrape.group_sums import wide
+from fairgrape.importance import Watched, group_importance, measuring, weight_gradients
 from fairgrape.masks import original, prunable
 
 # %%
 import copy
+from types import SimpleNamespace
+
 import torch.nn.functional as F
 
 from fairgrape.masks import apply_masks, get_masks
@@ -209,8 +213,9 @@ def mean_over(
     batches: Iterable,                                 # Yields (input, target, group code)
     part: Callable[..., Iterable[Tensor | None]],      # (input, target) → for each layer a tensor like its weight, or None
 ) -> list[Tensor]:                                     # The means over the batches, in the layers' order
-    "Average what `part` gives for each batch; None counts as 0. Raises: ValueError if there is no batch."
-    sums, n = [torch.zeros_like(original(layer)) for layer in layers.values()], 0
+    "Average what `part` gives for each batch, in float32 or wider; None counts as 0. Raises: ValueError without a batch."
+    weights = [original(layer) for layer in layers.values()]
+    sums, n = [torch.zeros_like(weight, dtype=wide(weight)) for weight in weights], 0
     for x, y, _ in batches:
         for total, one in zip(sums, part(x, y)): total += 0 if one is None else one.detach()
         n += 1
@@ -222,6 +227,10 @@ def mean_over(
 print(mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)]))
 assert mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)])[0].tolist() == [[1., 0.5]]
 assert mean_over(prunable(neuron), two, lambda x, y: [None])[0].tolist() == [[0., 0.]]
+thirds = iter(torch.tensor([[[2048., 0.]], [[1., 0.]], [[1., 0.]]], dtype=torch.float16))
+halves = prunable(copy.deepcopy(neuron).half())
+in_half = mean_over(halves, [*two, two[0]], lambda x, y: [next(thirds)])[0]
+assert in_half.dtype == torch.float32 and in_half[0, 0] == torch.tensor(2050.) / 3      # in float16 2048 + 1 is 2048
 try: mean_over(prunable(neuron), [], None)
 except ValueError as e: print(e)
 else: raise AssertionError("a mean over nothing was accepted")
@@ -241,8 +250,9 @@ def times_weight(
     layers: Mapping[str, nn.Module], # Layer name → layer
     values: Iterable[Tensor],        # For each layer a tensor like its weight, in the layers' order
 ) -> dict[str, Tensor]:              # Layer name → w ⊙ value, shape `(1, *weight)`: one group of everybody
-    "Each weight times its value, for all layers. A weight that a mask holds at 0 gets 0."
-    return {name: (layer.weight.detach() * value)[None] for (name, layer), value in zip(layers.items(), values)}
+    "Each weight times its value, for all layers, in float32 or wider. A weight that a mask holds at 0 gets 0."
+    weights = {name: layer.weight.detach() for name, layer in layers.items()}
+    return {name: (w.to(wide(w)) * value)[None] for (name, w), value in zip(weights.items(), values)}
 
 
 # %%
@@ -250,6 +260,8 @@ print(times_weight(prunable(neuron), [torch.tensor([[5., -1.]])]))
 assert times_weight(prunable(neuron), [torch.tensor([[5., -1.]])])["0"].tolist() == [[[10., -3.]]]
 halved = apply_masks(copy.deepcopy(neuron), {"0": torch.tensor([[False, True]])})
 assert times_weight(prunable(halved), [torch.ones(1, 2)])["0"].tolist() == [[[0., 3.]]]
+tiny = torch.full((1, 2), 2. ** -13, dtype=torch.float16)                           # in float16 the square is 0
+assert times_weight({"0": SimpleNamespace(weight=tiny)}, [tiny])["0"].tolist() == [[[2. ** -26] * 2]]
 
 
 # %% [markdown]
@@ -266,10 +278,14 @@ def snip_score(
     autocast: torch.dtype | None = None,# torch.bfloat16 for mixed precision
     seed: int = 0,                      # Not needed
 ) -> dict[str, Tensor]:                 # Layer name → |w · ∂L/∂w|, shape `(1, *weight)`, ≥ 0
-    "Connection sensitivity. Source: Lee, Ajanthan, Torr 2019 (arXiv 1810.02340), without its constant factor."
-    layers = prunable(model, ignore)
+    """Connection sensitivity. Raises: ValueError if there is no batch, or its loss is not finite.
+
+    Source: Lee, Ajanthan, Torr 2019 (arXiv 1810.02340), without its constant factor."""
+    layers, watched = prunable(model, ignore), Watched(loss)
     with batch_statistics(model):
-        gradients = mean_over(layers, batches, lambda x, y: weight_gradients(model, layers.values(), x, y, loss, autocast))
+        part = partial(weight_gradients, model, layers.values(), loss=watched, autocast=autocast)
+        gradients = mean_over(layers, batches, part)
+    watched.check()
     return {name: product.abs() for name, product in times_weight(layers, gradients).items()}
 
 
@@ -364,11 +380,14 @@ def grasp_score(
     seed: int = 0,                      # Not needed
     temperature: float = 200,           # T, by which the outputs are divided
 ) -> dict[str, Tensor]:                 # Layer name → w ⊙ (H g), shape `(1, *weight)`, of either sign
-    "Gradient flow that hangs on a weight. Source: Wang, Zhang, Grosse 2020 (arXiv 2002.07376), sign turned; T from their code."
+    """Gradient flow that hangs on a weight. Raises: ValueError if there is no batch, or its loss is not finite.
+
+    Source: Wang, Zhang, Grosse 2020 (arXiv 2002.07376), sign turned; T from their code."""
     layers, batches = prunable(model, ignore), list(batches)
-    flat = lambda out, y: loss(out / temperature, y)
+    flat = Watched(lambda out, y: loss(out / temperature, y))
     with batch_statistics(model):
         g = mean_over(layers, batches, lambda x, y: weight_gradients(model, layers.values(), x, y, flat))
+        flat.check()
         Hg = mean_over(layers, batches, lambda x, y: hessian_product(model, layers, x, y, flat, g))
     return times_weight(layers, Hg)
 
@@ -438,6 +457,16 @@ for model in (small, normed):
         print(f"layer {n}: largest score {float(numeric.abs().max()):.2e}, largest difference {off:.1e}")
 assert normed[1].running_mean.abs().max() == 0 and normed[1].training                                # and none of it left a trace
 assert all(p.grad is None for m in (small, normed) for p in m.parameters())
+
+# %% [markdown]
+# A batch whose loss is NaN has no score to give:
+
+# %%
+broken = [(some[0][0] * torch.nan, some[0][1], 0)]
+for score in (snip_score, grasp_score):
+    try: score(small, broken, F.cross_entropy)
+    except ValueError as e: print(e); assert "NaN or infinite" in str(e)
+    else: raise AssertionError("a loss that is NaN was accepted")
 
 # %% [markdown]
 # Scored again on a network that is pruned already, a weight that is gone scores 0 and takes no part in $H$ or $g$. That makes the iterative forms of both: score, prune a little, score again, and nothing is trained in between.

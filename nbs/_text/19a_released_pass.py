@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from fairgrape.group_sums import group_code
+from fairgrape.importance import Watched
 from fairgrape.masks import get_masks, original, prunable
 
 # %%
@@ -122,23 +124,24 @@ assert spoilt.training and all(p.requires_grad for p in scratch_copy(nn.Sequenti
 # %% [markdown]
 # ## Within a batch
 #
-# A batch is visited once for each group that it holds. A group that is absent has no loss to go backward from, and a batch that comes with one code for all its images was made for the paper's importance, not for this one.
+# A batch is visited once for each group. One that is absent has no loss to go backward from, and a batch that comes with one code for all its images was made for the paper's importance, not for this one.
 
 # %%
 #| export
 def _present(g: Tensor, groups: int) -> list[int]:
-    "The groups that have an image in the batch. Raises: ValueError if the batch has one code for all its images"
+    "The groups with an image in the batch. Raises: ValueError for one code for all images, or no group's code"
     if not isinstance(g, Tensor) or not g.dim(): raise ValueError(f"group = {g!r}: these batches must be mixed, with a code for each image")
-    return [i for i in range(groups) if (g == i).any()]
+    return [group_code(i, groups) for i in g.unique().tolist()]
 
 
 # %%
 print(_present(torch.tensor([2, 0, 2]), groups=3))
 assert _present(torch.tensor([2, 0, 2]), 3) == [0, 2] and _present(torch.tensor([0]), 1) == [0]
-for one_code in (1, torch.tensor(1)):
-    try: _present(one_code, 2)
-    except ValueError as e: print(e)
-    else: raise AssertionError("a batch of one group was taken for a mixed one")
+for wrong, said in ((1, "must be mixed"), (torch.tensor(1), "must be mixed"),
+                    (torch.tensor([0, -1]), "code -1"), (torch.tensor([0, 2]), "code 2")):
+    try: _present(wrong, 2)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError(f"{wrong} was taken for the codes of a mixed batch")
 
 
 # %% [markdown]
@@ -205,7 +208,10 @@ assert [_zeros(prunable(copy.deepcopy(neuron).to(t)), 1)["0"].dtype for t in (to
 def _add(sums, layers, masks, group):
     "Read weight and piled-up gradient, and add the square of their product"
     for name, weight in _weights(layers).items():
-        if weight.grad is not None: sums[name][group] += (weight * weight.grad * masks[name]).detach().to(sums[name].dtype) ** 2
+        if weight.grad is None: continue
+        wide = weight.detach().to(sums[name].dtype)                # before the product
+        change = wide * weight.grad * masks[name].detach()
+        sums[name][group] += change ** 2
 
 
 # %% [markdown]
@@ -218,6 +224,11 @@ print(sums)
 assert sums["0"].tolist() == [[[0, 0]], [[0, 162]]]               # twice 81, for group 1 alone
 neuron.zero_grad(); _add(sums, prunable(neuron), {"0": torch.ones(1, 2)}, 0)
 assert sums["0"].tolist() == [[[0, 0]], [[0, 162]]]               # no gradient, nothing to add
+tiny = copy.deepcopy(neuron).half()
+tiny[0].weight.data.fill_(2 ** -13)
+tiny[0].weight.grad = tiny[0].weight.detach().clone()
+_add(sums, prunable(tiny), {"0": torch.ones(1, 2).half()}, 0)
+assert sums["0"][0].tolist() == [[2. ** -52] * 2]                 # in float16 the product would be 0
 
 
 # %% [markdown]
@@ -243,6 +254,29 @@ assert torch.equal(one, again) and not torch.equal(one, other) and torch.equal(t
 
 
 # %% [markdown]
+# **Absent groups go forward too.** In the public code the batch goes through the network before anybody asks whether the group has an image in it. Nothing comes of that pass, but dropout has drawn its random numbers, so all that comes later is another draw.
+
+# %%
+#| export
+def _forward_only(scratch, x, autocast):
+    "The pass of a group that is absent: its only trace are the random numbers that it draws"
+    with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None): scratch(x)
+
+
+# %%
+def next_draw(before):
+    torch.manual_seed(0)
+    before()
+    return torch.rand(1).item()
+
+drops, some = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 1)), torch.ones(4, 2)
+print(next_draw(lambda: None), next_draw(lambda: _forward_only(drops, some, None)))
+drawn = next_draw(lambda: _forward_only(drops, some, None))
+assert drawn == next_draw(lambda: F.dropout(some, 0.5)) != next_draw(lambda: None)
+assert drops[1].weight.grad is None
+
+
+# %% [markdown]
 # ## 2. A division for the last group
 #
 # After the pass the sums are to become means. The division stands behind the loop over the groups, where the loop's variable still holds the last one, so it happens to the last group only. With a thousand batches that group's importance is a thousand times too small, and its
@@ -260,20 +294,27 @@ def released_importance(
     seed: int = 0,                      # For dropout, and whatever the batches draw from torch's generator
     lr: float = 1e-4,                   # Adam's learning rate within the pass, the public code's
 ) -> dict[str, Tensor]:                 # Layer name → importance, shape `(G, *weight)`, ≥ 0
-    """Group importance as the public code computes it. Raises: ValueError if a group has no image, or batches are not mixed.
+    """Group importance as the public code computes it.
 
-    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group of each batch, training mode."""
+    Raises: ValueError if a group has no image, batches are not mixed, a code is no group or a loss is not finite.
+    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group of each batch,
+    training mode, a forward pass for absent groups."""
     scratch, masks = scratch_copy(model, ignore)
     layers, optimizer = prunable(scratch, ignore), torch.optim.Adam(scratch.parameters(), lr)
-    sums, seen, count = _zeros(layers, groups), set(), 0
+    sums, seen, count, watched = _zeros(layers, groups), set(), 0, Watched(loss)
     with _drawing(model, seed):
         for x, y, g in batches:
-            count += 1
-            for i in _present(g, groups):
-                _backward(scratch, loss, x, y, g == i, autocast)
+            count, present = count + 1, _present(g, groups)
+            for i in range(groups):
+                if i not in present:
+                    _forward_only(scratch, x, autocast)
+                    continue
+                watched.where = f"batch {count - 1} (counted from 0), in group {i}"
+                _backward(scratch, watched, x, y, g == i, autocast)
                 optimizer.step()
                 _add(sums, layers, masks, i)
                 seen.add(i)
+    watched.check()
     empty = sorted(set(range(groups)) - seen)
     if empty: raise ValueError(f"group {empty} has no image, so its importance cannot be estimated")
     for total in sums.values(): total[-1] /= count
@@ -322,14 +363,16 @@ released_importance(normed, neighbours, mean_output, 2, lr=0)["1"][0], group_sco
 assert released_importance(normed, neighbours, mean_output, 2, lr=0)["1"][0].allclose(torch.tensor(4.), rtol=1e-4)
 assert group_score(normed, alone, mean_output, 1)["1"][0].allclose(torch.tensor(16.), rtol=1e-4)
 assert normed[0].running_mean == 0
-for bad, groups in ((mixed, 3), ([(mixed[0][0], None, 1)], 2)):
+broken = [(mixed[0][0] * torch.tensor([[1.], [torch.nan]]), None, mixed[0][2])]
+for bad, groups, said in ((mixed, 3, "group [2]"), ([(mixed[0][0], None, 1)], 2, "must be mixed"),
+                          (mixed, 1, "group code 1"), (broken, 2, "in group 1")):
     try: released_importance(neuron, bad, mean_output, groups)
-    except ValueError as e: print(e)
+    except ValueError as e: print(e); assert said in str(e)
     else: raise AssertionError("batches that cannot serve were accepted")
 
 
 # %% [markdown]
-# And the whole pass against one that is written in another way, with masks that the forward pass multiplies in rather than parametrizations: three groups, one of which a batch lacks, batch norm, a grouped convolution, the first step and a later one, in float64. Each image goes forward once for every group, and Adam
+# And the whole pass against one that is written in another way, with masks that the forward pass multiplies in rather than parametrizations: three groups, one of which a batch lacks, batch norm, dropout, a grouped convolution, the first step and a later one, in float64. Each image goes forward once for every group, and Adam
 # steps as often, so this importance costs more than G times that of the paper (8.4 s against 1.1 s for a ResNet-18 at 32 px, 256 images in batches of 64, four groups, one thread).
 
 # %%
@@ -340,16 +383,19 @@ def written_out(plain, masks, first, lr, groups=3):
     factors = {n: masks[n].to(m.weight.dtype).requires_grad_(first) for n, m in layers.items()}
     optimizer = torch.optim.Adam([*net.parameters(), *(f for f in factors.values() if first)], lr)
     sums = {n: torch.zeros(groups, *m.weight.shape).double() for n, m in layers.items()}
+    torch.manual_seed(0)                                                         # dropout
     for x, y, g in rounds:
-        for i in g.unique().tolist():
+        for i in range(groups):
             product = {f"{n}.weight": m.weight * factors[n] for n, m in layers.items()} if first else {}
-            F.cross_entropy(torch.func.functional_call(net, product, x)[g == i], y[g == i]).backward()
+            output = torch.func.functional_call(net, product, x)
+            if not (g == i).any(): continue
+            F.cross_entropy(output[g == i], y[g == i]).backward()
             optimizer.step()
             for n, m in layers.items(): sums[n][i] += (m.weight * m.weight.grad * factors[n]).detach() ** 2
     return {n: torch.cat([total[:-1], total[-1:] / len(rounds)]) for n, total in sums.items()}
 
 torch.manual_seed(0)
-conv = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Linear(128, 5))
+conv = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 5))
 conv = conv.double()
 rounds = [(torch.randn(12, 3, 8, 8).double(), torch.randint(5, (12,)), torch.randint(2 if i == 3 else 3, (12,))) for i in range(8)]
 masks = {n: torch.rand(m.weight.shape) < 0.5 for n, m in prunable(conv).items()}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fairgrape.group_tables import _some, check_groups, group_table, rates_table, unmeasured
-from fairgrape.uncertainty import DISPARITIES, disparity, disparity_interval, noise_floor, noise_interval, paired_bootstrap
+from fairgrape.uncertainty import DISPARITIES, disparity, disparity_interval, group_codes, noise_floor, noise_interval, paired_bootstrap
 
 
 # %% [markdown]
@@ -46,14 +46,15 @@ print(said)
 def interval_table(
     correct_dense: np.ndarray,  # Was the dense net right? Shape `(n,)`
     correct_pruned: np.ndarray, # Was the pruned net right? Shape `(n,)`
-    groups: np.ndarray,         # Group code of each image, shape `(n,)`
+    groups: np.ndarray,         # Group of each image, shape `(n,)`: codes, or names
     names: list[str],           # Name of each group
     B: int = 2000,              # Number of resamples
     seed: int = 0,              # Seed of the bootstrap
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
     "Accuracy and loss of each group, each with its bootstrap interval."
-    correct_dense, correct_pruned, groups = _right(correct_dense), _right(correct_pruned), np.asarray(groups)
+    correct_dense, correct_pruned = _right(correct_dense), _right(correct_pruned)
+    groups = group_codes(groups, names)
     table = group_table(correct_dense, correct_pruned, groups, names)
     shown = {"accuracy_dense": correct_dense, "accuracy_pruned": correct_pruned, "delta": np.subtract(correct_pruned, correct_dense)}
     for column, values in shown.items():
@@ -74,6 +75,12 @@ interval_table(before, after, who, four).round(1)
 shown = interval_table(before, after, who, four)
 for column in ("accuracy_dense", "accuracy_pruned", "delta"):
     assert ((shown[f"{column}_low"] < shown[column]) & (shown[column] < shown[f"{column}_high"])).all()
+pd.testing.assert_frame_equal(interval_table(before, after, np.array(four)[who], four), shown)
+for wrong, said in ((who - 1, "group code -1"), (who / 2, "float64"), (who > 1, "bool"),
+                    (np.where(who, who, np.nan), "have no group"), (who.astype(str), "'0'")):
+    try: interval_table(before, after, wrong, four)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError(f"{wrong} were accepted as groups")
 pd.testing.assert_frame_equal(interval_table(before.astype(bool), after.astype(np.uint8), who, four), shown)
 width = shown.filter(like="_high").to_numpy() - shown.filter(like="_low").to_numpy()
 assert (width[:, 2] < width[:, 1]).all()                                    # pairs: the change is known better than the accuracy
@@ -89,14 +96,14 @@ assert (width[:, 2] < width[:, 1]).all()                                    # pa
 def disparities(
     correct_dense: np.ndarray,  # Was the dense net right? 0 or 1, or the mean over heads, shape `(n,)`
     correct_pruned: np.ndarray, # The same for the pruned net, same images, shape `(n,)`
-    groups: np.ndarray,         # Group code of each image, shape `(n,)`
+    groups: np.ndarray,         # Group of each image, shape `(n,)`: codes, or names
     B: int = 2000,              # Number of resamples
     seed: int = 0,              # Seed of the bootstrap
     level: float = .95,         # Coverage of the intervals
 ) -> pd.DataFrame:              # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
     "ρ, ψ and range with interval and noise floor."
     diff = _right(correct_pruned) - _right(correct_dense)
-    groups = np.asarray(groups)                 # tensors and lists are welcome
+    groups = group_codes(groups)                # tensors, lists and names are welcome
     n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)
     def row(kind): return float(disparity(delta, kind, n)), *disparity_interval(delta, noise, kind, n, level), *noise_floor(noise, kind, n)
@@ -122,6 +129,11 @@ assert (result.low > result.floor_95).all() and (result.low < result.value).all(
 mixed = np.random.default_rng(1).permutation(4000)
 none = disparities(before[mixed], after[mixed], who)
 assert (none.low == 0).all() and (none.value < none.floor_95).all() and (none.high > none.value).all()
+assert disparities(before, after, np.array(four)[who]).equals(result)
+for wrong in (who - 1, who / 2, who > 1, np.where(who, who, np.nan)):
+    try: disparities(before, after, wrong)
+    except ValueError as e: said = e
+    else: raise AssertionError(f"{wrong} were accepted as groups")
 assert disparities(torch.as_tensor(before), torch.as_tensor(after), torch.as_tensor(who)).equals(result) and disparities(list(before), list(after), list(who)).equals(result)
 assert disparities(before, after, who).equals(result) and not disparities(before, after, who, seed=1).equals(result)
 start = process_time()                                            # of the processor: other work on it does not count

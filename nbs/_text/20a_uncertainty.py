@@ -8,11 +8,9 @@
 
 # %%
 #| export
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
-
-# %%
 import pandas as pd
 
 # %% [markdown]
@@ -88,6 +86,79 @@ for kind in ("sigma", "psi"):
 
 
 # %% [markdown]
+# ## Whose image is it?
+#
+# Everything below counts by group codes, 0, 1, …. Groups also come as a column of names, which the list of names turns into codes. What is neither is refused: numpy would cut 0.5 down to group 0, take −1 for the last group, and leave out an image whose group is NaN, all without a word.
+
+# %%
+#| export
+def _codes_of_names(values: np.ndarray, names: list[str] | None) -> np.ndarray:
+    "Codes of groups that are names: their places in `names`, or in the alphabet"
+    strange = sorted({type(value).__name__ for value in values if not isinstance(value, str)})
+    if strange:
+        raise ValueError(f"groups of type {', '.join(strange)}: give each image a whole number (0, 1, …) or a name")
+    known = sorted(set(values)) if names is None else list(names)
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"groups without a name in the list: {', '.join(map(repr, unknown[:5]))}; the names are {known}")
+    place = {name: code for code, name in enumerate(known)}
+    return np.array([place[value] for value in values], dtype=np.int64)
+
+
+# %%
+column = np.array(["light", "dark", "light"])
+print(_codes_of_names(column, ["light", "dark"]), _codes_of_names(column, None))
+assert _codes_of_names(column, ["light", "dark"]).tolist() == [0, 1, 0]
+assert _codes_of_names(column, None).tolist() == [1, 0, 1]
+
+
+# %%
+#| export
+def group_codes(
+    groups: Iterable,               # Group of each image, shape `(n,)`: codes from 0 on, or names
+    names: list[str] | None = None, # Names in the order of the codes; None: in alphabetical order
+) -> np.ndarray:                    # Code of each image, shape `(n,)`, int64
+    "Group codes from codes or names. Raises: ValueError for groups that are missing, negative, floats, bools or not in `names`."
+    values = np.asarray(groups)
+    if values.ndim != 1:
+        raise ValueError(f"groups have shape {values.shape}: it must be one group for each image, shape (n,)")
+    missing = int(pd.isna(values).sum())
+    if missing:
+        raise ValueError(f"{missing} of {len(values)} images have no group (NaN or None): "
+                         "leave them out, or give them a group")
+    if values.dtype == object and len(values) and not isinstance(values[0], str):
+        values = pd.array(values.tolist()).to_numpy()                # numbers in a column of objects
+    if values.dtype.kind in "iu":
+        if len(values) and values.min() < 0:
+            raise ValueError(f"group code {values.min()} in the data: codes are 0, 1, …; leave out images without a group")
+        return values.astype(np.int64)
+    if values.dtype.kind in "fcb":
+        raise ValueError(f"groups are {values.dtype}: give whole numbers from 0 on (astype(int), if they are that) or names")
+    return _codes_of_names(values, names)
+
+
+# %% [markdown]
+# Codes, whole numbers of any type, and names come to the same; the rest is refused, each with its reason.
+
+# %%
+tones = ["light", "dark"]
+group_codes(["dark", "light", "dark"], tones)
+
+# %%
+for same in ([1, 0, 1], np.array([1, 0, 1], np.uint8), pd.Series([1, 0, 1], dtype="Int64"), np.array([1, 0, 1], object),
+             ["dark", "light", "dark"], pd.Categorical(["dark", "light", "dark"]), pd.Series(["dark", "light", "dark"], dtype="string")):
+    assert group_codes(same, tones).tolist() == [1, 0, 1] and group_codes(same, tones).dtype == np.int64
+assert group_codes(["dark", "light", "dark"]).tolist() == [0, 1, 0]
+refused = {"1 of 2 images have no group": [1, np.nan], "2 of 3 images have no group": [None, "dark", None],
+           "group code -1": [0, -1], "groups are float64": [0.5, 1.], "groups are bool": [True, False],
+           "'pale'": ["dark", "pale"], "groups of type int": pd.Series(["dark", 1]), "shape (2, 1)": [[0], [1]]}
+for said, wrong in refused.items():
+    try: group_codes(wrong, tones)
+    except ValueError as e: print(e); assert said in str(e)
+    else: raise AssertionError(f"{wrong} was accepted")
+
+
+# %% [markdown]
 # ## How much would it move on other images?
 #
 # The bootstrap draws the test images again, with replacement, within each group. It draws *pairs*: an image brings both networks' answers,
@@ -126,12 +197,13 @@ assert abs(noise.mean()) < 1 and (_resampled(np.full(8, -1.), 9, np.random.defau
 #| export
 def paired_bootstrap(
     diff: np.ndarray,   # Pruned − dense correctness of each image, in [−1, 1], shape `(n,)`
-    groups: np.ndarray, # Group code of each image, shape `(n,)`
+    groups: np.ndarray, # Group of each image, shape `(n,)`: codes, or names in alphabetical order
     B: int = 2000,      # Number of resamples
     seed: int = 0,      # Seed of the draws
 ) -> np.ndarray:        # Resampled minus observed mean of each group (percentage points), shape `(B, G)`
-    "Noise of each group's mean when its images are drawn again with replacement."
+    "Noise of each group's mean when its images are drawn again with replacement. Raises: ValueError as `group_codes`."
     rng, diff = np.random.default_rng(seed), np.asarray(diff, dtype=float)
+    groups = group_codes(groups)
     return np.stack([_resampled(diff[groups == g], B, rng) for g in range(int(np.max(groups)) + 1)], axis=1)
 
 
@@ -150,6 +222,10 @@ assert noise.shape == (20_000, 2) and set(noise[:, 1].round(1)) == {-33.3, 0, 33
 assert abs(np.isclose(noise[:, 1], 0).mean() - 4 / 9) < .015
 assert np.allclose(noise.std(axis=0), 100 * np.sqrt([.2 * .8 / 5, 2 / 3 * 1 / 3 / 3]), rtol=.03)   # √(p(1 − p)/n)
 assert (noise == paired_bootstrap(pruned - dense, groups, B=20_000)).all()
+assert (noise == paired_bootstrap(pruned - dense, np.array(["tone-1", "tone-2"])[groups], B=20_000)).all()
+try: paired_bootstrap(pruned - dense, groups - 1)
+except ValueError as e: print(e)
+else: raise AssertionError("a group of -1 was left out without a word")
 assert (noise != paired_bootstrap(pruned - dense, groups, B=20_000, seed=1)).any()
 assert (paired_bootstrap(np.full(8, -1.), groups, B=9) == 0).all()                                 # all images change alike: no noise
 

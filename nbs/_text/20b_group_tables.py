@@ -11,6 +11,8 @@
 import numpy as np
 import pandas as pd
 
+from fairgrape.uncertainty import group_codes
+
 # %%
 from fairlearn.metrics import MetricFrame
 
@@ -27,15 +29,16 @@ from fairlearn.metrics import MetricFrame
 RESERVED = ("all", "weights", "kept")    # rows and columns of the tables in which groups stand
 
 def check_groups(
-    groups: np.ndarray, # Group code of each test image, shape `(n,)`
+    groups: np.ndarray, # Group of each test image, shape `(n,)`: codes, or names
     names: list[str],   # Name of each group, in the order of the codes
 ) -> np.ndarray:        # Number of images of each group, shape `(G,)`
     """Count the images of each group.
 
-    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name, a group with fewer than two images."""
+    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without a name,
+    groups that are neither codes nor names, a group with fewer than two images."""
     if len(names) < 2: raise ValueError(f"a disparity compares groups, but there is only {list(names)}: choose two groups or more")
     if len(set(names)) < len(names) or {*names} & {*RESERVED}: raise ValueError(f"groups are called {list(names)}: each needs a name of its own, and {', '.join(RESERVED)} have another meaning in the tables")
-    counts = np.bincount(np.asarray(groups, dtype=np.int64), minlength=len(names))
+    counts = np.bincount(group_codes(groups, names), minlength=len(names))
     if len(counts) > len(names): raise ValueError(f"group code {len(counts) - 1} has no name: there are {len(names)} names, {list(names)}")
     few = [f"{name} ({n})" for name, n in zip(names, counts) if n < 2]
     if few: raise ValueError(f"too few test images in {', '.join(few)}: each group needs 2 or more; merge groups or take more images")
@@ -54,8 +57,12 @@ pruned = np.array([1, 1, 1, 0, 0, 1, 0, 0.])
 check_groups(groups, names)
 
 # %%
-assert check_groups(groups, names).tolist() == [5, 3]
-cases = [(np.zeros(4), ["all"], "only"), (groups, names + ["tone-3"], "tone-3 (0)"), (groups + 1, names, "code 2 has no name")]
+named = np.array(names)[groups]
+assert check_groups(groups, names).tolist() == check_groups(named, names).tolist() == [5, 3]
+assert check_groups(named, names[::-1]).tolist() == [3, 5]
+cases = [(np.zeros(4), ["all"], "only"), (groups, names + ["tone-3"], "tone-3 (0)"), (groups + 1, names, "code 2 has no name"),
+         (groups - 1, names, "code -1"), (groups / 2, names, "float64"), (groups > 0, names, "bool"),
+         (named, ["tone-1", "tone-9"], "'tone-2'")]
 for *wrong, part in cases:
     try: check_groups(*wrong)
     except ValueError as e: print(e); assert part in str(e)
@@ -74,12 +81,13 @@ for *wrong, part in cases:
 def group_table(
     correct_dense: np.ndarray,  # Was the dense net right? 0 or 1, or the mean over heads, shape `(n,)`
     correct_pruned: np.ndarray, # The same for the pruned net, same images, same order, shape `(n,)`
-    groups: np.ndarray,         # Group code of each image, shape `(n,)`
+    groups: np.ndarray,         # Group of each image, shape `(n,)`: codes, or names
     names: list[str],           # Name of each group
 ) -> pd.DataFrame:              # A row per group and a last row `all`; `n`, the two accuracies (percent), `delta` (points)
     "Accuracy of both networks for each group and for all test images."
     from fairlearn.metrics import MetricFrame   # here, since it brings scikit-learn and SciPy: two seconds that a command which compares nothing need not wait
     check_groups(groups, names)
+    groups = group_codes(groups, names)
     metrics = {"n": lambda d, p: len(d), "accuracy_dense": lambda d, p: 100 * np.mean(d), "accuracy_pruned": lambda d, p: 100 * np.mean(p)}
     frame = MetricFrame(metrics=metrics, y_true=correct_dense, y_pred=correct_pruned, sensitive_features=np.asarray(names)[groups])
     table = pd.concat([frame.by_group.loc[list(names)], frame.overall.to_frame("all").T]).astype(float)
@@ -96,6 +104,7 @@ table.round(1)
 # %%
 assert table.index.tolist() == ["tone-1", "tone-2", "all"] and table.n.tolist() == [5, 3, 8]
 assert np.allclose(table.accuracy_dense, [80, 100, 87.5]) and np.allclose(table.delta, [-20, -200 / 3, -37.5])
+assert group_table(dense, pruned, named, names).equals(table)
 try: group_table(dense, pruned, groups, [*names, "tone-3"])
 except ValueError as e: print(e)
 else: raise AssertionError("a group without an image was given a row")
@@ -139,13 +148,13 @@ else: raise AssertionError("a code beyond the last name was counted")
 def rates_table(
     y_true: np.ndarray,      # True class code of each image, shape `(n,)`
     y_pred: np.ndarray,      # Predicted class code, shape `(n,)`
-    groups: np.ndarray,      # Group code, shape `(n,)`
+    groups: np.ndarray,      # Group of each image, shape `(n,)`: codes, or names
     class_names: list[str],  # Name of each class
     group_names: list[str],  # Name of each group
 ) -> pd.DataFrame:           # Index (class, group), groups end with `all`; `n` of that class, `tpr`, `fpr` (percent or NaN)
     "True and false positive rate of each class, for each group and for all images."
     G, C = len(group_names), len(class_names)
-    cells = _tally((groups, y_true, y_pred), (G, C, C))
+    cells = _tally((group_codes(groups, group_names), y_true, y_pred), (G, C, C))
     cells = np.concatenate([cells, cells.sum(axis=0, keepdims=True)])                # the last group is all
     n, found = cells.sum(axis=2), cells.diagonal(axis1=1, axis2=2)                   # shape (G + 1, C)
     others, mistaken = n.sum(axis=1, keepdims=True) - n, cells.sum(axis=1) - found
@@ -164,6 +173,7 @@ rates = rates_table(y_true, y_pred, groups, ["happy", "calm", "sad"], names)
 rates.round(1)
 
 # %%
+assert rates_table(y_true, y_pred, named, ["happy", "calm", "sad"], names).equals(rates)
 assert np.allclose(rates.loc[("happy", "tone-1")], [2, 50, 100 / 3])   # one of two found; one of the three others taken for happy
 assert np.allclose(rates.loc[("calm", "all")], [3, 100, 20])
 assert rates.n.loc["sad"].tolist() == [1, 0, 1] and np.isnan(rates.tpr[("sad", "tone-2")])
@@ -270,11 +280,12 @@ assert _within({"Bald": "no"}, ["Bald"], "tone-2", 1200) == [] == _within({}, []
 #| export
 def unmeasured(
     labels: np.ndarray,            # True class codes of the test images, shape `(n, heads)`
-    groups: np.ndarray,            # Group code of each image, shape `(n,)`
+    groups: np.ndarray,            # Group of each image, shape `(n,)`: codes, or names
     classes: dict[str, list[str]], # For each head its name and the names of its classes
     names: list[str],              # Name of each group
 ) -> list[str]:                    # Sentences; none if everything can be measured
     "Heads that are constant, in all test images or in a group, and cells of class × group without an image."
+    groups = group_codes(groups, names)
     n = {h: _tally((groups, labels[:, i]), (len(names), len(of))) for i, (h, of) in enumerate(classes.items())}   # head → images, shape (G, C)
     everywhere, within = _constant(n, classes, -1), [_constant(n, classes, g) for g in range(len(names))]
     apart = [h for h in classes if h not in everywhere and all(h in w for w in within)]
@@ -300,6 +311,7 @@ assert len(told) == 4 and "all 8 test images" in told[0] and "Bald (always no)" 
 assert told[1].startswith("Group: each group holds one class") and told[2] == "one class in tone-2 (3 test images): Beard (always no)"
 assert told[3].startswith("5 of 16 cells") and told[3].endswith(": Beard=yes in tone-2")
 assert unmeasured(y_heads[:, 3:], groups, {"Smile": ["no", "yes"]}, names) == []
+assert unmeasured(y_heads, named, two_way, names) == told
 assert unmeasured(groups[:, None], groups, {"tone": names}, names)[1].startswith("2 of 4 cells")
 many = np.c_[y_heads[:, :1].repeat(30, 1), y_heads[:, 3:].repeat(10, 1)]
 told = unmeasured(many, groups, {f"a{i}": ["no", "yes"] for i in range(40)}, names)
