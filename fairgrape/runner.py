@@ -6,7 +6,6 @@
 __all__ = ['check_keep_on', 'prepared', 'absolute', 'job_of', 'work', 'execute', 'stop_tree', 'stop_with', 'stoppable', 'main']
 
 # %% ../nbs/25_runner.ipynb #6535a667
-import json
 import os
 import signal
 import sys

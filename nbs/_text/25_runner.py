@@ -8,7 +8,6 @@
 
 # %%
 #| export
-import json
 import os
 import signal
 import sys
@@ -33,6 +32,7 @@ from fairgrape.storage import code_version
 # %%
 import contextlib
 import io
+import json
 import subprocess
 from contextlib import redirect_stdout
 from dataclasses import replace
