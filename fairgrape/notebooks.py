@@ -39,11 +39,15 @@ def notebook_is_whole(
     return all(c["metadata"].get("papermill", {}).get("exception") is False for c in cells if c["cell_type"] == "code")
 
 # %% ../nbs/25a_notebooks.ipynb #600857e4
+def _is_bar(output: dict) -> bool:
+    "Whether an output is (a part of) a progress bar"
+    return output.get("name") == "stderr" and ("\r" in output["text"] or not output["text"].strip())
+
 def _publish(part: Path, out: Path):
     "Give an executed notebook its own name, without progress bars."
     book = nbformat.read(part, 4)
     for cell in book.cells:
-        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
+        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
     with part.open("w", encoding="utf-8") as file:
         nbformat.write(book, file)
         file.flush(); os.fsync(file.fileno())

@@ -140,7 +140,8 @@ def shown(book: Path) -> tuple[list[str], int]:
     for output in outputs:
         assert output.output_type != "error", f"{book}: {output}"
         if output.output_type == "stream":
-            assert output.name == "stdout" or ("\r" in output.text and "Warning" not in output.text), f"{book}: {output.text}"
+            bar = "Warning" not in output.text and ("\r" in output.text or not output.text.strip())
+            assert output.name == "stdout" or bar, f"{book}: {output.text}"
             continue
         data = output.data
         if "image/png" in data:
@@ -148,10 +149,7 @@ def shown(book: Path) -> tuple[list[str], int]:
             texts.append(data["text/plain"])
         elif output.output_type == "display_data":
             assert set(data) != {"text/plain"}, f"{book}: a picture or table is lost, only its text is there: {data['text/plain']}"
-        html = data.get("text/html", "")
-        if "<table" in html:
-            assert "<td" in html, f"{book}: an empty table"
-            tables += 1
+        tables += "<td" in data.get("text/html", "")                   # one without rows does not count
     return texts, tables
 
 def looks_right(book: Path, *begins: str, tables: int):

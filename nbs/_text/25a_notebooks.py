@@ -113,11 +113,15 @@ assert not notebook_is_whole(tmp / "none.ipynb") and not notebook_is_whole(templ
 
 # %%
 #| export
+def _is_bar(output: dict) -> bool:
+    "Whether an output is (a part of) a progress bar"
+    return output.get("name") == "stderr" and ("\r" in output["text"] or not output["text"].strip())
+
 def _publish(part: Path, out: Path):
     "Give an executed notebook its own name, without progress bars."
     book = nbformat.read(part, 4)
     for cell in book.cells:
-        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not (o.get("name") == "stderr" and "\r" in o.text)]
+        if cell.cell_type == "code": cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
     with part.open("w", encoding="utf-8") as file:
         nbformat.write(book, file)
         file.flush(); os.fsync(file.fileno())
@@ -132,7 +136,7 @@ def notebook(path, *codes, outputs=()):
     nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=dict(kernelspec=dict(name="python3", language="python", display_name=""))), path)
     return path
 
-notebook(tmp / "part.ipynb", "1 + 1", outputs=[("stderr", "epoch 1\repoch 2"), ("stderr", "a warning"), ("stdout", "a\rb")])
+notebook(tmp / "part.ipynb", "1 + 1", outputs=[("stderr", "epoch 1\repoch 2"), ("stderr", "\n"), ("stderr", "a warning"), ("stdout", "a\rb")])
 _publish(tmp / "part.ipynb", tmp / "out.ipynb")
 [o.text for o in nbformat.read(tmp / "out.ipynb", 4).cells[0].outputs]
 
