@@ -85,7 +85,7 @@ def test_papermill_by_itself(own, tmp_path):
 def test_the_report_shows_its_pictures(first):
     page = report(first.parent)
     looks_right(page.with_suffix(".ipynb"), *COMPARED, tables=1)
-    assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == len(COMPARED)
+    assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == len(COMPARED) + len(PRUNED)
 
 def test_an_unknown_parameter_stops_papermill_before_anything_starts(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter rates"):
