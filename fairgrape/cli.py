@@ -73,8 +73,7 @@ def study(
 # %% ../nbs/29_cli.ipynb #f1a5d438
 def engine_of(args: argparse.Namespace):
     "The engine that the options ask for. Raises: ValueError for more than there is, ImportError where Ray is asked for and not installed."
-    ahead, asked = getattr(args, "ahead", None), (args.workers, args.gpus_per_run, getattr(args, "device", ""))
-    if args.engine == "local": return ahead if ahead and ahead.asked == asked else Local(*asked)
+    if args.engine == "local": return Local(args.workers, args.gpus_per_run, getattr(args, "device", ""))
     from fairgrape.ray_sweep import OnRay
     return OnRay(args.address, args.cpus_per_run, args.gpus_per_run if args.gpus_per_run > 0 else None, args.workers, args.fetch)
 
@@ -206,12 +205,11 @@ COMMANDS: dict[str, Callable] = dict(run=_run, sweep=run_sweep, study=_study, da
 
 def main(
     arguments: list[str] | None = None, # Default: the command line
-    ahead: Local | None = None,         # An engine whose server is under way, for the command that wants one like it
 ) -> int:                               # 0 done, 1 a run failed, 2 it could not start, 130 interrupted
     "The `fairgrape` command, once everything is imported."
     given = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(given)
-    args.again, args.ahead = shlex.join(["fairgrape", *given]), ahead
+    args.again = shlex.join(["fairgrape", *given])
     try: return COMMANDS[args.command](args)
     except (KeyboardInterrupt, Interrupted) as e: print(f"fairgrape: {str(e) or 'stopped before anything was started'}", file=sys.stderr); return 128 + signal.SIGINT
     except papermill.PapermillExecutionError as e: print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr); return 1

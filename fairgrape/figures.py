@@ -60,8 +60,12 @@ def area(
 
 # %% ../nbs/22a_figures.ipynb #5c742059
 class DescribedFigure(Figure):
-    "A figure whose text form is its label, where it has one."
+    "A figure whose text form is its label, where it has one, and which any backend shows as a picture."
     def __repr__(self) -> str: return self.get_label() or super().__repr__()
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        self.savefig(drawn, format="png", bbox_inches="tight")
+        return drawn.getvalue()
 
 # %% ../nbs/22a_figures.ipynb #f73ac6c6
 def figure_of(

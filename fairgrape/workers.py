@@ -6,14 +6,10 @@
 __all__ = ['THREADS', 'QUIET', 'cores', 'visible_gpus', 'worker_slots', 'log_file', 'log_try', 'Local']
 
 # %% ../nbs/26b_workers.ipynb #f714bcdf
-import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -75,37 +71,23 @@ def log_try(cell: "Cell") -> Path:
 
 # %% ../nbs/26b_workers.ipynb #84e874eb
 class Local:
-    "Workers on this machine, forked by a server that has imported everything"
+    "Workers on this machine, each a process of its own"
     def __init__(self,
         workers: int = 0,      # Processes at once; 0: one per GPU, or one
         gpus_per_run: int = 1, # GPUs for one run
         device: str = "",      # "cpu": leave GPUs alone
     ):
-        self.asked = workers, gpus_per_run, device
         gpus, own = () if device.startswith("cpu") else tuple(visible_gpus()), os.environ.get("OMP_NUM_THREADS", "")
         self.slots = worker_slots(workers, gpus, gpus_per_run, cores())
         if own.isdigit(): self.slots = [slot | {k: str(min(int(own), int(slot[k]))) for k in THREADS} for slot in self.slots]
         self.processes = gpus_per_run if gpus else 1
-        self.server, self.heard, self.errors = None, b"", tempfile.TemporaryFile()
-        self.busy: dict[int, dict] = {}                    # slot → cell, job, and its worker's number once it is known
-        self.over: list[tuple] = []                        # cells of a server that was replaced, and how they ended
+        self.busy: dict[int, dict] = {}                    # slot → its cell, the job's file, and the worker's process
 
     @property
     def size(self) -> int: return len(self.slots)
     def free(self) -> bool: return len(self.busy) < len(self.slots)
 
 # %% ../nbs/26b_workers.ipynb #1f958b6c
-@patch
-def begin(self: Local):
-    "Start the server, if it does not run"
-    if self.server and self.server.poll() is None: return
-    if self.server: self.over, self.heard = self.ended(), b""           # what the old one left: nobody will ask it any more
-    env = {**QUIET, **os.environ, **{k: self.slots[0][k] for k in THREADS}}
-    self.server = subprocess.Popen([sys.executable, "-c", "from fairgrape.runner import serve; serve()"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=self.errors, start_new_session=True)
-    os.set_blocking(self.server.stdout.fileno(), False)
-
-# %% ../nbs/26b_workers.ipynb #ce7f8d27
 @patch
 def start(self: Local, cell: "Cell", job: Path):
     "Start the worker of a cell; its job is written to that file"
@@ -114,49 +96,29 @@ def start(self: Local, cell: "Cell", job: Path):
     chosen = {k: v for k, v in given.items() if not cell.parameters.get(k)}
     outcome_file(job).unlink(missing_ok=True)
     write_json(job, asdict(replace(cell.job, parameters=cell.job.parameters | chosen)))
-    order = dict(id=slot, job=str(job), log=str(log_try(cell)), env=self.slots[slot])
-    self.begin()
-    self.server.stdin.write((json.dumps(order) + "\n").encode())
-    self.server.stdin.flush()
-    self.busy[slot] = dict(cell=cell, job=job, pid=None)
+    command = [sys.executable, "-m", "fairgrape.runner", str(job), str(os.getpid())]
+    with log_try(cell).open("a", encoding="utf-8") as log:
+        worker = subprocess.Popen(command, env={**QUIET, **os.environ, **self.slots[slot]},
+                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    self.busy[slot] = dict(cell=cell, job=job, worker=worker)
 
-# %% ../nbs/26b_workers.ipynb #c0491b49
-@patch
-def last_words(self: Local) -> str:
-    "Why the server is gone, as far as it said so"
-    self.errors.seek(0)
-    said = self.errors.read().decode(errors="replace").strip().splitlines()
-    return f"the server of workers died ({said[-1] if said else f'exit status {self.server.returncode}'})"
-
-# %% ../nbs/26b_workers.ipynb #c04a1458
+# %% ../nbs/26b_workers.ipynb #62c2c198
 @patch
 def ended(self: Local) -> list[tuple["Cell", Outcome]]:
     "Cells whose workers ended since last asked, and how"
-    if self.server is None: return []
-    before, self.over = self.over, []
-    over, gone = {}, self.server.poll() is not None
-    *lines, self.heard = (self.heard + (self.server.stdout.read() or b"")).split(b"\n")
-    for answer in map(json.loads, lines):
-        if "pid" in answer: self.busy[answer["id"]]["pid"] = answer["pid"]
-        else: over[answer["id"]] = answer["status"]
-    found = [(self.busy.pop(slot), status) for slot, status in over.items()]
-    done = [(was["cell"], read_outcome(was["job"], status, time.time() - was["cell"].started)) for was, status in found]
-    lost = [self.busy.pop(slot)["cell"] for slot in list(self.busy)] if gone else []
-    return before + done + [(cell, Outcome("crashed", self.last_words(), time.time() - cell.started)) for cell in lost]
+    over = [slot for slot, was in self.busy.items() if was["worker"].poll() is not None]
+    done = [self.busy.pop(slot) for slot in over]
+    return [(was["cell"], read_outcome(was["job"], was["worker"].returncode, time.time() - was["cell"].started)) for was in done]
 
-# %% ../nbs/26b_workers.ipynb #f14a0909
+# %% ../nbs/26b_workers.ipynb #10d6f15a
 @patch
 def stop(self: Local, patience: float = 10.):
     "Stop all workers and their kernels: ask them, then wait so many seconds, then kill what is left"
-    if self.server is None: return
-    until, asked = time.time() + patience, set()
-    while patience and self.busy and time.time() < until and self.server.poll() is None:
-        for pid in {was["pid"] for was in self.busy.values()} - asked - {None}:
-            asked.add(pid)
-            with suppress(ProcessLookupError): os.kill(pid, signal.SIGTERM)
-        time.sleep(.05)
-        self.ended()
-    stop_tree(self.server.pid)
-    self.server.wait(); self.server.stdin.close(); self.server.stdout.close()
-    self.server, self.heard, self.over = None, b"", []
+    workers, until = [was["worker"] for was in self.busy.values()], time.time() + patience
+    if patience:
+        for worker in workers: worker.terminate()
+    while time.time() < until and any(worker.poll() is None for worker in workers): time.sleep(.05)
+    for worker in workers:
+        if worker.poll() is None: stop_tree(worker.pid)
+        if patience: worker.wait()
     self.busy.clear()

@@ -451,10 +451,10 @@ def bench_f(args):
         n, what = len(cells), f"{len(cells)} runs and {len(seeds)} dense networks, {args.threads} cores"
         yield row('f', f'in one process, imports not counted; {what}', args.threads, alone)
         yield row('f', f'fairgrape sweep, 1 worker, everything counted; {what}', args.threads, one, one/alone)
-        yield row('f', 'so a run costs beyond its own work (seconds; the ratio is to the 5 s of the target)', args.threads, (one - alone)/n, (one - alone)/n/5, 1)
+        yield row('f', 'so a run costs beyond its own work (seconds): a worker, a kernel and its imports', args.threads, (one - alone)/n)
         own = sum(json.loads(file.read_text())['seconds'] for file in (temp/'workers1').glob('*/metrics.json') if '-dense-' not in file.parent.name)
         yield row('f', "a run's own work by its own clock (the dense network included where it trains it), all runs of that sweep", args.threads, own, own/one)
-        yield row('f', 'so a run costs beyond that: its share of the start, kernel, plots, saving (seconds; the ratio is to the 5 s)', args.threads, (one - own)/n, (one - own)/n/5, 1)
+        yield row('f', 'so a run costs beyond that: its share of the start, kernel, imports, plots, saving (seconds)', args.threads, (one - own)/n)
         yield row('f', f'fairgrape sweep, 2 workers with half the cores each, against 1; {what}', args.threads, two, two/one)
 
 

@@ -1,9 +1,13 @@
-"Rendered faces in the official layouts of CelebA and ImageNet's person subtree: file names, headers, codes and blanks as published."
+"""Rendered faces in the official layouts of CelebA and ImageNet's person subtree: file names, headers, codes and blanks as published.
+
+And what an executed notebook shows whoever opens it."""
+import base64
 import csv
 import io
 import json
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -115,3 +119,41 @@ def write_people(folder: Path, each: int = 24, classes: int = 4, seed: int = 0, 
     order = np.random.default_rng([seed, 3]).permutation(len(entries))
     (folder/"ImageNet demographics annotations.json").write_text(json.dumps([entries[i] for i in order]))
     return folder
+
+# What an executed notebook shows
+
+PRUNED = ("Learning curves over", "Share of weights kept", "Accuracy of the dense", "Share of importance")    # the pictures of a pruned run, by how their alternative texts begin
+COMPARED = ("Disparity ρ with", "Change of accuracy", "Disparity ρ against")                                  # of a report or a study, for one experiment
+
+def picture_is_drawn(data: str):
+    "A PNG in base64 is a picture of a plot's size, and not blank"
+    picture = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert picture.format == "PNG" and picture.width >= 400 and picture.height >= 200, picture
+    assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 2, "a blank picture"
+
+def shown(book: Path) -> tuple[list[str], int]:
+    """What an executed notebook shows: the text of each picture, and how many tables.
+
+    Fails for an error, a warning (progress bars may stay), and a picture that is lost or blank."""
+    texts, tables = [], 0
+    outputs = [o for cell in nbformat.read(book, 4).cells if cell.cell_type == "code" for o in cell.outputs]
+    for output in outputs:
+        assert output.output_type != "error", f"{book}: {output}"
+        if output.output_type == "stream":
+            bar = "Warning" not in output.text and ("\r" in output.text or not output.text.strip())
+            assert output.name == "stdout" or bar, f"{book}: {output.text}"
+            continue
+        data = output.data
+        if "image/png" in data:
+            picture_is_drawn(data["image/png"])
+            texts.append(data["text/plain"])
+        elif output.output_type == "display_data":
+            assert set(data) != {"text/plain"}, f"{book}: a picture or table is lost, only its text is there: {data['text/plain']}"
+        tables += "<td" in data.get("text/html", "")                   # one without rows does not count
+    return texts, tables
+
+def looks_right(book: Path, *begins: str, tables: int):
+    "Assert that a notebook shows these pictures, in order, each described in words, and so many tables"
+    texts, found = shown(book)
+    assert len(texts) == len(begins) and found == tables, (book, texts, found)
+    assert all(text.startswith(begin) and len(text) > 60 for text, begin in zip(texts, begins, strict=True)), texts

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fixtures import COMPARED, PRUNED, looks_right
+
 REPO = Path(__file__).resolve().parents[2]
 PAGE = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", PAGE, re.M | re.S)
@@ -97,6 +99,10 @@ def test_the_study_runs_the_method_on_the_data_set(copy):
     table = pd.read_csv(page.with_suffix(".csv"))
     assert sorted(table.method) == ["neediest", "ws"] and set(table.dataset) == {"portraits"} and {"delta:dark", "delta:light"} <= set(table)
     assert "What somebody needs most" in page.read_text(encoding="utf-8")
+    looks_right(page.with_suffix(".ipynb"), *COMPARED, tables=1)
+    books = list((copy / "runs").glob("portraits-*/prune.ipynb"))
+    for book in books: looks_right(book, *PRUNED, tables=3)
+    assert len(books) == 2
 
 def test_the_page_names_what_exists():
     targets = set(re.findall(r"make ([a-z-]+)", PAGE))

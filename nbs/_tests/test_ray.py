@@ -9,6 +9,7 @@ import pytest
 from fairgrape.ray_sweep import OnRay
 from fairgrape.runner import notebook_is_whole
 from fairgrape.sweep import Sweep, grid_cells, numbered, plan, sweeps
+from fixtures import PRUNED, looks_right
 from lengths import only_long, only_slow
 from test_runs import own, tiny  # noqa: F401  (a fixture)
 
@@ -54,6 +55,7 @@ def test_a_node_dies_in_the_middle(request, own, tmp_path, fetch):  # noqa: F811
     assert len(lost) == 2 and [c.state for c in cells] == ["done"] * 3, [(c.state, c.reason) for c in cells]
     assert sorted(c.tries for c in cells) == [1, 1, 2] and next(c.index for c in cells if c.tries == 2) in lost
     assert all(notebook_is_whole(Path(c.job.folder) / "prune.ipynb") for c in cells)
+    for cell in cells: looks_right(Path(cell.job.folder) / "prune.ipynb", *PRUNED, tables=3)
     record, = sweeps(tmp_path / "runs")
     assert {c["state"] for c in record["cells"]} == {"done"} and not record["alive"]
     metrics = [json.loads((Path(c.job.folder) / "metrics.json").read_text()) for c in cells]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import nbformat
 import numpy as np
@@ -12,10 +13,11 @@ import papermill
 import pytest
 from PIL import Image
 
-from fairgrape.cli import main
+from fairgrape.cli import main, report
 from fairgrape.experiment import from_parameters, run
 from fairgrape.report import load_run
 from fairgrape.runner import template
+from fixtures import COMPARED, PRUNED, looks_right
 
 FAIRGRAPE = Path(sys.executable).with_name("fairgrape")
 
@@ -37,9 +39,9 @@ def tiny(own: Path, home: Path, **changed) -> dict:
                 epochs="2", lrs="1e-3", retrain_epochs=1, retrain_lr=1e-4, batch=16, augment="paper", bootstrap=100, threads=1,
                 data_root=str(home), runs_root=str(home / "runs"), cache_root=str(home / "cache")) | changed
 
-def command(parameters: dict, *extra: str) -> subprocess.CompletedProcess:
+def command(parameters: dict, *extra: str, name: str = "run") -> subprocess.CompletedProcess:
     options = [part for k, v in parameters.items() for part in (f"--{k}", str(v))]
-    return subprocess.run([FAIRGRAPE, "run", *options, *extra], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
+    return subprocess.run([FAIRGRAPE, name, *options, *extra], capture_output=True, text=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
 
 def folder_of(done: subprocess.CompletedProcess) -> Path:
     assert done.returncode == 0, done.stderr
@@ -52,15 +54,18 @@ def test_a_run_leaves_everything(first):
     run = load_run(first)
     book = nbformat.read(first / "prune.ipynb", 4)
     assert all(c.metadata["papermill"]["exception"] is False for c in book.cells if c.cell_type == "code")
-    pictures = [o for c in book.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
-    assert len(pictures) >= 4                                           # curves, sparsity, groups, shares
+    looks_right(first / "prune.ipynb", *PRUNED, tables=3)               # images of each group, accuracies, disparities
     assert set(run.metrics["disparities"]) == {"rho", "psi", "range"} and abs(run.metrics["sparsity"] - 0.9) < 1e-3
     assert len(run.steps) == 3 and run.steps["kept"].is_monotonic_decreasing and set(run.history["label"]) == {"dense", "step 1", "step 2", "step 3", "final"}
     assert all((run.weights[f"{name}.weight"][~mask] == 0).all() for name, mask in run.masks.items())
     assert run.environment["threads"] == 1 and run.settings["scope"] == "layer"
 
 def test_two_processes_with_empty_caches_agree_bit_for_bit(own, first, tmp_path):
-    again = folder_of(command(tiny(own, tmp_path)))
+    "`fairgrape run`, and one cell of a sweep, on a machine where MPLBACKEND is set, as it is on many servers"
+    with patch.dict(os.environ, MPLBACKEND="Agg"): done = command(tiny(own, tmp_path), "--cell", "0", name="sweep")
+    again, = tmp_path.glob("runs/*-fairgrape-*")
+    assert done.returncode == 0 and f"{again / 'prune.ipynb'}" in done.stdout, done.stderr
+    looks_right(again / "prune.ipynb", *PRUNED, tables=3)
     assert again.name == first.name and again != first
     for name in ("masks.safetensors", "model.safetensors"): assert (again / name).read_bytes() == (first / name).read_bytes(), name
     metrics = [json.loads((f / "metrics.json").read_text()) | dict(seconds=0) for f in (again, first)]
@@ -75,6 +80,12 @@ def test_papermill_by_itself(own, tmp_path):
     parameters = tiny(own, tmp_path, method="ws", scope="global", epochs="1")
     papermill.execute_notebook(template(), tmp_path / "out.ipynb", parameters, progress_bar=False, kernel_name="python3")
     assert [load_run(f).settings["scope"] for f in (tmp_path / "runs").iterdir() if "-ws-" in f.name] == ["global"]
+    looks_right(tmp_path / "out.ipynb", *PRUNED, tables=3)
+
+def test_the_report_shows_its_pictures(first):
+    page = report(first.parent)
+    looks_right(page.with_suffix(".ipynb"), *COMPARED, tables=1)
+    assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == len(COMPARED) + len(PRUNED)
 
 def test_an_unknown_parameter_stops_papermill_before_anything_starts(tmp_path):
     with pytest.raises(papermill.PapermillExecutionError, match="unknown parameter rates"):

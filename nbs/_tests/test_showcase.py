@@ -1,10 +1,12 @@
 "The published runs: older ones lack newer settings, and must load and be called what they were called."
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
 
 from fairgrape.report import display_table, experiment, find_runs, report_table, variant, verdicts
+from fixtures import shown
 
 REPO = Path(__file__).resolve().parents[2]
 SHOWCASE = REPO / "runs" / "showcase"
@@ -32,3 +34,14 @@ def test_the_showcase_page_is_made_of_the_reports_tables(runs):
     page, table = showcase.page(runs), report_table(runs)
     assert all(f"\n## {name}\n" in page for name in table.experiment) and page.count("| Method | Rate | Scope |") == table.experiment.nunique()
     assert all(f"- {sentence}" in page.splitlines() for sentence in verdicts(table))
+
+def test_no_published_notebook_lacks_its_pictures(runs):
+    wanted = dict(prune=4, report=3, study=3)
+    books = sorted(SHOWCASE.rglob("*.ipynb"))
+    lost = []
+    for book in books:
+        settings = book.with_name("settings.json")
+        dense = settings.is_file() and json.loads(settings.read_text(encoding="utf-8"))["method"] == "dense"
+        try: assert len(shown(book)[0]) >= (1 if dense else wanted[book.stem])
+        except AssertionError as e: lost.append(f"{book.relative_to(SHOWCASE)}: {e}")
+    assert books and not lost, "\n".join(lost)

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from fixtures import shown
 from lengths import long
 
 REPO = Path(__file__).resolve().parents[2]
@@ -218,6 +219,7 @@ async def look(address: str, jobs: list[tuple[str, str, int, bool]], tabs: int =
             await page.goto(f"{address}/{at}", wait_until="load")
             await page.evaluate("Promise.resolve(window.MathJax?.startup?.promise).then(() => document.fonts.ready).then(() => true)")     # formulas have a width, too
             if wide := await page.evaluate(WIDE): wrong.append(f"{at} ({width} px): wider than the window: {wide}")
+            if lost := await page.evaluate(LOST): wrong.append(f"{at}: {lost} pictures are not there")
             if not contrast: continue
             await page.evaluate(axe)
             broken = (await page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: ['violations']})", RULES))["violations"]
@@ -250,6 +252,15 @@ WIDE = """(() => {      // the window and the text's column may not scroll sidew
     if (document.documentElement.scrollWidth <= innerWidth && (!column || column.scrollWidth <= column.clientWidth + 1)) return '';
     return [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !inside(e)).slice(0, 3).map(e => e.tagName + '.' + e.className).join(', ') || 'something';
 })()"""
+
+LOST = "[...document.querySelectorAll('.content img, article img')].filter(i => i.loading !== 'lazy' && !(i.complete && i.naturalWidth > 0)).length"
+
+def test_pages_of_runs_show_their_pictures(site, parsed):
+    "As many as the notebook has, each with its text"
+    for book, name in build.finished().items():
+        if book.suffix != ".ipynb": continue
+        pictures = [src for src, alt in parsed[f"{name}.html"].pictures if "_static/" not in src and alt]
+        assert len(pictures) == len(shown(book)[0]) > 0, name
 
 def test_search_finds_select_fair(address, browser):
     page = opened(browser)

@@ -5,28 +5,34 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
-import pytest
 import yaml
 
 from fairgrape.checkpoints import code_version
 from fairgrape.experiment import from_parameters
 from fairgrape.runner import code_of, notebook_is_whole, state_of
 from fairgrape.sweep import failures, folders, sweep, sweeps
+from fixtures import PRUNED, looks_right
 from signals import heard
 from test_runs import FAIRGRAPE, own, tiny  # noqa: F401  (own is a fixture)
-
-LINUX = Path("/proc/self/comm").exists()
 
 def start(home: Path, *more: str) -> subprocess.Popen:
     with (home / "out.log").open("a") as out, heard():                     # also under nohup: the tests send Ctrl-C
         return subprocess.Popen([FAIRGRAPE, "sweep", home / "grid.yaml", "--no_report", *more], stdout=out, stderr=out, start_new_session=True, env=os.environ | dict(OMP_NUM_THREADS="1"))
 
-def named(name: str, above: psutil.Process) -> list[psutil.Process]:
-    try: return [p for p in above.children(recursive=True) if p.name() == name]
-    except psutil.NoSuchProcess: return []
+def started_as(module: str, above: psutil.Process) -> list[psutil.Process]:
+    "The processes of `python -m module` below a process"
+    found = []
+    with suppress(psutil.NoSuchProcess):
+        for process in above.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if module in process.cmdline(): found.append(process)
+    return found
+
+def kernels(above: psutil.Process) -> list[psutil.Process]: return started_as("ipykernel_launcher", above)
 
 def until(what, of: subprocess.Popen | None = None, seconds: float = 900.):
     "The first true value of a function. A process that ended without it, or a quarter of an hour, ends the test."
@@ -40,19 +46,18 @@ def until(what, of: subprocess.Popen | None = None, seconds: float = 900.):
 
 def gone(processes: list[psutil.Process]) -> bool: return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
 
-@pytest.mark.skipif(not LINUX, reason="workers are told apart by names that only Linux knows")
 def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(own, tmp_path):  # noqa: F811
     cells = [dict(method="ws", rate=[0.5, 0.9]), dict(method="fairgrape", rate=0.9), dict(method="ws", rate=0.5, groups="place")]
     common = {k: v for k, v in tiny(own, tmp_path, epochs="3").items() if k not in ("method", "rate")}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(common | dict(cells=cells)))
     first = start(tmp_path)
     above = psutil.Process(first.pid)
-    kernel = until(lambda: list(tmp_path.glob("runs/*/progress.json")) and named("fg-kernel", above), first)[0]
+    kernel = until(lambda: list(tmp_path.glob("runs/*/progress.json")) and kernels(above), first)[0]
     kernel.kill()                                                          # as the system does when memory is short
     until(lambda: [c for r in sweeps(tmp_path / "runs") for c in r["cells"] if c["tries"] == 2 and c["state"] in ("running", "done")], first)
-    until(lambda: any(c["state"] == "done" for c in sweeps(tmp_path / "runs")[0]["cells"]) and named("fg-kernel", above), first)
+    until(lambda: any(c["state"] == "done" for c in sweeps(tmp_path / "runs")[0]["cells"]) and kernels(above), first)
     family = above.children(recursive=True)
-    assert {"fg-server", "fg-worker", "fg-kernel"} <= {p.name() for p in family}
+    assert started_as("fairgrape.runner", above) and kernels(above)
     first.send_signal(signal.SIGINT)
     assert first.wait(900) == 130
     until(lambda: gone(family))
@@ -70,6 +75,7 @@ def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(own
     for cell in records[-1]["cells"][:3]:
         folder = Path(cell["folder"])
         assert state_of(folder, code_version()) == "complete" and (tmp_path / "runs" / ".logs" / f"{folder.name}.log").read_text().count("--- ") >= 1
+        looks_right(folder / "prune.ipynb", *PRUNED, tables=3)
 
     settings, _ = from_parameters(tiny(own, tmp_path, epochs="3"))
     alone = [sys.executable, "-c", f"from fairgrape.experiment import *; print(run(Settings(**{dict(vars(settings))!r}), threads=1, progress=False, data_root={str(tmp_path)!r}, runs_root={str(tmp_path / 'alone')!r}, cache_root={str(tmp_path / 'cache')!r}))"]
@@ -86,19 +92,21 @@ def test_runs_of_other_code_are_made_again_or_accepted(own, tmp_path):  # noqa: 
     for made in (folder, *tmp_path.glob("runs/*-dense-*")): (made / "environment.json").write_text(json.dumps(environment | dict(code="before")))
     assert [c.state for c in sweep(given, show=False, accept_older=True)] == ["complete"]
     assert [c.state for c in sweep(given, show=False)] == ["done"]
+    looks_right(folder / "prune.ipynb", *PRUNED, tables=3)
     assert code_of(folder) == environment["code"] and {f.name[-7:] for f in (tmp_path / "runs" / ".older").iterdir()} == {"-before"} and len(list((tmp_path / "runs" / ".older").iterdir())) == 2
     assert notebook_is_whole(tmp_path / "runs" / ".older" / f"{folder.name}-before" / "prune.ipynb")
 
-def test_a_server_that_dies_is_started_again(own, tmp_path):  # noqa: F811
+def test_a_run_whose_worker_dies_is_made_again(own, tmp_path):  # noqa: F811
     from fairgrape.sweep import Local
     engine, struck = Local(), []
     start = engine.start
     def strike(cell, job):
         start(cell, job)
-        if not struck: struck.append(cell.index); engine.server.kill()
+        if not struck: struck.append(cell.index); engine.busy[0]["worker"].kill()
     engine.start = strike
     ended, = sweep([tiny(own, tmp_path, method="dense", epochs="1")], engine, show=False)
     assert ended.state == "done" and ended.tries == 2 and not failures([ended])
+    looks_right(Path(ended.job.folder) / "prune.ipynb", PRUNED[0], tables=2)       # a dense run has its learning curves only
 
 def test_what_is_wrong_with_the_data_fails_alone_and_is_not_tried_again(own, tmp_path):  # noqa: F811
     cells = sweep([tiny(own, tmp_path, method="ws", groups=g, epochs="1") for g in ("hue", "place")], show=False)

@@ -127,12 +127,18 @@ for g in range(10):
 #
 # A notebook keeps an output's text beside its picture, by default `<Figure size 700x350 with 1 Axes>`, which helps nobody. A figure that
 # has a description says that instead.
+#
+# Jupyter draws figures only where matplotlib's backend is the one for notebooks. Servers and containers often set `MPLBACKEND=Agg`, and then a kernel would show the text alone. So a figure can draw itself as well.
 
 # %%
 #| export
 class DescribedFigure(Figure):
-    "A figure whose text form is its label, where it has one."
+    "A figure whose text form is its label, where it has one, and which any backend shows as a picture."
     def __repr__(self) -> str: return self.get_label() or super().__repr__()
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        self.savefig(drawn, format="png", bbox_inches="tight")
+        return drawn.getvalue()
 
 
 # %%
@@ -181,6 +187,8 @@ print(fig, f"with {len(fig.axes)} panels; {len(plt.get_fignums())} figures are o
 
 # %%
 assert len(plt.get_fignums()) == 0 and len(fig.axes) == 2 and len(figure_of(2, 3)[1]) == 6 and isinstance(fig, DescribedFigure)
+shown = Image.open(io.BytesIO(fig._repr_png_()))
+assert shown.format == "PNG" and shown.width > 700 and len(shown.convert("RGB").getcolors(1 << 20)) > 10
 
 
 # %% [markdown]

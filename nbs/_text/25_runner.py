@@ -8,10 +8,7 @@
 
 # %%
 #| export
-import importlib
-import json
 import os
-import select
 import signal
 import sys
 import tempfile
@@ -28,13 +25,14 @@ from filelock import FileLock, Timeout
 
 from fairgrape.jobs import (AGAIN, NAMES, WORDS, Busy, Outcome, RunJob, code_of, outcome_file, outcome_of, progress_text, read_job, read_outcome,  # noqa: F401
                             read_progress, set_aside, state_of, tell_progress, working_on, worth_again, write_outcome)  # noqa: F401
-from fairgrape.notebooks import Waiting, WaitingManager, WaitingProvisioner, named, notebook_is_whole, run_notebook, template  # noqa: F401
+from fairgrape.notebooks import notebook_is_whole, run_notebook, template  # noqa: F401
 from fairgrape.settings import inside, plain_name, root
 from fairgrape.storage import code_version
 
 # %%
 import contextlib
 import io
+import json
 import subprocess
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -47,9 +45,9 @@ tmp = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# A run is a [notebook](25a_notebooks.ipynb) that is executed in a folder of its own, as a [job](25b_jobs.ipynb) says. Here both come together: a job is made from settings, carried out under its lock, and that either in this process or in a worker, of which a server forks as many as a sweep asks for.
+# A run is a [notebook](25a_notebooks.ipynb) that is executed in a folder of its own, as a [job](25b_jobs.ipynb) says. Here both come together: a job is made from settings, carried out under its lock, and that either in this process or in a worker, of which a sweep starts as many as it is asked for.
 #
-# What a worker imports delays every run of a sweep. So whatever needs torch or pandas is imported inside of the functions that run once, before anything starts.
+# A worker only waits for its kernel, and the kernel imports torch. So whatever needs torch or pandas is imported here inside of the functions that prepare a run: a worker starts quickly and stays small.
 #
 # ## Making a job
 #
@@ -231,7 +229,6 @@ refused(_check_landed, toy)
 def work(
     job: RunJob,        # What to run
     log: bool = False,  # Pass on what the notebook prints
-    kernel=None,        # A `Waiting` kernel; None: papermill starts one
 ) -> str:               # "done", or "complete" if there was nothing to do
     "Make the run, unless it is there. Raises: Busy, and whatever stops the notebook."
     folder = Path(job.folder)
@@ -241,7 +238,7 @@ def work(
         _check_code(job)
         if state == "older": set_aside(folder)
         if job.dense and job.dense != job.folder: _dense_aside(job)
-        run_notebook(job.template, folder / f"{job.template}.ipynb", job.parameters, log, kernel)
+        run_notebook(job.template, folder / f"{job.template}.ipynb", job.parameters, log)
         _check_landed(job)
     return "done"
 
@@ -433,7 +430,6 @@ assert (under.stdout, under.returncode) == ("asked to stop: False\nas before: Tr
 #| export
 def main(
     arguments: list[str] | None = None, # The job's file, then the sweep's process number; default: the command line
-    kernel=None,                        # A `Waiting` kernel; None: papermill starts one
 ) -> int:                               # 0 done, 1 not
     "A worker: make the run of a job file, and say how it went."
     path, *parent = sys.argv[1:] if arguments is None else arguments
@@ -442,7 +438,7 @@ def main(
     try:
         job = read_job(path)
         threading.Thread(target=tell_progress, args=((job.folder, job.dense), over), daemon=True).start()
-        outcome = Outcome(work(job, True, kernel), seconds=time.perf_counter() - start)
+        outcome = Outcome(work(job, True), seconds=time.perf_counter() - start)
     except Exception as e: outcome = outcome_of(e, time.perf_counter() - start)
     over.set()
     write_outcome(path, outcome)
@@ -467,132 +463,3 @@ with working_on(folder), redirect_stdout(io.StringIO()) as told: codes = main([s
 print(told.getvalue().replace(str(tmp), "…"))
 assert codes == (1, 1) and (read_outcome(tmp / "bad.json").state, read_outcome(again).state) == ("failed", "busy")
 assert "not a job" in read_outcome(tmp / "bad.json").reason
-
-# %% [markdown]
-# ## The server of workers
-#
-# A sweep on this machine starts one of these. It imports what runs need and then forks a worker for each line it is given. It never computes anything itself, so no thread has been started and no GPU touched when it forks: neither survives a fork.
-
-# %%
-#| export
-LOADED = ("fairgrape.experiment", "fairgrape.plots", "fairgrape.report", "fairlearn.metrics", "sklearn.cluster", "ipykernel.kernelapp", "ipykernel.ipkernel", "matplotlib_inline.backend_inline", "torch._dynamo")
-
-def _load(modules: tuple):
-    "Import what runs need, as a kernel would find it."
-    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"        # what a kernel would set before anything is imported
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"                             # looking for GPUs must not start CUDA, which does not survive a fork
-    for module in modules: importlib.import_module(module)
-
-
-# %%
-code = "import os, sys; from fairgrape.runner import _load; _load(('colorsys',)); print('colorsys' in sys.modules, os.environ['MPLBACKEND'], os.environ['PYTORCH_NVML_BASED_CUDA_CHECK'])"
-loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split()
-assert loaded == ["True", "module://matplotlib_inline.backend_inline", "1"]
-loaded
-
-
-# %% [markdown]
-# The lines are JSON: a number, the job's file, the log's, and environment variables. Its answers are the worker's process number and, once it has ended, its exit status. They are written past Python's buffers, which a fork would inherit and write a second time.
-
-# %%
-#| export
-def _answer(**what):
-    "Tell the sweep something."
-    os.write(1, (json.dumps(what) + "\n").encode())
-
-def _reap(children: dict[int, object]):
-    "Answer for each child that has ended; process number → the order's number."
-    while children:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid: break
-        _answer(id=children.pop(pid), status=os.waitstatus_to_exitcode(status))
-
-
-# %% [markdown]
-# Two children: one ends at once, one only when it is killed.
-
-# %%
-code = """import os, signal, time
-from fairgrape.runner import _reap
-def fork(seconds, code):
-    if pid := os.fork(): return pid
-    time.sleep(seconds); os._exit(code)
-quick, slow = fork(0, 3), fork(60, 0)
-children = {quick: 7, slow: 8}
-while len(children) == 2: _reap(children)
-os.kill(slow, signal.SIGKILL)
-while children: _reap(children)"""
-reaped = [json.loads(line) for line in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900).stdout.splitlines()]
-assert reaped == [dict(id=7, status=3), dict(id=8, status=-9)]
-reaped
-
-
-# %% [markdown]
-# A worker is a session of its own, with its log for output and nothing for input. Its kernel is forked before it starts a thread.
-
-# %%
-#| export
-def _fork(order: dict) -> int:
-    "A worker for one order; its process number"
-    pid = os.fork()
-    if pid: _answer(id=order["id"], pid=pid); return pid
-    code = 1
-    try:
-        os.setsid(); named("fg-worker")
-        log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for descriptor, target in ((os.open(os.devnull, os.O_RDONLY), 0), (log, 1), (log, 2)): os.dup2(descriptor, target)
-        os.environ.update(order["env"])
-        code = main([order["job"], str(os.getppid())], Waiting())
-    finally: os._exit(code)
-
-
-# %%
-order = dict(id=7, job=str(again), log=str(tmp / "again.log"), env={})
-code = f"import os; from fairgrape.runner import _fork; print(os.waitstatus_to_exitcode(os.waitpid(_fork({order}), 0)[1]))"
-said, status = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.splitlines()
-assert json.loads(said)["id"] == 7 and json.loads(said)["pid"] > 1 and status == "0" and "complete after" in (tmp / "again.log").read_text() and read_outcome(again).state == "complete"
-status, (tmp / "again.log").read_text().split(" ", 1)[1]
-
-
-# %% [markdown]
-# The server ends, with all its workers, when the sweep closes its input or is gone.
-
-# %%
-#| export
-def serve(
-    modules: tuple = LOADED, # What to import beforehand
-):
-    "Fork a worker for each order on standard input."
-    named("fg-server")
-    _load(modules)
-    children, text = {}, b""
-    while True:
-        if select.select([0], [], [], .05)[0]:
-            new = os.read(0, 1 << 16)
-            if not new: break
-            *lines, text = (text + new).split(b"\n")
-            for order in map(json.loads, lines): children[_fork(order)] = order["id"]
-        _reap(children)
-    stop_tree(os.getpid(), include=False)
-
-
-# %% [markdown]
-# Two orders, the first in two halves. The second is for a run that is held here, so its worker waits, until the server's input is closed.
-
-# %%
-server = subprocess.Popen([sys.executable, "-c", "from fairgrape.runner import serve; serve(('json',))"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-def tell(text): server.stdin.write(text); server.stdin.flush()
-def answers(n): return [json.loads(server.stdout.readline()) for _ in range(n)]
-
-waits = tmp / "waits.json"
-waits.write_text(json.dumps(asdict(replace(there, wait=True))))
-first, second = json.dumps(order), json.dumps(order | dict(id=8, job=str(waits)))
-tell(first[:20]); time.sleep(.2); tell(first[20:] + "\n")
-began, ended = answers(2)
-with working_on(Path(there.folder)):
-    tell(second + "\n")
-    held = psutil.Process(answers(1)[0]["pid"])
-    server.stdin.close()
-    left = server.wait(), gone([held])
-assert began["id"] == 7 and ended == dict(id=7, status=0) and left == (0, True) and outcome_file(waits).exists() is False
-ended, left

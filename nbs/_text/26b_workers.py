@@ -8,14 +8,10 @@
 
 # %%
 #| export
-import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
-from contextlib import suppress
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -31,8 +27,11 @@ from fairgrape.storage import write_json
 if TYPE_CHECKING: from fairgrape.grid import Cell                                  # which imports torch
 
 # %%
+import json
+import tempfile
+from unittest.mock import patch as instead
+
 import pandas as pd
-import psutil
 
 from fairgrape.grid import Cell
 from fairgrape.jobs import RunJob, working_on, write_outcome
@@ -198,25 +197,22 @@ assert log_try(cell) == log_file(cell)
 # %% [markdown]
 # ## The engine
 #
-# Workers are forked by [a server](25_runner.ipynb) that has imported everything. This module itself imports little: [the command](29a_start.ipynb) has the server started before it imports the rest. A user who has said how many threads a process may take is not overruled.
+# Each run has a [worker](25_runner.ipynb) of its own, a process that starts a kernel and waits for it. A user who has said how many threads a process may take is not overruled.
 
 # %%
 #| export
 class Local:
-    "Workers on this machine, forked by a server that has imported everything"
+    "Workers on this machine, each a process of its own"
     def __init__(self,
         workers: int = 0,      # Processes at once; 0: one per GPU, or one
         gpus_per_run: int = 1, # GPUs for one run
         device: str = "",      # "cpu": leave GPUs alone
     ):
-        self.asked = workers, gpus_per_run, device
         gpus, own = () if device.startswith("cpu") else tuple(visible_gpus()), os.environ.get("OMP_NUM_THREADS", "")
         self.slots = worker_slots(workers, gpus, gpus_per_run, cores())
         if own.isdigit(): self.slots = [slot | {k: str(min(int(own), int(slot[k]))) for k in THREADS} for slot in self.slots]
         self.processes = gpus_per_run if gpus else 1
-        self.server, self.heard, self.errors = None, b"", tempfile.TemporaryFile()
-        self.busy: dict[int, dict] = {}                    # slot → cell, job, and its worker's number once it is known
-        self.over: list[tuple] = []                        # cells of a server that was replaced, and how they ended
+        self.busy: dict[int, dict] = {}                    # slot → its cell, the job's file, and the worker's process
 
     @property
     def size(self) -> int: return len(self.slots)
@@ -236,43 +232,14 @@ threads_of("1", workers=2), threads_of("1000") == [str(cores())]
 # %%
 assert threads_of("1", workers=2) == ["1", "1"] and threads_of("1000") == threads_of("") == [str(cores())]
 engine = Local(workers=2, device="cpu:0")
-assert engine.size == 2 and engine.free() and engine.processes == 1 and engine.asked == (2, 1, "cpu:0")
+assert engine.size == 2 and engine.free() and engine.processes == 1
 engine.busy = {0: {}}; assert engine.free()
 engine.busy = {0: {}, 1: {}}; assert not engine.free()
 engine.busy = {}
 
 
 # %% [markdown]
-# The server is started with the first run, and once more if it is gone. It reads orders and answers through pipes; what it says is read without waiting, since a sweep has other things to look at.
-
-# %%
-#| export
-@patch
-def begin(self: Local):
-    "Start the server, if it does not run"
-    if self.server and self.server.poll() is None: return
-    if self.server: self.over, self.heard = self.ended(), b""           # what the old one left: nobody will ask it any more
-    env = {**QUIET, **os.environ, **{k: self.slots[0][k] for k in THREADS}}
-    self.server = subprocess.Popen([sys.executable, "-c", "from fairgrape.runner import serve; serve()"], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                   stderr=self.errors, start_new_session=True)
-    os.set_blocking(self.server.stdout.fileno(), False)
-
-
-# %%
-engine.begin()
-first = engine.server
-engine.begin()
-assert engine.server is first and first.poll() is None and first.stdout.read() is None                  # one server, and nothing is waited for
-while not (given := psutil.Process(first.pid).environ()): time.sleep(.01)                               # for a moment after its start it has none
-began = {k: v for k, v in given.items() if k in QUIET or k in THREADS}
-began
-
-# %%
-assert set(began) == {*QUIET, *THREADS} and began["GOMP_SPINCOUNT"] == os.environ.get("GOMP_SPINCOUNT", QUIET["GOMP_SPINCOUNT"]) and began["NUMBA_NUM_THREADS"] == engine.slots[0]["NUMBA_NUM_THREADS"]
-
-
-# %% [markdown]
-# An order is a line. What the slot decides, the threads and the processes, goes into the job, unless the user has chosen it.
+# A worker is a session of its own, so that Ctrl-C at a terminal reaches the sweep only. It has its log for output and nothing for input. What the slot decides, the threads and the processes, goes into the job, unless the user has chosen it.
 
 # %%
 #| export
@@ -284,146 +251,104 @@ def start(self: Local, cell: "Cell", job: Path):
     chosen = {k: v for k, v in given.items() if not cell.parameters.get(k)}
     outcome_file(job).unlink(missing_ok=True)
     write_json(job, asdict(replace(cell.job, parameters=cell.job.parameters | chosen)))
-    order = dict(id=slot, job=str(job), log=str(log_try(cell)), env=self.slots[slot])
-    self.begin()
-    self.server.stdin.write((json.dumps(order) + "\n").encode())
-    self.server.stdin.flush()
-    self.busy[slot] = dict(cell=cell, job=job, pid=None)
+    command = [sys.executable, "-m", "fairgrape.runner", str(job), str(os.getpid())]
+    with log_try(cell).open("a", encoding="utf-8") as log:
+        worker = subprocess.Popen(command, env={**QUIET, **os.environ, **self.slots[slot]},
+                                  stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    self.busy[slot] = dict(cell=cell, job=job, worker=worker)
 
 
 # %% [markdown]
-# What becomes of an order can be seen where the server is a file. The outcome of an earlier try must not be taken for that of this one.
+# What two workers would be started with, on two GPUs each. The outcome of an earlier try must not be taken for that of this one.
 
 # %%
-class Written:
-    "A server that does nothing but keep its orders"
-    def __init__(self): self.stdin = (tmp / "orders").open("wb")
-    def poll(self): return None
-
 twin = Local(workers=2, device="cpu")
-twin.server, twin.processes = Written(), 2
+twin.processes = 2
 write_outcome(tmp / "1.json", Outcome("crashed"))
-for number, chosen in ((1, {}), (2, dict(threads=7))): twin.start(replace(finished(number), parameters=chosen), tmp / f"{number}.json")
-orders = [json.loads(line) for line in (tmp / "orders").read_text().splitlines()]
-[{k: v for k, v in order.items() if k in ("id", "env")} for order in orders]
+with instead("subprocess.Popen") as begun:
+    for number, chosen in ((1, {}), (2, dict(threads=7))):
+        twin.start(replace(finished(number), parameters=chosen), tmp / f"{number}.json")
+orders = [(call.args[0], call.kwargs) for call in begun.call_args_list]
+[(Path(command[3]).name, Path(how["stdout"].name).name) for command, how in orders]
 
 # %%
-assert [(o["id"], Path(o["job"]).name, Path(o["log"]).name) for o in orders] == [(0, "1.json", "ws-1.log"), (1, "2.json", "ws-2.log")] and orders[1]["env"] == twin.slots[1]
+assert [(Path(command[3]).name, Path(how["stdout"].name).name) for command, how in orders] == [("1.json", "ws-1.log"), ("2.json", "ws-2.log")]
+for (command, how), slot in zip(orders, twin.slots, strict=True):
+    assert command[:3] == [sys.executable, "-m", "fairgrape.runner"] and command[4] == str(os.getpid())
+    assert {**QUIET, **os.environ, **slot} == how["env"] and how["start_new_session"]
 assert not outcome_file(tmp / "1.json").exists() and not twin.free()
 jobs = [json.loads((tmp / f"{n}.json").read_text())["parameters"] for n in (1, 2)]
-assert [j.get("threads") for j in jobs] == [int(twin.slots[0]["OMP_NUM_THREADS"]), None] and [j["processes"] for j in jobs] == [2, 2]
+assert [j.get("threads") for j in jobs] == [int(twin.slots[0]["OMP_NUM_THREADS"]), None]
+assert [j["processes"] for j in jobs] == [2, 2]
 
-
-# %% [markdown]
-# If the server is gone, so are its workers. What it wrote to its error stream last is the reason, if it had one.
-
-# %%
-#| export
-@patch
-def last_words(self: Local) -> str:
-    "Why the server is gone, as far as it said so"
-    self.errors.seek(0)
-    said = self.errors.read().decode(errors="replace").strip().splitlines()
-    return f"the server of workers died ({said[-1] if said else f'exit status {self.server.returncode}'})"
-
-
-# %%
-twin.server.returncode = -9
-assert twin.last_words() == "the server of workers died (exit status -9)"
-twin.errors.write(b"Traceback:\nMemoryError\n")
-assert twin.last_words() == "the server of workers died (MemoryError)"
-twin.last_words()
-
-
-# %% [markdown]
-# It answers with a line for a worker that began and one for a worker that ended; the last line may have come half. Those who were at work when the server died are reported as killed, and the next start brings a new server.
 
 # %%
 #| export
 @patch
 def ended(self: Local) -> list[tuple["Cell", Outcome]]:
     "Cells whose workers ended since last asked, and how"
-    if self.server is None: return []
-    before, self.over = self.over, []
-    over, gone = {}, self.server.poll() is not None
-    *lines, self.heard = (self.heard + (self.server.stdout.read() or b"")).split(b"\n")
-    for answer in map(json.loads, lines):
-        if "pid" in answer: self.busy[answer["id"]]["pid"] = answer["pid"]
-        else: over[answer["id"]] = answer["status"]
-    found = [(self.busy.pop(slot), status) for slot, status in over.items()]
-    done = [(was["cell"], read_outcome(was["job"], status, time.time() - was["cell"].started)) for was, status in found]
-    lost = [self.busy.pop(slot)["cell"] for slot in list(self.busy)] if gone else []
-    return before + done + [(cell, Outcome("crashed", self.last_words(), time.time() - cell.started)) for cell in lost]
+    over = [slot for slot, was in self.busy.items() if was["worker"].poll() is not None]
+    done = [self.busy.pop(slot) for slot in over]
+    return [(was["cell"], read_outcome(was["job"], was["worker"].returncode, time.time() - was["cell"].started)) for was in done]
 
 
 # %% [markdown]
-# A real worker first, then one whose worker was killed, and one whose server was killed:
+# A real worker first, then one that is killed:
 
 # %%
-def gone(process: psutil.Process) -> bool:
-    "Whether it ends within ten seconds; a container may leave the dead lying about as zombies"
-    for _ in range(200):
-        with suppress(psutil.NoSuchProcess):
-            if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE: return True
-        time.sleep(.05)
-    return False
-
 def until_ended(engine: Local) -> list[tuple["Cell", Outcome]]:
     while not (over := engine.ended()): time.sleep(.05)
     return over
 
-def worker_of(engine: Local) -> psutil.Process:
-    "The one worker, once it has begun"
-    while not (pid := next(iter(engine.busy.values()))["pid"]): engine.ended(); time.sleep(.05)
-    return psutil.Process(pid)
-
 cell.job = replace(cell.job, wait=True)
 engine.start(cell, tmp / "0.json")
 over = until_ended(engine)
-with working_on(Path(cell.job.folder)):                # held here, so its workers wait
-    engine.start(cell, tmp / "0.json"); worker_of(engine).kill()
-    over += until_ended(engine)
-    engine.start(cell, tmp / "0.json"); worker_of(engine); engine.server.kill()
-    over += until_ended(engine)
-    engine.start(cell, tmp / "0.json"); worker_of(engine); engine.server.kill(); engine.server.wait()
-    engine.begin()                                     # a new server before anybody has asked what became of the old one's workers
+with working_on(Path(cell.job.folder)):                # held here, so its worker waits
+    engine.start(cell, tmp / "0.json")
+    engine.busy[0]["worker"].kill()
     over += until_ended(engine)
 [(c.words, outcome.state, outcome.reason) for c, outcome in over]
 
 # %%
-assert all(c is cell for c, _ in over) and [o.state for _, o in over] == ["complete", "crashed", "crashed", "crashed"] and engine.free() and not engine.busy
-assert over[1][1].reason == "the worker was killed (SIGKILL)" and over[2][1].reason.startswith("the server of workers died (") and 0 < over[2][1].seconds < 300
+assert all(c is cell for c, _ in over) and [o.state for _, o in over] == ["complete", "crashed"] and engine.free() and not engine.busy
+assert over[1][1].reason == "the worker was killed (SIGKILL)" and 0 < over[1][1].seconds < 300
 assert "complete after" in log_file(cell).read_text() and Local(device="cpu").ended() == []
 
 
 # %% [markdown]
-# Stopping asks first: a worker that is asked stops its kernel, and a kernel that is left behind would go on writing. Who does not end in time is killed.
+# Stopping asks first: a worker that is asked stops its kernel, and a kernel that is left behind would go on writing. Who does not end in time is killed. (Nothing waits for the killed where there is no patience: this is called in a signal handler then.)
 
 # %%
 #| export
 @patch
 def stop(self: Local, patience: float = 10.):
     "Stop all workers and their kernels: ask them, then wait so many seconds, then kill what is left"
-    if self.server is None: return
-    until, asked = time.time() + patience, set()
-    while patience and self.busy and time.time() < until and self.server.poll() is None:
-        for pid in {was["pid"] for was in self.busy.values()} - asked - {None}:
-            asked.add(pid)
-            with suppress(ProcessLookupError): os.kill(pid, signal.SIGTERM)
-        time.sleep(.05)
-        self.ended()
-    stop_tree(self.server.pid)
-    self.server.wait(); self.server.stdin.close(); self.server.stdout.close()
-    self.server, self.heard, self.over = None, b"", []
+    workers, until = [was["worker"] for was in self.busy.values()], time.time() + patience
+    if patience:
+        for worker in workers: worker.terminate()
+    while time.time() < until and any(worker.poll() is None for worker in workers): time.sleep(.05)
+    for worker in workers:
+        if worker.poll() is None: stop_tree(worker.pid)
+        if patience: worker.wait()
     self.busy.clear()
 
 
+# %% [markdown]
+# Two workers that wait. The first is asked, and ends by itself; for the second there is no patience.
+
 # %%
+def waiting_worker() -> subprocess.Popen:
+    "A worker whose run is held here, so that it waits"
+    engine.start(cell, tmp / "0.json")
+    return engine.busy[0]["worker"]
+
 with working_on(Path(cell.job.folder)):
-    engine.start(cell, tmp / "0.json")                 # brings a new server
-    worker, server = worker_of(engine), psutil.Process(engine.server.pid)
+    asked = waiting_worker()
     begun = time.time(); engine.stop()
-took = time.time() - begun
-assert engine.server is None and engine.free() and engine.ended() == [] and gone(server) and gone(worker) and took < 10
+    took = time.time() - begun
+    killed = waiting_worker()
+    engine.stop(0)
+assert asked.returncode in (-15, 128 + 15) and took < 10 and killed.wait() == -9       # -15: asked while it still imported
+assert engine.free() and engine.ended() == []
 engine.stop()                                          # nothing to stop
 f"stopped after {took:.1f} s"

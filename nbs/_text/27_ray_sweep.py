@@ -30,6 +30,7 @@ import importlib.util
 from types import SimpleNamespace
 from unittest.mock import patch as instead
 
+import nbformat
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -448,6 +449,10 @@ if there:
 if there:
     assert [c.state for c in cells] == ["done"] and state_of(Path(cell.job.folder), code_of(Path(cell.job.folder))) == "complete" and (Path(cell.job.dense) / "metrics.json").is_file()
     assert engine.free() and engine.ended() == [] and "done after" in log_file(cell).read_text()
+    book = nbformat.read(Path(cell.job.folder) / "prune.ipynb", 4)                     # as it came back from the node
+    outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
+    shown = ["image/png" in o.data for o in outputs if o.output_type == "display_data" and "text/html" not in o.data]
+    assert shown == [True] * 4 and not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
     broken = replace(cell, tries=1, started=time.time())
     print(engine.outcome(engine.task.remote(dict(folder=3), "", "", 1), broken))
     ref = engine.task.remote(asdict(cell.job), "", str(tmp / "node"), 1)

@@ -164,14 +164,13 @@ with patch(f"{study.__module__}.sweep"), patch(f"{study.__module__}.folders", re
 # %% [markdown]
 # ## A sweep
 #
-# The runs go to this machine, where [the start](29a_start.ipynb) may have an engine at work already, or with `--engine ray` to a cluster ([27 ray sweep](27_ray_sweep.ipynb)). Ray is imported only for those who ask for it.
+# The runs go to this machine, or with `--engine ray` to a cluster ([27 ray sweep](27_ray_sweep.ipynb)). Ray is imported only for those who ask for it.
 
 # %%
 #| export
 def engine_of(args: argparse.Namespace):
     "The engine that the options ask for. Raises: ValueError for more than there is, ImportError where Ray is asked for and not installed."
-    ahead, asked = getattr(args, "ahead", None), (args.workers, args.gpus_per_run, getattr(args, "device", ""))
-    if args.engine == "local": return ahead if ahead and ahead.asked == asked else Local(*asked)
+    if args.engine == "local": return Local(args.workers, args.gpus_per_run, getattr(args, "device", ""))
     from fairgrape.ray_sweep import OnRay
     return OnRay(args.address, args.cpus_per_run, args.gpus_per_run if args.gpus_per_run > 0 else None, args.workers, args.fetch)
 
@@ -183,7 +182,6 @@ local.call_args.args
 
 # %%
 assert local.call_args.args == (2, 0, "cpu") and isinstance(engine_of(asked), Local)
-for ahead in (Local(2, 0, "cpu"), Local(1, 0, "cpu")): assert (engine_of(argparse.Namespace(**vars(asked), ahead=ahead)) is ahead) == (ahead.size == 2)   # one that was asked for otherwise is no use
 cluster = dict(engine="ray", address="", cpus_per_run=2., workers=3, fetch="")
 with patch.dict(sys.modules, {"fairgrape.ray_sweep": SimpleNamespace(OnRay=lambda *args: args)}):
     assert engine_of(argparse.Namespace(**cluster, gpus_per_run=0)) == ("", 2., None, 3, "") and engine_of(argparse.Namespace(**cluster, gpus_per_run=2)) == ("", 2., 2, 3, "")
@@ -480,12 +478,11 @@ COMMANDS: dict[str, Callable] = dict(run=_run, sweep=run_sweep, study=_study, da
 
 def main(
     arguments: list[str] | None = None, # Default: the command line
-    ahead: Local | None = None,         # An engine whose server is under way, for the command that wants one like it
 ) -> int:                               # 0 done, 1 a run failed, 2 it could not start, 130 interrupted
     "The `fairgrape` command, once everything is imported."
     given = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(given)
-    args.again, args.ahead = shlex.join(["fairgrape", *given]), ahead
+    args.again = shlex.join(["fairgrape", *given])
     try: return COMMANDS[args.command](args)
     except (KeyboardInterrupt, Interrupted) as e: print(f"fairgrape: {str(e) or 'stopped before anything was started'}", file=sys.stderr); return 128 + signal.SIGINT
     except papermill.PapermillExecutionError as e: print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr); return 1

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 
@@ -267,15 +268,18 @@ def start_sweep(home: Path, file: Path, *more: str) -> subprocess.Popen:
     with (home / "out.log").open("a") as out:
         return subprocess.Popen([FAIRGRAPE, "sweep", file, "--workers", "2", "--retries", "1000", "--no_report", *more], stdout=out, stderr=out, start_new_session=True)
 
+MODULES = dict(worker="fairgrape.runner", kernel="ipykernel_launcher")     # what each is started with, after python -m
+
 def members(sweep: subprocess.Popen) -> dict[str, list[psutil.Process]]:
-    "The processes of a sweep, by what they are: the sweep, the server that its workers are forked from, workers, their kernels"
-    found = {kind: [] for kind in ("sweep", "server", "worker", "kernel")}
+    "The processes of a sweep, by what they are: the sweep, its workers, their kernels"
+    found = {kind: [] for kind in ("sweep", *MODULES)}
     try: found["sweep"], children = [psutil.Process(sweep.pid)], psutil.Process(sweep.pid).children(recursive=True)
     except psutil.NoSuchProcess: return found
     for process in children:
-        try: kind = process.name().removeprefix("fg-")
+        try: command = process.cmdline()
         except psutil.NoSuchProcess: continue
-        if kind in found: found[kind].append(process)
+        for kind, module in MODULES.items():
+            if module in command: found[kind].append(process)
     return found
 
 def saving(home: Path) -> bool:
@@ -303,7 +307,7 @@ def merged(c: Campaign, methods, **more) -> dict: return {name: result for m in 
 
 def sweeps(c: Campaign, wanted: int):
     "kill -9 at whatever a sweep consists of, until it is through all the same"
-    methods, victims = ("fairgrape", "lottery", "ws", "snip"), ("kernel", "saving", "worker", "sweep", "kernel", "saving", "worker", "server")
+    methods, victims = ("fairgrape", "lottery", "ws", "snip"), ("kernel", "saving", "worker", "sweep", "kernel", "saving", "worker")
     done, i = dict.fromkeys(victims, 0), 0
     expected = merged(c, methods)
     while sum(done.values()) < wanted:
@@ -325,9 +329,14 @@ def sweeps(c: Campaign, wanted: int):
         if same: shutil.rmtree(home)
 
 def left_over(home: Path) -> list[str]:
-    "Kernels that a sweep left behind"
+    "Workers and kernels that a sweep left behind"
     time.sleep(3)
-    return [p.name() for p in psutil.process_iter() if p.name().startswith("fg-") and p.status() != psutil.STATUS_ZOMBIE and any(str(home) in f.path for f in p.open_files())]
+    left = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            of_a_sweep = any(module in process.cmdline() for module in MODULES.values())
+            if of_a_sweep and any(str(home) in file.path for file in process.open_files()): left.append(process.name())
+    return left
 
 def two_sweeps(c: Campaign):
     "Two sweeps over one grid, started at once on one runs folder"
