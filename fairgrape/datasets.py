@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DATASETS', 'read_synthetic', 'find_set', 'read_dataset', 'known_labels', 'check_dataset', 'FULL_SIZE', 'SetCheck',
-           'all_splits', 'count_all', 'crossings', 'find_copies', 'find_damaged', 'set_text']
+           'all_splits', 'count_all', 'crossings', 'find_copies', 'find_damaged', 'part_of', 'set_text']
 
 # %% ../nbs/06_datasets.ipynb #4864ac56
 import hashlib
@@ -19,7 +19,7 @@ from .celeba import CELEBA_HEADS, read_celeba
 from .data import SPLITS, FaceData
 from .demographics import GENDERS
 from .fairface_hub import FAIRFACE
-from .findings import FULL_SIZE, set_text
+from .findings import FULL_SIZE, part_of, set_text
 from .images import load_images
 from .people import read_people
 from .quality import SetCheck, all_splits, check_data, count_all, crossings, find_copies, find_damaged
@@ -27,7 +27,7 @@ from .readers import SOURCES, UTKFACE_GENDERS, UTKFACE_RACES, read_fairface, rea
 from .synthetic import RENDERER_VERSION, render_faces, synthetic_table
 
 # %% ../nbs/06_datasets.ipynb #22e3053e
-_all_ = ["FULL_SIZE", "SetCheck", "all_splits", "count_all", "crossings", "find_copies", "find_damaged", "set_text"]
+_all_ = ["FULL_SIZE", "SetCheck", "all_splits", "count_all", "crossings", "find_copies", "find_damaged", "part_of", "set_text"]
 
 # %% ../nbs/06_datasets.ipynb #54b0e102
 def read_synthetic(
@@ -123,9 +123,10 @@ def check_dataset(
     data_root: str | Path,    # As for `read_dataset`
     decode: bool = True,      # Decode every image
     progress: bool = True,    # Show progress bars
+    partial: bool = False,    # Whether a run is to use what is there of it
 ) -> SetCheck:                # For `set_text`
     "Look at a set without using it; a set that is not there is a result. Raises: ValueError (unknown name)."
     _check_name(name)
     try: data, said = _read_noting(name, path, data_root, progress)
     except (OSError, ValueError) as e: return SetCheck(name, problem=str(e))
-    return replace(check_data(data, decode, progress, said), name=name)
+    return replace(check_data(data, decode, progress, said, partial), name=name)

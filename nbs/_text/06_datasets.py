@@ -20,7 +20,7 @@ from fairgrape.celeba import CELEBA_HEADS, read_celeba
 from fairgrape.data import SPLITS, FaceData
 from fairgrape.demographics import GENDERS
 from fairgrape.fairface_hub import FAIRFACE
-from fairgrape.findings import FULL_SIZE, set_text
+from fairgrape.findings import FULL_SIZE, part_of, set_text
 from fairgrape.images import load_images
 from fairgrape.people import read_people
 from fairgrape.quality import SetCheck, all_splits, check_data, count_all, crossings, find_copies, find_damaged
@@ -46,7 +46,7 @@ def say(error): print(f"{type(error).__name__}: {str(error).replace(str(tmp), 'â
 
 # %%
 #| export
-_all_ = ["FULL_SIZE", "SetCheck", "all_splits", "count_all", "crossings", "find_copies", "find_damaged", "set_text"]
+_all_ = ["FULL_SIZE", "SetCheck", "all_splits", "count_all", "crossings", "find_copies", "find_damaged", "part_of", "set_text"]
 
 
 # %% [markdown]
@@ -271,12 +271,13 @@ def check_dataset(
     data_root: str | Path,    # As for `read_dataset`
     decode: bool = True,      # Decode every image
     progress: bool = True,    # Show progress bars
+    partial: bool = False,    # Whether a run is to use what is there of it
 ) -> SetCheck:                # For `set_text`
     "Look at a set without using it; a set that is not there is a result. Raises: ValueError (unknown name)."
     _check_name(name)
     try: data, said = _read_noting(name, path, data_root, progress)
     except (OSError, ValueError) as e: return SetCheck(name, problem=str(e))
-    return replace(check_data(data, decode, progress, said), name=name)
+    return replace(check_data(data, decode, progress, said, partial), name=name)
 
 
 # %% [markdown]
@@ -288,6 +289,7 @@ checks = [check_dataset("fairface", None, tmp, progress=False), check_dataset("f
 
 # %%
 assert [check.sound for check in checks] == [True, False, False] and checks[1].missing == ["train/9.jpg"] and checks[0].damaged == {}
+assert check_dataset("fairface", tmp/"worse", tmp, progress=False, partial=True).sound
 assert checks[2].problem.startswith("celeba: none of CelebA") and checks[2].data is None
 assert check_dataset("utkface", None, tmp, progress=False).said == said
 assert check_dataset("synthetic", None, tmp).sound and check_dataset("synthetic", None, tmp).damaged is None
