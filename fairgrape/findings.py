@@ -24,13 +24,19 @@ def _is_crossed(counts: pd.DataFrame | pd.Series) -> pd.Index:
     "Which rows count cells of a crossing, and not classes of one label."
     return counts.index.get_level_values("label").str.contains("×")
 
+def _uncounted(table: pd.DataFrame) -> list[str]:
+    "A line that names the columns that hold no classes, where there are any."
+    columns = [c for c in table if c not in ("path", "photo", "person", "official", "synset") and pd.api.types.is_string_dtype(table[c].dtype)]
+    names = [f"{c} ({table[c].nunique():,})" for c in columns if not isinstance(table[c].dtype, pd.CategoricalDtype)]
+    return [f"No labels, as most images have a value of their own: {', '.join(names)}"] if names else []
+
 def _counts_text(check: SetCheck) -> list[str]:
     "The tables: images in each part, classes, and crossings where they are few."
     sizes = pd.DataFrame({how: split.value_counts()[SPLITS] for how, split in check.splits.items()}).T.rename_axis("split")
     there = check.counts[check.counts["all", ""] > 0]
     few = there if len(crossings(check.data.table)) <= 3 else there[~_is_crossed(there)]
     if len(few) > 300: few = few[few.groupby(level="label")["all"].transform("size") <= 300]
-    return ["Images in each part", sizes.to_string(), "", "Images of each class", few.to_string(sparsify=True), ""]
+    return ["Images in each part", sizes.to_string(), "", "Images of each class", few.to_string(sparsify=True), *_uncounted(check.data.table), ""]
 
 # %% ../nbs/06b_findings.ipynb #72d6a4e9
 def _torn(split: pd.Series, same_as: pd.Series) -> list[str]:
