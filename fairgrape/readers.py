@@ -141,7 +141,10 @@ def read_fairface(
     root = official_layout(open_set(path, data_root, "fairface", progress), data_root, progress)
     csvs = {part: _fairface_csv(root, Path(path).parent, part) for part in ("train", "val")}
     lost = [f.name for f in csvs.values() if not f.is_file()]
-    if strict or len(lost) == 2: lost = []                                      # then reading says it
+    if strict and len(lost) == 1:
+        raise FileNotFoundError(f"{root/lost[0]}: no such label file; see data/README.md. Fetch it; or use the other part alone, with the "
+                                "setting partial = True (--partial True)")
+    if len(lost) == 2: lost = []                                                # then reading says it
     table = pd.concat([_fairface_part(f, part) for part, f in csvs.items() if f.name not in lost], ignore_index=True)
     _refuse_conflicts(root, table, list(FAIRFACE))
     folder = next((f.parent for f in [root/"train", *sorted(root.glob("*/train"))] if f.is_dir()), root)
