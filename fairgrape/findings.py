@@ -120,8 +120,9 @@ def _advice(check: SetCheck) -> str:
     if check.sound: return nothing + (" and nothing is damaged." if check.damaged is not None else ".")
     stops = [] if check.partial else [("missing", check.missing)]
     what = [f"{kind} ({len(files):,})" for kind, files in [*stops, ("damaged", check.damaged)] if files]
-    ways = ["use what is there, with partial = True (--partial True)"] * bool(stops and check.missing)
-    ways += ["take the rows of the damaged files out of the labels"] * bool(check.damaged)
+    images = [name for _, files in [*stops, ("damaged", check.damaged)] for name in files or () if not name.endswith((".csv", ".txt"))]
+    ways = ["take their rows out of the labels"] if images else []                           # a label file has no rows in the labels
+    if stops and check.missing: ways.append("use what is there, with partial = True (--partial True)")
     return f"A run would stop at the {' and the '.join(what)} files. Fetch them again, or {'; or '.join(ways)}.{source}"
 
 # %% ../nbs/06b_findings.ipynb #89d6dd4b

@@ -261,8 +261,9 @@ def _advice(check: SetCheck) -> str:
     if check.sound: return nothing + (" and nothing is damaged." if check.damaged is not None else ".")
     stops = [] if check.partial else [("missing", check.missing)]
     what = [f"{kind} ({len(files):,})" for kind, files in [*stops, ("damaged", check.damaged)] if files]
-    ways = ["use what is there, with partial = True (--partial True)"] * bool(stops and check.missing)
-    ways += ["take the rows of the damaged files out of the labels"] * bool(check.damaged)
+    images = [name for _, files in [*stops, ("damaged", check.damaged)] for name in files or () if not name.endswith((".csv", ".txt"))]
+    ways = ["take their rows out of the labels"] if images else []                           # a label file has no rows in the labels
+    if stops and check.missing: ways.append("use what is there, with partial = True (--partial True)")
     return f"A run would stop at the {' and the '.join(what)} files. Fetch them again, or {'; or '.join(ways)}.{source}"
 
 
@@ -275,10 +276,10 @@ _advice(check)
 # %%
 assert _advice(check).startswith("A run would stop at the missing (1) and the damaged (1) files.") and "https://github.com/joojs/fairface" in _advice(check)
 assert _advice(SetCheck("own", damaged={})) == "Nothing is missing and nothing is damaged." and _advice(SetCheck("own")) == "Nothing is missing."
-assert "or use what is there, with partial = True (--partial True); or take the rows of the damaged" in _advice(check)
+assert "or take their rows out of the labels; or use what is there, with partial = True (--partial True)." in _advice(check)
 lacking = SetCheck("fairface", replace(data, notes=dict(missing=["fairface_label_val.csv"])), partial=True)
 assert "rows" not in _advice(replace(lacking, partial=False)) and _advice(lacking) == "A run with partial = True uses what is there: 8 of 8 images, without fairface_label_val.csv."
-assert _advice(replace(check, partial=True)).startswith("A run would stop at the damaged (1) files. Fetch them again, or take the rows")
+assert _advice(replace(check, partial=True)).startswith("A run would stop at the damaged (1) files. Fetch them again, or take their rows out of the labels. FairFace")
 assert _advice(SetCheck("own", damaged={"a": "cut"})).startswith("A run would stop at the damaged (1) files.") and "data/README" not in _advice(SetCheck("own", damaged={"a": "cut"}))
 
 # %% [markdown]
