@@ -35,7 +35,7 @@ _all_ = ["AUGMENTATIONS", "FlipEach", "IMAGENET_MEAN", "IMAGENET_STD", "Images",
          "colour_matrices", "get_batch", "group_batches", "make_images", "normalise"]
 
 # %% ../nbs/07_cache.ipynb #d8791e42
-CACHE_VERSION = 1 # Raise it when `decode_image` or the layout changes
+CACHE_VERSION = 2 # Raise it when `decode_image` or the layout changes
 
 def cache_key(
     data: FaceData, # The set; all rows of its table are cached

@@ -44,15 +44,17 @@ def celeba_images(
                             f"{SOURCES['celeba']}; see data/README.md")
 
 # %% ../nbs/04_celeba.ipynb #887bc554
-def _table(files: dict[str, Path | None]) -> pd.DataFrame:
-    "The set's table, from its label files."
+def _table(files: dict[str, Path | None], beside: list[str] | None = None) -> pd.DataFrame:
+    "The set's table, from its label files; without the images that only some of them name, which go to `beside`, if it is given."
     answers = read_attributes(files["attributes"])
-    images, persons, partition = answers["image"], files["persons"], files["partition"]
-    table = pd.DataFrame(dict(path=images, photo=images))
-    if persons: table["person"] = numbers_of(persons, images, files["attributes"])
-    if partition: table["official"] = official_part(partition, numbers_of(partition, images, files["attributes"]))
+    table = pd.DataFrame(dict(path=answers["image"], photo=answers["image"]))
+    for column, kind in (("person", "persons"), ("official", "partition")):
+        if files[kind]: table[column] = numbers_of(files[kind], answers["image"], files["attributes"], beside)
     table["gender"] = answers["Male"].cat.rename_categories(dict(no="Female", yes="Male"))
-    return pd.concat([table, answers[CELEBA_HEADS]], axis=1)
+    table = pd.concat([table, answers[CELEBA_HEADS]], axis=1)
+    if beside: table = table[~table["path"].isin(beside)].reset_index(drop=True)
+    if files["partition"]: table["official"] = official_part(files["partition"], table["official"])
+    return table
 
 # %% ../nbs/04_celeba.ipynb #6b690827
 def read_celeba(
@@ -70,4 +72,7 @@ def read_celeba(
     notes = dict(tasks=dict(attributes="+".join(CELEBA_HEADS)), protocol=dict(task="attributes", groups="gender"),
                  absent=[f"{CELEBA_FILES[kind]}.txt" for kind, file in files.items() if not file])
     notes["aliases"] = dict(Male="gender")                                       # the set's own name of that column
-    return face_set("celeba", images, _table(files), notes, strict)
+    beside = None if strict else []
+    table = _table(files, beside)
+    if beside: notes["missing"] = sorted(set(beside))
+    return face_set("celeba", images, table, notes, strict)

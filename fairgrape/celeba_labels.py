@@ -132,12 +132,16 @@ def numbers_of(
     file: Path,          # list_eval_partition.txt or .csv, identity_CelebA.txt or .csv
     images: pd.Series,   # The image names of the attribute file
     attributes: Path,    # That file, for the error
-) -> pd.Series:          # The number of each image as text, in the order of `images`
+    beside: list[str] | None = None, # If given, takes the images that only one of the files names, which is no error then
+) -> pd.Series:          # The number of each image as text, in the order of `images`; NaN for those in `beside`
     "What a file of pairs says of each image. Raises: ValueError (an image that only one of the files names, what `read_rows` raises)."
     rows = read_rows(file, ["image", "number"], 2 if file.suffix == ".csv" else 1)
-    _check_named(file, rows["image"], attributes, images)
-    _check_named(attributes, images, file, rows["image"])
-    return pd.Series(rows["number"].to_numpy()[pd.Index(rows["image"]).get_indexer(images)])
+    if beside is None:
+        _check_named(file, rows["image"], attributes, images)
+        _check_named(attributes, images, file, rows["image"])
+    else:
+        beside += sorted(set(rows["image"]) ^ set(images))
+    return pd.Series(rows.set_index("image")["number"].reindex(images).to_numpy())
 
 # %% ../nbs/04a_celeba_labels.ipynb #398cdae3
 def official_part(

@@ -145,6 +145,7 @@ def _data_command(commands):
     check.add_argument("dataset", choices=DATASETS)
     for name in ("data_path", "data_root"): check.add_argument(f"--{name}", default="")
     check.add_argument("--quick", action="store_true", help="do not decode the images")
+    check.add_argument("--partial", nargs="?", const="True", choices=("True", "False"), default="False", help="what is there is meant to be all: a missing file is no fault")
 
 def _small_commands(commands):
     "`fairgrape report`, `status` and `calibrate`, which have no settings of runs"
@@ -187,7 +188,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     print(calibrate_and_tell(args.seconds, args.device, args.runs_root)); return 0
 
 def _data(args: argparse.Namespace) -> int:
-    check = check_dataset(args.dataset, args.data_path or None, root("data", args.data_root), not args.quick, progress=sys.stderr.isatty())
+    check = check_dataset(args.dataset, args.data_path or None, root("data", args.data_root), not args.quick, progress=sys.stderr.isatty(), partial=args.partial == "True")
     print(set_text(check))
     return 0 if check.sound else 1
 

@@ -45,9 +45,11 @@ class Settings:
     imbalance: str = ""               # "race=White:0.2" keeps all White images and every other with probability 0.2, before the split
     split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; person: by identity; official: the set's own
     limit: int = 0                    # Use at most so many images, drawn at random (seed 42); 0: all
+    partial: bool = False             # Use the images that are there; without it a missing file of the set is an error
     network: str = "resnet34"         # Any torchvision classifier by name, timm:NAME, efficientnet_lite0, or the small resnet10
     weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights, which is then taken as it is
     image_size: int = 224             # Side of the square images, pixels
+    fit: str = "crop"                 # A rectangle becomes a square: crop (its middle), squeeze (all of it, as in the public code) or pad (all, with black bars)
     method: str = "fairgrape"         # dense (no pruning), fairgrape, importance, ws, magnitude, lottery, lottery_short, snip, grasp or random
     rate: float = 0.99                # Pruning rate, the fraction of weights removed
     keep: float = 0.9                 # Fraction kept at each pruning step (iterative methods)
@@ -115,7 +117,7 @@ def check_paths(s: Settings):
 
 # %% ../nbs/21a_config.ipynb #2a637337
 CHOICES = dict(method=("dense", *METHODS), steps=("published", "iterative", "one shot"), scope=("published", *SCOPES), split=("photo", "person", "official"),
-               augment=("paper", "flip", "none"), precision=tuple(PRECISIONS))
+               fit=("crop", "squeeze", "pad"), augment=("paper", "flip", "none"), precision=tuple(PRECISIONS))
 LEAST = dict(image_size=16, batch=2, importance_batch=1, importance_cap=0, limit=0, clusters=0, retrain_epochs=1, retrain_lr=0, bootstrap=100, seed=0, accumulate=1)
 MOST = dict(seed=2 ** 32 - 1, bootstrap=10 ** 6)
 
@@ -240,7 +242,7 @@ def unused(
     return {"data_path", *OF_METHODS - set(touches(how)), *STEPS * (how.steps == "one shot")}
 
 # %% ../nbs/21a_config.ipynb #a5be83ef
-LATER = dict(imbalance="", as_released=False, importance_on="", importance_groups="", clusters=0, accumulate=1, compiled=False)   # settings younger than some runs, with their defaults
+LATER = dict(partial=False, fit="crop", imbalance="", as_released=False, importance_on="", importance_groups="", clusters=0, accumulate=1, compiled=False)   # settings younger than some runs, with their defaults
 
 def identity(
     settings: Settings,   # A run's settings

@@ -40,7 +40,9 @@ def label_columns(
 # %% ../nbs/02_data.ipynb #2fd70246
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     "One label column, whole; or an error that says what there is."
-    if name not in label_columns(table): raise ValueError(f"no label column {name!r}: this set has {', '.join(label_columns(table))}")
+    if name not in label_columns(table):
+        there = " (it is in the table, but holds no classes)" if name in table else ""
+        raise ValueError(f"no label column {name!r}{there}: this set has {', '.join(label_columns(table))}")
     empty = table[name].isna()
     if empty.any(): raise ValueError(f"column {name!r} has no label in row {empty.idxmax()} ({empty.sum()} such rows)")
     return table[name]
@@ -125,7 +127,7 @@ def matching(
 ) -> np.ndarray:         # bool (n,)
     "Which images have the labels asked for. Raises: ValueError (no such column or class, no such image)."
     found = reduce(np.logical_and, [_condition(table, text.strip()) for text in spec.split(";")])
-    if not found.any(): raise ValueError(f"{spec!r}: none of the {len(table)} images is like that")
+    if len(table) and not found.any(): raise ValueError(f"{spec!r}: none of the {len(table)} images is like that")
     return found
 
 # %% ../nbs/02_data.ipynb #f6480d9e

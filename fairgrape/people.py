@@ -6,6 +6,7 @@
 __all__ = ['read_prepared', 'image_paths', 'chosen_images', 'read_people']
 
 # %% ../nbs/05_people.ipynb #9ad76ad1
+import os
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from .archives import open_set
 from .data import FaceData
 from .demographics import (GENDERS, NO_ONE_GENDER, apply_rules, class_names, image_synset, imageable_synsets,
                                     read_demographics, safe_synsets)
-from .label_files import check_inside, face_set, read_labels
+from .label_files import check_inside, face_set, read_labels, refuse_lookalikes, refuse_missing
 
 # %% ../nbs/05_people.ipynb #e22dfcad
 _GENDER_WORDS = {"male": "Male", "female": "Female", "Male": "Male", "Female": "Female"}
@@ -55,11 +56,13 @@ def read_prepared(
     "Images that were chosen already. Raises: FileNotFoundError, ValueError (column, gender, an image twice)."
     numbered = "image_name" in (text := read_labels(csv, ["gender"]))
     text = read_labels(csv, ["image_name", "classes"] if numbered else ["file", "class"])
-    twice = text["image_name" if numbered else "file"].duplicated().to_numpy()
+    twice = text["image_name" if numbered else "file"].map(os.path.normpath).duplicated().to_numpy()
     if twice.any(): raise ValueError(f"{csv}, line {twice.argmax() + 2}: this image has a row already")
     if numbered: return _numbered(csv, text)
     empty = (text["class"] == "").to_numpy()
     if empty.any(): raise ValueError(f"{csv}, line {empty.argmax() + 2}, column 'class': no class")
+    refuse_missing(csv, text["class"])
+    refuse_lookalikes(csv, text["class"])
     return pd.DataFrame(dict(image=text["file"], synset=[image_synset(Path(f).name) or "" for f in text["file"]], name=text["class"],
                              gender=_named_genders(csv, text["gender"], _GENDER_WORDS)))
 

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['BARE', 'JOINED', 'Job', 'classes_used', 'left_out', 'said_names', 'bare_names', 'group_codes', 'rows_used',
            'writable', 'check_heads', 'own_names', 'check_columns', 'check_clusters', 'group_counts', 'check_compared',
-           'check_importance_images', 'check_architecture', 'check_job', 'label_arrays', 'prepare', 'once',
-           'fingerprint', 'run_name', 'run_folder', 'dense_job', 'is_complete', 'image_sizes', 'made_of',
-           'check_images']
+           'check_importance_images', 'check_architecture', 'check_job', 'label_arrays', 'check_names', 'check_part',
+           'prepare', 'once', 'fingerprint', 'run_name', 'run_folder', 'dense_job', 'is_complete', 'image_sizes',
+           'made_of', 'check_images']
 
 # %% ../nbs/21b_preparation.ipynb #905a8864
 import hashlib
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ import torch
 from .clusters import Clusters
 from .config import Settings, form, identity
 from .data import FaceData, cell_name, check_cells, codes, drop_classes, keep_classes, label_columns, limit_table, matching, split_table, thin_table
-from .datasets import read_dataset
+from .datasets import known_labels, part_of, read_dataset
 from .evaluation import check_groups
 from .masks import get_masks
 from .models import check_network, plain_model
@@ -225,6 +226,33 @@ def label_arrays(
     return dict(heads={spec: n for spec, (_, n) in heads.items()}, labels=np.stack([c for c, _ in heads.values()], 1), group=group, group_names=names)
 
 # %% ../nbs/21b_preparation.ipynb #7f9f48e0
+def check_names(settings: Settings):
+    "Raise ValueError for a column or class that a published set does not have, before its files are touched"
+    if (known := known_labels(settings.dataset)) is None: return
+    settings = own_names(settings, known.notes["aliases"])
+    check_columns(known.table, settings)
+    specs = known.notes["tasks"].get(settings.task, settings.task).split("+")
+    for spec in [*specs, settings.groups, settings.importance_groups]:
+        if spec not in ("", "clusters"): codes(known.table, spec)
+    if settings.dataset == "people": return                              # its classes stand in its files
+    table = classes_used(known.table, settings.classes, {})
+    if settings.imbalance: thin_table(table, settings.imbalance)
+    if settings.importance_on: matching(table, settings.importance_on)
+
+def check_part(data: FaceData):
+    "Warn of a set that is not whole, with how much is there; ValueError where nothing is"
+    if data.table.empty: raise ValueError(f"{data.name}: none of the images that the labels name is in {data.root}")
+    if data.notes.get("missing"): warnings.warn(f"{data.name}: partial = True, the run uses {part_of(data)}", stacklevel=3)
+
+def _read(settings: Settings, data_root: str | Path | None, progress: bool) -> FaceData:
+    "The set that the settings name, checked before and after"
+    check_names(settings)
+    path = settings.data_path or None
+    data = read_dataset(settings.dataset, path, root("data", data_root), progress=progress, strict=not settings.partial, fit=settings.fit)
+    if settings.partial: check_part(data)
+    return data
+
+# %% ../nbs/21b_preparation.ipynb #3cb19e49
 def prepare(
     settings: Settings,                   # What to run
     data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
@@ -237,7 +265,7 @@ def prepare(
 
     Raises: ValueError, FileNotFoundError or OSError that name the setting, file, column or row at fault."""
     plain_name(name)
-    data = read_dataset(settings.dataset, settings.data_path or None, root("data", data_root), progress=progress)
+    data = _read(settings, data_root, progress)
     settings = own_names(settings, data.notes.get("aliases", {}))
     check_columns(data.table, settings)
     specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")

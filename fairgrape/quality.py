@@ -33,10 +33,11 @@ def all_splits(
 def crossings(
     table: pd.DataFrame, # A data set's table
 ) -> list[str]:          # Products of two label columns, as for `codes`
-    "The pairs of labels to look at: each with gender, or all where there is no gender."
+    "The pairs of labels to look at: each with gender, or all where there is no gender; without those of more cells than images."
     labels = label_columns(table)
-    if "gender" in labels: return [f"{c}*gender" for c in labels if c != "gender"]
-    return [f"{a}*{b}" for a, b in combinations(labels, 2)]
+    pairs = [(c, "gender") for c in labels if c != "gender"] if "gender" in labels else combinations(labels, 2)
+    classes = {c: len(table[c].cat.categories) for c in labels}
+    return [f"{a}*{b}" for a, b in pairs if classes[a] * classes[b] <= max(1000, len(table))]
 
 # %% ../nbs/06a_quality.ipynb #4a18c0a5
 def _count_one(table: pd.DataFrame, splits: dict[str, pd.Series], spec: str) -> pd.DataFrame:
@@ -98,6 +99,7 @@ class SetCheck:
     counts: pd.DataFrame | None = None          # As from `count_all`
     damaged: dict | None = None    # As from `find_damaged`; None where nothing was decoded
     same_as: tuple[str, ...] = ()  # As from `find_copies`
+    partial: bool = False          # Whether a run is to use what is there
 
 # %% ../nbs/06a_quality.ipynb #6fefa6a5
 @patch(as_prop=True)
@@ -107,15 +109,30 @@ def missing(self: SetCheck) -> list[str]:
 
 @patch(as_prop=True)
 def sound(self: SetCheck) -> bool:
-    "Whether a run could read all of it"
-    return not (self.problem or self.missing or self.damaged)
+    "Whether a run could read all of it, or all that is there"
+    return not (self.problem or (self.missing and not self.partial) or self.damaged)
 
 # %% ../nbs/06a_quality.ipynb #bef9018c
+@patch
+def twins(self: SetCheck) -> pd.DataFrame:
+    "Pictures that are byte for byte the same as an earlier one: `path`, `twin`, and in `differs` what the labels say of each."
+    table = self.data.table
+    first = pd.Series(range(len(table)), table["path"]).groupby(level=0).first()
+    columns = [c for c in table if c not in ("path", "photo", "official")]
+    rows = []
+    for i, (path, twin) in enumerate(zip(table["path"], self.same_as)):
+        if path == twin: continue
+        pairs = [(c, table[c].iloc[i], table[c].iloc[first[twin]]) for c in columns]
+        rows.append((path, twin, ", ".join(f"{c} {mine} / {other}" for c, mine, other in pairs if mine != other)))
+    return pd.DataFrame(rows, columns=["path", "twin", "differs"])
+
+# %% ../nbs/06a_quality.ipynb #9c2701da
 def check_data(
     data: FaceData,            # A set, read with `strict=False`
     decode: bool = True,       # Decode every image
     progress: bool = True,     # Show progress bars
     said: tuple[str, ...] = (),# Warnings of the reader
+    partial: bool = False,     # Whether a run is to use what is there
 ) -> SetCheck:                 # What was found
     "Look at a set's labels and files."
     if data.table.empty: return SetCheck(data.name, data, "none of the images is there", said)
@@ -124,4 +141,4 @@ def check_data(
     if data.root is not None:
         found["same_as"] = tuple(find_copies(data.root, paths, progress))
         if decode: found["damaged"] = find_damaged(data.root, paths, progress)
-    return SetCheck(data.name, data, said=said, **found)
+    return SetCheck(data.name, data, said=said, partial=partial, **found)

@@ -16,9 +16,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from .archives import SOURCES, open_set, unpack  # noqa: F401
-from .data import FaceData
+from .data import FaceData, label_columns
 from .fairface_hub import FAIRFACE, official_layout
-from .label_files import refuse_dates, check_inside, face_set, files_key, named_labels, read_labels  # noqa: F401
+from .label_files import check_inside, face_set, files_key, named_labels, read_labels  # noqa: F401
+from .label_files import refuse_dates, refuse_lookalikes, refuse_missing
 from .splits import SPLITS, join_photos
 
 # %% ../nbs/03_readers.ipynb #46e667bd
@@ -48,11 +49,36 @@ def _warn_skipped(skipped: list[str]):
     warnings.warn(f"UTKFace: {len(skipped)} files are left out, their names are not age_gender_race_time: {named}", stacklevel=3)
 
 # %% ../nbs/03_readers.ipynb #41529210
-def _image_folder(root: Path, pattern: str, what: str) -> Path:
-    "The folder itself or the first below it that holds files of a pattern."
-    for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))]:
-        if next(folder.glob(pattern), None): return folder
-    raise FileNotFoundError(f"{root}: no {what} in this folder, nor one folder below it; see data/README.md")
+def _image_folders(root: Path) -> list[Path]:
+    "The folder and those below it that hold JPEGs, but for those of the system (named .… and __…)."
+    found = []
+    for place, below, names in os.walk(root, followlinks=True):
+        below[:] = sorted(b for b in below if not b.startswith((".", "__")))
+        if any(n.lower().endswith((".jpg", ".jpeg")) and not n.startswith(".") for n in names):
+            found.append(Path(place))
+    return found
+
+def _utkface_files(root: Path) -> tuple[Path, list[str], list[str]]:
+    "The folder of a UTKFace, its images' paths in it, and the files whose names do not parse. Raises: FileNotFoundError, ValueError."
+    parsed = {folder: _parsed_names(folder) for folder in _image_folders(root)}
+    if not parsed:
+        raise FileNotFoundError(f"{root}: no UTKFace images (*.jpg) in this folder, nor below it; see data/README.md")
+    homes = [folder for folder, (names, _, _) in parsed.items() if names]
+    if not homes:
+        folder, (_, _, skipped) = next(iter(parsed.items()))
+        raise ValueError(f"{folder/skipped[0]}: no file here is named as in UTKFace, e.g. 26_1_2_20170116184024662.jpg.chip.jpg")
+    if len(homes) == 1:
+        return homes[0], parsed[homes[0]][0], parsed[homes[0]][2]
+    home_of = {}
+    for folder in homes:
+        for name in parsed[folder][0]:
+            if name in home_of:
+                both = [str(f.relative_to(root)) for f in homes]
+                raise ValueError(f"{root}: {name} lies in {home_of[name]} and in {folder}. The folders {', '.join(both)} hold copies of one "
+                                 "another: give the path of one of them")
+            home_of[name] = folder
+    paths = [[(folder/n).relative_to(root).as_posix() for folder in homes for n in parsed[folder][part]] for part in (0, 2)]
+    return root, sorted(paths[0]), sorted(paths[1])
 
 # %% ../nbs/03_readers.ipynb #ebc7f207
 def read_utkface(
@@ -62,11 +88,9 @@ def read_utkface(
     strict: bool = True,   # As for `face_set`; the files are the labels here, so that none can be missing
 ) -> FaceData:             # Labels `gender`, `race` (and `age`, in years)
     "Read UTKFace. Raises: FileNotFoundError, ValueError. Source: file names as documented with the set."
-    folder = _image_folder(open_set(path, data_root, "utkface", progress), "*.jpg", "UTKFace images (*.jpg)")
-    names, fields, skipped = _parsed_names(folder)
-    if not names: raise ValueError(f"{folder/skipped[0]}: no file here is named as in UTKFace, e.g. 26_1_2_20170116184024662.jpg.chip.jpg")
+    folder, names, skipped = _utkface_files(open_set(path, data_root, "utkface", progress))
     _warn_skipped(skipped)
-    age, gender, race, stamp = zip(*fields)
+    age, gender, race, stamp = zip(*(utkface_fields(Path(n).name) for n in names))
     bar = tqdm(names, "UTKFace: looking for copies", disable=not progress)
     content = pd.Series([hashlib.sha256((folder/n).read_bytes()).hexdigest() for n in bar])
     table = pd.DataFrame(dict(path=names, photo=join_photos(pd.Series(stamp), content), age=age,
@@ -89,6 +113,23 @@ def _fairface_part(csv: Path, part: str) -> pd.DataFrame:
     if "service_test" in text: table["service_test"] = named_labels(csv, text["service_test"], ["False", "True"])
     return table
 
+# %% ../nbs/03_readers.ipynb #0285cd3f
+def _refuse_conflicts(
+    root: Path,            # The set's folder, for the error
+    table: pd.DataFrame,   # A set's table
+    labels: list[str],     # Its label columns
+) -> None:
+    "Raise ValueError where two rows of one file have different labels."
+    file = table["path"].map(os.path.normpath)
+    often = table[file.duplicated(keep=False)]
+    for column in labels:
+        apart = often[column].astype(str).groupby(file).nunique() > 1
+        if apart.any():
+            name = apart.index[apart][0]
+            said = " and ".join(repr(label) for label in often[column].astype(str)[file == name].unique())
+            raise ValueError(f"{root}: the labels name {name} in several rows, with {column} {said} ({apart.sum()} such files): "
+                             "take the wrong rows out, or fetch the label files again")
+
 # %% ../nbs/03_readers.ipynb #e9c52a5f
 def read_fairface(
     path: str | Path,      # A folder, tar or zip; a folder of parquet or arrow files too
@@ -100,15 +141,20 @@ def read_fairface(
     root = official_layout(open_set(path, data_root, "fairface", progress), data_root, progress)
     csvs = {part: _fairface_csv(root, Path(path).parent, part) for part in ("train", "val")}
     lost = [f.name for f in csvs.values() if not f.is_file()]
-    if strict or len(lost) == 2: lost = []                                      # then reading says it
+    if strict and len(lost) == 1:
+        raise FileNotFoundError(f"{root/lost[0]}: no such label file; see data/README.md. Fetch it; or use the other part alone, with the "
+                                "setting partial = True (--partial True)")
+    if len(lost) == 2: lost = []                                                # then reading says it
     table = pd.concat([_fairface_part(f, part) for part, f in csvs.items() if f.name not in lost], ignore_index=True)
+    _refuse_conflicts(root, table, list(FAIRFACE))
     folder = next((f.parent for f in [root/"train", *sorted(root.glob("*/train"))] if f.is_dir()), root)
     return face_set("fairface", folder, table, dict(missing=lost) if lost else {}, strict)
 
 # %% ../nbs/03_readers.ipynb #29da1872
 def _own_label(csv: Path, values: pd.Series) -> pd.Categorical:
     "A column's labels; the vocabulary is what is there."
-    if (empty := values == "").any(): raise ValueError(f"{csv}, line {empty.to_numpy().argmax() + 2}, column {values.name!r}: no label")
+    refuse_missing(csv, values)
+    refuse_lookalikes(csv, values)
     if values.str.fullmatch(r"\d+-\d+").any(): refuse_dates(csv, values, values != "")
     return pd.Categorical(values, sorted(set(values)))
 
@@ -117,9 +163,10 @@ def _own_files(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
     "The columns that are no labels: path, photo, person, official."
     column = "file" if "file" in text else "image"
     if column not in text: raise ValueError(f"{csv}: no column 'file' (or 'image'): its columns are {', '.join(text)}")
-    twice = text[column].duplicated().to_numpy()
+    twice = text[column].map(os.path.normpath).duplicated().to_numpy()
     if twice.any(): raise ValueError(f"{csv}, line {twice.argmax() + 2}: this file has a row already")
     columns = dict(path=text[column], photo=text.get("photo", text[column]))
+    refuse_missing(csv, columns["photo"])
     if "person" in text: columns["person"] = _own_label(csv, text["person"]).astype(str)
     if "split" in text: columns["official"] = named_labels(csv, text["split"], SPLITS)
     return pd.DataFrame(columns)
@@ -129,8 +176,18 @@ def _label_names(csv: Path, text: pd.DataFrame) -> list[str]:
     "The columns that are labels: all but the file's and the three special ones."
     labels = [c for c in text if c not in ("file" if "file" in text else "image", "photo", "person", "split")]
     if not labels: raise ValueError(f"{csv}: no label column beside the file's: add one, e.g. 'expression'")
-    for taken in {"path", "official"} & set(labels): raise ValueError(f"{csv}: a label column may not be named {taken!r}: rename it")
+    for name in labels:
+        if name in ("path", "official", "clusters"): raise ValueError(f"{csv}: a label column may not be named {name!r}: rename it")
+        if name != name.strip():
+            raise ValueError(f"{csv}, line 1: the column {name!r} begins or ends with a blank: take it out (no blanks beside the commas)")
+        if signs := [sign for sign in "*+=;:!" if sign in name]:
+            raise ValueError(f"{csv}, line 1: the column {name!r} has a {signs[0]!r} in its name, which settings use to join columns: rename it")
     return labels
+
+def _classes_or_not(csv: Path, values: pd.Series) -> pd.Series | pd.Categorical:
+    "A column as labels; or as it is, where most images have a value of their own: a number or a remark is no class."
+    if values.nunique() > max(50, len(values) // 2): return values
+    return _own_label(csv, values)
 
 # %% ../nbs/03_readers.ipynb #14bd3d79
 def read_folder(
@@ -145,5 +202,7 @@ def read_folder(
     root = open_set(path, data_root, progress=progress)
     text = read_labels(root/csv, [])
     table = _own_files(root/csv, text)
-    for column in _label_names(root/csv, text): table[column] = _own_label(root/csv, text[column])
+    for column in _label_names(root/csv, text): table[column] = _classes_or_not(root/csv, text[column])
+    if not label_columns(table):
+        raise ValueError(f"{root/csv}: no label column: most images have a value of their own in {', '.join(_label_names(root/csv, text))}")
     return face_set("folder", root, table, strict=strict)

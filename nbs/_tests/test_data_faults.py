@@ -16,13 +16,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fixtures import write_celeba
 from PIL import Image
 
 from fairgrape import cache
 from fairgrape.cache import image_cache, open_cache
+from fairgrape.config import Settings, identity
 from fairgrape.data import check_cells, codes, drop_classes, split_table
-from fairgrape.datasets import read_dataset
+from fairgrape.datasets import check_dataset, read_dataset, set_text
+from fairgrape.preparation import prepare, run_folder
 from fairgrape.readers import read_fairface, read_folder, read_utkface, unpack
+from fairgrape.studies import protocol
 
 def gradient(path: Path, seed: int, size: int = 48):
     "A small JPEG of a random colour gradient."
@@ -151,6 +155,132 @@ def test_folder_faults(tmp_path, text, message):
     for name in "ab": gradient(tmp_path/f"{name}.jpg", 0)
     (tmp_path/"labels.csv").write_text(text)
     with pytest.raises(ValueError, match=message): read_folder(tmp_path)
+
+@pytest.mark.parametrize("text, message", [
+    ("file,look,look\na.jpg,dark,light\nb.jpg,dark,dark\n", "labels.csv, line 1: the column 'look' is there twice"),
+    ("file,look\na.jpg,dark,\nb.jpg,dark,\n", "labels.csv: not a readable CSV: line 2 has 3 fields, the header 2"),
+    ("file,look,tone\na.jpg,dark,1\nb.jpg,dark\n", "line 3 has 2 fields, the header 3"),
+    ("file,look\na.jpg,dark\nb.jpg,nan\n", "line 3, column 'look': no label, 'nan' stands for a missing one .1 such lines"),
+    ("file,look\na.jpg,None\nb.jpg,dark\n", "line 2, column 'look': no label, 'None' stands for"),
+    ("file,look\na.jpg,#N/A\nb.jpg,dark\n", "line 2, column 'look': no label, '#N/A' stands for"),
+    ("file,look,photo\na.jpg,dark,\nb.jpg,light,\n", "line 2, column 'photo': no label, the field is empty .2 such lines"),
+    ("file,look,person\na.jpg,dark,Ada\nb.jpg,light,nan\n", "line 3, column 'person': no label"),
+    ("file,look\na.jpg,dark\nb.jpg,dark \n", "line 3, column 'look': 'dark ' begins or ends with a blank"),
+    ("file,mood\na.jpg,Sad\nb.jpg,sad\n", "column 'mood': 'Sad' .1 rows. and 'sad' .1 rows. differ only in spelling"),
+    ("file,grade\na.jpg,1\nb.jpg,1.0\n", "column 'grade': '1' .1 rows. and '1.0' .1 rows. differ only in spelling"),
+    ("file,look\na.jpg,dark\n./a.jpg,light\n", "line 3: this file has a row already"),
+    ("file, look\na.jpg, dark\nb.jpg, light\n", "line 1: the column ' look' begins or ends with a blank"),
+    ("file,a*b\na.jpg,dark\nb.jpg,light\n", "the column 'a.b' has a '.' in its name"),
+    ("file,clusters\na.jpg,dark\nb.jpg,light\n", "a label column may not be named 'clusters'"),
+])
+def test_labels_that_nobody_meant(tmp_path, text, message):
+    for name in "ab": gradient(tmp_path/f"{name}.jpg", 0)
+    (tmp_path/"labels.csv").write_text(text)
+    with pytest.raises(ValueError, match=message): read_folder(tmp_path)
+
+def test_label_named_na_is_said(tmp_path):
+    for name in "ab": gradient(tmp_path/f"{name}.jpg", 0)
+    (tmp_path/"labels.csv").write_text("file,region\na.jpg,NA\nb.jpg,EU\n")
+    check = check_dataset("folder", tmp_path, tmp_path, progress=False)
+    assert check.sound and "column 'region': 'NA' is read as the name of a class (1 images)" in set_text(check)
+
+def test_windows_path(tmp_path):
+    gradient(tmp_path/"img"/"a.jpg", 0)
+    (tmp_path/"labels.csv").write_text("file,look\nimg\\a.jpg,dark\n")
+    with pytest.raises(FileNotFoundError, match="not with a backslash"): read_folder(tmp_path)
+
+def test_sixteen_bit_grey_image(tmp_path):
+    "Cut off at 255 it would be white; the check and the cache name it."
+    gradient(tmp_path/"a.png", 0)
+    Image.fromarray((np.arange(48 * 48).reshape(48, 48) * 28).astype(np.uint16)).save(tmp_path/"deep.png")
+    (tmp_path/"labels.csv").write_text("file,look\na.png,dark\ndeep.png,light\n")
+    check = check_dataset("folder", tmp_path, tmp_path, progress=False)
+    assert not check.sound and list(check.damaged) == ["deep.png"] and "more than 8 bits per channel (PIL mode I;16)" in set_text(check)
+    with pytest.raises(ValueError, match="deep.png: this image has more than 8 bits"): image_cache(check.data, 16, tmp_path/"cache", progress=False)
+
+def test_id_column_is_no_label(tmp_path):
+    "2,000 images with an id and a remark: no crossing of thousands of cells, and no class of one image."
+    rows = "".join(f"{i}.jpg,{'dark' if i % 2 else 'light'},id{i},remark {i // 2 if i < 1000 else i}\n" for i in range(2000))
+    (tmp_path/"labels.csv").write_text("file,look,id,remark\n" + rows)
+    for i in range(2000): (tmp_path/f"{i}.jpg").touch()
+    check = check_dataset("folder", tmp_path, tmp_path, decode=False, progress=False)
+    assert list(check.counts.index.get_level_values("label").unique()) == ["look"]
+    assert "most images have a value of their own: id (2,000), remark (1,500)" in set_text(check)
+    with pytest.raises(ValueError, match="no label column 'id' .it is in the table, but holds no classes.: this set has look"): codes(check.data.table, "id")
+
+def test_photograph_on_both_sides_of_the_official_split(tmp_path):
+    for name in "abc": gradient(tmp_path/f"{name}.jpg", ord(name))
+    (tmp_path/"labels.csv").write_text("file,look,photo,person,split\na.jpg,dark,p1,Ada,train\nb.jpg,light,p1,Bo,test\nc.jpg,light,p2,Ada,val\n")
+    text = set_text(check_dataset("folder", tmp_path, tmp_path, progress=False))
+    assert "official split, photographs: train 1, val 1, test 1; in more than one part: 1 (p1)" in text
+    assert "official split, persons: train 1, val 1, test 1; in more than one part: 1 (Ada)" in text
+
+def test_utkface_in_three_parts(tmp_path):
+    whole = utkface(tmp_path/"UTKFace")
+    for i, image in enumerate(sorted(whole.iterdir())):
+        (tmp_path/"thirds"/f"part{i % 3 + 1}").mkdir(parents=True, exist_ok=True)
+        (tmp_path/"thirds"/f"part{i % 3 + 1}"/image.name).write_bytes(image.read_bytes())
+    with pytest.warns(UserWarning, match="2 files are left out"): thirds = read_utkface(tmp_path/"thirds", tmp_path, progress=False)
+    assert len(thirds.table) == 12 and thirds.load(thirds.table, 16).shape == (12, 3, 16, 16)
+    again = tmp_path/"thirds"/"crop"
+    again.mkdir()
+    (again/Path(thirds.table.path[0]).name).write_bytes(b"")
+    with pytest.raises(ValueError, match="The folders crop, part1, part2, part3 hold copies of one another: give the path of one"): read_utkface(tmp_path/"thirds", tmp_path)
+
+def test_fairface_with_one_file_of_two_labels(tmp_path):
+    folder = fairface(tmp_path/"f", row="val/1.jpg,20-29,Male,Black,True")
+    with pytest.raises(ValueError, match="the labels name val/1.jpg in several rows, with race 'Black' and 'White' .1 such files"): read_fairface(folder, tmp_path)
+    same = fairface(tmp_path/"same", row="val/1.jpg,20-29,Male,White,True")
+    text = set_text(check_dataset("fairface", same, tmp_path, progress=False))
+    assert "named twice by the labels: 1 val/1.jpg" in text and "official split, photographs: train 1, val 0, test 1; in more than one part: 1 (val/1.jpg)" in text
+
+# Parts of sets
+
+def test_fairface_with_train_only(tmp_path):
+    (fairface(tmp_path/"f")/"fairface_label_val.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="fairface_label_val.csv: no such label file.*partial = True"): read_fairface(tmp_path/"f", tmp_path)
+    check = check_dataset("fairface", tmp_path/"f", tmp_path, progress=False)
+    assert not check.sound and "rows" not in set_text(check).splitlines()[-1] and "partial = True" in set_text(check)
+    check = check_dataset("fairface", tmp_path/"f", tmp_path, progress=False, partial=True)
+    assert check.sound and "uses what is there: 1 of 1 images, without fairface_label_val.csv" in set_text(check)
+
+def test_run_on_a_part_of_celeba(tmp_path):
+    "The images that are there, with label files of the whole set; and a run's name says nothing of it where all are there."
+    celeba, places = write_celeba(tmp_path/"CelebA", 120), dict(data_root=tmp_path, runs_root=tmp_path/"runs", cache_root=tmp_path/"cache", progress=False)
+    plain = Settings(dataset="celeba", task="Smiling", groups="gender", network="resnet10", weights="none", image_size=32)
+    whole = prepare(plain, **places)
+    for image in sorted(celeba.rglob("*.jpg"))[:30]: image.unlink()
+    for settings in (plain, replace(plain, limit=85)):
+        with pytest.raises(FileNotFoundError, match=r"30 of 120 are missing\).*partial = True"): prepare(settings, **places)
+    with pytest.warns(UserWarning, match="celeba: partial = True, the run uses 90 of 120 images"): part = prepare(replace(plain, partial=True), **places)
+    assert len(part.table) == 90 and run_folder(part) != run_folder(whole)
+    with pytest.warns(UserWarning): assert len(prepare(replace(plain, partial=True, limit=85), **places).table) == 85
+    for image in celeba.rglob("*.jpg"): image.unlink()
+    with pytest.raises(ValueError, match="none of the images"): prepare(replace(plain, partial=True), **places)
+
+def test_misspelt_column_is_found_before_the_set_is_looked_for(tmp_path):
+    for wrong in (dict(task="smilling"), dict(groups="gender*Balt"), dict(classes="gender=Man"), dict(task="Smiling", groups="gender", importance_on="Bald=si")):
+        with pytest.raises(ValueError, match="no label column|has no class"): prepare(Settings(**dict(dataset="celeba", task="attributes", groups="gender") | wrong), data_root=tmp_path)
+
+# Squares
+
+@pytest.mark.parametrize("fit", ["crop", "squeeze", "pad"])
+def test_fit_of_rectangles(tmp_path, fit):
+    "A red head, a green middle and a blue neck on 20 × 40 pixels: only the crop loses both ends, only the padding has bars."
+    colours = np.repeat(np.uint8([[[255, 0, 0]], [[0, 255, 0]], [[0, 255, 0]], [[0, 0, 255]]]), 10, 0)
+    Image.fromarray(np.repeat(colours, 20, 1)).save(tmp_path/"a.png")
+    (tmp_path/"labels.csv").write_text("file,look\na.png,dark\n")
+    data = read_dataset("folder", tmp_path, tmp_path, progress=False, fit=fit)
+    pixels = np.array(image_cache(data, 16, tmp_path/"cache", progress=False))[0].astype(int)
+    top, middle, side = pixels[:, 0, 8], pixels[:, 8, 8], pixels[:, 8, 0]
+    assert middle.argmax() == 1 and (top.argmax() == 0) == (fit != "crop") and (side.sum() == 0) == (fit == "pad")
+    usual = image_cache(read_dataset("folder", tmp_path, tmp_path, progress=False), 16, tmp_path/"cache", progress=False)
+    assert (pixels == usual[0]).all() == (fit == "crop") and len(caches(tmp_path/"cache")) == (2 if fit == "crop" else 4)
+
+def test_runs_keep_their_names_where_the_fit_is_the_usual_one():
+    known = identity(Settings(dataset="celeba", task="attributes", groups="gender"))
+    assert "fit" not in known and "partial" not in known and identity(Settings(fit="pad"))["fit"] == "pad"
+    assert protocol("celeba")[0]["fit"] == protocol("people")[0]["fit"] == "squeeze" and "fit" not in protocol("utkface")[0]
 
 def test_folder_without_persons_cannot_be_split_by_person(tmp_path):
     gradient(tmp_path/"a.jpg", 0)

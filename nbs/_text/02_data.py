@@ -92,7 +92,9 @@ assert label_columns(faces.table.assign(official=faces.table.gender, split=faces
 #| export
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     "One label column, whole; or an error that says what there is."
-    if name not in label_columns(table): raise ValueError(f"no label column {name!r}: this set has {', '.join(label_columns(table))}")
+    if name not in label_columns(table):
+        there = " (it is in the table, but holds no classes)" if name in table else ""
+        raise ValueError(f"no label column {name!r}{there}: this set has {', '.join(label_columns(table))}")
     empty = table[name].isna()
     if empty.any(): raise ValueError(f"column {name!r} has no label in row {empty.idxmax()} ({empty.sum()} such rows)")
     return table[name]
@@ -304,7 +306,7 @@ def matching(
 ) -> np.ndarray:         # bool (n,)
     "Which images have the labels asked for. Raises: ValueError (no such column or class, no such image)."
     found = reduce(np.logical_and, [_condition(table, text.strip()) for text in spec.split(";")])
-    if not found.any(): raise ValueError(f"{spec!r}: none of the {len(table)} images is like that")
+    if len(table) and not found.any(): raise ValueError(f"{spec!r}: none of the {len(table)} images is like that")
     return found
 
 
@@ -314,6 +316,7 @@ faces.table[matching(faces.table, "race=White,Black; gender=Male")]
 # %%
 assert matching(faces.table, "race=White,Black; gender=Male").tolist() == [True, True, False, False, False, False]
 assert matching(faces.table, "race!=White").tolist() == [True, False, True, True, False, True]
+assert matching(faces.table[:0], "race=White").tolist() == []                                # without rows, the names alone are checked
 try: matching(faces.table, "race=Asian;gender=Female")
 except ValueError as e: print(e)
 else: raise AssertionError("a condition that nobody fulfils was accepted")

@@ -18,9 +18,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from fairgrape.archives import SOURCES, open_set, unpack  # noqa: F401
-from fairgrape.data import FaceData
+from fairgrape.data import FaceData, label_columns
 from fairgrape.fairface_hub import FAIRFACE, official_layout
-from fairgrape.label_files import refuse_dates, check_inside, face_set, files_key, named_labels, read_labels  # noqa: F401
+from fairgrape.label_files import check_inside, face_set, files_key, named_labels, read_labels  # noqa: F401
+from fairgrape.label_files import refuse_dates, refuse_lookalikes, refuse_missing
 from fairgrape.splits import SPLITS, join_photos
 
 # %%
@@ -123,26 +124,61 @@ assert len(caught) == 3 and str(caught[2].message).endswith("v, w, x, y, z") and
 
 
 # %% [markdown]
-# An archive often holds one folder that holds the images, and some systems put a folder of their own beside it.
+# An archive often holds one folder that holds the images, and some systems put a folder of their own beside it. UTKFace is also handed on in three, `part1`, `part2` and `part3`. All of them are
+# read. A face that lies in two folders would count twice, as in the copies that have a second folder with a selection; then somebody must say which folder is meant.
 
 # %%
 #| export
-def _image_folder(root: Path, pattern: str, what: str) -> Path:
-    "The folder itself or the first below it that holds files of a pattern."
-    for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))]:
-        if next(folder.glob(pattern), None): return folder
-    raise FileNotFoundError(f"{root}: no {what} in this folder, nor one folder below it; see data/README.md")
+def _image_folders(root: Path) -> list[Path]:
+    "The folder and those below it that hold JPEGs, but for those of the system (named .… and __…)."
+    found = []
+    for place, below, names in os.walk(root, followlinks=True):
+        below[:] = sorted(b for b in below if not b.startswith((".", "__")))
+        if any(n.lower().endswith((".jpg", ".jpeg")) and not n.startswith(".") for n in names):
+            found.append(Path(place))
+    return found
+
+def _utkface_files(root: Path) -> tuple[Path, list[str], list[str]]:
+    "The folder of a UTKFace, its images' paths in it, and the files whose names do not parse. Raises: FileNotFoundError, ValueError."
+    parsed = {folder: _parsed_names(folder) for folder in _image_folders(root)}
+    if not parsed:
+        raise FileNotFoundError(f"{root}: no UTKFace images (*.jpg) in this folder, nor below it; see data/README.md")
+    homes = [folder for folder, (names, _, _) in parsed.items() if names]
+    if not homes:
+        folder, (_, _, skipped) = next(iter(parsed.items()))
+        raise ValueError(f"{folder/skipped[0]}: no file here is named as in UTKFace, e.g. 26_1_2_20170116184024662.jpg.chip.jpg")
+    if len(homes) == 1:
+        return homes[0], parsed[homes[0]][0], parsed[homes[0]][2]
+    home_of = {}
+    for folder in homes:
+        for name in parsed[folder][0]:
+            if name in home_of:
+                both = [str(f.relative_to(root)) for f in homes]
+                raise ValueError(f"{root}: {name} lies in {home_of[name]} and in {folder}. The folders {', '.join(both)} hold copies of one "
+                                 "another: give the path of one of them")
+            home_of[name] = folder
+    paths = [[(folder/n).relative_to(root).as_posix() for folder in homes for n in parsed[folder][part]] for part in (0, 2)]
+    return root, sorted(paths[0]), sorted(paths[1])
 
 
 # %%
-plain(tmp/"above/__MACOSX/a.jpg", 0); plain(tmp/"above/set/a.jpg", 0)
-_image_folder(tmp/"above", "*.jpg", "images").name
+thirds = tmp/"thirds"
+for part, name in zip(("part1", "part2", "part3"), utk): plain(thirds/part/name, 0)
+plain(thirds/"__MACOSX"/utk[0], 0); plain(thirds/"notes/figure.jpg", 0)
+_utkface_files(thirds)[1]
 
 # %%
-assert _image_folder(tmp/"above", "*.jpg", "images") == tmp/"above/set" == _image_folder(tmp/"above/set", "*.jpg", "images")
-try: _image_folder(tmp/"above", "*.png", "UTKFace images (*.png)")
-except FileNotFoundError as e: say(e)
-else: raise AssertionError("a folder without images was accepted")
+assert _utkface_files(thirds) == (thirds, [f"part{i + 1}/{utk[i]}" for i in range(3)], [])
+assert _utkface_files(thirds/"part2") == (thirds/"part2", [utk[1]], [])                    # one folder: the names alone, as ever
+shutil.copytree(thirds/"part1", tmp/"above/set")
+assert _utkface_files(tmp/"above") == (tmp/"above/set", [utk[0]], [])
+shutil.copytree(thirds/"part1", thirds/"selection/part1")
+(tmp/"empty").mkdir()
+for folder, error, told in ((thirds, ValueError, "part1, part2, part3, selection/part1 hold copies"), (tmp/"empty", FileNotFoundError, "no UTKFace images"),
+                            (thirds/"notes", ValueError, "no file here is named as in UTKFace")):
+    try: _utkface_files(folder)
+    except error as e: say(e); assert told in str(e)
+    else: raise AssertionError(f"{folder} was read as one set")
 
 
 # %% [markdown]
@@ -162,11 +198,9 @@ def read_utkface(
     strict: bool = True,   # As for `face_set`; the files are the labels here, so that none can be missing
 ) -> FaceData:             # Labels `gender`, `race` (and `age`, in years)
     "Read UTKFace. Raises: FileNotFoundError, ValueError. Source: file names as documented with the set."
-    folder = _image_folder(open_set(path, data_root, "utkface", progress), "*.jpg", "UTKFace images (*.jpg)")
-    names, fields, skipped = _parsed_names(folder)
-    if not names: raise ValueError(f"{folder/skipped[0]}: no file here is named as in UTKFace, e.g. 26_1_2_20170116184024662.jpg.chip.jpg")
+    folder, names, skipped = _utkface_files(open_set(path, data_root, "utkface", progress))
     _warn_skipped(skipped)
-    age, gender, race, stamp = zip(*fields)
+    age, gender, race, stamp = zip(*(utkface_fields(Path(n).name) for n in names))
     bar = tqdm(names, "UTKFace: looking for copies", disable=not progress)
     content = pd.Series([hashlib.sha256((folder/n).read_bytes()).hexdigest() for n in bar])
     table = pd.DataFrame(dict(path=names, photo=join_photos(pd.Series(stamp), content), age=age,
@@ -204,7 +238,7 @@ with warnings.catch_warnings():
     archived = read_utkface(tmp/"UTKFace.tar.gz", tmp/"data", progress=False)
 print(archived.root.relative_to(tmp).as_posix())
 assert archived.table.equals(faces.table) and archived.key == faces.key and archived.root != faces.root
-(tmp/"empty").mkdir(); plain(tmp/"other/cat.jpg", 0)
+plain(tmp/"other/cat.jpg", 0)
 for folder, error, told in [("empty", FileNotFoundError, "no UTKFace images"), ("other", ValueError, "no file here is named"), ("nowhere", FileNotFoundError, "no such folder")]:
     try: read_utkface(tmp/folder, tmp/"data")
     except error as e: say(e); assert told in str(e)
@@ -272,6 +306,36 @@ assert part.official.tolist() == ["val"] * 3 and part.service_test.cat.codes.tol
 
 
 # %% [markdown]
+# A file may have two rows that say the same; `fairgrape data check` counts them. Two rows that disagree are an error: one of them is wrong, and nobody can tell which.
+
+# %%
+#| export
+def _refuse_conflicts(
+    root: Path,            # The set's folder, for the error
+    table: pd.DataFrame,   # A set's table
+    labels: list[str],     # Its label columns
+) -> None:
+    "Raise ValueError where two rows of one file have different labels."
+    file = table["path"].map(os.path.normpath)
+    often = table[file.duplicated(keep=False)]
+    for column in labels:
+        apart = often[column].astype(str).groupby(file).nunique() > 1
+        if apart.any():
+            name = apart.index[apart][0]
+            said = " and ".join(repr(label) for label in often[column].astype(str)[file == name].unique())
+            raise ValueError(f"{root}: the labels name {name} in several rows, with {column} {said} ({apart.sum()} such files): "
+                             "take the wrong rows out, or fetch the label files again")
+
+
+# %%
+assert _refuse_conflicts(ff, pd.concat([part, part]), ["race", "age"]) is None
+try: _refuse_conflicts(Path("FairFace"), pd.concat([part, part.assign(race=part.race.tolist()[:2] + ["Black"], path="./" + part.path)]), ["age", "race"])
+except ValueError as e: print(e); told = str(e)
+else: raise AssertionError("a file of two races was read")
+assert "val/3.jpg in several rows, with race 'Middle Eastern' and 'Black' (1 such files)" in told
+
+
+# %% [markdown]
 # The reader takes an official set or a Hugging Face copy of it. Where one of the two CSVs is missing and that is tolerated, the other part is still a set.
 
 # %%
@@ -286,8 +350,12 @@ def read_fairface(
     root = official_layout(open_set(path, data_root, "fairface", progress), data_root, progress)
     csvs = {part: _fairface_csv(root, Path(path).parent, part) for part in ("train", "val")}
     lost = [f.name for f in csvs.values() if not f.is_file()]
-    if strict or len(lost) == 2: lost = []                                      # then reading says it
+    if strict and len(lost) == 1:
+        raise FileNotFoundError(f"{root/lost[0]}: no such label file; see data/README.md. Fetch it; or use the other part alone, with the "
+                                "setting partial = True (--partial True)")
+    if len(lost) == 2: lost = []                                                # then reading says it
     table = pd.concat([_fairface_part(f, part) for part, f in csvs.items() if f.name not in lost], ignore_index=True)
+    _refuse_conflicts(root, table, list(FAIRFACE))
     folder = next((f.parent for f in [root/"train", *sorted(root.glob("*/train"))] if f.is_dir()), root)
     return face_set("fairface", folder, table, dict(missing=lost) if lost else {}, strict)
 
@@ -344,14 +412,15 @@ assert len(read_fairface(ff, tmp/"data").table) == 6
 # special where they are there: `photo` names the source photograph, `person` says who it is, `split` is an official split. Given is the folder that holds `labels.csv`, or the CSV itself, under any name.
 
 # %% [markdown]
-# Given is one vocabulary that nobody wrote down, so it is what is there. A typing error makes a class of its own then; a count by class shows it. Dates
-# can be told only where the column also holds a range.
+# The vocabulary is one that nobody wrote down, so it is what is there. A typing error makes a class of its own then; a count by class shows it. Another spelling of a label, and what stands for a missing one,
+# are refused. Dates can be told only where the column also holds a range.
 
 # %%
 #| export
 def _own_label(csv: Path, values: pd.Series) -> pd.Categorical:
     "A column's labels; the vocabulary is what is there."
-    if (empty := values == "").any(): raise ValueError(f"{csv}, line {empty.to_numpy().argmax() + 2}, column {values.name!r}: no label")
+    refuse_missing(csv, values)
+    refuse_lookalikes(csv, values)
     if values.str.fullmatch(r"\d+-\d+").any(): refuse_dates(csv, values, values != "")
     return pd.Categorical(values, sorted(set(values)))
 
@@ -361,7 +430,7 @@ _own_label(Path("labels.csv"), pd.Series(["yes", "no", "03-Sep"], name="answer")
 
 # %%
 assert _own_label(Path("labels.csv"), pd.Series(["yes", "no", "yes"])).codes.tolist() == [1, 0, 1]
-for labels, told in ((["yes", ""], "line 3, column 'age': no label"), (["20-29", "03-Sep"], "is a date")):
+for labels, told in ((["yes", ""], "line 3, column 'age': no label"), (["20-29", "03-Sep"], "is a date"), (["yes", "nan"], "stands for a missing one"), (["yes", "Yes"], "differ only")):
     try: _own_label(Path("labels.csv"), pd.Series(labels, name="age"))
     except ValueError as e: print(e); assert told in str(e)
     else: raise AssertionError(f"{labels} were accepted")
@@ -373,9 +442,10 @@ def _own_files(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
     "The columns that are no labels: path, photo, person, official."
     column = "file" if "file" in text else "image"
     if column not in text: raise ValueError(f"{csv}: no column 'file' (or 'image'): its columns are {', '.join(text)}")
-    twice = text[column].duplicated().to_numpy()
+    twice = text[column].map(os.path.normpath).duplicated().to_numpy()
     if twice.any(): raise ValueError(f"{csv}, line {twice.argmax() + 2}: this file has a row already")
     columns = dict(path=text[column], photo=text.get("photo", text[column]))
+    refuse_missing(csv, columns["photo"])
     if "person" in text: columns["person"] = _own_label(csv, text["person"]).astype(str)
     if "split" in text: columns["official"] = named_labels(csv, text["split"], SPLITS)
     return pd.DataFrame(columns)
@@ -389,7 +459,8 @@ _own_files(Path("labels.csv"), own)
 files = _own_files(Path("labels.csv"), own)
 assert files.path.tolist() == files.photo.tolist() == ["a", "b"] and files.person.tolist() == ["Ada", "Bo"] and files.official.cat.codes.tolist() == [2, 0]
 assert _own_files(Path("labels.csv"), own.assign(file=["c", "d"], photo="p")).to_numpy()[:, :2].tolist() == [["c", "p"], ["d", "p"]]    # `file` goes first
-for bad, told in ((own[["smile"]], "no column 'file'"), (own.assign(image="a"), "line 3: this file"), (own.assign(person=["Ada", ""]), "line 3, column 'person'"),
+for bad, told in ((own[["smile"]], "no column 'file'"), (own.assign(image="a"), "line 3: this file"), (own.assign(image=["a", "./a"]), "line 3: this file"),
+                  (own.assign(photo=["p", ""]), "line 3, column 'photo': no label"), (own.assign(person=["Ada", ""]), "line 3, column 'person'"),
                   (own.assign(split="dev"), "'dev' is not one of")):
     try: _own_files(Path("labels.csv"), bad)
     except ValueError as e: print(e); assert told in str(e)
@@ -402,17 +473,32 @@ def _label_names(csv: Path, text: pd.DataFrame) -> list[str]:
     "The columns that are labels: all but the file's and the three special ones."
     labels = [c for c in text if c not in ("file" if "file" in text else "image", "photo", "person", "split")]
     if not labels: raise ValueError(f"{csv}: no label column beside the file's: add one, e.g. 'expression'")
-    for taken in {"path", "official"} & set(labels): raise ValueError(f"{csv}: a label column may not be named {taken!r}: rename it")
+    for name in labels:
+        if name in ("path", "official", "clusters"): raise ValueError(f"{csv}: a label column may not be named {name!r}: rename it")
+        if name != name.strip():
+            raise ValueError(f"{csv}, line 1: the column {name!r} begins or ends with a blank: take it out (no blanks beside the commas)")
+        if signs := [sign for sign in "*+=;:!" if sign in name]:
+            raise ValueError(f"{csv}, line 1: the column {name!r} has a {signs[0]!r} in its name, which settings use to join columns: rename it")
     return labels
+
+def _classes_or_not(csv: Path, values: pd.Series) -> pd.Series | pd.Categorical:
+    "A column as labels; or as it is, where most images have a value of their own: a number or a remark is no class."
+    if values.nunique() > max(50, len(values) // 2): return values
+    return _own_label(csv, values)
 
 
 # %%
 print(_label_names(Path("labels.csv"), own))
 assert _label_names(Path("labels.csv"), own) == ["smile"] and _label_names(Path("labels.csv"), own.assign(file="c")) == ["image", "smile"]
-for bad in (own.drop(columns="smile"), own.assign(path="a")):
+for bad in (own.drop(columns="smile"), own.assign(path="a"), own.assign(clusters="a"), own.assign(**{" tone": "a"}), own.assign(**{"a*b": "a"}), own.assign(**{"a+b": "a"})):
     try: _label_names(Path("labels.csv"), bad)
     except ValueError as e: print(e)
     else: raise AssertionError("a table without usable labels was accepted")
+assert isinstance(_classes_or_not(Path("labels.csv"), own.smile), pd.Categorical)
+numbers = pd.Series([str(i) for i in range(100)], name="id")
+assert _classes_or_not(Path("labels.csv"), numbers) is numbers                                # 100 values in 100 images
+assert isinstance(_classes_or_not(Path("labels.csv"), numbers[:50]), pd.Categorical)          # 50 at most are classes in any case
+assert isinstance(_classes_or_not(Path("labels.csv"), pd.concat([numbers, numbers])), pd.Categorical)
 
 
 # %%
@@ -429,7 +515,9 @@ def read_folder(
     root = open_set(path, data_root, progress=progress)
     text = read_labels(root/csv, [])
     table = _own_files(root/csv, text)
-    for column in _label_names(root/csv, text): table[column] = _own_label(root/csv, text[column])
+    for column in _label_names(root/csv, text): table[column] = _classes_or_not(root/csv, text[column])
+    if not label_columns(table):
+        raise ValueError(f"{root/csv}: no label column: most images have a value of their own in {', '.join(_label_names(root/csv, text))}")
     return face_set("folder", root, table, strict=strict)
 
 

@@ -8,10 +8,13 @@
 
 # %%
 #| export
+import csv as csv_lines
 import hashlib
 import os
 import re
 import stat
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -35,15 +38,31 @@ def say(error): print(f"{type(error).__name__}: {str(error).replace(str(tmp), 'â
 # ## Label tables
 #
 # FairFace, and most sets of one's own, come with CSVs. The reader of a CSV is strict: text only, no guessing of types (a group named `NA` is a name),
-# and a missing column is an error with the list of those that are there.
+# and a missing column is an error with the list of those that are there. Left alone, pandas renames the second of two columns of one name, and takes the first field of a line that is
+# too long for the name of its row.
 
 # %%
 #| export
+def _check_lines(csv: str | Path) -> None:
+    "Raise ValueError for a column that is there twice, or a line with more or fewer fields than the header."
+    with open(csv, newline="", encoding="utf-8-sig") as file:
+        lines = csv_lines.reader(file)
+        header = next((fields for fields in lines if fields), [])
+        twice = [name for i, name in enumerate(header) if name and name in header[:i]]
+        if twice:
+            raise ValueError(f"{csv}, line {lines.line_num}: the column {twice[0]!r} is there twice: rename one, or take it out")
+        for fields in lines:
+            if fields and len(fields) != len(header):
+                raise ValueError(f"{csv}: not a readable CSV: line {lines.line_num} has {len(fields)} fields, the header {len(header)}")
+
 def _read_csv(csv: str | Path) -> pd.DataFrame:
-    "A CSV as text and nothing else. Raises: ValueError where it is none."
-    try: return pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as e:
+    "A CSV as text and nothing else, without columns that have neither name nor content. Raises: ValueError where it is none."
+    try:
+        _check_lines(csv)
+        table = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, csv_lines.Error) as e:
         raise ValueError(f"{csv}: not a readable CSV: {e}") from e
+    return table.drop(columns=[c for c in table if c.startswith("Unnamed: ") and (table[c] == "").all()])
 
 
 # %%
@@ -57,6 +76,14 @@ for name in ("empty.csv", "latin.csv", "uneven.csv"):
     try: _read_csv(tmp/name)
     except ValueError as e: say(e); assert "not a readable CSV" in str(e)
     else: raise AssertionError(f"{name} was read")
+(tmp/"comma.csv").write_text("file,tone,\na.jpg,dark,\n")                                   # a comma at the end of each line
+assert _read_csv(tmp/"comma.csv").to_dict("list") == dict(file=["a.jpg"], tone=["dark"])
+for text, told in [("file,tone,tone\na.jpg,dark,light\n", "line 1: the column 'tone' is there twice"),
+                   ("file,tone\na.jpg,dark,\n", "line 2 has 3 fields, the header 2"), ("file,tone\na.jpg,dark\nb.jpg\n", "line 3 has 1 fields")]:
+    (tmp/"bad.csv").write_text(text)
+    try: _read_csv(tmp/"bad.csv")
+    except ValueError as e: say(e); assert told in str(e)
+    else: raise AssertionError(f"{text!r} was read")
 
 
 # %%
@@ -146,8 +173,86 @@ except ValueError as e: print(e); told = str(e)
 else: raise AssertionError("a date was taken for an age")
 assert "line 3" in told and "(2 such lines)" in told
 
+# %% [markdown]
+# ## Labels that nobody meant
+#
+# An empty field is no label, and neither is what a program writes for one: `nan`, `None`, `#N/A`. Taken as text they would be a class of their own, and the method would go on to protect that group. Only `NA` may be a
+# name (of a region, say), so it is read as one; whoever reads is told, since R writes it for a missing label.
+
+# %%
+#| export
+_MISSING = ("", "nan", "-nan", "none", "null", "nil", "nat", "n/a", "#n/a", "<na>", "#null!", "#value!", "#ref!", "#name?", "#num!", "#div/0!")
+
+def refuse_missing(
+    csv: str | Path,   # The label file, for the error
+    values: pd.Series, # The labels of one column, as text
+) -> None:
+    "Raise ValueError where a label is empty, or what programs write for a missing one; warn of `NA`."
+    missing = values.str.strip().str.lower().isin(_MISSING)
+    if missing.any():
+        row = missing.to_numpy().argmax()
+        what = f"{values.iloc[row]!r} stands for a missing one" if values.iloc[row].strip() else "the field is empty"
+        raise ValueError(f"{csv}, line {row + 2}, column {values.name!r}: no label, {what} ({missing.sum()} such lines): "
+                         "take these rows out, or give the class another name")
+    if n := int((values.str.strip() == "NA").sum()):
+        warnings.warn(f"{csv}, column {values.name!r}: 'NA' is read as the name of a class ({n} images); "
+                      "if it means that the label is missing, take these rows out", stacklevel=3)
+
+
+# %%
+for word in ("", " ", "nan", "NaN", "None", "null", "N/A", "#N/A", "<NA>", "#VALUE!"):
+    try: refuse_missing("labels.csv", pd.Series(["light", word, word], name="tone"))
+    except ValueError as e: told = str(e); assert "line 3, column 'tone': no label, " in told and "(2 such lines)" in told
+    else: raise AssertionError(f"{word!r} was taken for a label")
+print(told)
+assert refuse_missing("labels.csv", pd.Series(["Nana", "nothing", "no", "0"], name="tone")) is None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    refuse_missing("labels.csv", pd.Series(["NA", "EU"], name="region"))
+assert len(caught) == 1 and "'NA' is read as the name of a class (1 images)" in str(caught[0].message)
+
 
 # %% [markdown]
+# Two spellings of one label would be two classes, each of them too small. `Sad` beside `sad`, `1` beside `1.0`, an accent written in two ways: each pair is named, and one of the two must give way. A blank at either end
+# of a label is an error by itself: no setting could ask for that class.
+
+# %%
+#| export
+def _spelling(label: str) -> str:
+    "What two labels have in common that differ only in how they are written."
+    plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    return repr(float(plain)) if re.fullmatch(r"[+-]?\d+(\.\d*)?", plain, re.ASCII) else plain
+
+def refuse_lookalikes(
+    csv: str | Path,   # The label file, for the error
+    values: pd.Series, # The labels of one column, as text
+) -> None:
+    "Raise ValueError for a label with blanks around it, and for two labels that differ only in spelling."
+    blank = values != values.str.strip()
+    if blank.any():
+        raise ValueError(f"{_where(csv, values, blank)} begins or ends with a blank ({blank.sum()} such lines): take the blank out")
+    counts = values.value_counts(sort=False)
+    first = {}
+    for label in counts.index:
+        other = first.setdefault(_spelling(label), label)
+        if other != label:
+            raise ValueError(f"{csv}, column {values.name!r}: {other!r} ({counts[other]} rows) and {label!r} ({counts[label]} rows) "
+                             "differ only in spelling: make them one label, or rename one")
+
+
+# %%
+for labels, told in ((["sad", "Sad", "Sad"], "'sad' (1 rows) and 'Sad' (2 rows) differ only in spelling"), (["1", "1.0"], "'1' (1 rows) and '1.0' (1 rows)"),
+                     (["dark", "dark "], "line 3, column 'look': 'dark ' begins or ends with a blank"), (["very  old", "very old"], "differ only"),
+                     (["caf\u00e9", "cafe\u0301"], "differ only"), (["01", "1"], "differ only")):
+    try: refuse_lookalikes("labels.csv", pd.Series(labels, name="look"))
+    except ValueError as e: print(e); assert told in str(e)
+    else: raise AssertionError(f"{labels} were taken for two classes")
+assert refuse_lookalikes("labels.csv", pd.Series(["1", "1.5", "10", "sad", "said", "-1"], name="look")) is None
+
+
+# %% [markdown]
+# ## Labels of a known vocabulary
+#
 # A label outside the vocabulary is such a date, or most often another spelling (`Latino Hispanic`), or of another edition of the set. It is not a new class, and not a row to drop in silence.
 
 # %%
@@ -210,8 +315,10 @@ def files_key(
     "A hash of the files' names, sizes and times of modification. Raises: FileNotFoundError with the first missing file and their number."
     lines = [_file_line(root, path) for path in paths]
     if missing := [path for path, line in zip(paths, lines) if line is None]:
+        slashes = " Paths are written with '/', not with a backslash." if "\\" in missing[0] else ""
         raise FileNotFoundError(f"{root/missing[0]}: the labels name this image, but the file is not there "
-                                f"({len(missing)} of {len(paths)} are missing)")
+                                f"({len(missing)} of {len(paths)} are missing).{slashes} Fetch the missing files; or use those that are "
+                                "there, with the setting partial = True (--partial True)")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -221,9 +328,10 @@ old = files_key(tmp, ["a", "b"])
 (tmp/"b").write_text("333")
 print(old[:8], files_key(tmp, ["a", "b"])[:8])
 assert files_key(tmp, ["a", "b"]) != old and files_key(tmp, ["a", "b"]) == files_key(tmp, ["a", "b"])
-try: files_key(tmp, ["a", "c", "d"])
-except FileNotFoundError as e: say(e)
-else: raise AssertionError("a missing file was not noticed")
+for gone, hint in ((["a", "c", "d"], "partial = True"), (["img\\a"], "not with a backslash")):
+    try: files_key(tmp, gone)
+    except FileNotFoundError as e: say(e); assert hint in str(e)
+    else: raise AssertionError("a missing file was not noticed")
 
 # %% [markdown]
 # A label file comes from somebody else. A path in it that starts at the root of the disk, or climbs out of the set's folder, would read files that nobody offered, so it is refused, whether it is written for Unix or for Windows.

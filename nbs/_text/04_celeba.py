@@ -117,15 +117,17 @@ else: raise AssertionError("a folder without images was accepted")
 
 # %%
 #| export
-def _table(files: dict[str, Path | None]) -> pd.DataFrame:
-    "The set's table, from its label files."
+def _table(files: dict[str, Path | None], beside: list[str] | None = None) -> pd.DataFrame:
+    "The set's table, from its label files; without the images that only some of them name, which go to `beside`, if it is given."
     answers = read_attributes(files["attributes"])
-    images, persons, partition = answers["image"], files["persons"], files["partition"]
-    table = pd.DataFrame(dict(path=images, photo=images))
-    if persons: table["person"] = numbers_of(persons, images, files["attributes"])
-    if partition: table["official"] = official_part(partition, numbers_of(partition, images, files["attributes"]))
+    table = pd.DataFrame(dict(path=answers["image"], photo=answers["image"]))
+    for column, kind in (("person", "persons"), ("official", "partition")):
+        if files[kind]: table[column] = numbers_of(files[kind], answers["image"], files["attributes"], beside)
     table["gender"] = answers["Male"].cat.rename_categories(dict(no="Female", yes="Male"))
-    return pd.concat([table, answers[CELEBA_HEADS]], axis=1)
+    table = pd.concat([table, answers[CELEBA_HEADS]], axis=1)
+    if beside: table = table[~table["path"].isin(beside)].reset_index(drop=True)
+    if files["partition"]: table["official"] = official_part(files["partition"], table["official"])
+    return table
 
 
 # %% [markdown]
@@ -172,7 +174,10 @@ def read_celeba(
     notes = dict(tasks=dict(attributes="+".join(CELEBA_HEADS)), protocol=dict(task="attributes", groups="gender"),
                  absent=[f"{CELEBA_FILES[kind]}.txt" for kind, file in files.items() if not file])
     notes["aliases"] = dict(Male="gender")                                       # the set's own name of that column
-    return face_set("celeba", images, _table(files), notes, strict)
+    beside = None if strict else []
+    table = _table(files, beside)
+    if beside: notes["missing"] = sorted(set(beside))
+    return face_set("celeba", images, table, notes, strict)
 
 
 # %%
@@ -249,6 +254,11 @@ part.notes["missing"]
 assert part.notes["missing"] == ["000004.jpg"] and part.table["path"].tolist() == [n for n in names if n != "000004.jpg"]
 hidden.rename(official/"Img/img_align_celeba/000004.jpg")
 assert read_celeba(official, tmp/"data").table.equals(celeba.table)
+(official/"Eval/list_eval_partition.txt").rename(tmp/"whole.txt")                           # a partition of other images: 1 … 8, and 11
+evaluation.write_text("".join((tmp/"whole.txt").read_text().splitlines(keepends=True)[:8]) + "000011.jpg 2\n")
+part = read_celeba(official, tmp/"data", strict=False)
+assert part.notes["missing"] == ["000009.jpg", "000010.jpg", "000011.jpg"] and part.table.equals(celeba.table[:8])
+(tmp/"whole.txt").rename(evaluation)
 anno.rename(tmp/"hidden.txt")
 try: read_celeba(official, tmp/"data")
 except FileNotFoundError as e: say(e)

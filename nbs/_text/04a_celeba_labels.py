@@ -357,12 +357,16 @@ def numbers_of(
     file: Path,          # list_eval_partition.txt or .csv, identity_CelebA.txt or .csv
     images: pd.Series,   # The image names of the attribute file
     attributes: Path,    # That file, for the error
-) -> pd.Series:          # The number of each image as text, in the order of `images`
+    beside: list[str] | None = None, # If given, takes the images that only one of the files names, which is no error then
+) -> pd.Series:          # The number of each image as text, in the order of `images`; NaN for those in `beside`
     "What a file of pairs says of each image. Raises: ValueError (an image that only one of the files names, what `read_rows` raises)."
     rows = read_rows(file, ["image", "number"], 2 if file.suffix == ".csv" else 1)
-    _check_named(file, rows["image"], attributes, images)
-    _check_named(attributes, images, file, rows["image"])
-    return pd.Series(rows["number"].to_numpy()[pd.Index(rows["image"]).get_indexer(images)])
+    if beside is None:
+        _check_named(file, rows["image"], attributes, images)
+        _check_named(attributes, images, file, rows["image"])
+    else:
+        beside += sorted(set(rows["image"]) ^ set(images))
+    return pd.Series(rows.set_index("image")["number"].reindex(images).to_numpy())
 
 
 # %%
@@ -373,6 +377,9 @@ numbers_of(tmp/"list_eval_partition.txt", attributes.image, tmp/"list_attr_celeb
 assert numbers_of(tmp/"list_eval_partition.txt", attributes.image, tmp/"list_attr_celeba.txt").tolist() == ["0", "1", "2"]  # by name
 (tmp/"pairs.csv").write_text("image_id,partition\n000003.jpg,2\n000001.jpg,0\n000002.jpg,1\n")
 assert numbers_of(tmp/"pairs.csv", attributes.image, tmp/"list_attr_celeba.csv").tolist() == ["0", "1", "2"]
+others = []
+known = numbers_of(tmp/"pairs.csv", pd.Series(["000003.jpg", "000009.jpg"]), tmp/"list_attr_celeba.csv", others)
+assert known[0] == "2" and known.isna().tolist() == [False, True] and others == ["000001.jpg", "000002.jpg", "000009.jpg"]
 for bad in ["000001.jpg 0\n000002.jpg 0\n000003.jpg 0\n000004.jpg 0\n", "000001.jpg 0\n000003.jpg 0\n", "000001.jpg 0 0\n",
             "000001.jpg 0\n000001.jpg 0\n"]:
     (tmp/"bad.txt").write_text(bad)

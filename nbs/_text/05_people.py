@@ -8,6 +8,7 @@
 
 # %%
 #| export
+import os
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from fairgrape.archives import open_set
 from fairgrape.data import FaceData
 from fairgrape.demographics import (GENDERS, NO_ONE_GENDER, apply_rules, class_names, image_synset, imageable_synsets,
                                     read_demographics, safe_synsets)
-from fairgrape.label_files import check_inside, face_set, read_labels
+from fairgrape.label_files import check_inside, face_set, read_labels, refuse_lookalikes, refuse_missing
 
 # %%
 import json
@@ -123,11 +124,13 @@ def read_prepared(
     "Images that were chosen already. Raises: FileNotFoundError, ValueError (column, gender, an image twice)."
     numbered = "image_name" in (text := read_labels(csv, ["gender"]))
     text = read_labels(csv, ["image_name", "classes"] if numbered else ["file", "class"])
-    twice = text["image_name" if numbered else "file"].duplicated().to_numpy()
+    twice = text["image_name" if numbered else "file"].map(os.path.normpath).duplicated().to_numpy()
     if twice.any(): raise ValueError(f"{csv}, line {twice.argmax() + 2}: this image has a row already")
     if numbered: return _numbered(csv, text)
     empty = (text["class"] == "").to_numpy()
     if empty.any(): raise ValueError(f"{csv}, line {empty.argmax() + 2}, column 'class': no class")
+    refuse_missing(csv, text["class"])
+    refuse_lookalikes(csv, text["class"])
     return pd.DataFrame(dict(image=text["file"], synset=[image_synset(Path(f).name) or "" for f in text["file"]], name=text["class"],
                              gender=_named_genders(csv, text["gender"], _GENDER_WORDS)))
 
@@ -144,6 +147,8 @@ assert own["gender"].tolist() == ["Female", "Male"] == theirs["gender"].tolist()
 assert own["synset"].tolist() == ["n10366966", ""] and own["name"].tolist() == ["nurse", "singer"] and theirs["name"].tolist() == ["nurse", "n10091651"]
 for told, header, *rows in [("no column 'gender'", "file,class", "a.jpg,nurse"), ("line 2, column 'gender'", "file,class,gender", "a.jpg,nurse,unsure"),
                             ("line 3, column 'class': no class", "file,class,gender", "a.jpg,nurse,male", "b.jpg,,male"),
+                            ("line 3, column 'class': no label", "file,class,gender", "a.jpg,nurse,male", "b.jpg,nan,male"),
+                            ("differ only in spelling", "file,class,gender", "a.jpg,nurse,male", "b.jpg,Nurse,male"),
                             ("line 3: this image", "file,class,gender", "a.jpg,nurse,male", "a.jpg,nurse,male"),
                             ("no column 'classes'", "image_name,gender", "n10366966_1.JPEG,1"),
                             ("line 3: this image", "image_name,classes,gender", "n10366966_1.JPEG,62,1", "n10366966_1.JPEG,62,1")]:

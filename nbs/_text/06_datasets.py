@@ -11,23 +11,31 @@
 import hashlib
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from fairgrape.celeba import read_celeba
+import pandas as pd
+
+from fairgrape.celeba import CELEBA_HEADS, read_celeba
 from fairgrape.data import SPLITS, FaceData
-from fairgrape.findings import FULL_SIZE, set_text
+from fairgrape.demographics import GENDERS
+from fairgrape.fairface_hub import FAIRFACE
+from fairgrape.findings import FULL_SIZE, part_of, set_text
+from fairgrape.images import load_images
 from fairgrape.people import read_people
 from fairgrape.quality import SetCheck, all_splits, check_data, count_all, crossings, find_copies, find_damaged
-from fairgrape.readers import SOURCES, read_fairface, read_folder, read_utkface
+from fairgrape.readers import SOURCES, UTKFACE_GENDERS, UTKFACE_RACES, read_fairface, read_folder, read_utkface
 from fairgrape.synthetic import RENDERER_VERSION, render_faces, synthetic_table
 
 # %%
 import shutil
 import tempfile
 
+import numpy as np
 from PIL import Image
 
-from fairgrape.data import split_table
+from fairgrape.cache import cache_key
+from fairgrape.data import codes, decode_image, label_columns, split_table
 
 tmp = Path(tempfile.mkdtemp())
 def say(error): print(f"{type(error).__name__}: {str(error).replace(str(tmp), '…')}")     # an error without the temporary folder's name
@@ -38,7 +46,7 @@ def say(error): print(f"{type(error).__name__}: {str(error).replace(str(tmp), '�
 
 # %%
 #| export
-_all_ = ["FULL_SIZE", "SetCheck", "all_splits", "count_all", "crossings", "find_copies", "find_damaged", "set_text"]
+_all_ = ["FULL_SIZE", "SetCheck", "all_splits", "count_all", "crossings", "find_copies", "find_damaged", "part_of", "set_text"]
 
 
 # %% [markdown]
@@ -136,19 +144,26 @@ def _check_name(name: str):
     "Raise ValueError for a set that nobody knows."
     if name not in DATASETS: raise ValueError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
 
+def _fitted(data: FaceData, fit: str) -> FaceData:
+    "The same files as other squares: another loader, and another key for the image cache."
+    key = hashlib.sha256(f"{data.key} {fit}".encode()).hexdigest()
+    return replace(data, load=partial(load_images, data.root, fit=fit), key=key)
+
 def read_dataset(
     name: str,                # One of `DATASETS`
     path: str | Path | None,  # A folder or archive; None looks for the usual names in the data root
     data_root: str | Path,    # Where sets lie, and where archives are unpacked
     progress: bool = True,    # Show progress bars
     strict: bool = True,      # A missing file is an error; else it is listed in notes["missing"] and left out
+    fit: str = "crop",        # How a rectangular image becomes a square: crop, squeeze or pad
 ) -> FaceData:                # The set
     "Read a data set by its name. Raises: ValueError (unknown name), and what its reader raises."
     _check_name(name)
     if name == "synthetic": return read_synthetic()
     if name == "folder" and not path:
         raise ValueError("dataset 'folder' needs a path: the folder or archive that holds labels.csv, or a CSV of its own name")
-    return _READERS[name](path or find_set(name, data_root), data_root, progress=progress, strict=strict)
+    data = _READERS[name](path or find_set(name, data_root), data_root, progress=progress, strict=strict)
+    return data if fit == "crop" else _fitted(data, fit)
 
 
 # %%
@@ -163,6 +178,61 @@ for name, path in [("faces", None), ("folder", None), ("fairface", tmp/"nowhere"
     try: read_dataset(name, path, tmp)
     except (ValueError, FileNotFoundError) as e: say(e)
     else: raise AssertionError(f"{name} was read")
+
+# %% [markdown]
+# A rectangular image is cut to its middle, unless the settings ask for another [fit](02a_images.ipynb). The image cache then has another name.
+
+# %%
+Image.fromarray(np.arange(24 * 48, dtype=np.uint16).astype(np.uint8).reshape(24, 48)).save(tmp/"own"/"0.jpg")
+fits = {fit: read_dataset("folder", tmp/"own", tmp, progress=False, fit=fit) for fit in ("crop", "squeeze", "pad")}
+{fit: cache_key(data, 8) for fit, data in fits.items()}
+
+# %%
+assert len({cache_key(data, 8) for data in fits.values()}) == 3
+assert all((data.load(data.table, 8)[0] == decode_image(tmp/"own"/"0.jpg", 8, fit)).all() for fit, data in fits.items())
+assert fits["crop"].key == read_dataset("folder", tmp/"own", tmp, progress=False).key                   # the usual fit keeps its key
+
+# %% [markdown]
+# ## The names, before the files
+#
+# Unpacking an archive and looking through its files takes half a minute, and all of it is lost to a typing error in a column's name. The labels of the published sets are known beforehand: a table without
+# rows holds their columns and classes, and settings are checked against it first. The columns of a folder of one's own, and the classes of ImageNet's people, stand in their files.
+
+# %%
+#| export
+_YES_NO = ["no", "yes"]
+_LABELS = dict(
+    utkface=dict(gender=UTKFACE_GENDERS, race=UTKFACE_RACES),
+    fairface=dict(FAIRFACE, service_test=["False", "True"]),
+    celeba=dict(gender=GENDERS[::-1], **{head: _YES_NO for head in CELEBA_HEADS}),
+    people=dict(person_class=[], gender=GENDERS),
+)
+_TASKS = dict(celeba=dict(attributes="+".join(CELEBA_HEADS)))
+_ALIASES = dict(celeba=dict(Male="gender"))
+
+def known_labels(
+    name: str, # One of `DATASETS`
+) -> FaceData | None: # The set without a row: `table` has its label columns, `notes` its tasks; None where only the files tell
+    "The label columns of a published set, and their classes, before it is read."
+    if name not in _LABELS: return None
+    table = pd.DataFrame({column: pd.Categorical([], names) for column, names in _LABELS[name].items()})
+    return FaceData(name, None, table, render_faces, "", dict(tasks=_TASKS.get(name, {}), aliases=_ALIASES.get(name, {})))
+
+
+# %%
+{name: label_columns(known_labels(name).table)[:4] for name in _LABELS}
+
+# %% [markdown]
+# They are the columns that the readers give, with the classes in the same order.
+
+# %%
+read = read_dataset("fairface", None, tmp, progress=False).table
+assert [list(read[c].cat.categories) for c in label_columns(read)] == [list(known_labels("fairface").table[c].cat.categories) for c in label_columns(read)]
+assert known_labels("folder") is None and known_labels("synthetic") is None
+assert codes(known_labels("celeba").table, "Bald*gender")[1] == ["no × Female", "no × Male", "yes × Female", "yes × Male"]
+try: codes(known_labels("utkface").table, "ethnicity")
+except ValueError as e: print(e)
+else: raise AssertionError("a column that UTKFace does not have was found")
 
 
 # %% [markdown]
@@ -202,12 +272,13 @@ def check_dataset(
     data_root: str | Path,    # As for `read_dataset`
     decode: bool = True,      # Decode every image
     progress: bool = True,    # Show progress bars
+    partial: bool = False,    # Whether a run is to use what is there of it
 ) -> SetCheck:                # For `set_text`
     "Look at a set without using it; a set that is not there is a result. Raises: ValueError (unknown name)."
     _check_name(name)
     try: data, said = _read_noting(name, path, data_root, progress)
     except (OSError, ValueError) as e: return SetCheck(name, problem=str(e))
-    return replace(check_data(data, decode, progress, said), name=name)
+    return replace(check_data(data, decode, progress, said, partial), name=name)
 
 
 # %% [markdown]
@@ -219,6 +290,7 @@ checks = [check_dataset("fairface", None, tmp, progress=False), check_dataset("f
 
 # %%
 assert [check.sound for check in checks] == [True, False, False] and checks[1].missing == ["train/9.jpg"] and checks[0].damaged == {}
+assert check_dataset("fairface", tmp/"worse", tmp, progress=False, partial=True).sound
 assert checks[2].problem.startswith("celeba: none of CelebA") and checks[2].data is None
 assert check_dataset("utkface", None, tmp, progress=False).said == said
 assert check_dataset("synthetic", None, tmp).sound and check_dataset("synthetic", None, tmp).damaged is None

@@ -25,6 +25,7 @@ from fairgrape.data import FaceData, count_cells, decode_image, label_columns, s
 
 # %%
 import tempfile
+from dataclasses import replace
 
 from PIL import Image
 
@@ -75,17 +76,19 @@ assert all_splits(worse.table)["official"].tolist() == split_table(worse.table, 
 
 
 # %% [markdown]
-# Which crossings of labels are worth counting? Gender is the group of most protocols, so every other label is crossed with it. A set without it has its labels crossed in pairs.
+# Which crossings of labels are worth counting? Gender is the group of most protocols, so every other label is crossed with it. A set without it has its labels crossed in pairs. A crossing that has
+# more cells than the set has images says nothing of its cells, and two columns of thousands of values would need gigabytes; it is left out.
 
 # %%
 #| export
 def crossings(
     table: pd.DataFrame, # A data set's table
 ) -> list[str]:          # Products of two label columns, as for `codes`
-    "The pairs of labels to look at: each with gender, or all where there is no gender."
+    "The pairs of labels to look at: each with gender, or all where there is no gender; without those of more cells than images."
     labels = label_columns(table)
-    if "gender" in labels: return [f"{c}*gender" for c in labels if c != "gender"]
-    return [f"{a}*{b}" for a, b in combinations(labels, 2)]
+    pairs = [(c, "gender") for c in labels if c != "gender"] if "gender" in labels else combinations(labels, 2)
+    classes = {c: len(table[c].cat.categories) for c in labels}
+    return [f"{a}*{b}" for a, b in pairs if classes[a] * classes[b] <= max(1000, len(table))]
 
 
 # %%
@@ -94,6 +97,8 @@ crossings(worse.table), crossings(worse.table.drop(columns="gender"))
 # %%
 assert crossings(worse.table) == ["age*gender", "race*gender"]
 assert crossings(worse.table.drop(columns="gender")) == ["age*race"] and crossings(worse.table[["path", "age"]]) == []
+many = pd.DataFrame({c: pd.Categorical([f"{c}{i // 3}" for i in range(1500)]) for c in "ab"} | dict(c=pd.Categorical(["x", "y"] * 750)))
+assert crossings(many) == ["a*c", "b*c"]                                                        # 500 · 500 cells, 1,500 images
 
 
 # %% [markdown]
@@ -241,6 +246,7 @@ class SetCheck:
     counts: pd.DataFrame | None = None          # As from `count_all`
     damaged: dict | None = None    # As from `find_damaged`; None where nothing was decoded
     same_as: tuple[str, ...] = ()  # As from `find_copies`
+    partial: bool = False          # Whether a run is to use what is there
 
 
 # %%
@@ -251,7 +257,7 @@ assert SetCheck("fairface").damaged is None and SetCheck("fairface").said == () 
 
 
 # %% [markdown]
-# A set is sound if a run could read all of it. Copies and empty cells do not make it unsound: they are the set's own, and a matter of judgement.
+# A set is sound if a run could read all of it, or, where the run is to use what is there (`partial`), if all of that can be read. Copies and empty cells do not make it unsound: they are the set's own, and a matter of judgement.
 
 # %%
 #| export
@@ -262,8 +268,8 @@ def missing(self: SetCheck) -> list[str]:
 
 @patch(as_prop=True)
 def sound(self: SetCheck) -> bool:
-    "Whether a run could read all of it"
-    return not (self.problem or self.missing or self.damaged)
+    "Whether a run could read all of it, or all that is there"
+    return not (self.problem or (self.missing and not self.partial) or self.damaged)
 
 
 # %%
@@ -273,6 +279,37 @@ SetCheck("fairface", worse).missing, SetCheck("fairface", worse).sound, SetCheck
 assert SetCheck("fairface", worse).missing == ["train/9.jpg"] and SetCheck("fairface").missing == []
 assert not any(check.sound for check in (SetCheck("a", problem="gone"), SetCheck("a", worse), SetCheck("a", damaged={"4.jpg": "cut"})))
 assert SetCheck("a", damaged={}).sound
+assert SetCheck("a", worse, partial=True).sound and not SetCheck("a", worse, damaged={"4.jpg": "cut"}, partial=True).sound
+
+
+# %% [markdown]
+# Which pictures are there twice, and do their labels agree? Of UTKFace's 390 copies about half carry another age.
+
+# %%
+#| export
+@patch
+def twins(self: SetCheck) -> pd.DataFrame:
+    "Pictures that are byte for byte the same as an earlier one: `path`, `twin`, and in `differs` what the labels say of each."
+    table = self.data.table
+    first = pd.Series(range(len(table)), table["path"]).groupby(level=0).first()
+    columns = [c for c in table if c not in ("path", "photo", "official")]
+    rows = []
+    for i, (path, twin) in enumerate(zip(table["path"], self.same_as)):
+        if path == twin: continue
+        pairs = [(c, table[c].iloc[i], table[c].iloc[first[twin]]) for c in columns]
+        rows.append((path, twin, ", ".join(f"{c} {mine} / {other}" for c, mine, other in pairs if mine != other)))
+    return pd.DataFrame(rows, columns=["path", "twin", "differs"])
+
+
+# %%
+same = SetCheck("fairface", worse, same_as=tuple(same_as))
+same.twins()
+
+# %%
+assert same.twins().to_numpy().tolist() == [["val/0.jpg", "train/0.jpg", ""]]                  # both White, Male, 20-29
+older = replace(worse, table=worse.table.assign(age=["3-9"] + worse.table.age.tolist()[1:]))
+assert replace(same, data=older).twins().differs.tolist() == ["age 20-29 / 3-9"]
+assert SetCheck("fairface", worse, same_as=tuple(worse.table.path)).twins().empty
 
 
 # %%
@@ -282,6 +319,7 @@ def check_data(
     decode: bool = True,       # Decode every image
     progress: bool = True,     # Show progress bars
     said: tuple[str, ...] = (),# Warnings of the reader
+    partial: bool = False,     # Whether a run is to use what is there
 ) -> SetCheck:                 # What was found
     "Look at a set's labels and files."
     if data.table.empty: return SetCheck(data.name, data, "none of the images is there", said)
@@ -290,7 +328,7 @@ def check_data(
     if data.root is not None:
         found["same_as"] = tuple(find_copies(data.root, paths, progress))
         if decode: found["damaged"] = find_damaged(data.root, paths, progress)
-    return SetCheck(data.name, data, said=said, **found)
+    return SetCheck(data.name, data, said=said, partial=partial, **found)
 
 
 # %% [markdown]

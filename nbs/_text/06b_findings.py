@@ -12,15 +12,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from fairgrape.data import SPLITS
+from fairgrape.data import SPLITS, FaceData
 from fairgrape.quality import SetCheck, crossings
 from fairgrape.readers import SOURCES
 
 # %%
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from fairgrape.data import FaceData
 from fairgrape.quality import check_data, count_all
 
 # %% [markdown]
@@ -64,12 +64,19 @@ def _is_crossed(counts: pd.DataFrame | pd.Series) -> pd.Index:
     "Which rows count cells of a crossing, and not classes of one label."
     return counts.index.get_level_values("label").str.contains("×")
 
+def _uncounted(table: pd.DataFrame) -> list[str]:
+    "A line that names the columns that hold no classes, where there are any."
+    columns = [c for c in table if c not in ("path", "photo", "person", "official", "synset") and pd.api.types.is_string_dtype(table[c].dtype)]
+    names = [f"{c} ({table[c].nunique():,})" for c in columns if not isinstance(table[c].dtype, pd.CategoricalDtype)]
+    return [f"No labels, as most images have a value of their own: {', '.join(names)}"] if names else []
+
 def _counts_text(check: SetCheck) -> list[str]:
     "The tables: images in each part, classes, and crossings where they are few."
     sizes = pd.DataFrame({how: split.value_counts()[SPLITS] for how, split in check.splits.items()}).T.rename_axis("split")
     there = check.counts[check.counts["all", ""] > 0]
     few = there if len(crossings(check.data.table)) <= 3 else there[~_is_crossed(there)]
-    return ["Images in each part", sizes.to_string(), "", "Images of each class", few.to_string(sparsify=True), ""]
+    if len(few) > 300: few = few[few.groupby(level="label")["all"].transform("size") <= 300]
+    return ["Images in each part", sizes.to_string(), "", "Images of each class", few.to_string(sparsify=True), *_uncounted(check.data.table), ""]
 
 
 # %%
@@ -83,6 +90,8 @@ wide = check_data(FaceData("wide", None, table.assign(**{f"more{i}": table.race 
 assert ["Black", "×", "Male", "1", "1", "0", "0", "1", "0", "0"] in lines
 three = check_data(FaceData("three", None, table.assign(**{f"more{i}": table.race for i in range(2)}), None, "k"))
 assert "×" in "\n".join(_counts_text(three))
+assert _uncounted(table) == [] and _uncounted(table.assign(id=PATHS, person="Ada")) == ["No labels, as most images have a value of their own: id (8)"]
+assert _counts_text(replace(check, data=replace(data, table=table.assign(id=PATHS))))[-2].endswith(": id (8)")
 assert "×" not in "\n".join(_counts_text(wide)) and "more1" in "\n".join(_counts_text(wide))
 
 
@@ -96,13 +105,23 @@ def _torn(split: pd.Series, same_as: pd.Series) -> list[str]:
     apart = split.astype(str).groupby(same_as).nunique() > 1
     return list(apart.index[apart])
 
+def _twin_lines(twins: pd.DataFrame, n: int = 8) -> list[str]:
+    "The first pictures with their twins, and what their labels say."
+    lines = [f"      {path} = {twin}" + (f": {differs}" if differs else "") for path, twin, differs in twins.head(n).itertuples(index=False)]
+    return lines + [f"      … and {len(twins) - n:,} more (`check_dataset(…).twins()` lists all)"] * (len(twins) > n)
+
 def _copies_text(check: SetCheck) -> list[str]:
     "Copies, and those of them that a split tears apart."
     paths, same_as = check.data.table["path"], pd.Series(check.same_as, check.data.table.index)
     copies = int((paths != same_as).sum())
     torn = {how: _torn(split, same_as) for how, split in check.splits.items() if copies}
-    return [f"  byte for byte the same as another: {copies:,}",
-            *[f"    with its twin in another part, {how} split: {len(t):,}" + (f" ({_some(t, 3)})" if t else "") for how, t in torn.items()]]
+    lines = [f"  byte for byte the same as another: {copies:,}",
+             *[f"    with its twin in another part, {how} split: {len(t):,}" + (f" ({_some(t, 3)})" if t else "") for how, t in torn.items()]]
+    if not copies: return lines
+    twins = check.twins()
+    apart = twins[twins["differs"] != ""]
+    return [*lines, f"    with other labels than its twin: {len(apart):,}", *_twin_lines(apart),
+            f"    with the same labels: {len(twins) - len(apart):,}", *_twin_lines(twins.drop(apart.index))]
 
 
 # %%
@@ -111,7 +130,44 @@ print("\n".join(_copies_text(check)))
 # %%
 assert _torn(pd.Series(["train", "test", "train"]), pd.Series(["a", "a", "c"])) == ["a"]
 assert _torn(pd.Series(["test", "test", "train"]), pd.Series(["a", "a", "c"])) == []
-assert _copies_text(check)[-1] == "    with its twin in another part, official split: 1 (train/0.jpg)"
+assert _copies_text(check)[2] == "    with its twin in another part, official split: 1 (train/0.jpg)"
+assert _copies_text(check)[3:] == ["    with other labels than its twin: 0", "    with the same labels: 1", "      val/0.jpg = train/0.jpg"]
+doubted = replace(check, data=replace(data, table=table.assign(race=["Black"] + table.race.tolist()[1:])))
+assert _copies_text(doubted)[3:] == ["    with other labels than its twin: 1", "      val/0.jpg = train/0.jpg: race White / Black", "    with the same labels: 0"]
+assert _twin_lines(pd.DataFrame([["a", "b", ""]] * 9))[-1].startswith("      … and 1 more")
+
+
+# %% [markdown]
+# Who is in which part? A person whose photographs lie in training and in the test makes the test easier than it looks, and so does a photograph with a face in both. The split by photograph keeps photographs whole and the
+# split by person persons; of the official split somebody must look.
+
+# %%
+#| export
+def _sides_text(check: SetCheck) -> list[str]:
+    "Persons in each part, and the persons and photographs that a split tears apart."
+    lines, table = ["Persons and photographs"], check.data.table
+    for how, split in check.splits.items():
+        for column, what in (("person", "persons"), ("photo", "photographs")):
+            if column not in table: continue
+            torn, parts = _torn(split, table[column].astype(str)), table[column].groupby(split.astype(str)).nunique()
+            each = ", ".join(f"{part} {parts.get(part, 0):,}" for part in SPLITS)
+            named = f" ({_some(torn, 3)})" if torn else ""
+            lines.append(f"  {how} split, {what}: {each}; in more than one part: {len(torn):,}{named}")
+    return [*lines, *([] if "person" in table else ["  who is on an image is not known"]), ""]
+
+
+# %%
+print("\n".join(_sides_text(check)))
+
+# %% [markdown]
+# By hand: eight photographs, and `official` has six of them in train and two in test. With one more person than pictures in train (Ada is in train and in test), one is torn.
+
+# %%
+assert _sides_text(check)[1:] == ["  photo split, photographs: train 5, val 0, test 3; in more than one part: 0",
+                                  "  official split, photographs: train 6, val 0, test 2; in more than one part: 0", "  who is on an image is not known", ""]
+known = replace(check, data=replace(data, table=table.assign(person=["Ada", "Bo", "Bo", "Cy", "Cy", "Cy", "Ada", "Di"], photo=["p"] * 2 + ["q"] * 5 + ["r"])))
+assert _sides_text(known)[3:] == ["  official split, persons: train 3, val 0, test 2; in more than one part: 1 (Ada)",
+                                  "  official split, photographs: train 2, val 0, test 2; in more than one part: 1 (q)", ""]
 assert _copies_text(SetCheck("x", data, splits=splits, same_as=tuple(PATHS))) == ["  byte for byte the same as another: 0"]
 
 
@@ -122,7 +178,8 @@ def _files_text(check: SetCheck) -> list[str]:
     if check.data.root is None: return ["Files: none, the images are rendered", ""]
     twice = check.data.table["path"][check.data.table["path"].duplicated()].tolist()
     decoded = "not looked for" if check.damaged is None else f"{len(check.damaged):,} (every image was decoded)"
-    lines = ["Files", f"  missing: {len(check.missing):,} {_some(check.missing)}", f"  damaged: {decoded} {_some(list(check.damaged or ()))}",
+    first = [f"    {why}" for why in list((check.damaged or {}).values())[:1]]
+    lines = ["Files", f"  missing: {len(check.missing):,} {_some(check.missing)}", f"  damaged: {decoded} {_some(list(check.damaged or ()))}", *first,
              f"  named twice by the labels: {len(twice):,} {_some(twice)}"]
     return [line.rstrip() for line in [*lines, *_copies_text(check), *[f"  {text}" for text in check.said]]] + [""]
 
@@ -134,7 +191,7 @@ def _files_text(check: SetCheck) -> list[str]:
 print("\n".join(_files_text(check)))
 
 # %%
-assert _files_text(check)[:4] == ["Files", "  missing: 1 train/9.jpg", "  damaged: 1 (every image was decoded) train/4.jpg", "  named twice by the labels: 0"]
+assert _files_text(check)[:5] == ["Files", "  missing: 1 train/9.jpg", "  damaged: 1 (every image was decoded) train/4.jpg", "    cut short", "  named twice by the labels: 0"]
 assert _files_text(check)[-2:] == ["  the reader says hello", ""]
 assert _files_text(wide) == ["Files: none, the images are rendered", ""]
 twice = SetCheck("x", FaceData("x", Path("x"), pd.concat([table, table[:1]], ignore_index=True), None, "k"), splits={}, same_as=(*PATHS, PATHS[0]))
@@ -174,14 +231,40 @@ full = SetCheck("full", counts=pd.concat({("all", ""): two[:1], ("photo", "train
 assert _empty_text(full)[1:] == ["  none", ""]
 
 
+# %% [markdown]
+# How much of a set is there? Images and label files are counted apart: a row whose image is missing can be left out, but without its label file a whole part is missing.
+
+# %%
+#| export
+def part_of(
+    data: FaceData, # A set, read with `strict=False`
+) -> str:           # As '4,500 of 202,599 images'
+    "How many of the images that the labels name are there, and which label files are not."
+    missing = data.notes.get("missing", [])
+    files = [name for name in missing if name.endswith((".csv", ".txt"))]
+    n = len(data.table)
+    return f"{n:,} of {n + len(missing) - len(files):,} images" + (f", without {' and '.join(files)}" if files else "")
+
+
+# %%
+print(part_of(data))
+assert part_of(data) == "8 of 9 images" and part_of(replace(data, notes={})) == "8 of 8 images"
+assert part_of(replace(data, notes=dict(missing=["fairface_label_val.csv"]))) == "8 of 8 images, without fairface_label_val.csv"
+
+
 # %%
 #| export
 def _advice(check: SetCheck) -> str:
     "What to do."
     source = f" {SOURCES[check.name]}; see data/README.md" if check.name in SOURCES else ""
-    if check.sound: return "Nothing is missing and nothing is damaged." if check.damaged is not None else "Nothing is missing."
-    what = [f"{kind} ({len(files):,})" for kind, files in [("missing", check.missing), ("damaged", check.damaged)] if files]
-    return f"A run would stop at the {' and the '.join(what)} files. Fetch them again, or take their rows out of the labels.{source}"
+    nothing = "Nothing is missing" if not check.missing else f"A run with partial = True uses what is there: {part_of(check.data)}"
+    if check.sound: return nothing + (" and nothing is damaged." if check.damaged is not None else ".")
+    stops = [] if check.partial else [("missing", check.missing)]
+    what = [f"{kind} ({len(files):,})" for kind, files in [*stops, ("damaged", check.damaged)] if files]
+    images = [name for _, files in [*stops, ("damaged", check.damaged)] for name in files or () if not name.endswith((".csv", ".txt"))]
+    ways = ["take their rows out of the labels"] if images else []                           # a label file has no rows in the labels
+    if stops and check.missing: ways.append("use what is there, with partial = True (--partial True)")
+    return f"A run would stop at the {' and the '.join(what)} files. Fetch them again, or {'; or '.join(ways)}.{source}"
 
 
 # %% [markdown]
@@ -193,6 +276,10 @@ _advice(check)
 # %%
 assert _advice(check).startswith("A run would stop at the missing (1) and the damaged (1) files.") and "https://github.com/joojs/fairface" in _advice(check)
 assert _advice(SetCheck("own", damaged={})) == "Nothing is missing and nothing is damaged." and _advice(SetCheck("own")) == "Nothing is missing."
+assert "or take their rows out of the labels; or use what is there, with partial = True (--partial True)." in _advice(check)
+lacking = SetCheck("fairface", replace(data, notes=dict(missing=["fairface_label_val.csv"])), partial=True)
+assert "rows" not in _advice(replace(lacking, partial=False)) and _advice(lacking) == "A run with partial = True uses what is there: 8 of 8 images, without fairface_label_val.csv."
+assert _advice(replace(check, partial=True)).startswith("A run would stop at the damaged (1) files. Fetch them again, or take their rows out of the labels. FairFace")
 assert _advice(SetCheck("own", damaged={"a": "cut"})).startswith("A run would stop at the damaged (1) files.") and "data/README" not in _advice(SetCheck("own", damaged={"a": "cut"}))
 
 # %% [markdown]
@@ -237,7 +324,7 @@ def set_text(
 ) -> str:            # Many lines, for a terminal
     "What a check found, to read."
     if check.problem: return _problem_text(check)
-    return "\n".join([*_heading(check), "", *_counts_text(check), *_files_text(check), *_empty_text(check), _advice(check)])
+    return "\n".join([*_heading(check), "", *_counts_text(check), *_sides_text(check), *_files_text(check), *_empty_text(check), _advice(check)])
 
 
 # %%
@@ -248,7 +335,7 @@ print(text)
 # A test reads that text like a person: each of the faults that were put in is named, in this order.
 
 # %%
-told = ["fairface: 8 images in", "The published set has", "Images in each part", "Images of each class", "Files", "missing: 1", "damaged: 1", "the same as another: 1",
+told = ["fairface: 8 images in", "The published set has", "Images in each part", "Images of each class", "Persons and photographs", "Files", "missing: 1", "damaged: 1", "the same as another: 1",
         "without an image", "A run would stop at"]
 assert [text.find(line) for line in told] == sorted(text.find(line) for line in told) and text.find(told[0]) == 0
 assert set_text(SetCheck("none", problem="none of the images is there")) == "none: none of the images is there"

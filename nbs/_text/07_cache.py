@@ -58,7 +58,7 @@ _all_ = ["AUGMENTATIONS", "FlipEach", "IMAGENET_MEAN", "IMAGENET_STD", "Images",
 
 # %%
 #| export
-CACHE_VERSION = 1 # Raise it when `decode_image` or the layout changes
+CACHE_VERSION = 2 # Raise it when `decode_image` or the layout changes
 
 def cache_key(
     data: FaceData, # The set; all rows of its table are cached

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from fairgrape.clusters import Clusters
 from fairgrape.config import Settings, form, identity
 from fairgrape.data import FaceData, cell_name, check_cells, codes, drop_classes, keep_classes, label_columns, limit_table, matching, split_table, thin_table
-from fairgrape.datasets import read_dataset
+from fairgrape.datasets import known_labels, part_of, read_dataset
 from fairgrape.evaluation import check_groups
 from fairgrape.masks import get_masks
 from fairgrape.models import check_network, plain_model
@@ -416,6 +417,52 @@ assert arrays["heads"] == dict(shade=["dark", "light"], tint=["blue", "red"])
 assert label_arrays(own.table[:4], ["shade"], "clusters")["group_names"] == ["dark", "light"]
 
 
+# %% [markdown]
+# A column that the set does not have is found before its archive is unpacked, and a set of which only a part is there says how large that part is.
+
+# %%
+#| export
+def check_names(settings: Settings):
+    "Raise ValueError for a column or class that a published set does not have, before its files are touched"
+    if (known := known_labels(settings.dataset)) is None: return
+    settings = own_names(settings, known.notes["aliases"])
+    check_columns(known.table, settings)
+    specs = known.notes["tasks"].get(settings.task, settings.task).split("+")
+    for spec in [*specs, settings.groups, settings.importance_groups]:
+        if spec not in ("", "clusters"): codes(known.table, spec)
+    if settings.dataset == "people": return                              # its classes stand in its files
+    table = classes_used(known.table, settings.classes, {})
+    if settings.imbalance: thin_table(table, settings.imbalance)
+    if settings.importance_on: matching(table, settings.importance_on)
+
+def check_part(data: FaceData):
+    "Warn of a set that is not whole, with how much is there; ValueError where nothing is"
+    if data.table.empty: raise ValueError(f"{data.name}: none of the images that the labels name is in {data.root}")
+    if data.notes.get("missing"): warnings.warn(f"{data.name}: partial = True, the run uses {part_of(data)}", stacklevel=3)
+
+def _read(settings: Settings, data_root: str | Path | None, progress: bool) -> FaceData:
+    "The set that the settings name, checked before and after"
+    check_names(settings)
+    path = settings.data_path or None
+    data = read_dataset(settings.dataset, path, root("data", data_root), progress=progress, strict=not settings.partial, fit=settings.fit)
+    if settings.partial: check_part(data)
+    return data
+
+
+# %%
+for wrong in (dict(task="rase"), dict(groups="race*gendre"), dict(classes="race=Blue"), dict(importance_on="race=Blue"), dict(imbalance="rase=White:0.2"), dict(dataset="people", groups="race")):
+    print(refused(check_names, Settings(**wrong)))
+assert refused(check_names, Settings(task="rase")).startswith("no label column 'rase': this set has age, gender, race")
+assert check_names(Settings(dataset="celeba", task="attributes", groups="gender*Bald")) is None and check_names(tiny) is None
+assert check_names(Settings(dataset="celeba", task="attributes", groups="Male")) is None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    check_part(replace(own, notes=dict(missing=["gone.jpg"]))), check_part(own)
+print(caught[0].message)
+assert [str(w.message) for w in caught] == [f"folder: partial = True, the run uses {len(own.table)} of {len(own.table) + 1} images"]
+assert "none of the images" in refused(check_part, replace(own, table=own.table[:0]))
+
+
 # %%
 #| export
 def prepare(
@@ -430,7 +477,7 @@ def prepare(
 
     Raises: ValueError, FileNotFoundError or OSError that name the setting, file, column or row at fault."""
     plain_name(name)
-    data = read_dataset(settings.dataset, settings.data_path or None, root("data", data_root), progress=progress)
+    data = _read(settings, data_root, progress)
     settings = own_names(settings, data.notes.get("aliases", {}))
     check_columns(data.table, settings)
     specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
@@ -452,6 +499,7 @@ assert prepare(replace(tiny, method="dense", groups="clusters"), **places).setti
 for wrong, where in ((dict(task="colour"), {}), (dict(groups="hue"), {}), (dict(dataset="imdb"), {}), (dict(classes="tint=green"), {}), (dict(classes="tint"), {}), (dict(limit=3), {}),
                      (dict(classes="tint=red"), {}), (dict(classes="shade=dark"), {}), (dict(data_path=str(home / "none")), {}), ({}, dict(runs_root=home / "file")), ({}, dict(name="../up"))):
     print(refused(prepare, replace(tiny, **wrong), **(places | where)))
+assert refused(prepare, Settings(task="rase"), data_root=home / "nowhere").startswith("no label column 'rase'")       # and no word of FairFace, which is not there
 
 
 # %% [markdown]

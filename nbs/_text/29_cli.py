@@ -339,6 +339,7 @@ def _data_command(commands):
     check.add_argument("dataset", choices=DATASETS)
     for name in ("data_path", "data_root"): check.add_argument(f"--{name}", default="")
     check.add_argument("--quick", action="store_true", help="do not decode the images")
+    check.add_argument("--partial", nargs="?", const="True", choices=("True", "False"), default="False", help="what is there is meant to be all: a missing file is no fault")
 
 def _small_commands(commands):
     "`fairgrape report`, `status` and `calibrate`, which have no settings of runs"
@@ -357,7 +358,8 @@ for add, *words in ((_data_command, "data", "check", "utkface", "--quick"), (_sm
                     (_small_commands, "calibrate")): print(parsed(add, *words))
 
 # %%
-assert parsed(_data_command, "data", "check", "utkface", "--quick") == dict(command="data", what="check", dataset="utkface", data_path="", data_root="", quick=True)
+assert parsed(_data_command, "data", "check", "utkface", "--quick") == dict(command="data", what="check", dataset="utkface", data_path="", data_root="", quick=True, partial="False")
+assert parsed(_data_command, "data", "check", "utkface", "--partial")["partial"] == parsed(_data_command, "data", "check", "utkface", "--partial", "True")["partial"] == "True"
 assert "invalid choice" in parsed(_data_command, "data", "check", "imdb") and "required: what" in parsed(_data_command, "data")
 assert parsed(_small_commands, "report") == dict(command="report", out="", runs_root=None)
 assert parsed(_small_commands, "status", "--all", "--runs_root", "r") == dict(command="status", all=True, runs_root="r")
@@ -428,7 +430,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     print(calibrate_and_tell(args.seconds, args.device, args.runs_root)); return 0
 
 def _data(args: argparse.Namespace) -> int:
-    check = check_dataset(args.dataset, args.data_path or None, root("data", args.data_root), not args.quick, progress=sys.stderr.isatty())
+    check = check_dataset(args.dataset, args.data_path or None, root("data", args.data_root), not args.quick, progress=sys.stderr.isatty(), partial=args.partial == "True")
     print(set_text(check))
     return 0 if check.sound else 1
 
@@ -439,10 +441,10 @@ def told(command, **options):
     with as_in_a_shell() as out: code = command(argparse.Namespace(**options))
     return code, out.getvalue().replace(str(home), "…")
 
-print(told(_data, dataset="folder", data_path=str(home / "own"), data_root=str(home), quick=False)[1])
+print(told(_data, dataset="folder", data_path=str(home / "own"), data_root=str(home), quick=False, partial="False")[1])
 
 # %%
-assert [told(_data, dataset=name, data_path=path, data_root=str(home), quick=True)[0] for name, path in (("folder", str(home / "own")), ("celeba", ""))] == [0, 1]
+assert [told(_data, dataset=name, data_path=path, data_root=str(home), quick=True, partial="False")[0] for name, path in (("folder", str(home / "own")), ("celeba", ""))] == [0, 1]
 assert told(_run, **dict(tiny, method="ws", rate="0.5"), file=None, accept_older=False) == (0, f"{done[0]}\n".replace(str(home), "…"))      # it is there: nothing is computed
 with patch(f"{_report.__module__}.report", return_value="the page") as asked: assert told(_report, runs_root=str(home / "runs"), out="p.html") == (0, "the page\n")
 assert asked.call_args.args == (home / "runs", "p.html") and told(_status, runs_root=str(home / "runs"), all=False)[0] == 0
