@@ -1,4 +1,7 @@
-"The documents beside the notebooks: the citation, the changelog, a data statement for every data set, and what make says to pytest."
+"""The documents beside the notebooks: the citation, the changelog, a data statement for every
+data set, and what make says to pytest.
+"""
+
 import re
 import shlex
 import subprocess
@@ -9,30 +12,67 @@ import pytest
 import yaml
 
 import fairgrape
-from fairgrape.datasets import DATASETS
+from fairgrape.data.catalog import DATASETS
 
 REPO = Path(__file__).resolve().parents[2]
 STATEMENTS = REPO / "data" / "statements"
-HEADINGS = ["Who is in it", "How it was collected", "Labels, and who gave them", "What the labels mean, and what they do not", "Licence", "Known faults", "What it must not be used for", "Sources"]
+HEADINGS = [
+    "Who is in it",
+    "How it was collected",
+    "Labels, and who gave them",
+    "What the labels mean, and what they do not",
+    "Licence",
+    "Known faults",
+    "What it must not be used for",
+    "Sources",
+]
 
-def read(name: str) -> str: return (REPO / name).read_text(encoding="utf-8")
+
+def read(name: str) -> str:
+    return (REPO / name).read_text(encoding="utf-8")
+
 
 def test_the_citation_is_valid_and_of_this_version():
     cited = yaml.safe_load(read("CITATION.cff"))
-    assert {"cff-version", "message", "title", "authors", "version", "license", "type"} <= set(cited) and cited["cff-version"] == "1.2.0"
-    assert cited["version"] == fairgrape.__version__ and cited["license"] == "MIT" and cited["type"] == "software"
-    assert all({"name"} <= set(a) or {"family-names", "given-names"} <= set(a) for a in cited["authors"])
+    assert {"cff-version", "message", "title", "authors", "version", "license", "type"} <= set(
+        cited
+    ) and cited["cff-version"] == "1.2.0"
+    assert (
+        cited["version"] == fairgrape.__version__
+        and cited["license"] == "MIT"
+        and cited["type"] == "software"
+    )
+    assert all(
+        {"name"} <= set(a) or {"family-names", "given-names"} <= set(a) for a in cited["authors"]
+    )
     for paper in (cited["preferred-citation"], *cited["references"]):
-        assert {"type", "title", "authors"} <= set(paper) and paper["title"].startswith("FairGRAPE: Fairness-aware GRAdient Pruning mEthod") and paper["year"] == 2022
-        assert [a["family-names"] for a in paper["authors"]] == ["Lin", "Kim", "Joo"] and paper["url"].endswith("2207.10888")
+        assert (
+            {"type", "title", "authors"} <= set(paper)
+            and paper["title"].startswith("FairGRAPE: Fairness-aware GRAdient Pruning mEthod")
+            and paper["year"] == 2022
+        )
+        assert [a["family-names"] for a in paper["authors"]] == ["Lin", "Kim", "Joo"] and paper[
+            "url"
+        ].endswith("2207.10888")
+
 
 def test_the_changelog_keeps_its_form():
     versions = re.findall(r"^## \[(.+?)\] - (\S+)$", read("CHANGELOG.md"), re.M)
-    assert versions[0][0] == fairgrape.__version__ and all(when == "Unreleased" or re.fullmatch(r"\d{4}-\d\d-\d\d", when) for _, when in versions)
+    assert versions[0][0] == fairgrape.__version__ and all(
+        when == "Unreleased" or re.fullmatch(r"\d{4}-\d\d-\d\d", when) for _, when in versions
+    )
     dates = [when for _, when in versions if when != "Unreleased"]
     assert dates == sorted(dates, reverse=True)
     kinds = re.findall(r"^### (.+)$", read("CHANGELOG.md"), re.M)
-    assert kinds and set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert kinds and set(kinds) <= {
+        "Added",
+        "Changed",
+        "Deprecated",
+        "Removed",
+        "Fixed",
+        "Security",
+    }
+
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_every_data_set_has_a_statement(name):
@@ -42,18 +82,37 @@ def test_every_data_set_has_a_statement(name):
     assert parts[1::2] == HEADINGS and all(len(part.strip()) > 12 for part in parts[2::2])
     assert f"statements/{name}.md" in read("data/README.md")
 
+
 def test_statements_name_what_exists():
     assert {f.stem for f in STATEMENTS.glob("*.md")} == set(DATASETS)
     for file in STATEMENTS.glob("*.md"):
-        for link in re.findall(r"\]\(([^)#]+)\)", file.read_text(encoding="utf-8")): assert (file.parent / link).exists(), f"{file.name}: {link}"
+        for link in re.findall(r"\]\(([^)#]+)\)", file.read_text(encoding="utf-8")):
+            assert (file.parent / link).exists(), f"{file.name}: {link}"
+
 
 def test_git_takes_the_statements():
     lines = read(".gitignore").splitlines()
     assert lines.index("!/data/statements/") > lines.index("/data/*")
 
+
 def test_pytest_understands_what_make_says_to_it():
     lines = re.findall(r"^\t\$\(PYTEST\)(.*)$", read("Makefile"), re.M)
     assert len(lines) == 3 and "" in lines
-    for line in lines:                                            # nothing is collected: 5; a usage error: 4
-        done = subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "--ignore-glob=*", *shlex.split(line)], cwd=REPO, capture_output=True, text=True)
+    for line in lines:  # nothing is collected: 5; a usage error: 4
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "--collect-only",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                "--ignore-glob=*",
+                *shlex.split(line),
+            ],
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 5, line + done.stderr

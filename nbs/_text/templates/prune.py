@@ -57,21 +57,42 @@ progress: bool = True             # show progress bars
 # A name that is not in the list above is an error, and so is a setting that cannot be; both are found here, before an image is read.
 
 # %%
-from fairgrape.experiment import from_parameters
+from fairgrape.experiment.settings import from_parameters
+
 settings, places = from_parameters(globals())
 settings
 
 # %%
 import time
-from fairgrape.clusters import clusters_table
-from fairgrape.data import label_columns
-from fairgrape.experiment import (at_work, check_images, dense_network, find_clusters, form, images_of, is_complete, layer_table, prepare, prune_network, run_folder, run_together, save_run, set_up,
-                                  share_table, starting_network)
-from fairgrape.plots import plot_groups, plot_history, plot_kept_shares, plot_shares, plot_sparsity
-from fairgrape.preparation import group_counts
-from fairgrape.report import load_run
+
+from fairgrape.data.tables import label_columns
+from fairgrape.experiment.clusters import clusters_table
+from fairgrape.experiment.dense import dense_network, images_of, set_up, starting_network
+from fairgrape.experiment.importance_data import find_clusters
+from fairgrape.experiment.preparation import (
+    check_images,
+    group_counts,
+    is_complete,
+    prepare,
+    run_folder,
+)
+from fairgrape.experiment.results import at_work, save_run
+from fairgrape.experiment.run import layer_table, prune_network, run_together, share_table
+from fairgrape.experiment.settings import form
+from fairgrape.report.run_plots import (
+    plot_groups,
+    plot_history,
+    plot_kept_shares,
+    plot_shares,
+    plot_sparsity,
+)
+from fairgrape.report.runs import load_run
+
 started = time.perf_counter()
-device, threads, together, keep = (places.pop(k, v) for k, v in (("device", ""), ("threads", 0), ("processes", 1), ("keep_on", "auto")))
+device, threads, together, keep = (
+    places.pop(k, v)
+    for k, v in (("device", ""), ("threads", 0), ("processes", 1), ("keep_on", "auto"))
+)
 where = set_up(device, threads)
 job = prepare(settings, **places)
 check_images(job)
@@ -84,7 +105,8 @@ print(f"{folder.name} on {where}" + (": complete already" if is_complete(folder)
 # How many images of each group are in each part. The validation part chooses epochs; the test part is touched once, at the end.
 
 # %%
-if settings.groups != "clusters": display(group_counts(job))
+if settings.groups != "clusters":
+    display(group_counts(job))
 
 # %% [markdown]
 # ## The dense network
@@ -92,14 +114,23 @@ if settings.groups != "clusters": display(group_counts(job))
 # Trained by the full schedule, or read from the run folder of the same settings; a file named by `weights` is taken as it is. Where groups are to be clusters, they are found in its features.
 
 # %%
-if int(together) > 1 and not is_complete(folder):   # several processes share this run; everything below is then only shown
-    run_together(int(together), settings, threads, device=device, keep_on=keep, **{k: v for k, v in places.items() if k != "progress"})
+# several processes share this run; everything below is then only shown
+if int(together) > 1 and not is_complete(folder):
+    run_together(
+        int(together),
+        settings,
+        threads,
+        device=device,
+        keep_on=keep,
+        **{k: v for k, v in places.items() if k != "progress"},
+    )
 if not is_complete(folder):
-    starting_network(job)      # says now if its weights cannot be had
+    starting_network(job)  # says now if its weights cannot be had
     images = images_of(job, where, progress)
     dense = dense_network(job, images, where, progress)
     job, images = find_clusters(job, images, dense.model, where)
-if job.clusters is not None: display(job.clusters.table, clusters_table(job.clusters, job.table, label_columns(job.table)))
+if job.clusters is not None:
+    display(job.clusters.table, clusters_table(job.clusters, job.table, label_columns(job.table)))
 
 # %% [markdown]
 # ## Pruning
@@ -108,10 +139,14 @@ if job.clusters is not None: display(job.clusters.table, clusters_table(job.clus
 # killed, run it again with the same parameters, and it goes on from there.
 
 # %%
-if settings.method != "dense": print(f"{settings.method}: {form(settings).steps}, scope {form(settings).scope}. Published as: {form(settings).published}")
+if settings.method != "dense":
+    print(
+        f"{settings.method}: {form(settings).steps}, scope {form(settings).scope}. Published as:"
+        f" {form(settings).published}"
+    )
 
 # %%
-with at_work(folder):            # no other process computes this run meanwhile
+with at_work(folder):  # no other process computes this run meanwhile
     if not is_complete(folder):
         before = share_table(job, images, dense.model, where, keep_on=keep)
         pruned, steps = prune_network(job, images, dense, where, progress, keep_on=keep)
@@ -120,10 +155,12 @@ with at_work(folder):            # no other process computes this run meanwhile
 
 # %%
 run = load_run(folder)
-if len(run.history): display(plot_history(run.history))
+if len(run.history):
+    display(plot_history(run.history))
 
 # %%
-if settings.method != "dense": display(plot_sparsity(run.layers))
+if settings.method != "dense":
+    display(plot_sparsity(run.layers))
 
 # %% [markdown]
 # ## Who paid for it
@@ -133,14 +170,17 @@ if settings.method != "dense": display(plot_sparsity(run.layers))
 
 # %%
 import pandas as pd
-pd.set_option("display.html.use_mathjax", False)     # names of groups are no formulas
+
+pd.set_option("display.html.use_mathjax", False)  # names of groups are no formulas
 pd.DataFrame(run.metrics["table"]).set_index("group").round(2)
 
 # %%
-for sentence in run.metrics.get("notes", []): print(sentence)
+for sentence in run.metrics.get("notes", []):
+    print(sentence)
 
 # %%
-if settings.method != "dense": display(pd.DataFrame(run.metrics["disparities"]).T.round(2), plot_groups(run.metrics))
+if settings.method != "dense":
+    display(pd.DataFrame(run.metrics["disparities"]).T.round(2), plot_groups(run.metrics))
 
 # %% [markdown]
 # ## What the weights are important for
@@ -149,14 +189,20 @@ if settings.method != "dense": display(pd.DataFrame(run.metrics["disparities"]).
 # A score with one group of everybody has no targets.
 
 # %%
-if len(run.choices): display(plot_kept_shares(run.choices))
-elif settings.method != "dense": print("No shares of the choice: this score has one group of everybody, or the run is older than their record.")
+if len(run.choices):
+    display(plot_kept_shares(run.choices))
+elif settings.method != "dense":
+    print(
+        "No shares of the choice: this score has one group of everybody, or the run is older than"
+        " their record."
+    )
 
 # %% [markdown]
 # And each group's share of each layer's importance in the dense network and after the final training, which moves it again.
 
 # %%
-if settings.method != "dense": display(plot_shares(run.layers))
+if settings.method != "dense":
+    display(plot_shares(run.layers))
 
 # %%
 folder

@@ -15,15 +15,21 @@ pattern: str = "*"    # which run folders, e.g. utkface-*
 # %%
 import pandas as pd
 from IPython.display import HTML, Markdown, display
-from fairgrape.plots import plot_deltas, plot_disparity, plot_price
-from fairgrape.report import HOW_TO_READ, display_table, find_runs, report_table, seed_floor, verdicts, write_report
-from fairgrape.seeds import over_seeds, plot_seeds, seed_verdicts
-from fairgrape.settings import root
+
+from fairgrape.experiment.paths import root
+from fairgrape.report.comparison import display_table, report_table, seed_floor, verdicts
+from fairgrape.report.page import HOW_TO_READ, write_report
+from fairgrape.report.plots import plot_deltas, plot_disparity, plot_price
+from fairgrape.report.runs import find_runs
+from fairgrape.report.seeds import over_seeds, plot_seeds, seed_verdicts
 
 folder = root("runs", runs_root)
 runs = find_runs(folder, pattern)
 table = report_table(runs)
-print(f"{len(runs)} finished runs, {len(table)} of them pruned, in {table.experiment.nunique()} experiments")
+print(
+    f"{len(runs)} finished runs, {len(table)} of them pruned, in {table.experiment.nunique()}"
+    " experiments"
+)
 
 # %% [markdown]
 # ## How to read it
@@ -37,7 +43,8 @@ HTML(HOW_TO_READ)
 # Accuracies in percent, the rest in percentage points. Compare rows only if they agree in data set, groups, network, scope and rate.
 
 # %%
-with pd.option_context("display.max_columns", None, "display.max_rows", None): display(display_table(table))
+with pd.option_context("display.max_columns", None, "display.max_rows", None):
+    display(display_table(table))
 
 # %% [markdown]
 # ## Each experiment
@@ -63,9 +70,16 @@ seed_floor(runs)
 # Where methods were run with several seeds, their differences seed by seed say whether one is really better. An interval that includes 0 decides nothing.
 
 # %%
-several = table[table.groupby(["experiment", "rate", "scope", "label"]).seed.transform("nunique") > 1]
-if len(several): display(over_seeds(several).round(1), Markdown("\n".join(f"- {sentence}" for sentence in seed_verdicts(several))))
-for _, rows in several.groupby(["experiment", "rate", "scope"], sort=False): display(plot_seeds(rows))
+several = table[
+    table.groupby(["experiment", "rate", "scope", "label"]).seed.transform("nunique") > 1
+]
+if len(several):
+    display(
+        over_seeds(several).round(1),
+        Markdown("\n".join(f"- {sentence}" for sentence in seed_verdicts(several))),
+    )
+for _, rows in several.groupby(["experiment", "rate", "scope"], sort=False):
+    display(plot_seeds(rows))
 
 # %% [markdown]
 # ## The page

@@ -19,22 +19,31 @@ from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
-from fairgrape.experiment import set_up
-from fairgrape.plots import plot_deltas, plot_disparity, plot_price
-from fairgrape.report import display_table, load_run, report_table, verdicts
-from fairgrape.studies import load_study, plot_layers, run_layers, study_intro, study_page, too_weak
+
+from fairgrape.experiment.dense import set_up
+from fairgrape.report.comparison import display_table, report_table, verdicts
+from fairgrape.report.plots import plot_deltas, plot_disparity, plot_price
+from fairgrape.report.runs import load_run
+from fairgrape.studies.by_layer import plot_layers, run_layers
+from fairgrape.studies.studies import load_study, study_intro, study_page, too_weak
 
 asked = load_study(study)
 done = [load_run(Path(folder)) for folder in runs.splitlines()]
 table = report_table(done)
-display(Markdown(f"## {asked.title}: {row}{' (fast)' if fast else ''}"), Markdown("\n\n".join(study_intro(asked, row, fast, done))))
+display(
+    Markdown(f"## {asked.title}: {row}{' (fast)' if fast else ''}"),
+    Markdown("\n\n".join(study_intro(asked, row, fast, done))),
+)
 
 # %% [markdown]
 # ## Can it tell anything?
 
 # %%
 weak = too_weak(done)
-print("\n".join(weak) or "Yes: every dense network is above twice the accuracy of guessing (with two classes, half-way to perfection) and above naming the commonest class.")
+print(
+    "\n".join(weak)
+    or "Yes: every dense network is above twice the accuracy of guessing (with two classes, half-way to perfection) and above naming the commonest class."
+)
 
 # %% [markdown]
 # ## What came out
@@ -42,7 +51,8 @@ print("\n".join(weak) or "Yes: every dense network is above twice the accuracy o
 # Accuracies in percent, disparities in percentage points. Compare rows only where data, scope and rate agree, and no ρ without its noise floor.
 
 # %%
-with pd.option_context("display.max_columns", None, "display.max_rows", None): display(display_table(table))
+with pd.option_context("display.max_columns", None, "display.max_rows", None):
+    display(display_table(table))
 
 # %%
 for name, rows in table.groupby("experiment", sort=False):
@@ -56,9 +66,15 @@ for name, rows in table.groupby("experiment", sort=False):
 # Where the study asks for it: each layer's mask alone on the dense network, nothing retrained.
 
 # %%
-layers = run_layers(done, set_up(device, int(threads)), data_root or None, cache_root or None) if asked.layers else {}
-for label, by_layer in layers.items(): display(Markdown(f"### {label}"), by_layer.round(2))
-if layers: display(plot_layers(layers))
+layers = (
+    run_layers(done, set_up(device, int(threads)), data_root or None, cache_root or None)
+    if asked.layers
+    else {}
+)
+for label, by_layer in layers.items():
+    display(Markdown(f"### {label}"), by_layer.round(2))
+if layers:
+    display(plot_layers(layers))
 
 # %% [markdown]
 # ## The page

@@ -26,15 +26,21 @@ from IPython.utils.capture import capture_output
 from matplotlib.patches import Patch
 
 from fairgrape.cli import main
-from fairgrape.report import display_table, find_runs, html_figure, report_table, verdicts
-from fairgrape.sweep import one_cell, read_grid, sweeps, worker_slots
+from fairgrape.report.comparison import display_table, report_table, verdicts
+from fairgrape.report.figures import html_figure
+from fairgrape.report.runs import find_runs
+from fairgrape.sweep.grid import one_cell, read_grid
+from fairgrape.sweep.local import worker_slots
+from fairgrape.sweep.record import sweeps
 
 home = Path(tempfile.mkdtemp())
 RUNS = home / "runs"
 
+
 def show(fig, caption, description):
     "The figure as HTML, with a description for whoever cannot see it"
-    fig.set_label(description); plt.close(fig)
+    fig.set_label(description)
+    plt.close(fig)
     return HTML(html_figure(fig, caption))
 
 
@@ -44,10 +50,13 @@ def show(fig, caption, description):
 # %%
 def shell(command):
     "Run a `fairgrape` command, print what it says, give back its exit status"
-    with capture_output() as seen: status = main(shlex.split(command)[1:])
-    said = "".join(out.data["text/plain"] for out in seen.outputs) + seen.stdout + seen.stderr     # tables are displayed, not printed, in Jupyter
+    with capture_output() as seen:
+        status = main(shlex.split(command)[1:])
+    # tables are displayed, not printed, in Jupyter
+    said = "".join(out.data["text/plain"] for out in seen.outputs) + seen.stdout + seen.stderr
     print(clean(f"$ {command}\n{said}"))
     return status, said
+
 
 def clean(said):
     "Without colours, folders and the machine's name"
@@ -87,7 +96,9 @@ cells:
   - {{method: fairgrape, seed: 0}}
   - {{method: ws, groups: hair}}
 """)
-pd.DataFrame(read_grid(str(grid)))[["dataset", "method", "rate", "seed", "groups", "network", "image_size"]].fillna("")
+pd.DataFrame(read_grid(str(grid)))[
+    ["dataset", "method", "rate", "seed", "groups", "network", "image_size"]
+].fillna("")
 
 # %%
 assert len(read_grid(str(grid))) == 2 + 1 + 1
@@ -110,7 +121,12 @@ assert status == 2 and "rate" in said and not RUNS.exists()
 status, said = shell(f"fairgrape sweep {grid} --dry_run")
 
 # %%
-assert status == 0 and said.count(": run (") == 3 and said.count("cannot:") == 1 and "no label column 'hair'" in said
+assert (
+    status == 0
+    and said.count(": run (") == 3
+    and said.count("cannot:") == 1
+    and "no label column 'hair'" in said
+)
 
 
 # %% [markdown]
@@ -122,24 +138,37 @@ assert status == 0 and said.count(": run (") == 3 and said.count("cannot:") == 1
 
 # %%
 #| slow
-def states(): return [cell["state"] for record in sweeps(RUNS)[-1:] for cell in record["cells"]]
+def states():
+    return [cell["state"] for record in sweeps(RUNS)[-1:] for cell in record["cells"]]
+
 
 command = f"fairgrape sweep {grid} --workers 2 --no_report"
 words = [Path(sys.executable).with_name("fairgrape"), *shlex.split(command)[1:]]
-plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}   # lines rather than a live table
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:                     # in the background of a script, and so would the sweep
+# lines rather than a live table
+plain = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
+# in the background of a script, and so would the sweep
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-with (home / "sweep.log").open("w") as log: process = subprocess.Popen(words, stdout=log, stderr=log, env=plain)
-while process.poll() is None and not (set(states()) >= {"done", "running"} and list(RUNS.glob("*/progress.json"))): time.sleep(0.05)
+with (home / "sweep.log").open("w") as log:
+    process = subprocess.Popen(words, stdout=log, stderr=log, env=plain)
+while process.poll() is None and not (
+    set(states()) >= {"done", "running"} and list(RUNS.glob("*/progress.json"))
+):
+    time.sleep(0.05)
 status, said = shell(f"fairgrape status --runs_root {RUNS}")
 
 # %%
 #| slow
-assert status == 0 and "under way" in said and "1 failed" in said and {"done", "running"} <= set(states())
+assert (
+    status == 0
+    and "under way" in said
+    and "1 failed" in said
+    and {"done", "running"} <= set(states())
+)
 
 # %%
 #| slow
-process.send_signal(signal.SIGINT)                                                        # Ctrl-C
+process.send_signal(signal.SIGINT)  # Ctrl-C
 process.wait(900)
 said = (home / "sweep.log").read_text()
 print(clean(said))
@@ -149,9 +178,14 @@ print(clean(said))
 
 # %%
 #| slow
-first, = sweeps(RUNS)
+(first,) = sweeps(RUNS)
 assert process.returncode == 130 and "To go on: fairgrape sweep" in said and not first["alive"]
-assert states().count("failed") == 1 and "done" in states() and "waiting" in states() and "running" not in states()
+assert (
+    states().count("failed") == 1
+    and "done" in states()
+    and "waiting" in states()
+    and "running" not in states()
+)
 
 # %% [markdown]
 # From now on, and from any terminal, `status` says the same: it reads files, and asks nobody.
@@ -171,14 +205,19 @@ assert status == 0 and "stopped" in said and "1 failed" in said and "running" no
 
 # %%
 #| slow
-when = {c["folder"]: Path(c["folder"], "prune.ipynb").stat().st_mtime_ns for c in first["cells"] if c["state"] == "done"}
+when = {
+    c["folder"]: Path(c["folder"], "prune.ipynb").stat().st_mtime_ns
+    for c in first["cells"]
+    if c["state"] == "done"
+}
 status, said = shell(f"fairgrape sweep {grid} --workers 2 --no_report")
 
 # %%
 #| slow
 second = sweeps(RUNS)[-1]
-assert status == 1 and "3 of 4 there, 1 failed" in said                                  # 1: something failed
-assert all(Path(folder, "prune.ipynb").stat().st_mtime_ns == t for folder, t in when.items())      # not touched again
+assert status == 1 and "3 of 4 there, 1 failed" in said  # 1: something failed
+# not touched again
+assert all(Path(folder, "prune.ipynb").stat().st_mtime_ns == t for folder, t in when.items())
 assert all(cell["tries"] == 0 for cell in second["cells"] if cell["folder"] in when)
 
 
@@ -187,28 +226,55 @@ assert all(cell["tries"] == 0 for cell in second["cells"] if cell["folder"] in w
 def draw(records):
     "What was worked on when, a row a run; each sweep has its colour and hatching"
     begun = min(r["started"] for r in records)
-    styles = (dict(facecolor="#0072B2"), dict(facecolor="#E69F00", hatch="///", edgecolor="white", linewidth=0))
+    styles = (
+        dict(facecolor="#0072B2"),
+        dict(facecolor="#E69F00", hatch="///", edgecolor="white", linewidth=0),
+    )
     names = {c["index"]: c["words"].replace("groups=", "") for c in records[0]["cells"]}
     fig, ax = plt.subplots(figsize=(8, 2.6), layout="constrained")
     for record, style in zip(records, styles):
         for cell in (c for c in record["cells"] if c["tries"]):
-            stop = Path(cell["folder"], "prune.ipynb").stat().st_mtime if cell["state"] == "done" else record["ended"]
+            stop = (
+                Path(cell["folder"], "prune.ipynb").stat().st_mtime
+                if cell["state"] == "done"
+                else record["ended"]
+            )
             ax.barh(cell["index"], stop - cell["started"], 0.6, cell["started"] - begun, **style)
-            if cell["state"] == "done": ax.annotate(" done", (stop - begun, cell["index"]), va="center", fontsize=9)
+            if cell["state"] == "done":
+                ax.annotate(" done", (stop - begun, cell["index"]), va="center", fontsize=9)
         ax.axvline(record["ended"] - begun, color="black", linestyle="--", linewidth=1)
     impossible = [c["index"] for c in records[0]["cells"] if c["state"] == "failed"]
-    for row in impossible: ax.annotate(" cannot be planned", (0, row), va="center", fontsize=9)
-    ax.set_yticks(list(names), names.values()); ax.set_ylim(len(names) - 0.5, -0.5); ax.margins(x=0.08)
+    for row in impossible:
+        ax.annotate(" cannot be planned", (0, row), va="center", fontsize=9)
+    ax.set_yticks(list(names), names.values())
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.margins(x=0.08)
     ax.set_xlabel("seconds since the first sweep began; dashed: a sweep ends")
     ax.spines[["top", "right"]].set_visible(False)
-    fig.legend([Patch(**s) for s in styles], ["first sweep, interrupted", "second sweep"], loc="outside lower center", ncols=2, fontsize=9)
+    fig.legend(
+        [Patch(**s) for s in styles],
+        ["first sweep, interrupted", "second sweep"],
+        loc="outside lower center",
+        ncols=2,
+        fontsize=9,
+    )
     return fig
 
-def told(record): return "; ".join(f"{c['words']}: {'done' if c['state'] == 'done' else 'broken off'}" for c in record["cells"] if c["tries"])
 
-show(draw([first, second]), "Which run was worked on when, its start-up included",
-     f"Bars on a time line, a row for each of four runs. First sweep, until Ctrl-C: {told(first)}. "
-     f"Second sweep: {told(second)}. The run with groups hair has no bar: it cannot be planned.")
+def told(record):
+    return "; ".join(
+        f"{c['words']}: {'done' if c['state'] == 'done' else 'broken off'}"
+        for c in record["cells"]
+        if c["tries"]
+    )
+
+
+show(
+    draw([first, second]),
+    "Which run was worked on when, its start-up included",
+    f"Bars on a time line, a row for each of four runs. First sweep, until Ctrl-C: {told(first)}. "
+    f"Second sweep: {told(second)}. The run with groups hair has no bar: it cannot be planned.",
+)
 
 # %% [markdown]
 # ## What failed
@@ -218,14 +284,21 @@ show(draw([first, second]), "Which run was worked on when, its start-up included
 
 # %%
 #| slow
-failed, = [c for c in second["cells"] if c["state"] == "failed"]
+(failed,) = [c for c in second["cells"] if c["state"] == "failed"]
 print(failed["words"], "→", failed["reason"])
-logs = {file.name: file.read_text().count("--- ") for file in sorted((RUNS / ".logs").glob("*.log"))}
+logs = {
+    file.name: file.read_text().count("--- ") for file in sorted((RUNS / ".logs").glob("*.log"))
+}
 pd.Series(logs, name="times started").rename_axis("log in runs/.logs").to_frame()
 
 # %%
 #| slow
-assert failed["tries"] == 0 and "no label column 'hair'" in failed["reason"] and len(logs) == 3 and 3 < sum(logs.values()) <= 5
+assert (
+    failed["tries"] == 0
+    and "no label column 'hair'" in failed["reason"]
+    and len(logs) == 3
+    and 3 < sum(logs.values()) <= 5
+)
 
 # %% [markdown]
 # With the mistake mended the last run is the same as the first, and nothing is left to do. More seeds or methods are added in the same way: write them in and start the command again.
@@ -237,7 +310,8 @@ status, said = shell(f"fairgrape sweep {grid} --dry_run")
 
 # %%
 #| slow
-assert status == 0 and said.count("nothing, it is there") == 3                            # the fourth is the first now, counted once
+# the fourth is the first now, counted once
+assert status == 0 and said.count("nothing, it is there") == 3
 
 # %% [markdown]
 # ## The report
@@ -248,13 +322,30 @@ assert status == 0 and said.count("nothing, it is there") == 3                  
 #| slow
 runs = [run for run in find_runs(RUNS) if run.settings["method"] != "dense"]
 table = report_table(runs)
-display_table(table)[["Method", "Rate", "Scope", "Seed", "Accuracy dense", "Accuracy", "ρ [95 %]", "Floor of ρ: mean, 95 %", "Test images"]]
+display_table(table)[
+    [
+        "Method",
+        "Rate",
+        "Scope",
+        "Seed",
+        "Accuracy dense",
+        "Accuracy",
+        "ρ [95 %]",
+        "Floor of ρ: mean, 95 %",
+        "Test images",
+    ]
+]
 
 # %%
 #| slow
-for sentence in verdicts(table, baseline="ws"): print(sentence)
-assert len(runs) == 3 and sorted(table.label) == ["fairgrape", "ws", "ws"] and len(verdicts(table, "ws")) == 1
-assert len(list(RUNS.glob("*-dense-*"))) == 2                                              # a dense network for each seed, trained once
+for sentence in verdicts(table, baseline="ws"):
+    print(sentence)
+assert (
+    len(runs) == 3
+    and sorted(table.label) == ["fairgrape", "ws", "ws"]
+    and len(verdicts(table, "ws")) == 1
+)
+assert len(list(RUNS.glob("*-dense-*"))) == 2  # a dense network for each seed, trained once
 
 # %% [markdown]
 # One epoch on a few hundred faces of 16 pixels teaches nothing (guessing gives 20 %), and so neither do these figures. What they show is that the machinery works, interruption and all.
@@ -280,14 +371,19 @@ pd.DataFrame(worker_slots(gpus=("0", "1", "2", "3"), per_run=2, cores=32)).renam
 
 # %%
 #| slow
-assert [s["CUDA_VISIBLE_DEVICES"] for s in worker_slots(gpus=("0", "1", "2", "3"), per_run=2, cores=32)] == ["0,1", "2,3"]
-try: worker_slots(workers=5, gpus=("0", "1", "2", "3"))
-except ValueError as e: print(e)
-else: raise AssertionError("five workers were given four GPUs")
+assert [
+    s["CUDA_VISIBLE_DEVICES"] for s in worker_slots(gpus=("0", "1", "2", "3"), per_run=2, cores=32)
+] == ["0,1", "2,3"]
+try:
+    worker_slots(workers=5, gpus=("0", "1", "2", "3"))
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("five workers were given four GPUs")
 
 # %% [markdown]
 # A machine's GPUs that are spoken for are left out in the usual way, `CUDA_VISIBLE_DEVICES=2,3 fairgrape sweep …`. On a GPU the paper's protocol is the default: leave out of the grid everything that made it small here. `fairgrape calibrate` times a machine for two minutes and says how many hours the protocol would take on it
-# ([sizing](../28_sizing.ipynb)).
+# ([sizing](../studies/05_sizing.ipynb)).
 #
 # ## Several GPUs for one run
 #
@@ -297,7 +393,7 @@ else: raise AssertionError("five workers were given four GPUs")
 # fairgrape run --dataset utkface --task race --groups race --rate 0.99 --processes 2        # not run here
 # ```
 #
-# In float64 the importance agrees with that of one process to nine digits and the masks are the same ones; augmentation draws differ, so a whole run is alike, not equal. [Parallel](../12_parallel.ipynb) shows it with two processes on a CPU.
+# In float64 the importance agrees with that of one process to nine digits and the masks are the same ones; augmentation draws differ, so a whole run is alike, not equal. [Parallel](../training/07_parallel.ipynb) shows it with two processes on a CPU.
 #
 # ## Slurm
 #
@@ -310,14 +406,17 @@ else: raise AssertionError("five workers were given four GPUs")
 # %%
 #| slow
 for number in (0, 2):
-    cell, = one_cell(read_grid(str(grid)), number)
+    (cell,) = one_cell(read_grid(str(grid)), number)
     print(number, "→", {k: cell.parameters[k] for k in ("method", "seed", "groups")})
 status, said = shell(f"fairgrape sweep {grid} --cell 3")
 
 # %%
 #| slow
 assert status == 2 and "choose 0 to 2" in said
-assert [one_cell(read_grid(str(grid)), n)[0].parameters["method"] for n in (0, 2)] == ["ws", "fairgrape"]
+assert [one_cell(read_grid(str(grid)), n)[0].parameters["method"] for n in (0, 2)] == [
+    "ws",
+    "fairgrape",
+]
 
 # %% [markdown]
 # Tasks that need the same dense network wait for the one that trains it. A task that ran into its time limit is submitted again, and goes on from its checkpoint. The runs folder must be shared storage, and the report is made once, at the end: `fairgrape report`.
@@ -331,7 +430,7 @@ assert [one_cell(read_grid(str(grid)), n)[0].parameters["method"] for n in (0, 2
 # ```
 #
 # The same cells as tasks of a Ray cluster. A node that dies takes its runs with it; they are started on another one, and where the runs folder is shared they go on from their checkpoints. With `--fetch` each node has a runs folder of its own, and finished runs come back as files.
-# [Ray sweep](../27_ray_sweep.ipynb) runs on two nodes on one machine, and its test takes one of them away in the middle.
+# [Ray sweep](../sweep/08_ray.ipynb) runs on two nodes on one machine, and its test takes one of them away in the middle.
 #
 # ## In short
 #

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from IPython.display import HTML
 from torch import nn
 
-from fairgrape.choices import html_choices
-from fairgrape.figures import html_figure
-from fairgrape.importance import ByGroup, group_importance
-from fairgrape.masks import apply_masks, get_masks, prunable
-from fairgrape.pruning import prune_fair, schedule
-from fairgrape.selection import keep_count, select_fair, select_top, target_share
+from fairgrape.method.importance import ByGroup, group_importance
+from fairgrape.method.masks import apply_masks, get_masks, prunable
+from fairgrape.method.pruning import prune_fair, schedule
+from fairgrape.method.selection import select_fair
+from fairgrape.method.selectors import keep_count, select_top, target_share
+from fairgrape.report.figures import html_figure
+from fairgrape.report.selection_steps import html_choices
 
 NAMES = [f"w{i}" for i in range(6)]
 
@@ -33,8 +34,10 @@ NAMES = [f"w{i}" for i in range(6)]
 # %%
 def show(fig, caption, description):
     "The figure as HTML, with a description for whoever cannot see it"
-    fig.set_label(description); plt.close(fig)
+    fig.set_label(description)
+    plt.close(fig)
     return HTML(html_figure(fig, caption))
+
 
 assert 'alt="A line rises."' in show(plt.figure(figsize=(1, 1)), "A caption", "A line rises.").data
 
@@ -44,17 +47,23 @@ assert 'alt="A line rises."' in show(plt.figure(figsize=(1, 1)), "A caption", "A
 # The output is $w_0x_0 + \dots + w_5x_5$, nothing else. Group 0's image and group 1's image are six numbers each, and for both of them the output is 10. The right answer for both would have been 9.5, and the loss is the squared error.
 
 # %%
-weight = torch.tensor([2., -1., 1., 3., -1., 4.])
-x = torch.tensor([[3.,  5., 4., 1., -2., 0.],      # group 0's image
-                  [0., -2., 1., 0., -3., 1.]])     # group 1's image
+weight = torch.tensor([2.0, -1.0, 1.0, 3.0, -1.0, 4.0])
+x = torch.tensor(
+    [[3.0, 5.0, 4.0, 1.0, -2.0, 0.0], [0.0, -2.0, 1.0, 0.0, -3.0, 1.0]]  # group 0's image
+)  # group 1's image
 y = torch.tensor([[9.5], [9.5]])
 
 net = nn.Linear(6, 1, bias=False)
-with torch.no_grad(): net.weight.copy_(weight[None])
-pd.DataFrame([*(x * weight).tolist()], columns=NAMES, index=["group 0: w · x", "group 1: w · x"]).assign(output=net(x).detach().flatten())
+with torch.no_grad():
+    net.weight.copy_(weight[None])
+pd.DataFrame(
+    [*(x * weight).tolist()], columns=NAMES, index=["group 0: w · x", "group 1: w · x"]
+).assign(output=net(x).detach().flatten())
 
 # %%
-assert (x * weight).tolist() == [[6, -5, 4, 3, 2, 0], [0, 2, 1, 0, 3, 4]] and net(x).flatten().tolist() == [10, 10]
+assert (x * weight).tolist() == [[6, -5, 4, 3, 2, 0], [0, 2, 1, 0, 3, 4]] and net(
+    x
+).flatten().tolist() == [10, 10]
 assert [F.mse_loss(net(x[[g]]), y[[g]]).item() for g in (0, 1)] == [0.25, 0.25]
 
 
@@ -73,15 +82,17 @@ def importance_of_group(g):
     F.mse_loss(net(x[[g]]), y[[g]]).backward()
     return (net.weight * net.weight.grad).detach()[0] ** 2
 
+
 importance = torch.stack([importance_of_group(g) for g in (0, 1)])
 shown = pd.DataFrame(importance.int().tolist(), columns=NAMES, index=["group 0", "group 1"])
 shown.assign(total=shown.sum(axis=1))
 
 # %%
 assert importance.tolist() == [[36, 25, 16, 9, 4, 0], [0, 4, 1, 0, 9, 16]]
-loader = [(x, y, torch.tensor([0, 1]))]                             # one mixed batch: inputs, answers, groups
+loader = [(x, y, torch.tensor([0, 1]))]  # one mixed batch: inputs, answers, groups
 by_library = group_importance(net, ByGroup(loader, groups=2), F.mse_loss, groups=2)
-assert torch.equal(by_library[""][:, 0], importance)               # the layer's name is "", since it is the whole network
+# the layer's name is "", since it is the whole network
+assert torch.equal(by_library[""][:, 0], importance)
 
 # %% [markdown]
 # Group 0 needs w0 most, group 1 needs w5, for which group 0 has no use at all. And group 0's numbers are larger: its image is louder.
@@ -115,15 +126,33 @@ def step_by_step(importance, k):
     for step in range(1, k + 1):
         held = importance[:, kept].sum(1).double()
         share = held / held.sum() if held.sum() > 0 else torch.tensor([0.5, 0.5])
-        deficit = share - target                                            # below 0: short of the target
+        deficit = share - target  # below 0: short of the target
         group = int(deficit.argmin())
         free = [i for i in range(6) if i not in kept]
         kept.append(max(free, key=lambda i: importance[group, i]))
         held = importance[:, kept].sum(1)
         new = held / held.sum()
-        rows.append(dict(step=step, share_0=share[0], share_1=share[1], deficit_0=deficit[0], deficit_1=deficit[1], chooses=f"group {group}",
-                         keeps=NAMES[kept[-1]], held_0=held[0], held_1=held[1], new_share_0=new[0], new_share_1=new[1]))
-    return pd.DataFrame(rows).astype({c: float for c in rows[0] if c not in ("step", "chooses", "keeps")}).set_index("step")
+        rows.append(
+            dict(
+                step=step,
+                share_0=share[0],
+                share_1=share[1],
+                deficit_0=deficit[0],
+                deficit_1=deficit[1],
+                chooses=f"group {group}",
+                keeps=NAMES[kept[-1]],
+                held_0=held[0],
+                held_1=held[1],
+                new_share_0=new[0],
+                new_share_1=new[1],
+            )
+        )
+    return (
+        pd.DataFrame(rows)
+        .astype({c: float for c in rows[0] if c not in ("step", "chooses", "keeps")})
+        .set_index("step")
+    )
+
 
 steps = step_by_step(importance, k=3)
 steps.round(3)
@@ -138,8 +167,15 @@ steps.round(3)
 # At the end group 1 holds 20/81 = 0.247 where a quarter was asked for.
 
 # %%
-assert steps.chooses.tolist() == ["group 0", "group 1", "group 0"] and steps.keeps.tolist() == ["w0", "w5", "w1"]
-assert steps.deficit_0.round(3).tolist() == [-0.25, 0.25, -0.058] and (steps.deficit_0 + steps.deficit_1).abs().max() < 1e-6
+assert steps.chooses.tolist() == ["group 0", "group 1", "group 0"] and steps.keeps.tolist() == [
+    "w0",
+    "w5",
+    "w1",
+]
+assert (
+    steps.deficit_0.round(3).tolist() == [-0.25, 0.25, -0.058]
+    and (steps.deficit_0 + steps.deficit_1).abs().max() < 1e-6
+)
 assert steps.held_0.tolist() == [36, 36, 61] and steps.held_1.tolist() == [0, 16, 20]
 assert steps.new_share_1.round(3).tolist() == [0, 0.308, 0.247]
 
@@ -153,8 +189,15 @@ HTML(page)
 
 # %%
 captions = re.findall(r"<figcaption>\d\. (.*?)</figcaption>", page)
-assert captions == [f"{r.chooses} chooses and keeps {r.keeps}" for r in steps.itertuples()] == [
-    "group 0 chooses and keeps w0", "group 1 chooses and keeps w5", "group 0 chooses and keeps w1"]
+assert (
+    captions
+    == [f"{r.chooses} chooses and keeps {r.keeps}" for r in steps.itertuples()]
+    == [
+        "group 0 chooses and keeps w0",
+        "group 1 chooses and keeps w5",
+        "group 0 chooses and keeps w1",
+    ]
+)
 
 # %% [markdown]
 # ## The library's choice, and the group-blind one
@@ -164,23 +207,39 @@ assert captions == [f"{r.chooses} chooses and keeps {r.keeps}" for r in steps.it
 # %%
 everything = torch.ones(6, dtype=torch.bool)
 k = keep_count(6, rate=0.5)
-masks = {"FairGRAPE (select_fair)": select_fair(importance, everything, k, weight),
-         "group-blind (select_top)": select_top(importance, everything, k, weight)}
+masks = {
+    "FairGRAPE (select_fair)": select_fair(importance, everything, k, weight),
+    "group-blind (select_top)": select_top(importance, everything, k, weight),
+}
+
 
 def compared(masks):
     "Masks, what each group still holds, and its share"
     held = {name: importance[:, mask].sum(1) for name, mask in masks.items()}
-    rows = {n: [*mask.int().tolist(), *held[n].int().tolist(), *(held[n] / held[n].sum()).tolist()] for n, mask in masks.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=[*NAMES, "held 0", "held 1", "share 0", "share 1"]).round(3)
+    rows = {
+        n: [*mask.int().tolist(), *held[n].int().tolist(), *(held[n] / held[n].sum()).tolist()]
+        for n, mask in masks.items()
+    }
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=[*NAMES, "held 0", "held 1", "share 0", "share 1"]
+    ).round(3)
+
 
 compared({"all six weights": everything} | masks)
 
 # %%
 fair, blind = masks.values()
-assert k == 3 and fair.int().tolist() == [1, 1, 0, 0, 0, 1] and blind.int().tolist() == [1, 1, 1, 0, 0, 0]
+assert (
+    k == 3
+    and fair.int().tolist() == [1, 1, 0, 0, 0, 1]
+    and blind.int().tolist() == [1, 1, 1, 0, 0, 0]
+)
 assert sorted(steps.keeps) == [n for n, stays in zip(NAMES, fair) if stays]
 assert importance.sum(0).tolist() == [36, 29, 17, 9, 13, 16]
-assert importance[:, fair].sum(1).tolist() == [61, 20] and importance[:, blind].sum(1).tolist() == [77, 5]
+assert importance[:, fair].sum(1).tolist() == [61, 20] and importance[:, blind].sum(1).tolist() == [
+    77,
+    5,
+]
 
 
 # %%
@@ -191,16 +250,28 @@ def draw_masks(masks):
         for i, stays in enumerate(mask.tolist()):
             square = dict(facecolor="#0072B2") if stays else dict(facecolor="white", hatch="xx")
             letters = dict(color="white") if stays else dict(bbox=dict(color="white", pad=1))
-            ax.add_patch(plt.Rectangle((i - 0.42, -row - 0.36), 0.84, 0.72, edgecolor="0.4", linewidth=0.8, **square))
+            ax.add_patch(
+                plt.Rectangle(
+                    (i - 0.42, -row - 0.36), 0.84, 0.72, edgecolor="0.4", linewidth=0.8, **square
+                )
+            )
             ax.annotate(NAMES[i], (i, -row), ha="center", va="center", fontsize=10, **letters)
-        held = importance[:, mask].sum(1); ax.annotate(f"group 1: {held[1] / held.sum():.3f}", (5.8, -row), va="center", fontsize=10)
-    ax.set(xlim=(-0.6, 7.6), ylim=(0.6 - len(masks), 0.5), xticks=[]); ax.set_yticks([-r for r in range(len(masks))], masks)
-    ax.spines[:].set_visible(False); ax.tick_params(length=0)
+        held = importance[:, mask].sum(1)
+        ax.annotate(f"group 1: {held[1] / held.sum():.3f}", (5.8, -row), va="center", fontsize=10)
+    ax.set(xlim=(-0.6, 7.6), ylim=(0.6 - len(masks), 0.5), xticks=[])
+    ax.set_yticks([-r for r in range(len(masks))], masks)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
     return fig
 
-show(draw_masks(masks), "Filled squares stay, crossed ones are pruned; at the right group 1's share, where 0.250 is the target",
-     "FairGRAPE keeps w0, w1 and w5 and leaves group 1 a share of 0.247. "
-     "The group-blind choice keeps w0, w1 and w2 and leaves group 1 a share of 0.061.")
+
+show(
+    draw_masks(masks),
+    "Filled squares stay, crossed ones are pruned; at the right group 1's share, where 0.250 is the"
+    " target",
+    "FairGRAPE keeps w0, w1 and w5 and leaves group 1 a share of 0.247. "
+    "The group-blind choice keeps w0, w1 and w2 and leaves group 1 a share of 0.061.",
+)
 
 # %% [markdown]
 # The two choices differ in one weight of three, and group 1's share falls to a quarter of its target with one and stays with the other.
@@ -226,7 +297,11 @@ apply_masks(net, {"": fair[None]})
 net.weight.tolist(), net(x).flatten().tolist(), F.mse_loss(net(x), y).item()
 
 # %%
-assert net.weight.tolist() == [[2, -1, 0, 0, 0, 4]] and net(x).flatten().tolist() == [1, 6] and F.mse_loss(net(x), y).item() == 42.25
+assert (
+    net.weight.tolist() == [[2, -1, 0, 0, 0, 4]]
+    and net(x).flatten().tolist() == [1, 6]
+    and F.mse_loss(net(x), y).item() == 42.25
+)
 
 
 # %% [markdown]
@@ -236,15 +311,24 @@ assert net.weight.tolist() == [[2, -1, 0, 0, 0, 4]] and net(x).flatten().tolist(
 # %%
 def retrain(model, step=1):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-    optimizer.zero_grad(); F.mse_loss(model(x), y).backward(); optimizer.step()
+    optimizer.zero_grad()
+    F.mse_loss(model(x), y).backward()
+    optimizer.step()
+
 
 retrain(net)
 stages = {"before pruning": weight, "pruned": weight * fair, "after one step": net.weight[0]}
-pd.DataFrame.from_dict({name: w.tolist() for name, w in stages.items()}, orient="index", columns=NAMES).round(2)
+pd.DataFrame.from_dict(
+    {name: w.tolist() for name, w in stages.items()}, orient="index", columns=NAMES
+).round(2)
 
 # %%
-assert torch.allclose(net.weight, torch.tensor([[2.51, -0.29, 0, 0, 0, 4.07]])) and (net.weight[0, ~fair] == 0).all()      # 0, not nearly 0
-assert abs(F.mse_loss(net(x), y).item() - (3.42 ** 2 + 4.85 ** 2) / 2) < 1e-4                                        # 17.6, from 42.25
+# 0, not nearly 0
+assert (
+    torch.allclose(net.weight, torch.tensor([[2.51, -0.29, 0, 0, 0, 4.07]]))
+    and (net.weight[0, ~fair] == 0).all()
+)
+assert abs(F.mse_loss(net(x), y).item() - (3.42**2 + 4.85**2) / 2) < 1e-4  # 17.6, from 42.25
 assert get_masks(net)[""].tolist() == [fair.tolist()] and prunable(net)[""] is net
 
 # %% [markdown]
@@ -260,25 +344,33 @@ assert get_masks(net)[""].tolist() == [fair.tolist()] and prunable(net)[""] is n
 
 # %%
 again = nn.Linear(6, 1, bias=False)
-with torch.no_grad(): again.weight.copy_(weight[None])
+with torch.no_grad():
+    again.weight.copy_(weight[None])
 seen = []
+
+
 def remember(model, step):
     seen.append(get_masks(model)[""][0].int().tolist())
-    if step == 1: retrain(model)
+    if step == 1:
+        retrain(model)
 
-done = prune_fair(again, loader, rate=0.6, groups=2, keep=0.5, loss=F.mse_loss, retrain=remember, on_step=print)
+
+done = prune_fair(
+    again, loader, rate=0.6, groups=2, keep=0.5, loss=F.mse_loss, retrain=remember, on_step=print
+)
 seen, again.weight.detach().round(decimals=2).tolist()
 
 # %%
 assert [float(r) for r in schedule(0.6, 0.5)] == [0.5, 0.6] and keep_count(6, 0.6) == 2
-assert seen == [[1, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 1]] and [s.kept for s in done] == [3, 2]     # w1 goes: each keeps its favourite
+# w1 goes: each keeps its favourite
+assert seen == [[1, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 1]] and [s.kept for s in done] == [3, 2]
 assert torch.allclose(again.weight, torch.tensor([[2.51, 0, 0, 0, 0, 4.07]]))
 
 # %% [markdown]
 # After one step of retraining the importances are new ones: for w0, w1 and w5 they are 2653, 98 and 0 for group 0 and 0, 32 and 1559 for group 1. The targets are new as well, 0.634 and 0.366. Group 0 chooses w0, then group 1 chooses w5.
 #
 # That is the whole method. A real layer has thousands of weights and two or more groups, the importance comes from thousands of images, and the choice is computed in another way to be fast; but it is equal to this loop, weight for weight.
-# Where to go on: [importance](../15_importance.ipynb), [selection](../16_selection.ipynb), [the loop of all steps](../17_pruning.ipynb), [a first real network](first_net.ipynb), [your own](own_model.ipynb).
+# Where to go on: [importance](../method/01_importance.ipynb), [selection](../method/02_selection.ipynb), [the loop of all steps](../method/03_pruning.ipynb), [a first real network](first_net.ipynb), [your own](own_model.ipynb).
 
 # %%
 new = group_importance(net, ByGroup(loader, groups=2), F.mse_loss, groups=2)[""][:, 0]

@@ -18,18 +18,26 @@ import pandas as pd
 import torch
 from IPython.display import HTML
 
-from fairgrape.experiment import Settings, run
-from fairgrape.masks import prunable
-from fairgrape.models import build_model
-from fairgrape.plots import plot_groups, plot_history, plot_shares
-from fairgrape.pruning import schedule
-from fairgrape.report import display_table, html_figure, load_run, report_table, verdicts
-from fairgrape.selection import keep_count
-from fairgrape.synthetic import render_faces, synthetic_table
+from fairgrape.data.appearance import synthetic_table
+from fairgrape.data.synthetic import render_faces
+from fairgrape.experiment.run import run
+from fairgrape.experiment.settings import Settings
+from fairgrape.method.masks import prunable
+from fairgrape.method.pruning import schedule
+from fairgrape.method.selectors import keep_count
+from fairgrape.networks.models import build_model
+from fairgrape.report.comparison import display_table, report_table, verdicts
+from fairgrape.report.figures import html_figure
+from fairgrape.report.run_plots import plot_groups, plot_history, plot_shares
+from fairgrape.report.runs import load_run
+
 
 def show(fig, caption, description=""):
-    "The figure as HTML; fairgrape's plots bring a description for whoever cannot see them, others need one"
-    if description: fig.set_label(description)
+    """The figure as HTML; fairgrape's plots bring a description for whoever cannot see them,
+    others need one
+    """
+    if description:
+        fig.set_label(description)
     plt.close(fig)
     return HTML(html_figure(fig, caption))
 
@@ -39,14 +47,26 @@ def show(fig, caption, description=""):
 
 # %%
 table = synthetic_table()
-faces = table[table.split == "test"].groupby(["tone", "expression"], observed=True).head(1).sort_values(["tone", "expression"])
+faces = (
+    table[table.split == "test"]
+    .groupby(["tone", "expression"], observed=True)
+    .head(1)
+    .sort_values(["tone", "expression"])
+)
 fig, axes = plt.subplots(4, 5, figsize=(5, 4.3), layout="constrained")
 for ax, picture, row in zip(axes.flat, render_faces(faces, 48), faces.itertuples()):
-    ax.imshow(picture.transpose(1, 2, 0)); ax.set(xticks=[], yticks=[])
-    if row.tone == "tone-1": ax.set_title(row.expression, fontsize=9)
-    if row.expression == "neutral": ax.set_ylabel(row.tone, fontsize=9)
-show(fig, "One rendered face for each tone and expression",
-     "Twenty drawn faces, four skin tones by five expressions: neutral, happy, sad, surprised, angry.")
+    ax.imshow(picture.transpose(1, 2, 0))
+    ax.set(xticks=[], yticks=[])
+    if row.tone == "tone-1":
+        ax.set_title(row.expression, fontsize=9)
+    if row.expression == "neutral":
+        ax.set_ylabel(row.tone, fontsize=9)
+show(
+    fig,
+    "One rendered face for each tone and expression",
+    "Twenty drawn faces, four skin tones by five expressions: neutral, happy, sad, surprised,"
+    " angry.",
+)
 
 # %%
 assert len(faces) == 20 and table.expression.nunique() == 5 and table.tone.nunique() == 4
@@ -58,16 +78,31 @@ assert len(faces) == 20 and table.expression.nunique() == 5 and table.tone.nuniq
 
 # %%
 settings = Settings(
-    dataset="synthetic", task="expression", groups="tone", split="official",
-    limit=4000,                               # images in all: about 1,170 to train on, 2,700 to test on
-    network="resnet10", weights="none", image_size=24,
-    method="fairgrape", rate=0.98, keep=0.25, # 75 % after the first step, 93.75 % after the second, 98 % after the third
-    epochs="4,1", lrs="4e-3,4e-4",            # the dense training, and the training after pruning: two stages
-    retrain_epochs=1, retrain_lr=2e-3,        # between the steps
-    importance_cap=100, augment="flip", bootstrap=1000)
+    dataset="synthetic",
+    task="expression",
+    groups="tone",
+    split="official",
+    limit=4000,  # images in all: about 1,170 to train on, 2,700 to test on
+    network="resnet10",
+    weights="none",
+    image_size=24,
+    # 75 % after the first step, 93.75 % after the second, 98 % after the third
+    method="fairgrape",
+    rate=0.98,
+    keep=0.25,
+    epochs="4,1",
+    lrs="4e-3,4e-4",  # the dense training, and the training after pruning: two stages
+    retrain_epochs=1,
+    retrain_lr=2e-3,  # between the steps
+    importance_cap=100,
+    augment="flip",
+    bootstrap=1000,
+)
 
 home = Path(tempfile.mkdtemp())
-places = dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", threads=1, progress=False)
+places = dict(
+    data_root=home, runs_root=home / "runs", cache_root=home / "cache", threads=1, progress=False
+)
 [float(rate) for rate in schedule(settings.rate, settings.keep)]
 
 # %%
@@ -78,9 +113,12 @@ assert [float(rate) for rate in schedule(0.98, 0.25)] == [0.75, 0.9375, 0.98]
 
 # %%
 for wrong in (dict(rate=98), dict(method="fairgrapes"), dict(epochs="4,1,1")):
-    try: replace(settings, **wrong)
-    except ValueError as e: print(e)
-    else: raise AssertionError(f"{wrong} was accepted")
+    try:
+        replace(settings, **wrong)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError(f"{wrong} was accepted")
 
 # %% [markdown]
 # ## The dense network
@@ -91,7 +129,10 @@ for wrong in (dict(rate=98), dict(method="fairgrapes"), dict(epochs="4,1,1")):
 #| slow
 started = time.perf_counter()
 dense = load_run(run(replace(settings, method="dense"), **places))
-print(f"accuracy {dense.metrics['accuracy_dense']:.1f} % on {len(dense.predictions):,} test images, guessing would give 20 %")
+print(
+    f"accuracy {dense.metrics['accuracy_dense']:.1f} % on {len(dense.predictions):,} test images,"
+    " guessing would give 20 %"
+)
 show(plot_history(dense.history), "Did training settle? Losses above, validation accuracy below")
 
 # %%
@@ -108,7 +149,10 @@ accuracy.round(1)
 
 # %%
 #| slow
-assert accuracy.accuracy_dense[["tone-1", "tone-2"]].min() > accuracy.accuracy_dense[["tone-3", "tone-4"]].max()
+assert (
+    accuracy.accuracy_dense[["tone-1", "tone-2"]].min()
+    > accuracy.accuracy_dense[["tone-3", "tone-4"]].max()
+)
 
 # %% [markdown]
 # ## Pruned
@@ -127,36 +171,50 @@ pruned.steps[["step", "rate", "kept", "score_s", "select_s", "retrain_s"]].round
 # %%
 #| slow
 assert all(int(m.sum()) == keep_count(m.numel(), 0.98) for m in pruned.masks.values())
-assert all((pruned.weights[f"{name}.weight"][~mask] == 0).all() for name, mask in pruned.masks.items())
+assert all(
+    (pruned.weights[f"{name}.weight"][~mask] == 0).all() for name, mask in pruned.masks.items()
+)
 kept, total = (sum(int(f(m)) for m in pruned.masks.values()) for f in (torch.sum, torch.numel))
 print(f"{kept:,} of {total:,} weights are left, {100 * kept / total:.2f} %")
 assert abs(kept / total - 0.02) < 1e-4 and pruned.steps["kept"].iloc[-1] == kept
 
 # %% [markdown]
-# And the method's own promise: each tone's share of each layer's importance, before and after. The choice keeps the shares of the network *as it was chosen*; the training afterwards moves the weights, and with them the shares, here by ten points and more in some layers. What the choice itself does to them is in [selection](../16_selection.ipynb): at that moment they are kept, in the example there to a tenth of a point.
+# And the method's own promise: each tone's share of each layer's importance, before and after. The choice keeps the shares of the network *as it was chosen*; the training afterwards moves the weights, and with them the shares, here by ten points and more in some layers. What the choice itself does to them is in [selection](../method/02_selection.ipynb): at that moment they are kept, in the example there to a tenth of a point.
 
 # %%
 #| slow
-show(plot_shares(pruned.layers), "Each tone's share of each layer's importance, in the dense network and at the very end")
+show(
+    plot_shares(pruned.layers),
+    "Each tone's share of each layer's importance, in the dense network and at the very end",
+)
 
 # %% [markdown]
 # ## Who paid?
 
 # %%
 #| slow
-show(plot_groups(pruned.metrics), "Accuracy of each tone before and after, and its change, with 95 % intervals")
+show(
+    plot_groups(pruned.metrics),
+    "Accuracy of each tone before and after, and its change, with 95 % intervals",
+)
 
 # %%
 #| slow
 rho = pruned.metrics["disparities"]["rho"]
-print(f"accuracy {pruned.metrics['accuracy_dense']:.1f} % → {pruned.metrics['accuracy_pruned']:.1f} %")
-print(f"ρ = {rho['value']:.1f} points [{rho['low']:.1f}, {rho['high']:.1f}], noise floor {rho['floor_95']:.1f}:",
-      "above what chance alone does" if rho["low"] > 0 else "no more than chance alone does")
+print(
+    f"accuracy {pruned.metrics['accuracy_dense']:.1f} % → {pruned.metrics['accuracy_pruned']:.1f} %"
+)
+print(
+    f"ρ = {rho['value']:.1f} points [{rho['low']:.1f}, {rho['high']:.1f}], noise floor"
+    f" {rho['floor_95']:.1f}:",
+    "above what chance alone does" if rho["low"] > 0 else "no more than chance alone does",
+)
 
 # %%
 #| slow
 assert 0 <= rho["low"] <= rho["value"] <= rho["high"] and rho["floor_95"] > 1
-assert abs(pruned.metrics["accuracy_dense"] - dense.metrics["accuracy_dense"]) < 1e-9     # the same network and test images
+# the same network and test images
+assert abs(pruned.metrics["accuracy_dense"] - dense.metrics["accuracy_dense"]) < 1e-9
 
 # %% [markdown]
 # ρ is the standard deviation over the tones of the change of accuracy. Its floor says what chance would do to it on this test set if all tones had changed alike. [Reading the report](reading_the_report.ipynb) explains both.
@@ -170,19 +228,31 @@ assert abs(pruned.metrics["accuracy_dense"] - dense.metrics["accuracy_dense"]) <
 magnitude = load_run(run(replace(settings, method="magnitude"), **places))
 runs = report_table([pruned, magnitude])
 shown = display_table(runs).set_index("Method")
-shown[["Accuracy dense", "Accuracy", "ρ [95 %]", "Floor of ρ: mean, 95 %", *(c for c in shown if c.startswith("Δ"))]].T
+shown[
+    [
+        "Accuracy dense",
+        "Accuracy",
+        "ρ [95 %]",
+        "Floor of ρ: mean, 95 %",
+        *(c for c in shown if c.startswith("Δ")),
+    ]
+].T
 
 # %%
 #| slow
-for sentence in verdicts(runs, baseline="magnitude"): print(sentence)
+for sentence in verdicts(runs, baseline="magnitude"):
+    print(sentence)
 seconds = time.perf_counter() - started
 print(f"all three runs: {seconds:.0f} s")
 
 # %%
 #| slow
 assert runs.label.tolist() == ["fairgrape", "magnitude"] and len(verdicts(runs, "magnitude")) == 1
-assert len(pruned.history) == len(magnitude.history) == 5 + 3 + 5 and len(magnitude.steps) == 3      # as much training for both
-assert {int(m.sum()) for m in magnitude.masks.values()} == {int(m.sum()) for m in pruned.masks.values()}
+# as much training for both
+assert len(pruned.history) == len(magnitude.history) == 5 + 3 + 5 and len(magnitude.steps) == 3
+assert {int(m.sum()) for m in magnitude.masks.values()} == {
+    int(m.sum()) for m in pruned.masks.values()
+}
 
 # %% [markdown]
 # ## What a minute's training can show
@@ -209,9 +279,10 @@ sorted(f.name for f in pruned.path.iterdir())
 # %%
 #| slow
 zeros = sum(int((layer.weight == 0).sum()) for layer in prunable(net).values())
-assert total - zeros == kept                                              # no weight that was kept is 0 by chance
+assert total - zeros == kept  # no weight that was kept is 0 by chance
 started = time.process_time()
-assert run(settings, **places) == pruned.path and time.process_time() - started < 10   # asked again: it is there already
+# asked again: it is there already
+assert run(settings, **places) == pruned.path and time.process_time() - started < 10
 
 # %% [markdown]
 # From a shell the same run is one line, and a sweep over many is another:

@@ -17,19 +17,43 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from fairgrape.clusters import clusters_table, load_clusters
-from fairgrape.experiment import Settings, prepare, run
-from fairgrape.report import display_table, html_figure, load_run, report_table, verdicts
+from fairgrape.experiment.clusters import clusters_table, load_clusters
+from fairgrape.experiment.preparation import prepare
+from fairgrape.experiment.run import run
+from fairgrape.experiment.settings import Settings
+from fairgrape.report.comparison import display_table, report_table, verdicts
+from fairgrape.report.figures import html_figure
+from fairgrape.report.runs import load_run
 
-settings = Settings(dataset="synthetic", task="expression", groups="tone", split="official", limit=4000,
-                    network="resnet10", weights="none", image_size=24, method="fairgrape", rate=0.98, keep=0.25,
-                    epochs="4,1", lrs="4e-3,4e-4", retrain_epochs=1, retrain_lr=2e-3, augment="flip", bootstrap=1000)
+settings = Settings(
+    dataset="synthetic",
+    task="expression",
+    groups="tone",
+    split="official",
+    limit=4000,
+    network="resnet10",
+    weights="none",
+    image_size=24,
+    method="fairgrape",
+    rate=0.98,
+    keep=0.25,
+    epochs="4,1",
+    lrs="4e-3,4e-4",
+    retrain_epochs=1,
+    retrain_lr=2e-3,
+    augment="flip",
+    bootstrap=1000,
+)
 home = Path(tempfile.mkdtemp())
-places = dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", threads=1, progress=False)
+places = dict(
+    data_root=home, runs_root=home / "runs", cache_root=home / "cache", threads=1, progress=False
+)
+
 
 def show(fig, caption, description):
     "The figure as HTML, with a description for whoever cannot see it"
-    fig.set_label(description); plt.close(fig)
+    fig.set_label(description)
+    plt.close(fig)
     return HTML(html_figure(fig, caption))
 
 
@@ -45,10 +69,17 @@ def show(fig, caption, description):
 
 # %%
 found = replace(settings, importance_groups="clusters", clusters=4)
-for wrong in (dict(clusters=4), dict(clusters=1, importance_groups="clusters"), dict(method="magnitude", importance_groups="clusters")):
-    try: replace(settings, **wrong)
-    except ValueError as e: print(e)
-    else: raise AssertionError(f"{wrong} was accepted")
+for wrong in (
+    dict(clusters=4),
+    dict(clusters=1, importance_groups="clusters"),
+    dict(method="magnitude", importance_groups="clusters"),
+):
+    try:
+        replace(settings, **wrong)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError(f"{wrong} was accepted")
 
 # %%
 assert found.groups == "tone" and found.importance_cap == 0
@@ -70,8 +101,11 @@ held.round(2)
 #| slow
 counts = held.drop(columns="adjusted Rand")
 rand = held["adjusted Rand"].groupby(level=0).first()
-assert counts.loc["tone"].sum().sum() == counts.loc["expression"].sum().sum() == 4000 and counts.shape == (9, 4)
-assert 0.02 < rand["expression"] < 0.5 and rand["tone"] < 0.2                  # neither is found again; the tones least of all
+assert counts.loc["tone"].sum().sum() == counts.loc[
+    "expression"
+].sum().sum() == 4000 and counts.shape == (9, 4)
+# neither is found again; the tones least of all
+assert 0.02 < rand["expression"] < 0.5 and rand["tone"] < 0.2
 first = counts["cluster-1"] / counts.sum(axis=1)
 assert first["tone"][["tone-3", "tone-4"]].min() > first["tone"][["tone-1", "tone-2"]].max()
 
@@ -86,18 +120,43 @@ def draw_clusters(held):
         share, base = 100 * part / part.sum(), np.zeros(part.shape[1])
         greys = plt.cm.cividis(np.linspace(0.05, 0.95, len(part)))
         for colour, hatch, (name, row) in zip(greys, ("", "///", "", "xxx", ""), share.iterrows()):
-            ax.barh(range(len(row)), row, left=base, color=colour, hatch=hatch, edgecolor="white", label=name); base += row.to_numpy()
-        ax.set_yticks(range(part.shape[1]), [f"{c}\n{n:,} images" for c, n in part.sum().items()], fontsize=8)
-        ax.set(xlim=(0, 100), xlabel=f"{label}, % of the cluster"); ax.spines[["top", "right"]].set_visible(False)
+            ax.barh(
+                range(len(row)),
+                row,
+                left=base,
+                color=colour,
+                hatch=hatch,
+                edgecolor="white",
+                label=name,
+            )
+            base += row.to_numpy()
+        ax.set_yticks(
+            range(part.shape[1]), [f"{c}\n{n:,} images" for c, n in part.sum().items()], fontsize=8
+        )
+        ax.set(xlim=(0, 100), xlabel=f"{label}, % of the cluster")
+        ax.spines[["top", "right"]].set_visible(False)
         ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=8, frameon=False)
     axes[0].invert_yaxis()
     return fig
 
+
 share = 100 * counts / counts.groupby(level=0).sum()
-most = lambda label, cluster: f"most frequent {label} {share.loc[label, cluster].idxmax()} ({share.loc[label, cluster].max():.0f} percent)"
+
+
+def most(label, cluster):
+    return (
+        f"most frequent {label} {share.loc[label, cluster].idxmax()}"
+        f" ({share.loc[label, cluster].max():.0f} percent)"
+    )
+
+
 words = "; ".join(f"{c}: {most('tone', c)}, {most('expression', c)}" for c in counts)
-show(draw_clusters(held), "What the clusters are made of; in all images each tone is a quarter and each expression a fifth",
-     f"Stacked bars for four clusters. {words}.")
+show(
+    draw_clusters(held),
+    "What the clusters are made of; in all images each tone is a quarter and each expression a"
+    " fifth",
+    f"Stacked bars for four clusters. {words}.",
+)
 
 # %% [markdown]
 # The adjusted Rand index is 1 where clusters and classes are the same and about 0 where they have nothing to do with each other. Four clusters, four tones, and yet the clusters are not the tones: the index is under 0.1. It is higher for the expressions, which
@@ -115,20 +174,37 @@ show(draw_clusters(held), "What the clusters are made of; in all images each ton
 by_tones = load_run(run(settings, **places))
 runs = report_table([by_tones, by_clusters])
 shown = display_table(runs).set_index("Method")
-shown[["Accuracy dense", "Accuracy", "ρ [95 %]", "Floor of ρ: mean, 95 %", *(c for c in shown if c.startswith("Δ"))]].T
+shown[
+    [
+        "Accuracy dense",
+        "Accuracy",
+        "ρ [95 %]",
+        "Floor of ρ: mean, 95 %",
+        *(c for c in shown if c.startswith("Δ")),
+    ]
+].T
 
 # %%
 #| slow
-for sentence in verdicts(runs, baseline="fairgrape"): print(sentence)
+for sentence in verdicts(runs, baseline="fairgrape"):
+    print(sentence)
 
 # %%
 #| slow
 assert runs.label.tolist() == ["fairgrape", "fairgrape, groups by 4 clusters"]
-assert by_tones.steps["kept"].tolist() == by_clusters.steps["kept"].tolist() and len(by_tones.history) == len(by_clusters.history)
-same = {name: float((by_tones.masks[name] == mask).float().mean()) for name, mask in by_clusters.masks.items()}
-kept_by_both = sum(int((by_tones.masks[n] & m).sum()) for n, m in by_clusters.masks.items()) / int(by_clusters.steps["kept"].iloc[-1])
+assert by_tones.steps["kept"].tolist() == by_clusters.steps["kept"].tolist() and len(
+    by_tones.history
+) == len(by_clusters.history)
+same = {
+    name: float((by_tones.masks[name] == mask).float().mean())
+    for name, mask in by_clusters.masks.items()
+}
+kept_by_both = sum(int((by_tones.masks[n] & m).sum()) for n, m in by_clusters.masks.items()) / int(
+    by_clusters.steps["kept"].iloc[-1]
+)
 print(f"of the weights that are kept, {100 * kept_by_both:.0f} % are the same in both")
-assert min(same.values()) < 1 and kept_by_both > 0.02                         # other masks; two random choices would share 2 %
+# other masks; two random choices would share 2 %
+assert min(same.values()) < 1 and kept_by_both > 0.02
 
 # %% [markdown]
 # One seed is no result. Three, each with a dense network of its own (62.3, 64.5, 49.7 %), and with FairGRAPE's group-blind twin (`method="importance"`, the same steps with one group of everybody); measured once, accuracy in percent, ρ over the tones in points, noise floor about 3:
@@ -149,18 +225,33 @@ assert min(same.values()) < 1 and kept_by_both > 0.02                         # 
 
 # %%
 #| slow
-from fairgrape.evaluation import disparities
+from fairgrape.judge.compare import disparities
 
 answers = by_clusters.predictions
-right = {which: (answers[f"{which}_expression"] == answers.label_expression).to_numpy(float) for which in ("dense", "pruned")}
-over = {"tones": answers.group.astype("category").cat.codes.to_numpy(), "clusters": clusters.codes[answers.row]}
-judged = pd.concat({name: disparities(right["dense"], right["pruned"], codes, B=1000).loc[["rho"]] for name, codes in over.items()})
+right = {
+    which: (answers[f"{which}_expression"] == answers.label_expression).to_numpy(float)
+    for which in ("dense", "pruned")
+}
+over = {
+    "tones": answers.group.astype("category").cat.codes.to_numpy(),
+    "clusters": clusters.codes[answers.row],
+}
+judged = pd.concat(
+    {
+        name: disparities(right["dense"], right["pruned"], codes, B=1000).loc[["rho"]]
+        for name, codes in over.items()
+    }
+)
 judged.round(1)
 
 # %%
 #| slow
-assert abs(judged.value["tones", "rho"] - by_clusters.metrics["disparities"]["rho"]["value"]) < 1e-9          # the report's own figure
-assert np.bincount(over["clusters"]).sum() == np.bincount(over["tones"]).sum() == len(answers) and (over["clusters"] >= 0).all()
+# the report's own figure
+assert abs(judged.value["tones", "rho"] - by_clusters.metrics["disparities"]["rho"]["value"]) < 1e-9
+assert (
+    np.bincount(over["clusters"]).sum() == np.bincount(over["tones"]).sum() == len(answers)
+    and (over["clusters"] >= 0).all()
+)
 
 # %% [markdown]
 # The same two networks, the same test images, and two figures that differ. The one over clusters is neither wrong nor a substitute: it says that kinds of images fared differently, and which people are in them it does not say. `groups="clusters"` reports it under that name.
@@ -171,4 +262,4 @@ assert np.bincount(over["clusters"]).sum() == np.bincount(over["tones"]).sum() =
 # - They are what the *network* tells apart. Whether they have to do with people can only be seen where labels are: label a few hundred test images, and look at `clusters_table`.
 # - A small disparity over clusters is no evidence of a small disparity over people.
 #
-# More: [clusters](../14_clusters.ipynb); the study on real data sets is `fairgrape study clusters --dataset utkface`.
+# More: [clusters](../experiment/04_clusters.ipynb); the study on real data sets is `fairgrape study clusters --dataset utkface`.

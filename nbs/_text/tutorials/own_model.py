@@ -7,7 +7,7 @@
 # Nothing in the method is about faces. The library part of this package (masks, importance, selection, pruning) knows neither images nor data sets, so it can prune a network that you already have. It takes three lines:
 #
 # ```python
-# from fairgrape.pruning import prune_fair
+# from fairgrape.method.pruning import prune_fair
 # loader = DataLoader(data, batch_size=64)       # yields (input, target, group): the training data, in a fixed order
 # prune_fair(model, loader, rate=0.9, groups=2, retrain=train_a_little)
 # ```
@@ -29,11 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fairgrape.baselines import magnitude_score
-from fairgrape.importance import ByGroup, group_importance
-from fairgrape.masks import get_masks, plain_state, prunable, sparsity
-from fairgrape.pruning import prune, prune_fair, schedule
-from fairgrape.selection import keep_count, select_top
+from fairgrape.method.importance import ByGroup, group_importance
+from fairgrape.method.masks import get_masks, plain_state, prunable, sparsity
+from fairgrape.method.pruning import prune, prune_fair, schedule
+from fairgrape.method.selectors import keep_count, select_top
+from fairgrape.methods.scores import magnitude_score
 
 SEED = 0
 
@@ -53,6 +53,7 @@ def fit(model, data, loss, epochs, lr=1e-3, seed=SEED):
             optimizer.step()
     return model
 
+
 @torch.no_grad()
 def accuracy(model, test, decide):
     "Percent right in each group"
@@ -71,12 +72,18 @@ def table(results):
     dense = results["dense"]
     print(f"{'':28}  majority  minority   drops          disparity")
     for name, (a, b) in results.items():
-        print(f"{name:28}  {a:8.1f}  {b:8.1f}  {dense[0] - a:5.1f} {dense[1] - b:6.1f}  {gap(dense, (a, b)):13.1f}")
+        print(
+            f"{name:28}  {a:8.1f}  {b:8.1f}  {dense[0] - a:5.1f} {dense[1] - b:6.1f} "
+            f" {gap(dense, (a, b)):13.1f}"
+        )
 
-def gap(dense, pruned): return (dense[1] - pruned[1]) - (dense[0] - pruned[0])
 
-table({"dense": (98., 96.), "an example": (95., 86.)})
-assert gap((98., 96.), (95., 86.)) == 7
+def gap(dense, pruned):
+    return (dense[1] - pruned[1]) - (dense[0] - pruned[0])
+
+
+table({"dense": (98.0, 96.0), "an example": (95.0, 86.0)})
+assert gap((98.0, 96.0), (95.0, 86.0)) == 7
 
 
 # %% [markdown]
@@ -90,37 +97,58 @@ def signals(groups, seed):
     "Inputs `(n, 1, 64)`, waveform 0 to 3, group"
     random, n = torch.Generator().manual_seed(seed), len(groups)
     shape = torch.randint(4, (n,), generator=random)
-    periods = torch.where(groups == 0, 2., 6.) + 2 * torch.rand(n, generator=random)
+    periods = torch.where(groups == 0, 2.0, 6.0) + 2 * torch.rand(n, generator=random)
     phase = (torch.arange(64) / 64 * periods[:, None] + torch.rand(n, 1, generator=random)) % 1
-    waves = torch.stack([(2 * math.pi * phase).sin(), (phase < 0.5) * 2. - 1, 2 * phase - 1, 1 - 2 * phase], 1)
-    loud = torch.where(groups == 0, 1., 0.7)[:, None] * waves[torch.arange(n), shape]
+    waves = torch.stack(
+        [(2 * math.pi * phase).sin(), (phase < 0.5) * 2.0 - 1, 2 * phase - 1, 1 - 2 * phase], 1
+    )
+    loud = torch.where(groups == 0, 1.0, 0.7)[:, None] * waves[torch.arange(n), shape]
     return (loud + 0.3 * torch.randn(n, 64, generator=random))[:, None], shape, groups
+
 
 sounds = TensorDataset(*signals((torch.arange(2000) < 200).long(), SEED))
 sounds_test = signals(torch.arange(4000) % 2, SEED + 1000)
-assert sounds.tensors[2].bincount().tolist() == [1800, 200] and sounds_test[2].bincount().tolist() == [2000, 2000]
-assert torch.equal(signals(torch.zeros(5).long(), 3)[0], signals(torch.zeros(5).long(), 3)[0])     # the seed decides everything
+assert sounds.tensors[2].bincount().tolist() == [1800, 200] and sounds_test[
+    2
+].bincount().tolist() == [2000, 2000]
+# the seed decides everything
+assert torch.equal(signals(torch.zeros(5).long(), 3)[0], signals(torch.zeros(5).long(), 3)[0])
 
 # %%
 #| fig-alt: Eight noisy signals: sine, square, rising and falling, of the majority above and, quieter, of the minority below
 x, shape, g = sounds_test
 fig, axes = plt.subplots(2, 4, figsize=(9, 2.6), sharex=True, sharey=True, layout="constrained")
 for (group, kind), axis in zip(((i, j) for i in range(2) for j in range(4)), axes.flat):
-    axis.plot(x[(g == group) & (shape == kind)][0, 0], color=("#0072B2", "#D55E00")[group], linestyle=("-", "--")[group], linewidth=1)
-    if group == 0: axis.set_title(("sine", "square", "rising", "falling")[kind], fontsize=9)
-    if kind == 0: axis.set_ylabel(("majority", "minority")[group])
+    axis.plot(
+        x[(g == group) & (shape == kind)][0, 0],
+        color=("#0072B2", "#D55E00")[group],
+        linestyle=("-", "--")[group],
+        linewidth=1,
+    )
+    if group == 0:
+        axis.set_title(("sine", "square", "rising", "falling")[kind], fontsize=9)
+    if kind == 0:
+        axis.set_ylabel(("majority", "minority")[group])
 
 
 # %%
 class Ear(nn.Module):
     "Three 1-D convolutions, an average over time, a linear head"
+
     def __init__(self):
         super().__init__()
-        layer = lambda i, o, width: (nn.Conv1d(i, o, width, padding=width // 2), nn.BatchNorm1d(o), nn.ReLU())
-        self.body = nn.Sequential(*layer(1, 16, 7), nn.MaxPool1d(2), *layer(16, 32, 5), nn.MaxPool1d(2), *layer(32, 32, 3))
+
+        def layer(i, o, width):
+            return (nn.Conv1d(i, o, width, padding=width // 2), nn.BatchNorm1d(o), nn.ReLU())
+
+        self.body = nn.Sequential(
+            *layer(1, 16, 7), nn.MaxPool1d(2), *layer(16, 32, 5), nn.MaxPool1d(2), *layer(32, 32, 3)
+        )
         self.head = nn.Linear(32, 4)
 
-    def forward(self, x): return self.head(self.body(x).mean(2))
+    def forward(self, x):
+        return self.head(self.body(x).mean(2))
+
 
 torch.manual_seed(SEED)
 ear = fit(Ear(), sounds, F.cross_entropy, epochs=15, lr=2e-3)
@@ -131,9 +159,12 @@ table(heard)
 # Dense, both groups are served almost equally well, so what comes next is the work of pruning. 85 % of the weights go; the head has only 128 weights and is left dense with `ignore=`. A name that matches nothing would leave nothing dense, without a word, so it is an error:
 
 # %%
-try: prunable(ear, ignore=["haed"])
-except ValueError as e: print(e)
-else: raise AssertionError("a misspelt layer was accepted")
+try:
+    prunable(ear, ignore=["haed"])
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("a misspelt layer was accepted")
 {name: tuple(layer.weight.shape) for name, layer in prunable(ear, ignore=["head"]).items()}
 
 
@@ -141,15 +172,28 @@ else: raise AssertionError("a misspelt layer was accepted")
 # First magnitude (WS), in one shot, then one epoch of retraining. A method is a score, a selector and a number of steps; `keep=None` means one.
 
 # %%
-def relearn(model, step): fit(model, sounds, F.cross_entropy, epochs=1, seed=SEED + step)
+def relearn(model, step):
+    fit(model, sounds, F.cross_entropy, epochs=1, seed=SEED + step)
+
 
 def by_magnitude(model, rate, keep=None, **how):
     "A copy of the network, pruned by magnitude, the head left dense"
     net = copy.deepcopy(model)
-    prune(net, rate, lambda m: magnitude_score(m, ignore=["head"]), select_top, keep, ignore=["head"], **how)
+    prune(
+        net,
+        rate,
+        lambda m: magnitude_score(m, ignore=["head"]),
+        select_top,
+        keep,
+        ignore=["head"],
+        **how,
+    )
     return net
 
-heard["WS"] = accuracy(by_magnitude(ear, 0.85, retrain=relearn), sounds_test, lambda out: out.argmax(1))
+
+heard["WS"] = accuracy(
+    by_magnitude(ear, 0.85, retrain=relearn), sounds_test, lambda out: out.argmax(1)
+)
 table(heard)
 assert gap(heard["dense"], heard["WS"]) > 5
 
@@ -162,10 +206,13 @@ assert gap(heard["dense"], heard["WS"]) > 5
 # %%
 loader = DataLoader(sounds, batch_size=64)
 fair = copy.deepcopy(ear)
-steps = prune_fair(fair, loader, rate=0.85, groups=2, keep=0.65, retrain=relearn, ignore=["head"], on_step=print)
+steps = prune_fair(
+    fair, loader, rate=0.85, groups=2, keep=0.65, retrain=relearn, ignore=["head"], on_step=print
+)
 heard["FairGRAPE"] = accuracy(fair, sounds_test, lambda out: out.argmax(1))
 table(heard)
-assert gap(heard["dense"], heard["FairGRAPE"]) < gap(heard["dense"], heard["WS"]) - 5       # with more retraining: see below
+# with more retraining: see below
+assert gap(heard["dense"], heard["FairGRAPE"]) < gap(heard["dense"], heard["WS"]) - 5
 
 # %% [markdown]
 # Those extra epochs are an advantage that has nothing to do with groups. Three more rows take it apart: FairGRAPE in one shot, to be held against WS; then WS with as many epochs after its one shot, and magnitude in the very same steps, to be held against FairGRAPE.
@@ -174,9 +221,14 @@ assert gap(heard["dense"], heard["FairGRAPE"]) < gap(heard["dense"], heard["WS"]
 # %%
 once, long = copy.deepcopy(ear), by_magnitude(ear, 0.85)
 prune_fair(once, loader, rate=0.85, groups=2, keep=None, retrain=relearn, ignore=["head"])
-for step in range(len(steps)): relearn(long, step + 1)
+for step in range(len(steps)):
+    relearn(long, step + 1)
 stepwise = by_magnitude(ear, 0.85, keep=0.65, retrain=relearn)
-for name, net in {"FairGRAPE, one shot": once, "WS, as many epochs": long, "magnitude, same steps": stepwise}.items():
+for name, net in {
+    "FairGRAPE, one shot": once,
+    "WS, as many epochs": long,
+    "magnitude, same steps": stepwise,
+}.items():
     heard[name] = accuracy(net, sounds_test, lambda out: out.argmax(1))
 table(heard)
 
@@ -199,8 +251,12 @@ table(heard)
 
 # %%
 masks = get_masks(fair, ignore=["head"])
-assert {n: int(m.sum()) for n, m in masks.items()} == {n: keep_count(m.numel(), 0.85) for n, m in masks.items()}
-assert all((layer.weight[~masks[n]] == 0).all() for n, layer in prunable(fair, ignore=["head"]).items())
+assert {n: int(m.sum()) for n, m in masks.items()} == {
+    n: keep_count(m.numel(), 0.85) for n, m in masks.items()
+}
+assert all(
+    (layer.weight[~masks[n]] == 0).all() for n, layer in prunable(fair, ignore=["head"]).items()
+)
 assert (fair.head.weight != 0).all() and len(steps) == len(schedule(0.85, 0.65)) == 5
 f"{100 * sparsity(masks):.2f} % pruned"
 
@@ -213,10 +269,13 @@ f"{100 * sparsity(masks):.2f} % pruned"
 glob = copy.deepcopy(ear)
 prune_fair(glob, loader, rate=0.85, groups=2, keep=None, scope="global", ignore=["head"])
 kept = {n: float(m.float().mean()) for n, m in get_masks(glob, ignore=["head"]).items()}
-for name, fraction in kept.items(): print(f"{name}: {100 * fraction:.0f} % kept")
+for name, fraction in kept.items():
+    print(f"{name}: {100 * fraction:.0f} % kept")
 sizes = {n: m.numel() for n, m in masks.items()}
-assert sum(int(m.sum()) for m in get_masks(glob, ignore=["head"]).values()) == keep_count(sum(sizes.values()), 0.85)
-assert max(kept.values()) > min(kept.values()) + 0.05            # no longer the same fraction in each layer
+assert sum(int(m.sum()) for m in get_masks(glob, ignore=["head"]).values()) == keep_count(
+    sum(sizes.values()), 0.85
+)
+assert max(kept.values()) > min(kept.values()) + 0.05  # no longer the same fraction in each layer
 
 # %% [markdown]
 # ### Taking the network home
@@ -226,7 +285,8 @@ assert max(kept.values()) > min(kept.values()) + 0.05            # no longer the
 # %%
 home = Ear()
 home.load_state_dict(plain_state(fair), strict=True)
-with torch.no_grad(): assert torch.equal(home.eval()(sounds_test[0]), fair.eval()(sounds_test[0]))
+with torch.no_grad():
+    assert torch.equal(home.eval()(sounds_test[0]), fair.eval()(sounds_test[0]))
 f"{int((home.body[4].weight == 0).sum())} of {home.body[4].weight.numel()} weights of body.4 are 0"
 
 
@@ -241,21 +301,26 @@ def sentences(groups, seed):
     "Tokens `(n, 12)` of 38, whether the meaning is good (0. or 1.), group"
     random, n = torch.Generator().manual_seed(seed), len(groups)
     good, negated = torch.randint(2, (2, n), generator=random)
-    tokens = torch.randint(20, (n, 12), generator=random)                          # 0 to 19: filler that both dialects share
+    # 0 to 19: filler that both dialects share
+    tokens = torch.randint(20, (n, 12), generator=random)
     place = torch.rand(n, 12, generator=random).argsort(1)[:, :2]
-    word = 20 + 8 * groups + 4 * good + torch.randint(4, (n,), generator=random)   # 20 to 27 and 28 to 35: four bad, four good words each
+    # 20 to 27 and 28 to 35: four bad, four good words each
+    word = 20 + 8 * groups + 4 * good + torch.randint(4, (n,), generator=random)
     tokens[torch.arange(n), place[:, 0]] = word
     tokens[negated == 1, place[negated == 1, 1]] = 36 + groups[negated == 1]
     return tokens, (good ^ negated).float(), groups
 
+
 texts = TensorDataset(*sentences((torch.arange(2000) < 300).long(), SEED))
 texts_test = sentences(torch.arange(4000) % 2, SEED + 1000)
-for tokens, y, group in zip(*(t[:4] for t in texts_test)): print(int(group), tokens.tolist(), "good" if y else "bad")
+for tokens, y, group in zip(*(t[:4] for t in texts_test)):
+    print(int(group), tokens.tolist(), "good" if y else "bad")
 
 tokens, meaning, g = texts_test
 minority_only = ((tokens >= 28) & (tokens <= 35)) | (tokens == 37)
 assert not minority_only[g == 0].any() and minority_only[g == 1].any(1).all()
-assert all(abs(float(meaning[g == i].mean()) - 0.5) < 0.04 for i in (0, 1))        # guessing is right half the time, in both
+# guessing is right half the time, in both
+assert all(abs(float(meaning[g == i].mean()) - 0.5) < 0.04 for i in (0, 1))
 
 
 # %% [markdown]
@@ -264,6 +329,7 @@ assert all(abs(float(meaning[g == i].mean()) - 0.5) < 0.04 for i in (0, 1))     
 # %%
 class Block(nn.Module):
     "A transformer layer: attention and a small perceptron, each with its norm"
+
     def __init__(self, d, heads=4):
         super().__init__()
         self.heads, self.norm1, self.norm2 = heads, nn.LayerNorm(d), nn.LayerNorm(d)
@@ -272,21 +338,33 @@ class Block(nn.Module):
 
     def forward(self, x):
         z = self.norm1(x)
-        q, k, v = (m(z).unflatten(2, (self.heads, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
+        q, k, v = (
+            m(z).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for m in (self.query, self.key, self.value)
+        )
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
+
 class Reader(nn.Module):
     "Embedding, two layers, mean over the tokens, one logit"
+
     def __init__(self, d=32):
         super().__init__()
         self.words, self.blocks = nn.Embedding(38, d), nn.Sequential(Block(d), Block(d))
         self.norm, self.head = nn.LayerNorm(d), nn.Linear(d, 1)
 
-    def forward(self, tokens): return self.head(self.norm(self.blocks(self.words(tokens)).mean(1)))[:, 0]
+    def forward(self, tokens):
+        return self.head(self.norm(self.blocks(self.words(tokens)).mean(1)))[:, 0]
+
 
 torch.manual_seed(SEED)
-decide = lambda logit: (logit > 0).float()
+
+
+def decide(logit):
+    return (logit > 0).float()
+
+
 reader = fit(Reader(), texts, F.binary_cross_entropy_with_logits, epochs=12, lr=3e-3)
 read = {"dense": accuracy(reader, texts_test, decide)}
 table(read)
@@ -296,29 +374,47 @@ table(read)
 # 90 % is pruned, with an epoch of retraining after each step again. The loss is any function of output and target that is a mean over the batch, here the binary cross-entropy of a logit. It is handed over, for the importance, beside the loader:
 
 # %%
-def reread(model, step): fit(model, texts, F.binary_cross_entropy_with_logits, epochs=1, seed=SEED + step)
+def reread(model, step):
+    fit(model, texts, F.binary_cross_entropy_with_logits, epochs=1, seed=SEED + step)
+
 
 read["WS"] = accuracy(by_magnitude(reader, 0.9, retrain=reread), texts_test, decide)
 
 many = DataLoader(texts, batch_size=64)
-fair_how = dict(rate=0.9, groups=2, loss=F.binary_cross_entropy_with_logits, retrain=reread, ignore=["head"])
+fair_how = dict(
+    rate=0.9, groups=2, loss=F.binary_cross_entropy_with_logits, retrain=reread, ignore=["head"]
+)
 fair = copy.deepcopy(reader)
 steps = prune_fair(fair, many, keep=0.65, on_step=print, **fair_how)
 read["FairGRAPE"] = accuracy(fair, texts_test, decide)
 
 once, long = copy.deepcopy(reader), by_magnitude(reader, 0.9)
 prune_fair(once, many, keep=None, **fair_how)
-for step in range(len(steps)): reread(long, step + 1)
+for step in range(len(steps)):
+    reread(long, step + 1)
 stepwise = by_magnitude(reader, 0.9, keep=0.65, retrain=reread)
-for name, net in {"FairGRAPE, one shot": once, "WS, as many epochs": long, "magnitude, same steps": stepwise}.items():
+for name, net in {
+    "FairGRAPE, one shot": once,
+    "WS, as many epochs": long,
+    "magnitude, same steps": stepwise,
+}.items():
     read[name] = accuracy(net, texts_test, decide)
 table(read)
 
 # %%
 masks = get_masks(fair, ignore=["head"])
-assert gap(read["dense"], read["WS"]) > 5 and gap(read["dense"], read["FairGRAPE"]) < gap(read["dense"], read["WS"]) - 5
-assert all(int(m.sum()) == keep_count(m.numel(), 0.9) for m in masks.values()) and len(masks) == 12 and (fair.head.weight != 0).all()
-assert all((layer.weight[~masks[n]] == 0).all() for n, layer in prunable(fair, ignore=["head"]).items())
+assert (
+    gap(read["dense"], read["WS"]) > 5
+    and gap(read["dense"], read["FairGRAPE"]) < gap(read["dense"], read["WS"]) - 5
+)
+assert (
+    all(int(m.sum()) == keep_count(m.numel(), 0.9) for m in masks.values())
+    and len(masks) == 12
+    and (fair.head.weight != 0).all()
+)
+assert all(
+    (layer.weight[~masks[n]] == 0).all() for n, layer in prunable(fair, ignore=["head"]).items()
+)
 
 
 # %% [markdown]
@@ -350,18 +446,30 @@ def select_dearest(importance: Tensor, mask: Tensor, k: int, weight=None, layer=
     shares = importance / importance.flatten(1).sum(1).clamp_min(1e-30).view(-1, *[1] * mask.dim())
     return select_top(shares.amax(0, keepdim=True), mask, k, weight, layer)
 
-assert select_dearest(torch.tensor([[6., 5., 1.], [0., 0., 2.]]), torch.ones(3) > 0, k=2).tolist() == [True, False, True]
+
+assert select_dearest(
+    torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]]), torch.ones(3) > 0, k=2
+).tolist() == [True, False, True]
 
 # %% [markdown]
 # It goes into the same loop, with the group importance as the score. In one shot, to be held against the one-shot rows above it:
 
 # %%
 own, batches = copy.deepcopy(reader), ByGroup(many, groups=2)
-score = lambda m: group_importance(m, batches, F.binary_cross_entropy_with_logits, groups=2, ignore=["head"])
+
+
+def score(m):
+    return group_importance(
+        m, batches, F.binary_cross_entropy_with_logits, groups=2, ignore=["head"]
+    )
+
+
 prune(own, 0.9, score, select_dearest, keep=None, retrain=reread, ignore=["head"])
 read["dearest, one shot"] = accuracy(own, texts_test, decide)
 table(read)
-assert all(int(m.sum()) == keep_count(m.numel(), 0.9) for m in get_masks(own, ignore=["head"]).values())
+assert all(
+    int(m.sum()) == keep_count(m.numel(), 0.9) for m in get_masks(own, ignore=["head"]).values()
+)
 
 # %% [markdown]
 # Over the five seeds its disparity is 8.8, 32.6, 11.8, 30.7 and 10.2 points, much like FairGRAPE's in one shot. A new idea costs three lines here; whether it is worth more than the old one, runs must tell.

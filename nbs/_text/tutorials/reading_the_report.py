@@ -18,15 +18,19 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from fairgrape.evaluation import disparities, disparity, group_table, interval_table, noise_floor, paired_bootstrap
-from fairgrape.report import html_figure
+from fairgrape.judge.compare import disparities, interval_table
+from fairgrape.judge.disparity import disparity, noise_floor, paired_bootstrap
+from fairgrape.judge.tables import group_table
+from fairgrape.report.figures import html_figure
 
 SIZES, NAMES = (50, 200, 1000), [f"group {g}" for g in "ABCD"]
 BLUE, ORANGE = "#0072B2", "#D55E00"
 
+
 def show(fig, caption, description):
     "The figure as HTML, with a description for whoever cannot see it"
-    fig.set_label(description); plt.close(fig)
+    fig.set_label(description)
+    plt.close(fig)
     return HTML(html_figure(fig, caption))
 
 
@@ -37,18 +41,24 @@ def show(fig, caption, description):
 # group's true change of accuracy, Δ. Here pruning repairs 4 in 100 everywhere, so a Δ of −4 points means that it breaks 8 in 100.
 
 # %%
-REPAIRED = 4     # of 100 images
+REPAIRED = 4  # of 100 images
+
 
 def answers(
-    changes, # True change of accuracy of each group, points
-    size,    # Test images of each group
+    changes,  # True change of accuracy of each group, points
+    size,  # Test images of each group
     seed=0,  # Which test set is drawn
-):           # Was the dense network right, was the pruned one, group code; each of shape `(G · size,)`
+):  # Was the dense network right, was the pruned one, group code; each of shape `(G · size,)`
     "Draw a test set from a known truth"
     group = np.repeat(np.arange(len(changes)), size)
     chance = 100 * np.random.default_rng(seed).random(len(group))
-    dense, broken, repaired = chance < 90, chance < REPAIRED - np.array(changes)[group], chance > 100 - REPAIRED
+    dense, broken, repaired = (
+        chance < 90,
+        chance < REPAIRED - np.array(changes)[group],
+        chance > 100 - REPAIRED,
+    )
     return dense.astype(float), (dense & ~broken | repaired).astype(float), group
+
 
 NOTHING, LOSS, GAIN = (-4, -4, -4, -4), (-4, -4, -4, -9), (-2, -2, -2, 3)
 group_table(*answers(NOTHING, 200), NAMES).round(1)
@@ -58,7 +68,9 @@ group_table(*answers(NOTHING, 200), NAMES).round(1)
 
 # %%
 huge = group_table(*answers(LOSS, 200_000), NAMES)
-assert (huge.accuracy_dense - 90).abs().max() < 0.3 and np.abs(huge.delta[:4].to_numpy() - np.array(LOSS)).max() < 0.3
+assert (huge.accuracy_dense - 90).abs().max() < 0.3 and np.abs(
+    huge.delta[:4].to_numpy() - np.array(LOSS)
+).max() < 0.3
 
 
 # %% [markdown]
@@ -69,10 +81,20 @@ assert (huge.accuracy_dense - 90).abs().max() < 0.3 and np.abs(huge.delta[:4].to
 # Here are 400 test sets of each size, and the ρ of each.
 
 # %%
-def delta_of(dense, pruned, group): return 100 * np.bincount(group, pruned - dense) / np.bincount(group)
+def delta_of(dense, pruned, group):
+    return 100 * np.bincount(group, pruned - dense) / np.bincount(group)
 
-drawn = {n: np.array([disparity(delta_of(*answers(NOTHING, n, seed))) for seed in range(400)]) for n in SIZES}
-row = lambda rho: {"mean of ρ": rho.mean(), "95 % of test sets are below": np.quantile(rho, 0.95)}
+
+drawn = {
+    n: np.array([disparity(delta_of(*answers(NOTHING, n, seed))) for seed in range(400)])
+    for n in SIZES
+}
+
+
+def row(rho):
+    return {"mean of ρ": rho.mean(), "95 % of test sets are below": np.quantile(rho, 0.95)}
+
+
 pd.DataFrame({f"{n} images a group": row(rho) for n, rho in drawn.items()}).round(1)
 
 # %% [markdown]
@@ -84,7 +106,8 @@ pd.DataFrame({f"{n} images a group": row(rho) for n, rho in drawn.items()}).roun
 # %%
 sigma = {n: 100 * (0.1184 / n) ** 0.5 for n in SIZES}
 assert [round(s, 2) for s in sigma.values()] == [4.87, 2.43, 1.09]
-assert all(abs(rho.mean() / (0.921 * sigma[n]) - 1) < 0.06 for n, rho in drawn.items())             # three standard errors of 400 test sets
+# three standard errors of 400 test sets
+assert all(abs(rho.mean() / (0.921 * sigma[n]) - 1) < 0.06 for n, rho in drawn.items())
 assert all(abs(np.quantile(rho, 0.95) / (1.614 * sigma[n]) - 1) < 0.12 for n, rho in drawn.items())
 
 
@@ -98,11 +121,20 @@ def floor_of(changes, n, seed):
     dense, pruned, group = answers(changes, n, seed)
     return noise_floor(paired_bootstrap(pruned - dense, group, B=400, seed=seed))
 
+
 estimated = {n: np.array([floor_of(NOTHING, n, seed) for seed in range(60)]) for n in SIZES}
-pd.DataFrame({f"{n} images a group": dict(zip(("floor, mean", "floor, 95 %"), f.mean(axis=0))) for n, f in estimated.items()}).round(1)
+pd.DataFrame(
+    {
+        f"{n} images a group": dict(zip(("floor, mean", "floor, 95 %"), f.mean(axis=0)))
+        for n, f in estimated.items()
+    }
+).round(1)
 
 # %%
-assert all(np.abs(f.mean(axis=0) / (np.array([0.921, 1.614]) * sigma[n]) - 1).max() < 0.05 for n, f in estimated.items())
+assert all(
+    np.abs(f.mean(axis=0) / (np.array([0.921, 1.614]) * sigma[n]) - 1).max() < 0.05
+    for n, f in estimated.items()
+)
 
 
 # %%
@@ -110,17 +142,37 @@ def draw_floor(drawn, floor):
     "The ρ of many test sets without any disparity, a panel for each size"
     fig, axes = plt.subplots(1, len(drawn), figsize=(9, 2.7), sharex=True, layout="constrained")
     for ax, (n, rho) in zip(axes, drawn.items()):
-        ax.hist(rho, bins=np.arange(0, 14.5, 0.5), color="#56B4E9", edgecolor="white", linewidth=0.5)
-        ax.axvline(0, color="black", linewidth=2); ax.axvline(floor[n], color=ORANGE, linestyle="--", linewidth=2)
-        ax.annotate(f" floor {floor[n]:.1f}", (floor[n], 0.97), xycoords=("data", "axes fraction"), va="top", fontsize=9)
-        ax.set(title=f"{n:,} images a group", yticks=[]); ax.spines[["top", "right", "left"]].set_visible(False)
-    axes[0].set_ylabel("test sets"); fig.supxlabel("ρ (points); the black line is the truth, 0", fontsize=10)
+        ax.hist(
+            rho, bins=np.arange(0, 14.5, 0.5), color="#56B4E9", edgecolor="white", linewidth=0.5
+        )
+        ax.axvline(0, color="black", linewidth=2)
+        ax.axvline(floor[n], color=ORANGE, linestyle="--", linewidth=2)
+        ax.annotate(
+            f" floor {floor[n]:.1f}",
+            (floor[n], 0.97),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            fontsize=9,
+        )
+        ax.set(title=f"{n:,} images a group", yticks=[])
+        ax.spines[["top", "right", "left"]].set_visible(False)
+    axes[0].set_ylabel("test sets")
+    fig.supxlabel("ρ (points); the black line is the truth, 0", fontsize=10)
     return fig
 
+
 floor = {n: float(f[:, 1].mean()) for n, f in estimated.items()}
-show(draw_floor(drawn, floor), "ρ of 400 test sets where no group truly loses more than another; dashed: the noise floor (95 %)",
-     "Three histograms of ρ where the true disparity is 0. "
-     + "; ".join(f"{n} images a group: mean {rho.mean():.1f}, noise floor {floor[n]:.1f} points" for n, rho in drawn.items()) + ".")
+show(
+    draw_floor(drawn, floor),
+    "ρ of 400 test sets where no group truly loses more than another; dashed: the noise floor"
+    " (95 %)",
+    "Three histograms of ρ where the true disparity is 0. "
+    + "; ".join(
+        f"{n} images a group: mean {rho.mean():.1f}, noise floor {floor[n]:.1f} points"
+        for n, rho in drawn.items()
+    )
+    + ".",
+)
 
 # %% [markdown]
 # So the first question to any ρ is: **is it above its floor?** A ρ of 4 is nothing with 50 images a group, and a lot with 1,000. Four times the images halve the floor.
@@ -128,9 +180,17 @@ show(draw_floor(drawn, floor), "ρ of 400 test sets where no group truly loses m
 # Even so, one test set in twenty lies above its floor by chance alone. A report of a hundred runs has a few of these.
 
 # %%
-above = {n: np.mean([disparity(delta_of(*answers(NOTHING, n, s))) > f for s, f in zip(range(60), estimated[n][:, 1])]) for n in SIZES}
+above = {
+    n: np.mean(
+        [
+            disparity(delta_of(*answers(NOTHING, n, s))) > f
+            for s, f in zip(range(60), estimated[n][:, 1])
+        ]
+    )
+    for n in SIZES
+}
 print({n: f"{100 * share:.0f} % above the floor" for n, share in above.items()})
-assert all(share <= 0.15 for share in above.values())               # of 60 test sets; 5 % is meant
+assert all(share <= 0.15 for share in above.values())  # of 60 test sets; 5 % is meant
 assert abs(floor[50] / floor[200] - 2) < 0.15 and floor[50] > 7 and floor[1000] < 2
 
 # %% [markdown]
@@ -143,7 +203,9 @@ assert abs(floor[50] / floor[200] - 2) < 0.15 and floor[50] > 7 and floor[1000] 
 # - the **range** is 5.
 
 # %%
-truth = {kind: round(float(disparity(LOSS, kind, n=[1, 1, 1, 1])), 4) for kind in ("rho", "psi", "range")}
+truth = {
+    kind: round(float(disparity(LOSS, kind, n=[1, 1, 1, 1])), 4) for kind in ("rho", "psi", "range")
+}
 truth
 
 # %%
@@ -153,7 +215,9 @@ assert truth == {"rho": 2.5, "psi": 3.75, "range": 5}
 # What the report would print for one test set of each size:
 
 # %%
-lines = pd.concat({n: disparities(*answers(LOSS, n, seed=1), B=1000) for n in SIZES}, names=["images a group", ""])
+lines = pd.concat(
+    {n: disparities(*answers(LOSS, n, seed=1), B=1000) for n in SIZES}, names=["images a group", ""]
+)
 lines.round(1)
 
 # %% [markdown]
@@ -163,7 +227,9 @@ lines.round(1)
 # %%
 assert (lines.low <= lines.high).all() and (lines.value <= lines.high + 1e-9).all()
 widths = (lines.high - lines.low).xs("rho", level=1)
-assert widths[1000] < widths[200] < widths[50] and lines.low[50, "rho"] == 0 < lines.low[1000, "rho"]
+assert (
+    widths[1000] < widths[200] < widths[50] and lines.low[50, "rho"] == 0 < lines.low[1000, "rho"]
+)
 
 
 # %% [markdown]
@@ -172,40 +238,85 @@ assert widths[1000] < widths[200] < widths[50] and lines.low[50, "rho"] == 0 < l
 # %%
 def many(changes, n, trials=40):
     "ρ with interval, one row a test set"
-    return pd.DataFrame([disparities(*answers(changes, n, seed), B=300, seed=seed).loc["rho"] for seed in range(trials)])
+    return pd.DataFrame(
+        [
+            disparities(*answers(changes, n, seed), B=300, seed=seed).loc["rho"]
+            for seed in range(trials)
+        ]
+    )
+
 
 found = {n: many(LOSS, n) for n in SIZES}
 hold = {n: ((t.low <= 2.5) & (2.5 <= t.high)).mean() for n, t in found.items()}
 shows = {n: (t.low > 0).mean() for n, t in found.items()}
-pd.DataFrame({f"{n} images a group": {"hold the true ρ, %": 100 * hold[n], "show a disparity, %": 100 * shows[n]} for n in SIZES}).round(0)
+pd.DataFrame(
+    {
+        f"{n} images a group": {
+            "hold the true ρ, %": 100 * hold[n],
+            "show a disparity, %": 100 * shows[n],
+        }
+        for n in SIZES
+    }
+).round(0)
 
 
 # %%
 def draw_intervals(found, truth):
     "Intervals of many test sets, sorted; those that begin at 0 in grey"
-    fig, axes = plt.subplots(1, len(found), figsize=(9, 3.6), sharex=True, sharey=True, layout="constrained")
+    fig, axes = plt.subplots(
+        1, len(found), figsize=(9, 3.6), sharex=True, sharey=True, layout="constrained"
+    )
     for ax, (n, t) in zip(axes, found.items()):
         for i, r in enumerate(t.sort_values("value").itertuples()):
             seen = r.low > 0
-            ax.plot([r.low, r.high], [i, i], color=BLUE if seen else "0.6", linewidth=1.6, linestyle="-" if seen else (0, (3, 1)))
-            ax.plot(r.value, i, "o", color=BLUE if seen else "0.6", markersize=3.5, markerfacecolor=BLUE if seen else "white")
-        ax.axvline(truth, color="black", linewidth=1.5); ax.set(title=f"{n:,} images a group", yticks=[])
+            ax.plot(
+                [r.low, r.high],
+                [i, i],
+                color=BLUE if seen else "0.6",
+                linewidth=1.6,
+                linestyle="-" if seen else (0, (3, 1)),
+            )
+            ax.plot(
+                r.value,
+                i,
+                "o",
+                color=BLUE if seen else "0.6",
+                markersize=3.5,
+                markerfacecolor=BLUE if seen else "white",
+            )
+        ax.axvline(truth, color="black", linewidth=1.5)
+        ax.set(title=f"{n:,} images a group", yticks=[])
         ax.spines[["top", "right", "left"]].set_visible(False)
-    axes[0].set_ylabel("test sets, sorted by ρ"); axes[0].set_xlim(0, None)
+    axes[0].set_ylabel("test sets, sorted by ρ")
+    axes[0].set_xlim(0, None)
     fig.supxlabel(f"ρ (points); black: the truth, {truth}", fontsize=10)
     return fig
 
-show(draw_intervals(found, 2.5), "ρ and its interval in 40 test sets of each size; blue, solid: it begins above 0; grey, dashed: at 0",
-     "One group truly loses 5 points more, so ρ is 2.5. " + "; ".join(
-         f"{n} images a group: {100 * shows[n]:.0f} percent of the intervals begin above 0, median width {(t.high - t.low).median():.1f} points"
-         for n, t in found.items()) + ".")
+
+show(
+    draw_intervals(found, 2.5),
+    "ρ and its interval in 40 test sets of each size; blue, solid: it begins above 0; grey, dashed:"
+    " at 0",
+    "One group truly loses 5 points more, so ρ is 2.5. "
+    + "; ".join(
+        f"{n} images a group: {100 * shows[n]:.0f} percent of the intervals begin above 0, median"
+        f" width {(t.high - t.low).median():.1f} points"
+        for n, t in found.items()
+    )
+    + ".",
+)
 
 # %% [markdown]
 # The intervals keep their promise at every size: about 95 in 100 hold the truth. What changes is what they can show. With 50 images a group a disparity of 5 points goes unseen nearly always, with 200 mostly, with 1,000 about one time in ten. A study with
 # small groups cannot show that a method is good, nor that it is not.
 
 # %%
-assert min(hold.values()) >= 0.85 and shows[50] < 0.3 < shows[1000] and shows[1000] >= 0.85 and shows[50] < shows[200] < shows[1000]
+assert (
+    min(hold.values()) >= 0.85
+    and shows[50] < 0.3 < shows[1000]
+    and shows[1000] >= 0.85
+    and shows[50] < shows[200] < shows[1000]
+)
 
 # %% [markdown]
 # ## A group that gains
@@ -215,12 +326,24 @@ assert min(hold.values()) >= 0.85 and shows[50] < 0.3 < shows[1000] and shows[10
 
 # %%
 both = {"one group loses 5 more": LOSS, "one group gains 5": GAIN}
-three = lambda changes: {kind: float(disparity(changes, kind, n=[1, 1, 1, 1])) for kind in ("rho", "psi", "range")}
+
+
+def three(changes):
+    return {
+        kind: float(disparity(changes, kind, n=[1, 1, 1, 1])) for kind in ("rho", "psi", "range")
+    }
+
+
 pd.DataFrame({name: three(changes) for name, changes in both.items()}).round(2)
 
 # %%
-assert {kind: round(value, 4) for kind, value in three(GAIN).items()} == {"rho": 2.5, "psi": 1.25, "range": 5}
-assert float(disparity([-40] * 4)) == 0                  # and a network that has become useless for everybody has no disparity
+assert {kind: round(value, 4) for kind, value in three(GAIN).items()} == {
+    "rho": 2.5,
+    "psi": 1.25,
+    "range": 5,
+}
+# and a network that has become useless for everybody has no disparity
+assert float(disparity([-40] * 4)) == 0
 
 
 # %%
@@ -230,27 +353,52 @@ def draw_groups(both, size, seed=0):
     for ax, (name, changes) in zip(axes, both.items()):
         t = interval_table(*answers(changes, size, seed), NAMES, B=1000)
         of = disparities(*answers(changes, size, seed), B=1000)
-        ax.errorbar(range(5), t.delta, [t.delta - t.delta_low, t.delta_high - t.delta], fmt="o", color=BLUE, capsize=3, label="measured")
-        ax.plot(range(4), changes, "_", color=ORANGE, markersize=22, markeredgewidth=2.5, label="truth")
-        ax.axhline(0, color="0.3", linewidth=1); ax.axvline(3.5, color="0.8")
+        ax.errorbar(
+            range(5),
+            t.delta,
+            [t.delta - t.delta_low, t.delta_high - t.delta],
+            fmt="o",
+            color=BLUE,
+            capsize=3,
+            label="measured",
+        )
+        ax.plot(
+            range(4), changes, "_", color=ORANGE, markersize=22, markeredgewidth=2.5, label="truth"
+        )
+        ax.axhline(0, color="0.3", linewidth=1)
+        ax.axvline(3.5, color="0.8")
         ax.set_xticks(range(5), [*NAMES, "all"], fontsize=9)
-        ax.set_title(f"{name}: ρ {of.value['rho']:.1f}, ψ {of.value['psi']:.1f}, floor of ρ {of.floor_95['rho']:.1f}", fontsize=10)
+        ax.set_title(
+            f"{name}: ρ {of.value['rho']:.1f}, ψ {of.value['psi']:.1f}, floor of ρ"
+            f" {of.floor_95['rho']:.1f}",
+            fontsize=10,
+        )
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("Δ = pruned − dense (points)"); axes[1].legend(loc="upper left", fontsize=9)
+    axes[0].set_ylabel("Δ = pruned − dense (points)")
+    axes[1].legend(loc="upper left", fontsize=9)
     return fig
 
-show(draw_groups(both, 1000), "The same ρ, two stories; 1,000 images a group, 95 % intervals",
-     "Two panels with the change of accuracy of four groups. Left: A, B and C lose 4 points and D loses 9. "
-     "Right: A, B and C lose 2 points and D gains 3. ρ is about 2.5 in both.")
+
+show(
+    draw_groups(both, 1000),
+    "The same ρ, two stories; 1,000 images a group, 95 % intervals",
+    "Two panels with the change of accuracy of four groups. Left: A, B and C lose 4 points and D"
+    " loses 9. Right: A, B and C lose 2 points and D gains 3. ρ is about 2.5 in both.",
+)
 
 # %% [markdown]
 # That is why the report draws every group's Δ beside ρ: a disparity says *how unequal*, the picture says *who*.
 
 # %%
 loss, gain = (disparities(*answers(c, 1000), B=500) for c in (LOSS, GAIN))
-assert abs(loss.value["rho"] - 2.5) < 1.7 and abs(gain.value["rho"] - 2.5) < 1.7 and loss.value["psi"] > gain.value["psi"]
+assert (
+    abs(loss.value["rho"] - 2.5) < 1.7
+    and abs(gain.value["rho"] - 2.5) < 1.7
+    and loss.value["psi"] > gain.value["psi"]
+)
 shown = interval_table(*answers(GAIN, 1000), NAMES, B=500)
-assert shown.delta_low["group D"] > shown.delta_high[["group A", "group B", "group C"]].max()      # D is apart from each of the others
+# D is apart from each of the others
+assert shown.delta_low["group D"] > shown.delta_high[["group A", "group B", "group C"]].max()
 
 # %% [markdown]
 # ## In short
@@ -263,4 +411,4 @@ assert shown.delta_low["group D"] > shown.delta_high[["group A", "group B", "gro
 #    second floor, dense against dense of another seed, does.
 # 5. Groups are labels that somebody gave, and a small disparity on one test set is no licence to use a network on people.
 #
-# How the figures are computed, and how often the intervals hold the truth in 2,000 simulated test sets: [disparity and chance](../20a_uncertainty.ipynb). What a report looks like: [report](../23_report.ipynb).
+# How the figures are computed, and how often the intervals hold the truth in 2,000 simulated test sets: [disparity and chance](../judge/02_disparity.ipynb). What a report looks like: [report](../report/08_page.ipynb).

@@ -24,22 +24,34 @@ import torch.nn.functional as F
 from IPython.display import HTML
 from torch import nn
 
-from fairgrape.as_released import RELEASED, as_released, redrawn, released_blind, released_importance, select_one_more, select_released, select_strict
-from fairgrape.baselines import METHODS, rewind
-from fairgrape.experiment import Settings
-from fairgrape.importance import group_importance
-from fairgrape.masks import apply_masks, get_masks
-from fairgrape.pruning import prune, schedule
-from fairgrape.report import html_figure
-from fairgrape.selection import select_fair, select_top, target_share
-from fairgrape.studies import load_study, protocol, protocol_rows, study_cells, study_names
+from fairgrape.experiment.settings import Settings
+from fairgrape.method.importance import group_importance
+from fairgrape.method.masks import apply_masks, get_masks
+from fairgrape.method.pruning import prune, schedule
+from fairgrape.method.selection import select_fair
+from fairgrape.method.selectors import select_top, target_share
+from fairgrape.methods.registry import METHODS, rewind
+from fairgrape.methods.released import (
+    RELEASED,
+    as_released,
+    redrawn,
+    released_blind,
+    select_one_more,
+    select_released,
+    select_strict,
+)
+from fairgrape.methods.released_pass import released_importance
+from fairgrape.report.figures import html_figure
+from fairgrape.studies.studies import load_study, protocol, protocol_rows, study_cells, study_names
 
-torch.set_num_threads(1)                  # everything here is tiny
+torch.set_num_threads(1)  # everything here is tiny
 BLUE, ORANGE = "#0072B2", "#E69F00"
+
 
 def show(fig, caption, description):
     "The figure as HTML, with a description for whoever cannot see it"
-    fig.set_label(description); plt.close(fig)
+    fig.set_label(description)
+    plt.close(fig)
     return HTML(html_figure(fig, caption))
 
 
@@ -50,22 +62,45 @@ def show(fig, caption, description):
 
 # %%
 differ = ("task", "groups", "split", "keep", "epochs", "classes")
-first = lambda value: value[0] if isinstance(value, list) else value
-rows = {row: Settings(**{k: first(v) for k, v in protocol(row)[0].items()}) for row in protocol_rows() if row != "synthetic"}
+
+
+def first(value):
+    return value[0] if isinstance(value, list) else value
+
+
+rows = {
+    row: Settings(**{k: first(v) for k, v in protocol(row)[0].items()})
+    for row in protocol_rows()
+    if row != "synthetic"
+}
 pd.DataFrame({row: {k: getattr(s, k) for k in differ} for row, s in rows.items()}).T
 
 # %%
 paper = Settings()
-assert (paper.network, paper.weights, paper.image_size, paper.batch, paper.lrs) == ("resnet34", "imagenet", 224, 64, "1e-4,1e-5,1e-6")
+assert (paper.network, paper.weights, paper.image_size, paper.batch, paper.lrs) == (
+    "resnet34",
+    "imagenet",
+    224,
+    64,
+    "1e-4,1e-5,1e-6",
+)
 assert (paper.retrain_epochs, paper.retrain_lr, paper.augment) == (3, 1e-5, "paper")
 assert protocol("fairface")[0]["network"] == ["resnet34", "mobilenet_v2"]
-assert rows["fairface"].keep == 0.9 and rows["utkface"].keep == 0.975 and (rows["celeba"].epochs, rows["people"].epochs) == ("8,1,1", "8,5,5")
+assert (
+    rows["fairface"].keep == 0.9
+    and rows["utkface"].keep == 0.975
+    and (rows["celeba"].epochs, rows["people"].epochs) == ("8,1,1", "8,5,5")
+)
+
 
 # %% [markdown]
 # `keep` is what a step leaves: 90 % of what was there, 97.5 % on UTKFace. How many steps that makes, each with three epochs of retraining, is what makes the protocol expensive:
 
 # %%
-count = lambda keep: {rate: len(schedule(rate, keep)) for rate in (0.5, 0.7, 0.8, 0.9, 0.99)}
+def count(keep):
+    return {rate: len(schedule(rate, keep)) for rate in (0.5, 0.7, 0.8, 0.9, 0.99)}
+
+
 steps = pd.DataFrame({f"keep {keep}": count(keep) for keep in (0.9, 0.975)}).rename_axis("rate")
 steps
 
@@ -84,16 +119,27 @@ def row_of(study):
     full, fast = (len(study_cells(study, "utkface", fast=small)) for small in (False, True))
     return {"asks": study.asks, "runs in full, UTKFace": full, "runs, fast": fast}
 
+
 table = pd.DataFrame({name: row_of(load_study(name)) for name in study_names()}).T
 table
 
 # %%
-assert {"rates", "baselines", "steps", "group-importance", "one-group", "imbalanced", "clusters", "layers", "as-released"} <= set(table.index)
+assert {
+    "rates",
+    "baselines",
+    "steps",
+    "group-importance",
+    "one-group",
+    "imbalanced",
+    "clusters",
+    "layers",
+    "as-released",
+} <= set(table.index)
 assert (table["runs, fast"] < table["runs in full, UTKFace"]).all()
 
 
 # %% [markdown]
-# The commands, none of which is run on this page. With `--fast` each is about ten minutes on two cores. How long the full form would take on a machine is what `calibrate` estimates ([sizing](../28_sizing.ipynb)).
+# The commands, none of which is run on this page. With `--fast` each is about ten minutes on two cores. How long the full form would take on a machine is what `calibrate` estimates ([sizing](../studies/05_sizing.ipynb)).
 #
 # ```bash
 # fairgrape data check utkface                             # is the set there, and whole?
@@ -108,7 +154,7 @@ assert (table["runs, fast"] < table["runs in full, UTKFace"]).all()
 # %% [markdown]
 # ## What the public code really does
 #
-# The paper's figures were made with code that departs from the paper's text in the places below. Each is rebuilt here from its description, as the setting `as_released=True`. [As released](../19_as_released.ipynb) and [the released importance](../19a_released_pass.ipynb) test them in full; here each gets one small example.
+# The paper's figures were made with code that departs from the paper's text in the places below. Each is rebuilt here from its description, as the setting `as_released=True`. [As released](../methods/03_released.ipynb) and [the released importance](../methods/04_released_pass.ipynb) test them in full; here each gets one small example.
 #
 # ### 1a. Gradients pile up
 #
@@ -118,15 +164,21 @@ assert (table["runs, fast"] < table["runs in full, UTKFace"]).all()
 # %%
 def neuron(*weights):
     net = nn.Sequential(nn.Linear(len(weights), 1, bias=False))
-    with torch.no_grad(): net[0].weight.copy_(torch.tensor([weights]))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([weights]))
     return net
 
-def mean_output(out, _): return out.mean()
 
-one, batch = neuron(1.), (torch.tensor([[3.], [1.]]), None, torch.tensor([0, 1]))
+def mean_output(out, _):
+    return out.mean()
+
+
+one, batch = neuron(1.0), (torch.tensor([[3.0], [1.0]]), None, torch.tensor([0, 1]))
 apart = [(batch[0][[g]], None, g) for g in (0, 1)]
 in_paper = group_importance(one, apart * 3, mean_output, groups=2)["0"].flatten().tolist()
-released = released_importance(one, [batch] * 3, mean_output, groups=2, lr=0)["0"].flatten().tolist()
+released = (
+    released_importance(one, [batch] * 3, mean_output, groups=2, lr=0)["0"].flatten().tolist()
+)
 pd.DataFrame({"paper": in_paper, "as released": released}, index=["group 0", "group 1"])
 
 # %% [markdown]
@@ -134,7 +186,11 @@ pd.DataFrame({"paper": in_paper, "as released": released}, index=["group 0", "gr
 # is 74.7 in the table is the division of section 2.)
 
 # %%
-assert in_paper == [9, 1] and released[0] == 3 ** 2 + 7 ** 2 + 11 ** 2 and abs(released[1] - (4 ** 2 + 8 ** 2 + 12 ** 2) / 3) < 1e-4
+assert (
+    in_paper == [9, 1]
+    and released[0] == 3**2 + 7**2 + 11**2
+    and abs(released[1] - (4**2 + 8**2 + 12**2) / 3) < 1e-4
+)
 
 # %% [markdown]
 # ### 1b. The network moves while it is measured
@@ -142,29 +198,39 @@ assert in_paper == [9, 1] and released[0] == 3 ** 2 + 7 ** 2 + 11 ** 2 and abs(r
 # For each group of each batch an optimizer takes a step, on a scratch copy that is thrown away. What is squared is therefore read from weights that are no longer the network's. With a rate of 0.5 Adam's first step takes the weight from 2 to 1.5 and, in the first pruning step, the mask that multiplies it from 1 to 0.5:
 
 # %%
-image = [(torch.tensor([[1.]]), None, torch.tensor([0]))]
-two = neuron(2.)
-moved = {f"Adam's rate {lr}": released_importance(two, image, mean_output, groups=1, lr=lr)["0"].item() for lr in (0, 0.5)}
+image = [(torch.tensor([[1.0]]), None, torch.tensor([0]))]
+two = neuron(2.0)
+moved = {
+    f"Adam's rate {lr}": released_importance(two, image, mean_output, groups=1, lr=lr)["0"].item()
+    for lr in (0, 0.5)
+}
 moved
 
 # %%
 assert moved["Adam's rate 0"] == 4 and abs(moved["Adam's rate 0.5"] - (1.5 * 0.5) ** 2) < 1e-4
-assert two[0].weight.item() == 2                                                         # the network itself stays
+assert two[0].weight.item() == 2  # the network itself stays
 
 # %% [markdown]
 # The code's own rate is 1e-4, and there are hundreds of batches. Batch norm is in training mode meanwhile and batches mix the groups, so an image's gradient depends on who else is in the batch; augmentation is on.
 
 # %%
 normed = nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Linear(1, 1, bias=False))
-with torch.no_grad(): normed[1].weight.fill_(1)
+with torch.no_grad():
+    normed[1].weight.fill_(1)
+
+
 def beside_another(other):
-    pair = [(torch.tensor([[2.], [other]]), None, torch.tensor([0, 1]))]
+    pair = [(torch.tensor([[2.0], [other]]), None, torch.tensor([0, 1]))]
     return released_importance(normed, pair, mean_output, 2, lr=0)["1"][0].item()
 
-beside = {f"beside {other:g}": beside_another(other) for other in (6., -20.)}
-alone = group_importance(normed, [(torch.tensor([[2.]]), None, 0)], mean_output, groups=1)["1"].item()
+
+beside = {f"beside {other:g}": beside_another(other) for other in (6.0, -20.0)}
+alone = group_importance(normed, [(torch.tensor([[2.0]]), None, 0)], mean_output, groups=1)[
+    "1"
+].item()
 print({k: round(v, 3) for k, v in beside.items()}, "evaluation mode:", round(alone, 3))
-assert abs(alone - 4) < 1e-3 and all(abs(v - 1) < 1e-3 for v in beside.values())     # normalised, a batch of two is always −1 and 1
+# normalised, a batch of two is always −1 and 1
+assert abs(alone - 4) < 1e-3 and all(abs(v - 1) < 1e-3 for v in beside.values())
 
 # %% [markdown]
 # An image of value 2 has an importance of 4 by itself. In a batch of two it has 1 whatever stands beside it: batch norm makes −1 and 1 of the pair.
@@ -180,9 +246,14 @@ x, g = torch.randn(40, 30, 6), torch.arange(30) % 3
 y = (x[..., 0] + 0.1 * torch.randn(40, 30) > 0).long()
 mixed = [(a, b, g) for a, b in zip(x, y)]
 by_group = [(a[g == i], b[g == i], i) for a, b, _ in mixed for i in range(3)]
-scores = {"paper": group_importance(toy, by_group, F.cross_entropy, groups=3)["0"],
-          "as released": released_importance(toy, mixed, F.cross_entropy, groups=3)["0"]}
-targets = pd.DataFrame({name: target_share(s).tolist() for name, s in scores.items()}, index=[f"group {i}" for i in range(3)])
+scores = {
+    "paper": group_importance(toy, by_group, F.cross_entropy, groups=3)["0"],
+    "as released": released_importance(toy, mixed, F.cross_entropy, groups=3)["0"],
+}
+targets = pd.DataFrame(
+    {name: target_share(s).tolist() for name, s in scores.items()},
+    index=[f"group {i}" for i in range(3)],
+)
 targets.round(3)
 
 # %%
@@ -193,17 +264,30 @@ assert targets.paper.between(0.25, 0.45).all() and targets["as released"]["group
 def draw_targets(targets):
     "Target shares of three groups that are alike, by the paper and as released"
     fig, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
-    styles = dict(facecolor=BLUE), dict(facecolor=ORANGE, hatch="///", edgecolor="white", linewidth=0)
+    styles = (
+        dict(facecolor=BLUE),
+        dict(facecolor=ORANGE, hatch="///", edgecolor="white", linewidth=0),
+    )
     for i, (name, style) in enumerate(zip(targets, styles)):
         bars = ax.bar(np.arange(3) + (i - 0.5) * 0.38, targets[name], 0.35, label=name, **style)
         ax.bar_label(bars, fmt="%.3f", fontsize=9, bbox=dict(color="white", pad=0.5), padding=2)
     ax.axhline(1 / 3, color="black", linestyle="--", linewidth=1, zorder=0)
-    ax.set(ylabel="target share", ylim=(0, 0.75)); ax.set_xticks(range(3), targets.index)
-    ax.spines[["top", "right"]].set_visible(False); ax.legend(frameon=False, loc="upper right", fontsize=9)
+    ax.set(ylabel="target share", ylim=(0, 0.75))
+    ax.set_xticks(range(3), targets.index)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper right", fontsize=9)
     return fig
 
-show(draw_targets(targets), "What three groups that are alike are to hold of the first layer's importance; dashed: a third each",
-     "; ".join(f"{name}: " + ", ".join(f"{group} {share:.3f}" for group, share in column.items()) for name, column in targets.items()))
+
+show(
+    draw_targets(targets),
+    "What three groups that are alike are to hold of the first layer's importance; dashed: a third"
+    " each",
+    "; ".join(
+        f"{name}: " + ", ".join(f"{group} {share:.3f}" for group, share in column.items())
+        for name, column in targets.items()
+    ),
+)
 
 # %% [markdown]
 # The last group is to hold next to nothing, so it is hardly ever short of it, and hardly ever has a say. Which group that is depends on the order of the labels.
@@ -213,15 +297,30 @@ show(draw_targets(targets), "What three groups that are alike are to hold of the
 # The group furthest below its target is to choose one weight, then the shares are looked at again. In the code a counter starts from zero and the group chooses *two*. And a turn is used up even when its candidate is kept already. Four weights, which group 0 values at 6, 5, 0, 0 and group 1 at 0, 0, 4, 3:
 
 # %%
-values, everything = torch.tensor([[6., 5., 0., 0.], [0., 0., 4., 3.]]), torch.ones(4, dtype=torch.bool)
-chosen = {"paper (select_fair)": select_fair(values, everything, 2), "as released (select_released)": select_released(values, everything, 2)}
+values, everything = (
+    torch.tensor([[6.0, 5.0, 0.0, 0.0], [0.0, 0.0, 4.0, 3.0]]),
+    torch.ones(4, dtype=torch.bool),
+)
+chosen = {
+    "paper (select_fair)": select_fair(values, everything, 2),
+    "as released (select_released)": select_released(values, everything, 2),
+}
+
 
 def told(mask):
     share = values[:, mask].sum(1) / values[:, mask].sum()
-    return dict(keeps=" and ".join(f"w{i}" for i in mask.nonzero().flatten().tolist()), share_0=share[0].item(), share_1=share[1].item())
+    return dict(
+        keeps=" and ".join(f"w{i}" for i in mask.nonzero().flatten().tolist()),
+        share_0=share[0].item(),
+        share_1=share[1].item(),
+    )
+
 
 rows = {name: told(mask) for name, mask in chosen.items()}
-pd.DataFrame(rows | {"target": dict(zip(("keeps", "share_0", "share_1"), ("", *target_share(values).tolist())))}).T.round(3)
+pd.DataFrame(
+    rows
+    | {"target": dict(zip(("keeps", "share_0", "share_1"), ("", *target_share(values).tolist())))}
+).T.round(3)
 
 # %% [markdown]
 # Targets are 11/18 and 7/18. By the paper group 0 chooses its 6, then group 1 its 4. As released group 0 takes both the 6 and the 5, and group 1 has nothing.
@@ -231,10 +330,10 @@ pd.DataFrame(rows | {"target": dict(zip(("keeps", "share_0", "share_1"), ("", *t
 
 # %%
 assert [mask.int().tolist() for mask in chosen.values()] == [[1, 0, 1, 0], [1, 1, 0, 0]]
-used = torch.tensor([[9., 8., 5., 1., 2.], [10., 0., 1., 9., 4.]])
+used = torch.tensor([[9.0, 8.0, 5.0, 1.0, 2.0], [10.0, 0.0, 1.0, 9.0, 4.0]])
 kept = select_released(used, torch.ones(5, dtype=torch.bool), 4).nonzero().flatten().tolist()
 print("as released:", [f"w{i}" for i in kept])
-assert kept == [0, 1, 2, 3]                                # and not w4 in the place of w2
+assert kept == [0, 1, 2, 3]  # and not w4 in the place of w2
 
 
 # %%
@@ -242,22 +341,38 @@ def draw_shares(importance):
     "Group 0's share of what is kept against its target, for every k, with both selectors"
     n, all_of_them = importance.shape[1], torch.ones(importance.shape[1], dtype=torch.bool)
     target = target_share(importance)[0].item()
-    share = lambda mask: float(importance[0, mask].sum() / importance[:, mask].sum())
+
+    def share(mask):
+        return float(importance[0, mask].sum() / importance[:, mask].sum())
+
     selectors = {"paper": select_fair, "as released": select_released}
-    lines = {name: [share(select(importance, all_of_them, k)) for k in range(1, n)] for name, select in selectors.items()}
+    lines = {
+        name: [share(select(importance, all_of_them, k)) for k in range(1, n)]
+        for name, select in selectors.items()
+    }
     fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
     styles = dict(color=BLUE, linewidth=2), dict(color="#A85C00", linestyle="--", linewidth=1.5)
-    for (name, line), style in zip(lines.items(), styles): ax.plot(range(1, n), line, label=name, **style)
-    ax.axhline(target, color="black", linewidth=1); ax.annotate("target ", (n - 1, target), ha="right", va="bottom", fontsize=9)
+    for (name, line), style in zip(lines.items(), styles):
+        ax.plot(range(1, n), line, label=name, **style)
+    ax.axhline(target, color="black", linewidth=1)
+    ax.annotate("target ", (n - 1, target), ha="right", va="bottom", fontsize=9)
     ax.set(xlabel="weights that are kept", ylabel="group 0's share", ylim=(0.2, 0.6))
-    ax.spines[["top", "right"]].set_visible(False); ax.legend(frameon=False, fontsize=9)
-    return fig, {name: float(np.abs(np.array(line) - target).mean()) for name, line in lines.items()}
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=9)
+    return fig, {
+        name: float(np.abs(np.array(line) - target).mean()) for name, line in lines.items()
+    }
+
 
 pair = torch.rand(2, 40, generator=torch.Generator().manual_seed(3)) ** 4
 fig, away = draw_shares(pair)
-show(fig, "A layer of 40 weights: how near group 0's share stays to its target, by how many weights are kept",
-     "Two lines over the number of kept weights. "
-     f"On average the paper's choice is {away['paper']:.3f} away from the target and the released one {away['as released']:.3f}.")
+show(
+    fig,
+    "A layer of 40 weights: how near group 0's share stays to its target, by how many weights are"
+    " kept",
+    "Two lines over the number of kept weights. On average the paper's choice is"
+    f" {away['paper']:.3f} away from the target and the released one {away['as released']:.3f}.",
+)
 
 # %%
 assert away["paper"] < away["as released"]
@@ -270,18 +385,38 @@ assert away["paper"] < away["as released"]
 # **Strict thresholds.** WS, Lottery, Importance and SNIP find the k-th largest score and keep what is *above* it, k − 1 weights. GraSP errs the other way and keeps one too many.
 
 # %%
-score = torch.tensor([[5., 1., 4., 3., 2.]])
+score = torch.tensor([[5.0, 1.0, 4.0, 3.0, 2.0]])
 five = torch.ones(5, dtype=torch.bool)
-print("asked for 3:", int(select_top(score, five, 3).sum()), "as released", int(select_strict(score, five, 3).sum()), "GraSP as released", int(select_one_more(score, five, 3).sum()))
-assert int(select_top(score, five, 3).sum()) == 3 and int(select_strict(score, five, 3).sum()) == 2 and int(select_one_more(score, five, 3).sum()) == 4
+print(
+    "asked for 3:",
+    int(select_top(score, five, 3).sum()),
+    "as released",
+    int(select_strict(score, five, 3).sum()),
+    "GraSP as released",
+    int(select_one_more(score, five, 3).sum()),
+)
+assert (
+    int(select_top(score, five, 3).sum()) == 3
+    and int(select_strict(score, five, 3).sum()) == 2
+    and int(select_one_more(score, five, 3).sum()) == 4
+)
 
 # %% [markdown]
 # **"Importance" uses group 0's scores.** The group-blind baseline takes the first of the groups' importances. A weight that only group 1 needs has none:
 
 # %%
-pass_of_two = [(torch.tensor([[1., 0.], [0., 1.]]), None, torch.tensor([0, 1]))]
-blind = {"everybody": METHODS["importance"].score(neuron(1., 1.), pass_of_two, mean_output)["0"].flatten().tolist(),
-         "as released": released_blind(neuron(1., 1.), pass_of_two, mean_output, 2, lr=0)["0"].flatten().tolist()}
+pass_of_two = [(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), None, torch.tensor([0, 1]))]
+blind = {
+    "everybody": (
+        METHODS["importance"]
+        .score(neuron(1.0, 1.0), pass_of_two, mean_output)["0"]
+        .flatten()
+        .tolist()
+    ),
+    "as released": (
+        released_blind(neuron(1.0, 1.0), pass_of_two, mean_output, 2, lr=0)["0"].flatten().tolist()
+    ),
+}
 blind
 
 # %%
@@ -291,29 +426,46 @@ assert blind == {"everybody": [0.25, 0.25], "as released": [1, 0]}
 # **Lottery rewinds to the trained weights**, not to those before training. **SNIP and GraSP score a network whose weights are drawn anew** and put the mask on another one. **Random raises.**
 
 # %%
-net = neuron(1., 2., 3.)
-initial, trained = ({"0.weight": torch.tensor([w])} for w in ([1., 2., 3.], [4., 5., 6.]))
-lottery = {name: m.rewind_to for name, m in (("paper", METHODS["lottery"]), ("as released", as_released(METHODS["lottery"])))}
+net = neuron(1.0, 2.0, 3.0)
+initial, trained = ({"0.weight": torch.tensor([w])} for w in ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0]))
+lottery = {
+    name: m.rewind_to
+    for name, m in (("paper", METHODS["lottery"]), ("as released", as_released(METHODS["lottery"])))
+}
 apply_masks(net, {"0": torch.tensor([[False, True, True]])})
-back = {name: rewind(net, dict(initial=initial, trained=trained)[to])[0].weight[0].tolist() for name, to in lottery.items()}
+back = {
+    name: rewind(net, dict(initial=initial, trained=trained)[to])[0].weight[0].tolist()
+    for name, to in lottery.items()
+}
 print("a round of the lottery starts from", back)
-print("SNIP scores", [round(w, 2) for w in redrawn(neuron(1., 2., 3.))[0].weight[0].tolist()], "and prunes", [1., 2., 3.])
-try: as_released(METHODS["random"])
-except ValueError as e: print(e)
-else: raise AssertionError("Random as released was made up")
+print(
+    "SNIP scores",
+    [round(w, 2) for w in redrawn(neuron(1.0, 2.0, 3.0))[0].weight[0].tolist()],
+    "and prunes",
+    [1.0, 2.0, 3.0],
+)
+try:
+    as_released(METHODS["random"])
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("Random as released was made up")
 
 # %%
 assert back == {"paper": [0, 2, 3], "as released": [0, 5, 6]}
-assert not torch.equal(redrawn(neuron(1., 2., 3.))[0].weight, torch.tensor([[1., 2., 3.]]))
+assert not torch.equal(redrawn(neuron(1.0, 2.0, 3.0))[0].weight, torch.tensor([[1.0, 2.0, 3.0]]))
 
 # %% [markdown]
 # **Leaving a race out never reaches the importance.** The paper takes importance on images of one race only, or without one; the public code's pass reads all training images whatever is asked. So the two settings do not go together here, and that is said rather than ignored. Finally, the option that should print ρ stops at a
 # name that is not defined, so no ρ comes out of the public code as it stands.
 
 # %%
-try: Settings(method="fairgrape", importance_on="race=White", as_released=True)
-except ValueError as e: print(e)
-else: raise AssertionError("importance on one race, as released, was accepted")
+try:
+    Settings(method="fairgrape", importance_on="race=White", as_released=True)
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("importance on one race, as released, was accepted")
 
 # %% [markdown]
 # ### All together
@@ -322,7 +474,10 @@ else: raise AssertionError("importance on one race, as released, was accepted")
 
 # %%
 masks = {}
-for name, m, batches in (("paper", METHODS["fairgrape"], by_group), ("as released", as_released(METHODS["fairgrape"]), mixed)):
+for name, m, batches in (
+    ("paper", METHODS["fairgrape"], by_group),
+    ("as released", as_released(METHODS["fairgrape"]), mixed),
+):
     pruned = copy.deepcopy(toy)
     prune(pruned, 0.75, lambda net: m.score(net, batches, F.cross_entropy, 3), m.select, keep=0.5)
     masks[name] = torch.cat([mask.flatten() for mask in get_masks(pruned).values()])
@@ -331,7 +486,15 @@ print(f"{int(masks['paper'].sum())} weights stay either way, {same} of them the 
 
 # %%
 assert int(masks["paper"].sum()) == int(masks["as released"].sum()) == 32 and 0 < same < 32
-assert set(RELEASED) == {"fairgrape", "ws", "lottery", "lottery_short", "importance", "snip", "grasp"}
+assert set(RELEASED) == {
+    "fairgrape",
+    "ws",
+    "lottery",
+    "lottery_short",
+    "importance",
+    "snip",
+    "grasp",
+}
 
 # %% [markdown]
 # ## What was measured here
@@ -341,13 +504,21 @@ assert set(RELEASED) == {"fairgrape", "ws", "lottery", "lottery_short", "importa
 # First, the paper's method beside the public code:
 
 # %%
-SHOWCASE = next(folder / "runs" / "showcase" for folder in (Path.cwd(), *Path.cwd().parents) if (folder / "runs" / "showcase").is_dir())
+SHOWCASE = next(
+    folder / "runs" / "showcase"
+    for folder in (Path.cwd(), *Path.cwd().parents)
+    if (folder / "runs" / "showcase").is_dir()
+)
+
 
 def measured(study):
     "The table of a published study"
     return pd.read_csv(SHOWCASE / "studies" / study / "study.csv")
 
-def with_interval(t): return [f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}]" for r in t.itertuples()]
+
+def with_interval(t):
+    return [f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}]" for r in t.itertuples()]
+
 
 both = measured("as-released-utkface-fast")
 columns = ["test_images", "accuracy_dense", "accuracy", "ρ [95 %]", "floor_95"]
@@ -355,11 +526,17 @@ both.assign(**{"ρ [95 %]": with_interval(both)}).set_index("label")[columns].ro
 
 # %%
 deltas = [c for c in both if c.startswith("delta:")]
-assert np.allclose(both[deltas].std(axis=1, ddof=1), both.rho, atol=0.01)                # ρ is what it is said to be
+# ρ is what it is said to be
+assert np.allclose(both[deltas].std(axis=1, ddof=1), both.rho, atol=0.01)
 low, high = (both.set_index("label")[c] for c in ("rho_low", "rho_high"))
-assert all(low[m] < high[f"{m}, as released"] and low[f"{m}, as released"] < high[m] for m in ("fairgrape", "importance"))
+assert all(
+    low[m] < high[f"{m}, as released"] and low[f"{m}, as released"] < high[m]
+    for m in ("fairgrape", "importance")
+)
 assert set(both.test_images) == {200} and set(both.seed) == {0} and set(both.rate) == {0.99}
-assert both.experiment.str.contains("resnet10 at 32 px; weights none; split photo; limited to 2000").all()
+assert both.experiment.str.contains(
+    "resnet10 at 32 px; weights none; split photo; limited to 2000"
+).all()
 
 # %% [markdown]
 # One seed, 2,000 images, 200 of them to test on. The intervals of the paper's variant and the released one overlap, for FairGRAPE and for importance, so nothing can be said from this about which is better. Next, how the methods compare with 4,000 images, at equal scope:
@@ -369,7 +546,9 @@ methods = measured("baselines-utkface-fast").sort_values("rho")
 methods.assign(**{"ρ [95 %]": with_interval(methods)}).set_index("label")[columns].round(1)
 
 # %%
-assert methods.experiment.str.contains("resnet10 at 32 px; weights none; split photo; limited to 4000").all()
+assert methods.experiment.str.contains(
+    "resnet10 at 32 px; weights none; split photo; limited to 4000"
+).all()
 assert set(methods.scope) == {"layer"} and set(methods.rate) == {0.99}
 
 # %% [markdown]
@@ -378,11 +557,23 @@ assert set(methods.scope) == {"layer"} and set(methods.rate) == {0.99}
 # %%
 found = []
 for file in sorted(SHOWCASE.glob("seeds/*/metrics.json")):
-    settings, metrics = json.loads(file.with_name("settings.json").read_text()), json.loads(file.read_text())
-    if settings["method"] == "dense": continue
-    found.append(dict(method=settings["method"], seed=settings["seed"], rho=metrics["disparities"]["rho"]["value"]))
+    settings, metrics = (
+        json.loads(file.with_name("settings.json").read_text()),
+        json.loads(file.read_text()),
+    )
+    if settings["method"] == "dense":
+        continue
+    found.append(
+        dict(
+            method=settings["method"],
+            seed=settings["seed"],
+            rho=metrics["disparities"]["rho"]["value"],
+        )
+    )
 seeds = pd.DataFrame(found)
-rho = seeds.pivot(index="seed", columns="method", values="rho")[["fairgrape", "importance", "magnitude", "ws"]]
+rho = seeds.pivot(index="seed", columns="method", values="rho")[
+    ["fairgrape", "importance", "magnitude", "ws"]
+]
 rho.T.assign(mean=rho.mean()).round(1)
 
 
@@ -393,19 +584,33 @@ def draw_seeds(rho):
     for i, method in enumerate(rho):
         ax.plot(rho[method], np.full(len(rho), i), "o", color=BLUE, alpha=0.75, markersize=7)
         ax.plot([rho[method].mean()] * 2, [i - 0.3, i + 0.3], color="black", linewidth=2)
-    ax.set_yticks(range(len(rho.columns)), rho.columns); ax.invert_yaxis(); ax.set(xlabel="ρ (points); black: the mean", xlim=(0, None))
+    ax.set_yticks(range(len(rho.columns)), rho.columns)
+    ax.invert_yaxis()
+    ax.set(xlabel="ρ (points); black: the mean", xlim=(0, None))
     ax.spines[["top", "right"]].set_visible(False)
     return fig
 
-show(draw_seeds(rho), f"ρ of {len(rho)} seeds for each method, rate 0.99, one rate in every layer",
-     "; ".join(f"{m}: from {rho[m].min():.1f} to {rho[m].max():.1f}, mean {rho[m].mean():.1f}" for m in rho))
+
+show(
+    draw_seeds(rho),
+    f"ρ of {len(rho)} seeds for each method, rate 0.99, one rate in every layer",
+    "; ".join(
+        f"{m}: from {rho[m].min():.1f} to {rho[m].max():.1f}, mean {rho[m].mean():.1f}" for m in rho
+    ),
+)
 
 # %%
 floor = pd.read_csv(SHOWCASE / "seeds" / "seed_floor.csv").rho
-print(f"dense networks of two seeds, nothing pruned: ρ {floor.min():.1f} to {floor.max():.1f}, mean {floor.mean():.1f}")
+print(
+    f"dense networks of two seeds, nothing pruned: ρ {floor.min():.1f} to {floor.max():.1f}, mean"
+    f" {floor.mean():.1f}"
+)
 for other in rho.columns[1:]:
     worse = int((rho[other] > rho.fairgrape).sum())
-    print(f"{other}: higher than fairgrape at {worse} of {len(rho)} seeds, by {(rho[other] - rho.fairgrape).mean():.1f} points on average")
+    print(
+        f"{other}: higher than fairgrape at {worse} of {len(rho)} seeds, by"
+        f" {(rho[other] - rho.fairgrape).mean():.1f} points on average"
+    )
 assert len(rho) == 6 and not rho.isna().any().any()
 
 # %% [markdown]
@@ -418,8 +623,15 @@ assert len(rho) == 6 and not rho.isna().any().any()
 
 # %%
 assert (rho.magnitude > rho.fairgrape).all() and (rho.ws > rho.fairgrape).all()
-assert 0 < (rho.importance > rho.fairgrape).sum() < 6 and rho.importance.mean() > rho.fairgrape.mean()
-assert rho.fairgrape.mean() < floor.mean() and rho.fairgrape.max() < floor.max() and rho.importance.min() < 6 and rho.importance.max() > 34
+assert (
+    0 < (rho.importance > rho.fairgrape).sum() < 6 and rho.importance.mean() > rho.fairgrape.mean()
+)
+assert (
+    rho.fairgrape.mean() < floor.mean()
+    and rho.fairgrape.max() < floor.max()
+    and rho.importance.min() < 6
+    and rho.importance.max() > 34
+)
 
 # %% [markdown]
 # ## What is still to be done
@@ -436,8 +648,16 @@ assert rho.fairgrape.mean() < floor.mean() and rho.fairgrape.max() < floor.max()
 # %%
 cells = pd.DataFrame(study_cells(load_study("as-released"), "utkface"))
 print(len(cells), "runs")
-each = cells.fillna({"as_released": False}).groupby(["method", "as_released", "rate"]).size().rename("runs").reset_index()
-each.assign(steps=[len(schedule(r, 0.975)) if m != "ws" else 1 for m, r in zip(each.method, each.rate)])
+each = (
+    cells.fillna({"as_released": False})
+    .groupby(["method", "as_released", "rate"])
+    .size()
+    .rename("runs")
+    .reset_index()
+)
+each.assign(
+    steps=[len(schedule(r, 0.975)) if m != "ws" else 1 for m, r in zip(each.method, each.rate)]
+)
 
 # %%
 assert len(cells) == each.runs.sum() == table.loc["as-released", "runs in full, UTKFace"]

@@ -1,0 +1,1012 @@
+# %% [markdown]
+# # Command line
+#
+# > `fairgrape run`, `sweep`, `status`, `study`, `report`, `calibrate` and `data check`
+
+# %%
+#| default_exp cli
+
+# %%
+#| export
+import argparse
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import papermill
+import yaml
+
+from fairgrape.data.catalog import DATASETS, check_dataset
+from fairgrape.data.findings import set_text
+from fairgrape.experiment.paths import inside, root
+from fairgrape.experiment.settings import KNOWN, PLACES
+from fairgrape.report.runs import find_runs
+from fairgrape.studies.studies import load_study, protocol_rows, study_cells, study_names
+from fairgrape.sweep.grid import LISTS, dry_run, numbered, one_cell, plan, read_grid, several
+from fairgrape.sweep.jobs import working_on
+from fairgrape.sweep.kernels import run_notebook
+from fairgrape.sweep.local import Local
+from fairgrape.sweep.record import status
+from fairgrape.sweep.runner import absolute, execute
+from fairgrape.sweep.sweep import Interrupted, failures, folders, sweep
+
+# %%
+import contextlib
+import io
+import tempfile
+from types import SimpleNamespace
+from unittest.mock import Mock, patch
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from fairgrape.experiment.preparation import is_complete
+from fairgrape.sweep.kernels import notebook_is_whole
+
+# %% [markdown]
+# What the library can do, said in a shell. Every option that is not about the command itself is a setting of a run, with the name it has in the notebook. A set of one's own, as small as it can be, for the examples:
+
+# %%
+home = Path(tempfile.mkdtemp())
+rng = np.random.default_rng(0)
+rows = [
+    dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue")[i // 2 % 2])
+    for i in range(120)
+]
+(home / "own").mkdir()
+for row in rows:
+    Image.fromarray(
+        (rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(
+            np.uint8
+        )
+    ).save(home / "own" / row["file"])
+pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
+tiny = dict(
+    dataset="folder",
+    data_path=str(home / "own"),
+    task="shade",
+    groups="tint",
+    network="resnet10",
+    weights="none",
+    image_size=16,
+    epochs="1",
+    lrs="1e-3",
+    batch=16,
+    augment="none",
+    bootstrap=100,
+    data_root=str(home),
+    runs_root=str(home / "runs"),
+    cache_root=str(home / "cache"),
+)
+done = folders(sweep([tiny | dict(method="ws", rate=rate) for rate in (0.5, 0.6)], show=False))
+[f.name for f in done]
+
+# %%
+assert len(done) == 2 and all(is_complete(f) for f in done)
+
+
+# %% [markdown]
+# ## The report
+#
+# The second template, over whatever the runs folder holds. It leaves the executed notebook and a page that can be sent to someone. Both lie in the runs folder; nothing is written elsewhere.
+
+# %%
+#| export
+def report(
+    runs_root: Path,  # Folder of run folders
+    out: str = "",  # The page; empty: report.html in that folder
+) -> Path:  # The page
+    """Run the report template; its notebook lies in the runs folder. Raises: ValueError for a
+    page outside of it.
+    """
+    runs_root = Path(runs_root).resolve()
+    if not runs_root.is_dir():
+        raise FileNotFoundError(f"no runs folder at {runs_root}: give another with --runs_root")
+    page = inside(Path(out or runs_root / "report.html"), runs_root)
+    with working_on(runs_root / "report", wait=True):
+        run_notebook(
+            "report", runs_root / "report.ipynb", dict(runs_root=str(runs_root), out=str(page))
+        )
+    return page
+
+
+# %%
+page = report(home / "runs")
+page.name, len(page.read_text())
+
+# %%
+assert notebook_is_whole(home / "runs" / "report.ipynb") and "<table" in page.read_text()
+try:
+    report(home / "runs", str(home / "runs" / ".." / "page.html"))
+except ValueError as e:
+    print(str(e).replace(str(home), "…"))
+else:
+    raise AssertionError("a page outside of the runs folder was accepted")
+
+
+# %% [markdown]
+# ## A study
+#
+# The third template: the runs of a question of the paper, then its page, in `studies/` below the runs folder. Settings that replace the study's own are in the folder's name: a study with another network must not overwrite the first.
+
+# %%
+#| export
+def study_folder(
+    name: str,  # A study
+    row: str,  # A data set and task
+    fast: bool,  # The form for two cores
+    changed: dict,  # Settings that replace the study's
+    runs_root: Path,  # Folder of run folders
+) -> Path:  # Where its notebook and page go
+    "A folder below `studies/` in the runs folder, named by the study and what was changed."
+    words = [name, row, *["fast"] * fast, *(f"{v}" for k, v in changed.items() if k != "data_path")]
+    return inside(
+        runs_root / "studies" / re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-.")[:100],
+        runs_root,
+    )
+
+
+# %%
+def of_rates(fast, **changed):
+    return study_folder("rates", "utkface", fast, changed, home / "runs").name
+
+
+(
+    of_rates(True, rate=[0.5, 0.6], data_path="/elsewhere"),
+    of_rates(False, importance_on="race!=White"),
+)
+
+# %%
+assert (
+    of_rates(True, rate=[0.5, 0.6], data_path="/elsewhere") == "rates-utkface-fast-0.5-0.6"
+    and of_rates(False) == "rates-utkface"
+)
+assert of_rates(False, name="../../up") == "rates-utkface-..-..-up"
+assert (
+    study_folder("rates", "utkface", False, {}, home / "runs").parent
+    == (home / "runs" / "studies").resolve()
+    and len(of_rates(False, classes="x" * 200)) == 100
+)
+
+
+# %% [markdown]
+# Runs that are there already, from this study or another, are not run again.
+
+# %%
+#| export
+def study(
+    name: str,  # A study, one of `fairgrape.studies.studies.study_names()`
+    row: str,  # A data set and task, one of `fairgrape.studies.studies.protocol_rows()`
+    fast: bool = False,  # The form for two cores
+    overrides: dict | None = None,  # Settings and places that replace the study's
+    log: bool = True,  # Say what happens
+    # How the runs are made: workers, gpus_per_run, retries, accept_older, engine, command of
+    # `fairgrape.sweep.sweep.sweep`
+    **how,
+) -> tuple[Path, list[str]]:  # The folder of the study's page, and what failed, in words
+    """Run a study and build its page. Raises: ValueError before anything starts; RuntimeError
+    if no run succeeded.
+    """
+    given = dict(overrides or {})
+    places, changed = (
+        {k: v for k, v in given.items() if k in PLACES},
+        {k: v for k, v in given.items() if k not in PLACES},
+    )
+    ended = sweep(
+        [cell | places for cell in study_cells(load_study(name), row, fast, changed)],
+        show=log,
+        **how,
+    )
+    done, failed = folders(ended), failures(ended)
+    if not done:
+        raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
+    folder = study_folder(name, row, fast, changed, root("runs", places.get("runs_root")))
+    where = {k: v for k, v in absolute(places).items() if k in ("data_root", "cache_root")} | {
+        k: places[k] for k in ("device", "threads") if k in places
+    }
+    told = dict(
+        study=name,
+        row=row,
+        fast=fast,
+        runs="\n".join(map(str, dict.fromkeys(done))),
+        out=str(folder / "study.html"),
+        **where,
+    )
+    with working_on(folder, wait=True):
+        run_notebook("study", folder / "study.ipynb", told)
+    return folder, failed
+
+
+# %%
+page, failed = study(
+    "rates",
+    "utkface",
+    fast=True,
+    overrides={k: v for k, v in tiny.items() if k not in ("method", "rate")}
+    | dict(rate=[0.5, 0.6], method="ws", limit=0),
+    log=False,
+)
+sorted(f.name for f in page.iterdir())
+
+# %%
+# what was changed is in its name
+assert page.name.startswith("rates-utkface-fast-") and "resnet10" in page.name
+assert (
+    not failed
+    and notebook_is_whole(page / "study.ipynb")
+    and "from half of the weights" in (page / "study.html").read_text()
+)
+try:
+    study("rates", "synthetic", overrides=dict(ratio=3))
+except (ValueError, TypeError) as e:
+    print(e)
+else:
+    raise AssertionError("an unknown setting was accepted")
+with (
+    patch(f"{study.__module__}.sweep"),
+    patch(f"{study.__module__}.folders", return_value=[]),
+    patch(f"{study.__module__}.failures", return_value=["ws-0.5: no space left"]),
+):
+    try:
+        study("rates", "synthetic", fast=True)
+    except RuntimeError as e:
+        print(e)
+    else:
+        raise AssertionError("a study without runs has a page")
+
+
+# %% [markdown]
+# ## A sweep
+#
+# The runs go to this machine, or with `--engine ray` to a cluster ([27 ray sweep](sweep/08_ray.ipynb)). Ray is imported only for those who ask for it.
+
+# %%
+#| export
+def engine_of(args: argparse.Namespace):
+    """The engine that the options ask for. Raises: ValueError for more than there is,
+    ImportError where Ray is asked for and not installed.
+    """
+    if args.engine == "local":
+        return Local(args.workers, args.gpus_per_run, getattr(args, "device", ""))
+    from fairgrape.sweep.ray import OnRay
+
+    return OnRay(
+        args.address,
+        args.cpus_per_run,
+        args.gpus_per_run if args.gpus_per_run > 0 else None,
+        args.workers,
+        args.fetch,
+    )
+
+
+# %%
+asked = argparse.Namespace(engine="local", workers=2, gpus_per_run=0, device="cpu")
+with patch(f"{engine_of.__module__}.Local") as local:
+    engine_of(asked)
+local.call_args.args
+
+# %%
+assert local.call_args.args == (2, 0, "cpu") and isinstance(engine_of(asked), Local)
+cluster = dict(engine="ray", address="", cpus_per_run=2.0, workers=3, fetch="")
+with patch.dict(sys.modules, {"fairgrape.sweep.ray": SimpleNamespace(OnRay=lambda *args: args)}):
+    assert engine_of(argparse.Namespace(**cluster, gpus_per_run=0)) == (
+        "",
+        2.0,
+        None,
+        3,
+        "",
+    ) and engine_of(argparse.Namespace(**cluster, gpus_per_run=2)) == ("", 2.0, 2, 3, "")
+
+
+# %% [markdown]
+# Grid in, exit status out. With `--dry_run` nothing is done but to say what would be; with `--cell` one run of the grid is made, as a task of a job array does. The report is made of all runs of the folder, where one of them is pruned; a task of a job array leaves it to whoever comes last.
+
+# %%
+#| export
+def run_sweep(args: argparse.Namespace) -> int:
+    "`fairgrape sweep`"
+    given = {k: v for k, v in vars(args).items() if k in KNOWN}
+    cells, one = read_grid(args.grid, given), args.cell is not None
+    chosen = one_cell(cells, args.cell) if one else numbered(cells)
+    if args.dry_run:
+        print(dry_run(plan(chosen, args.accept_older)))
+        return 0
+    ended = sweep(
+        chosen,
+        engine_of(args),
+        retries=args.retries,
+        accept_older=args.accept_older,
+        command=args.again,
+    )
+    failed, done = failures(ended), folders(ended)
+    for what in failed:
+        print(f"failed: {what}", file=sys.stderr)
+    if ended and not any(c.job for c in ended):
+        return 2
+    if done:
+        print(
+            "\nexecuted notebooks:",
+            *[f"  {f / 'prune.ipynb'}" for f in dict.fromkeys(done)],
+            sep="\n",
+        )
+    runs_root = done[0].parent if done else None
+    if (
+        not one
+        and not args.no_report
+        and done
+        and any(run.settings["method"] != "dense" for run in find_runs(runs_root))
+    ):
+        print(f"report:\n  {report(runs_root)}")
+    return 1 if failed else 0
+
+
+# %%
+@contextlib.contextmanager
+def as_in_a_shell():
+    "What is printed within, on either stream; tables as text, which a notebook would draw"
+    with (
+        patch("rich.console._is_jupyter", return_value=False),
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(out),
+    ):
+        yield out
+
+
+def swept(**more):
+    "Exit status and words of `run_sweep` with these options, on the two runs that are there"
+    options = (
+        dict(
+            tiny,
+            method="ws",
+            rate="0.5 0.6",
+            grid="",
+            dry_run=False,
+            accept_older=False,
+            cell=None,
+            engine="local",
+            workers=1,
+            gpus_per_run=0,
+            retries=0,
+            no_report=True,
+            again="again",
+        )
+        | more
+    )
+    with as_in_a_shell() as out:
+        code = run_sweep(argparse.Namespace(**options))
+    return code, out.getvalue().replace(str(home), "…")
+
+
+print(swept(dry_run=True)[1])
+
+# %%
+for more, runs in (({}, 2), (dict(cell=1), 1)):
+    code, said = swept(**more)
+    assert (code, said.count("prune.ipynb")) == (0, runs), said
+assert [line[:3] for line in swept(dry_run=True, cell=1)[1].splitlines()] == ["[1]"]
+# it was only said
+assert "prune.ipynb" not in swept(dry_run=True, rate="0.7")[1] and not list(
+    (home / "runs").glob("*ws-0.7*")
+)
+with patch(f"{run_sweep.__module__}.report", return_value="the page") as reported:
+    code, said = swept(no_report=False)
+assert code == 0 and "the page" in said and reported.call_args.args[0] == done[0].parent
+with patch(f"{run_sweep.__module__}.report") as reported:
+    swept(no_report=False, cell=0)
+assert not reported.called
+with patch(f"{run_sweep.__module__}.failures", return_value=["ws-0.5: no space left"]):
+    code, said = swept()
+assert code == 1 and "failed: ws-0.5: no space left" in said and said.count("prune.ipynb") == 2
+assert swept(groups="hue")[0] == 2  # none of them could even be planned
+
+
+# %% [markdown]
+# ## The commands
+#
+# Each command is added by a function of its own. What a reader of `--help` sees about the command itself comes first; the settings of a run follow without a text, since the notebook explains them.
+
+# %%
+#| export
+def _settings_options(command: argparse.ArgumentParser, leave_out: tuple = ()):
+    "Every setting and place of a run as an option; what is not given is not there"
+    for name in KNOWN:
+        if name not in leave_out:
+            command.add_argument(f"--{name}", default=argparse.SUPPRESS)
+
+
+def _run_command(commands):
+    "`fairgrape run`"
+    one = commands.add_parser("run", help="one run of the prune notebook")
+    one.add_argument("-f", "--file", help="YAML file of parameters; options override it")
+    one.add_argument(
+        "--accept_older", action="store_true", help="let a finished run of older code count"
+    )
+    _settings_options(one)
+
+
+# %%
+def parsed(add, *arguments):
+    "What a command made by `add` understands; a word that it does not know is an error"
+    parser = argparse.ArgumentParser("fairgrape")
+    add(parser.add_subparsers(dest="command"))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            return vars(parser.parse_args(list(arguments)))
+        except SystemExit:
+            return said.getvalue().splitlines()[-1]
+
+
+print(
+    parsed(_run_command, "run", "-f", "p.yaml", "--rate", "0.5"),
+    parsed(_run_command, "run", "--rates", "0.5"),
+    sep="\n",
+)
+assert parsed(_run_command, "run", "--rate", "0.5") == dict(
+    command="run", file=None, accept_older=False, rate="0.5"
+)
+assert parsed(_run_command, "run", "--accept_older", "--keep_on", "host") == dict(
+    command="run", file=None, accept_older=True, keep_on="host"
+)
+assert "unrecognized" in parsed(_run_command, "run", "--rates", "0.5")
+
+
+# %% [markdown]
+# A sweep and a study are made by an engine, and have the same options about it.
+
+# %%
+#| export
+def _engine_options(command: argparse.ArgumentParser):
+    "How many runs at once, where, and what is done about crashes"
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="runs at once (default: one per GPU, or one)",
+    )
+    command.add_argument(
+        "--gpus_per_run", type=int, default=1, metavar="N", help="GPUs for one run (default: 1)"
+    )
+    command.add_argument(
+        "--retries",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how often a crash is tried again (default: 2)",
+    )
+    command.add_argument(
+        "--accept_older", action="store_true", help="let finished runs of older code count"
+    )
+    command.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"
+    )
+    command.add_argument(
+        "--address",
+        default="",
+        help="Ray: the cluster (default: the one that runs here, else a new one)",
+    )
+    command.add_argument(
+        "--cpus_per_run",
+        type=float,
+        default=1,
+        metavar="N",
+        help="Ray: CPU cores for one run (default: 1)",
+    )
+    command.add_argument(
+        "--fetch",
+        default="",
+        metavar="FOLDER",
+        help=(
+            "Ray without shared storage: the nodes' own runs folder, from which finished runs are"
+            " fetched"
+        ),
+    )
+
+
+# %%
+by_default = parsed(lambda commands: _engine_options(commands.add_parser("x")), "x")
+by_default
+
+# %%
+assert by_default == dict(
+    command="x",
+    workers=0,
+    gpus_per_run=1,
+    retries=2,
+    accept_older=False,
+    engine="local",
+    address="",
+    cpus_per_run=1,
+    fetch="",
+)
+assert "invalid choice" in parsed(
+    lambda commands: _engine_options(commands.add_parser("x")), "x", "--engine", "cloud"
+)
+assert "invalid int" in parsed(
+    lambda commands: _engine_options(commands.add_parser("x")), "x", "--workers", "two"
+)
+
+
+# %%
+#| export
+def _sweep_command(commands):
+    "`fairgrape sweep`"
+    many = commands.add_parser("sweep", help="all runs of a grid, each once, then the report")
+    many.add_argument(
+        "grid",
+        nargs="?",
+        default="",
+        help="a YAML file, or a section of settings.ini; none: the options alone",
+    )
+    many.add_argument(
+        "--dry_run", action="store_true", help="say what would be done, and do nothing"
+    )
+    many.add_argument(
+        "--cell",
+        type=int,
+        metavar="N",
+        help="only the run of this number, from 0, as --dry_run counts; for job arrays",
+    )
+    many.add_argument("--no_report", action="store_true", help="leave the report out")
+    _engine_options(many), _settings_options(many)
+
+
+def _study_command(commands):
+    "`fairgrape study`; its data set is a row of the protocol, not a setting"
+    epilog = f"studies: {', '.join(study_names())}; data sets: {', '.join(protocol_rows())}"
+    ask = commands.add_parser(
+        "study", help="one of the paper's questions: its runs and its page", epilog=epilog
+    )
+    ask.add_argument("study", choices=study_names(), metavar="NAME")
+    ask.add_argument(
+        "--dataset",
+        required=True,
+        dest="row",
+        metavar="ROW",
+        help="a data set and task of the protocol",
+    )
+    ask.add_argument(
+        "--fast", action="store_true", help="the form for two cores, about ten minutes"
+    )
+    _engine_options(ask), _settings_options(ask, leave_out=("dataset",))
+
+
+# %%
+one, question = (
+    parsed(_sweep_command, "sweep", "demo", "--cell", "3", "--seed", "0 1"),
+    parsed(_study_command, "study", "rates", "--dataset", "utkface", "--fast"),
+)
+(
+    {k: v for k, v in one.items() if k not in by_default},
+    {k: v for k, v in question.items() if k not in by_default},
+)
+
+# %%
+assert one == by_default | dict(
+    command="sweep", grid="demo", dry_run=False, cell=3, no_report=False, seed="0 1"
+)
+assert question == by_default | dict(command="study", study="rates", row="utkface", fast=True)
+assert parsed(_sweep_command, "sweep", "--dry_run", "--no_report") == by_default | dict(
+    command="sweep", grid="", dry_run=True, cell=None, no_report=True
+)
+assert "invalid choice" in parsed(
+    _study_command, "study", "ratez", "--dataset", "utkface"
+) and "required: --dataset" in parsed(_study_command, "study", "rates")
+
+
+# %%
+#| export
+def _data_command(commands):
+    "`fairgrape data check`"
+    data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(
+        dest="what", required=True
+    )
+    check = data.add_parser(
+        "check",
+        help=(
+            "what is there, what is missing or damaged, and where to get it; exit status 1 if the"
+            " set is not sound"
+        ),
+    )
+    check.add_argument("dataset", choices=DATASETS)
+    for name in ("data_path", "data_root"):
+        check.add_argument(f"--{name}", default="")
+    check.add_argument("--quick", action="store_true", help="do not decode the images")
+    check.add_argument(
+        "--partial",
+        nargs="?",
+        const="True",
+        choices=("True", "False"),
+        default="False",
+        help="what is there is meant to be all: a missing file is no fault",
+    )
+
+
+def _small_commands(commands):
+    "`fairgrape report`, `status` and `calibrate`, which have no settings of runs"
+    page = commands.add_parser("report", help="one page about all runs of a folder")
+    page.add_argument("--out", default="", help="default: report.html in the runs folder")
+    state = commands.add_parser(
+        "status", help="the sweeps of a runs folder: what is done, runs, waits, failed"
+    )
+    state.add_argument("--all", action="store_true", help="earlier sweeps and finished runs too")
+    times = commands.add_parser(
+        "calibrate", help="time this machine and say how long the protocol takes on it"
+    )
+    times.add_argument(
+        "--seconds", type=float, default=120, help="about how long to measure (default: 120)"
+    )
+    times.add_argument("--device", default="", help="default: CUDA where there is one")
+    for command in (page, state, times):
+        command.add_argument("--runs_root", help="default: settings.ini")
+
+
+# %%
+for add, *words in (
+    (_data_command, "data", "check", "utkface", "--quick"),
+    (_small_commands, "report"),
+    (_small_commands, "status", "--all"),
+    (_small_commands, "calibrate"),
+):
+    print(parsed(add, *words))
+
+# %%
+assert parsed(_data_command, "data", "check", "utkface", "--quick") == dict(
+    command="data",
+    what="check",
+    dataset="utkface",
+    data_path="",
+    data_root="",
+    quick=True,
+    partial="False",
+)
+assert (
+    parsed(_data_command, "data", "check", "utkface", "--partial")["partial"]
+    == parsed(_data_command, "data", "check", "utkface", "--partial", "True")["partial"]
+    == "True"
+)
+assert "invalid choice" in parsed(
+    _data_command, "data", "check", "imdb"
+) and "required: what" in parsed(_data_command, "data")
+assert parsed(_small_commands, "report") == dict(command="report", out="", runs_root=None)
+assert parsed(_small_commands, "status", "--all", "--runs_root", "r") == dict(
+    command="status", all=True, runs_root="r"
+)
+assert parsed(_small_commands, "calibrate") == dict(
+    command="calibrate", seconds=120, device="", runs_root=None
+)
+
+
+# %%
+#| export
+def _parser() -> argparse.ArgumentParser:
+    "All commands"
+    parser = argparse.ArgumentParser(
+        "fairgrape",
+        description=(
+            "Prune classifiers and see who pays for it. Options without a help text are parameters"
+            " of nbs/templates/prune.ipynb."
+        ),
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_run_command, _sweep_command, _study_command, _small_commands, _data_command):
+        add(commands)
+    return parser
+
+
+# %%
+helped = _parser().format_help()
+print(helped[helped.index("{run,") : helped.index("option")])
+assert (
+    "{run,sweep,study,report,status,calibrate,data}" in _parser().format_help()
+    and _parser().parse_args(["report"]).command == "report"
+)
+
+
+# %% [markdown]
+# ## What they do
+#
+# Parameters may come from a file, so that a run can be kept beside a paper; an option wins over the file. YAML can name functions to be called; this reader builds plain values only.
+
+# %%
+#| export
+def _parameters(args: argparse.Namespace) -> dict:
+    "The parameters of `fairgrape run`: a file's, overridden by options"
+    given = {k: v for k, v in vars(args).items() if k in KNOWN}
+    if not args.file:
+        return given
+    try:
+        from_file = yaml.safe_load(Path(args.file).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ValueError(f"{args.file}: not a readable YAML file of parameters ({e})") from e
+    if not isinstance(from_file, dict):
+        raise ValueError(f"{args.file}: write it as lines of 'name: value'")
+    return {**from_file, **given}
+
+
+# %%
+(home / "p.yaml").write_text(yaml.safe_dump(dict(tiny, method="ws", rate=0.25)))
+(home / "bad.yaml").write_text("!!python/object/apply:os.system ['echo run']")
+(home / "list.yaml").write_text("- method\n- ws")
+from_file = _parameters(argparse.Namespace(file=str(home / "p.yaml"), rate="0.5", again="again"))
+{k: from_file[k] for k in ("method", "rate", "task")}
+
+# %%
+assert from_file == dict(tiny, method="ws", rate="0.5") and _parameters(
+    argparse.Namespace(file=None, rate="0.5", accept_older=True)
+) == dict(rate="0.5")
+for name in ("bad.yaml", "list.yaml", "none.yaml"):
+    try:
+        _parameters(argparse.Namespace(file=str(home / name)))
+    except ValueError as e:
+        print(str(e).replace(str(home), "…").splitlines()[0])
+    else:
+        raise AssertionError(f"{name} was read")
+
+
+# %% [markdown]
+# The rest are a line or two each: options in, words and an exit status out.
+
+# %%
+#| export
+def _run(args: argparse.Namespace) -> int:
+    print(execute(_parameters(args), accept_older=args.accept_older))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    print(report(root("runs", args.runs_root), args.out))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    status(args.runs_root, args.all)
+    return 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from fairgrape.studies.sizing import calibrate_and_tell
+
+    print(calibrate_and_tell(args.seconds, args.device, args.runs_root))
+    return 0
+
+
+def _data(args: argparse.Namespace) -> int:
+    check = check_dataset(
+        args.dataset,
+        args.data_path or None,
+        root("data", args.data_root),
+        not args.quick,
+        progress=sys.stderr.isatty(),
+        partial=args.partial == "True",
+    )
+    print(set_text(check))
+    return 0 if check.sound else 1
+
+
+# %%
+def told(command, **options):
+    "Exit status and words of a command"
+    with as_in_a_shell() as out:
+        code = command(argparse.Namespace(**options))
+    return code, out.getvalue().replace(str(home), "…")
+
+
+print(
+    told(
+        _data,
+        dataset="folder",
+        data_path=str(home / "own"),
+        data_root=str(home),
+        quick=False,
+        partial="False",
+    )[1]
+)
+
+# %%
+assert [
+    told(_data, dataset=name, data_path=path, data_root=str(home), quick=True, partial="False")[0]
+    for name, path in (("folder", str(home / "own")), ("celeba", ""))
+] == [0, 1]
+# it is there: nothing is computed
+assert told(_run, **dict(tiny, method="ws", rate="0.5"), file=None, accept_older=False) == (
+    0,
+    f"{done[0]}\n".replace(str(home), "…"),
+)
+with patch(f"{_report.__module__}.report", return_value="the page") as asked:
+    assert told(_report, runs_root=str(home / "runs"), out="p.html") == (0, "the page\n")
+assert (
+    asked.call_args.args == (home / "runs", "p.html")
+    and told(_status, runs_root=str(home / "runs"), all=False)[0] == 0
+)
+with patch("fairgrape.studies.sizing.calibrate_and_tell", return_value="two days") as calibrate:
+    assert told(_calibrate, seconds=5.0, device="cpu", runs_root="r") == (0, "two days\n")
+assert calibrate.call_args.args == (5.0, "cpu", "r")
+
+
+# %%
+#| export
+def _study(args: argparse.Namespace) -> int:
+    "`fairgrape study`"
+    how = dict(
+        engine=engine_of(args),
+        retries=args.retries,
+        accept_older=args.accept_older,
+        command=args.again,
+    )
+    folder, failed = study(
+        args.study,
+        args.row,
+        args.fast,
+        {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN},
+        **how,
+    )
+    for what in failed:
+        print(f"failed: {what}", file=sys.stderr)
+    print(f"the study's notebook and page:\n  {folder / 'study.ipynb'}\n  {folder / 'study.html'}")
+    return 1 if failed else 0
+
+
+# %%
+question = dict(
+    study="rates",
+    row="utkface",
+    fast=True,
+    engine="local",
+    workers=1,
+    gpus_per_run=0,
+    retries=0,
+    accept_older=False,
+    again="again",
+    rate="0.5 0.6",
+    name="a b",
+)
+with patch(f"{_study.__module__}.study", return_value=(home, [])) as asked:
+    fine = told(_study, **question)
+with patch(f"{_study.__module__}.study", return_value=(home, ["ws-0.5: no space left"])):
+    not_fine = told(_study, **question)
+print(fine[1])
+assert (
+    asked.call_args.args == ("rates", "utkface", True, dict(rate=["0.5", "0.6"], name="a b"))
+    and asked.call_args.kwargs["command"] == "again"
+)
+assert (
+    fine[0] == 0
+    and not_fine[0] == 1
+    and "failed: ws-0.5: no space left" in not_fine[1]
+    and "study.html" in not_fine[1]
+)
+
+# %% [markdown]
+# Whatever goes wrong ends in one line on standard error and an exit status that a shell script can act on; a traceback tells a user nothing.
+
+# %%
+#| export
+COMMANDS: dict[str, Callable] = dict(
+    run=_run,
+    sweep=run_sweep,
+    study=_study,
+    data=_data,
+    report=_report,
+    status=_status,
+    calibrate=_calibrate,
+)
+
+
+def main(
+    arguments: list[str] | None = None,  # Default: the command line
+) -> int:  # 0 done, 1 a run failed, 2 it could not start, 130 interrupted
+    "The `fairgrape` command, once everything is imported."
+    given = sys.argv[1:] if arguments is None else arguments
+    args = _parser().parse_args(given)
+    args.again = shlex.join(["fairgrape", *given])
+    try:
+        return COMMANDS[args.command](args)
+    except (KeyboardInterrupt, Interrupted) as e:
+        print(f"fairgrape: {str(e) or 'stopped before anything was started'}", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except papermill.PapermillExecutionError as e:
+        print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as e:
+        print(f"fairgrape: {e}", file=sys.stderr)
+        return 2
+
+
+# %%
+options = [part for k, v in tiny.items() for part in (f"--{k}", str(v))]
+
+
+def say(*arguments: str) -> tuple[int, str]:
+    "Exit status and words of a command, as a shell gets them"
+    with as_in_a_shell() as out:
+        code = main(list(arguments))
+    return code, out.getvalue().replace(str(home), "…")
+
+
+print(say("sweep", "--method", "ws", "--rate", "0.5 0.6 0.7", "--dry_run", *options)[1])
+
+# %%
+# how to start it again
+with patch.dict(COMMANDS, run=lambda args: print(args.again) or 0):
+    assert say("run", "--name", "a b") == (0, "fairgrape run --name 'a b'\n")
+for problem, status_of, said in (
+    (KeyboardInterrupt(), 130, "stopped before anything"),
+    (Interrupted("two runs wait"), 130, "two runs wait"),
+    (OSError("no disk"), 2, "no disk"),
+):
+    with patch.dict(COMMANDS, run=Mock(side_effect=problem)):
+        code, words = say("run")
+    print(code, words.strip())
+    assert code == status_of and words.startswith("fairgrape: ") and said in words
+
+# %%
+for wrong in (
+    ["run", "--rate", "1.5"],
+    ["sweep", "nothing"],
+    ["sweep", "--method", "ws snip", "--rate", "0.9 1.5"],
+    ["sweep", "demo", "--cell", "99"],
+    ["sweep", "demo", "--name", "../up"],
+    ["sweep", "demo", "--workers", "-1"],
+    ["run", *options, "--method", "ws", "--rate", "0.5", "--name", "a/b"],
+):
+    code, said = say(*wrong)
+    print(said.strip()[:150])
+    assert code == 2 and said.startswith("fairgrape: ")
+code, said = say(
+    "sweep",
+    "--method",
+    "ws",
+    "--data_path",
+    "/nowhere",
+    *[o for o in options if o not in ("--data_path", tiny["data_path"])],
+)
+assert code == 2 and "/nowhere" in said  # no cell could be planned
+
+# %%
+code, said = say("run", "-f", str(home / "p.yaml"), "--rate", "0.5")
+print(said)
+assert code == 0 and "ws-0.5" in said  # the option wins: this run is done already
+# YAML never runs code
+assert say("run", "-f", str(home / "bad.yaml"))[0] == say("sweep", str(home / "bad.yaml"))[0] == 2
+
+# %% [markdown]
+# A sweep whose runs are there, as one would start it again in the morning; one whose second half cannot be; and what `status` says from another terminal.
+
+# %%
+code, said = say("sweep", "--method", "ws", "--rate", "0.5 0.6", "--no_report", *options)
+print(said)
+
+# %%
+assert code == 0 and said.count("prune.ipynb") == 2
+code, said = say(
+    "sweep",
+    "--method",
+    "ws",
+    "--rate",
+    "0.5",
+    "--groups",
+    "tint hue",
+    "--no_report",
+    *[o for o in options if o not in ("--groups", "tint")],
+)
+assert (
+    code == 1
+    and "no label column 'hue'" in said
+    and say("status", "--runs_root", str(home / "runs"))[1].count("there") == 1
+)
+assert (
+    say("sweep", str(home / "p.yaml"), "--rate", "0.5 0.6", "--cell", "1")[1].count("ws-0.6") == 1
+)
+assert (
+    say("data", "check", "folder", "--data_path", str(home / "own"))[0] == 0
+    and say("data", "check", "celeba", "--data_root", str(home))[0] == 1
+)
+assert (
+    say("report", "--runs_root", str(home / "runs"), "--out", str(home / "page.html"))[0] == 2
+    and not (home / "page.html").exists()
+)

@@ -1,0 +1,399 @@
+# %% [markdown]
+# # Settings
+#
+# > Where data and runs lie: settings.ini, then the environment, then an argument
+
+# %%
+#| default_exp experiment.paths
+
+# %%
+#| export
+import os
+import re
+import sys
+from configparser import ConfigParser
+from configparser import Error as BadFile
+from importlib.resources import files
+from pathlib import Path
+
+# %%
+import subprocess
+import tempfile
+
+import fairgrape
+
+
+# %% [markdown]
+# Two folders differ from machine to machine: where the data sets lie and where runs go. A file `settings.ini` names them for a project, an environment variable overrides it for a machine or a job,
+# an argument overrides both for one call. (nbdev's own configuration is in pyproject.toml; this file is fairgrape's.)
+#
+# The file is looked for from the working folder upwards, so that a notebook in nbs/ and a shell in the root find the same one. Outside any project the package brings a copy of its own.
+
+# %% [markdown]
+# Where a variable names a file, that file is meant: a name that leads nowhere is a mistake in a job's script, and looking further would hide it.
+
+# %%
+#| export
+def _named_file() -> Path | None:
+    """The file that FAIRGRAPE_SETTINGS names, if it names one. Raises: FileNotFoundError if it
+    is missing.
+    """
+    named = os.environ.get("FAIRGRAPE_SETTINGS")
+    if named and not Path(named).is_file():
+        raise FileNotFoundError(
+            f"FAIRGRAPE_SETTINGS = {named} is no file: name a settings.ini, or unset it"
+        )
+    return Path(named) if named else None
+
+
+# %%
+os.environ["FAIRGRAPE_SETTINGS"] = "/nowhere/settings.ini"
+try:
+    _named_file()
+except FileNotFoundError as e:
+    print(e)
+else:
+    raise AssertionError("a missing file was accepted")
+finally:
+    del os.environ["FAIRGRAPE_SETTINGS"]
+assert _named_file() is None
+
+
+# %% [markdown]
+# The package's own copy lies inside it once it is installed. In a checkout that is installed in place it is the project's file, one folder up, so that
+# there is only one to edit.
+
+# %%
+#| export
+def _own_file() -> Path:
+    "The settings.ini that the package brings."
+    packaged = Path(str(files("fairgrape"))) / "settings.ini"
+    return packaged if packaged.is_file() else packaged.parent.parent / "settings.ini"
+
+
+# %%
+_own_file().name
+
+# %%
+assert _own_file().is_file() and "[paths]" in _own_file().read_text()
+
+
+# %%
+#| export
+def settings_file(
+    start: str | Path = ".",  # Folder from which to look upwards
+) -> Path:  # The nearest settings.ini, or the package's own
+    """Find the project's settings.ini; `FAIRGRAPE_SETTINGS` names another. Raises:
+    FileNotFoundError if that one is missing.
+    """
+    here = Path(start).resolve()
+    above = (folder / "settings.ini" for folder in (here, *here.parents))
+    return _named_file() or next((file for file in above if file.is_file()), None) or _own_file()
+
+
+# %%
+settings_file().name
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    project = Path(folder).resolve()
+    (project / "settings.ini").write_text("[paths]\ndata_root = faces\nruns_root = /scratch/runs\n")
+    (project / "deep" / "er").mkdir(parents=True)
+    # the nearest, upwards
+    assert settings_file(project / "deep" / "er") == project / "settings.ini"
+    assert settings_file(Path(project.anchor)) == _own_file()  # outside any project
+    os.environ["FAIRGRAPE_SETTINGS"] = str(project / "settings.ini")
+    assert settings_file() == project / "settings.ini"  # the variable goes first
+    del os.environ["FAIRGRAPE_SETTINGS"]
+
+
+# %% [markdown]
+# Values are taken as they are written: a percent sign in a folder's name is a percent sign, not configparser's notation for another value.
+
+# %%
+#| export
+def read_settings(
+    start: str | Path = ".",  # Folder from which to look upwards
+) -> ConfigParser:  # Its sections: paths, and one for each grid of runs
+    "Read settings.ini. Raises: ValueError that names the file if it is not one."
+    parser = ConfigParser(interpolation=None)
+    try:
+        parser.read(settings_file(start), encoding="utf-8")
+    except (BadFile, UnicodeDecodeError) as e:
+        raise ValueError(
+            f"{settings_file(start)}: not a readable settings file ({' '.join(str(e).split())})"
+        ) from e
+    return parser
+
+
+# %%
+dict(read_settings()["paths"])
+
+# %%
+assert {"data_root", "runs_root"} <= set(read_settings()["paths"])
+with tempfile.TemporaryDirectory() as folder:
+    (Path(folder) / "settings.ini").write_text("[paths]\ndata_root = 50%(old)s\n")
+    assert read_settings(folder)["paths"]["data_root"] == "50%(old)s"
+    # no section, and a line twice
+    for text in ("data_root = data\n", "[demo]\nrate = 0.9\nrate = 0.5\n"):
+        (Path(folder) / "settings.ini").write_text(text)
+        try:
+            read_settings(folder)
+        except ValueError as e:
+            print(str(e).replace(folder, "…"))
+            assert "settings.ini: not a readable settings file" in str(e)
+        else:
+            raise AssertionError("a bad file was read")
+
+
+# %% [markdown]
+# A relative folder in the file is relative to the file, one in an argument to the working folder, as a shell would have it. The copy inside the
+# installed package is no project's, so there the working folder counts too: nothing
+# is written among installed files.
+
+# %%
+#| export
+def _base(file: Path) -> Path:
+    "The folder that relative folders in a settings file are relative to."
+    packaged = file.parent.name == "fairgrape" and (file.parent / "__init__.py").exists()
+    return Path.cwd() if packaged else file.parent
+
+
+# %%
+_base(Path("/srv/faces/settings.ini"))
+
+# %%
+assert _base(Path("/srv/faces/settings.ini")) == Path("/srv/faces")
+# a project may have the name as well
+assert _base(Path("/srv/fairgrape/settings.ini")) == Path("/srv/fairgrape")
+# some other package
+assert _base(Path(os.__file__).parent / "json" / "settings.ini").name == "json"
+assert _base(Path(fairgrape.__file__).parent / "settings.ini") == Path.cwd()
+
+
+# %% [markdown]
+# ## Paths
+#
+# A `~` is the home folder, also where no shell has replaced it: in a YAML file, in settings.ini, in a notebook. A path of Windows means nothing elsewhere: it would be one name with odd letters in it, and a folder of that name would be made.
+
+# %%
+#| export
+def system_path(
+    name: str,  # The setting that holds the path, for the error
+    path: str,  # The path, with or without `~`
+    system: str = os.name,  # "nt" for Windows
+) -> str:  # The path with the home folder for `~`
+    "A path as this system knows it. Raises: ValueError for a path of Windows on another system."
+    if system != "nt" and re.match(r"[A-Za-z]:[\\/]|\\\\", path):
+        raise ValueError(
+            f"{name} = {path!r} is a path of Windows, and this system is another: write it as it is"
+            " called here (C:\\ is /mnt/c/ in WSL)"
+        )
+    return os.path.expanduser(path)
+
+
+# %%
+assert (
+    system_path("data_path", "~/faces") == str(Path.home() / "faces")
+    and system_path("data_path", "my faces/a:b") == "my faces/a:b"
+    and system_path("weights", "") == ""
+)
+assert system_path("data_path", r"C:\faces", system="nt") == r"C:\faces"
+for path in (r"C:\Users\me\faces", "d:/faces", r"\\server\faces"):
+    try:
+        system_path("data_path", path, system="posix")
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError(f"{path} was accepted")
+
+
+# %%
+#| export
+def root(
+    kind: str,  # "data", "runs" or "cache" (decoded images)
+    # Overrides everything; None or "" → environment, then settings.ini
+    argument: str | Path | None = None,
+    start: str | Path = ".",  # Folder from which settings.ini is looked for
+) -> Path:  # Absolute folder; it need not exist yet
+    """The folder of that kind: argument, else FAIRGRAPE_DATA_ROOT / _RUNS_ROOT / _CACHE_ROOT,
+    else settings.ini.
+    """
+    given = argument or os.environ.get(f"FAIRGRAPE_{kind.upper()}_ROOT")
+    if given:
+        return Path(system_path(f"{kind}_root", str(given))).resolve()
+    folder = Path(
+        system_path(
+            f"{kind}_root", read_settings(start).get("paths", f"{kind}_root", fallback=kind)
+        )
+    )
+    return (_base(settings_file(start)) / folder).resolve()
+
+
+# %%
+root("data").name, root("runs", "/scratch/mine")
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    (Path(folder) / "settings.ini").write_text("[paths]\ndata_root = faces\n")
+    assert root("data", start=folder) == Path(folder).resolve() / "faces"
+    os.environ["FAIRGRAPE_DATA_ROOT"] = "/mnt/faces"
+    assert (
+        root("data", start=folder) == Path("/mnt/faces")
+        and root("data", "/tmp", start=folder) == Path("/tmp").resolve()
+    )
+    del os.environ["FAIRGRAPE_DATA_ROOT"]
+    # a name that the file leaves out
+    assert root("runs", start=folder) == Path(folder).resolve() / "runs"
+    assert root("runs", "~/runs") == (Path.home() / "runs").resolve()
+    (Path(folder) / "settings.ini").write_text(
+        "[paths]\ndata_root = ~/faces\nruns_root = C:\\\\runs\n"
+    )
+    assert root("data", start=folder) == (Path.home() / "faces").resolve()
+    try:
+        root("runs", start=folder)
+    except ValueError as e:
+        print(e)
+        assert os.name != "nt" and "runs_root = " in str(e)
+    else:
+        assert os.name == "nt"
+
+
+# %% [markdown]
+# Where the locale is not UTF-8 Python takes the names of files for something else, and a folder `übung` cannot be written into a notebook. Label files and notebooks are UTF-8 in any case, so the command starts itself again in Python's
+# UTF-8 mode, which the kernels and workers that it starts inherit.
+
+# %%
+#| export
+def in_utf8():
+    "Start this program again in Python's UTF-8 mode, unless it speaks UTF-8 already"
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.execve(
+        sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {"PYTHONUTF8": "1"}
+    )
+
+
+# %%
+told = (
+    "import sys; from fairgrape.experiment.paths import in_utf8; first ="
+    " sys.getfilesystemencoding(); in_utf8(); print(first, sys.argv[1] == chr(252) + 'bung')"
+)
+ascii_only = os.environ | dict(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+spoken = subprocess.run(
+    [sys.executable, "-c", told, "übung"],
+    env=ascii_only,
+    capture_output=True,
+    text=True,
+    check=True,
+).stdout.split()
+print(spoken)
+assert spoken == ["utf-8", "True"]
+
+
+# %% [markdown]
+# ## Nothing outside the runs folder
+#
+# A run writes into the runs folder and nowhere else, also where a name in a grid that someone sent says otherwise, or where a link leads out. `inside` is asked for every path before anything is written.
+
+# %%
+#| export
+def inside(
+    path: Path,  # A file or folder that will be written
+    runs_root: Path,  # The runs folder
+) -> Path:  # The same path, absolute
+    "The path, if it lies in the runs folder. Raises: ValueError if it leaves it."
+    real, home = Path(path).expanduser().resolve(), Path(runs_root).resolve()
+    if home not in real.parents:
+        raise ValueError(
+            f"{path} is outside of the runs folder {home}: give a place below it, or another"
+            " runs_root"
+        )
+    return home / real.relative_to(home)
+
+
+# %%
+tmp = Path(tempfile.mkdtemp())
+inside(tmp / "runs" / "studies" / "page.html", tmp / "runs").relative_to(tmp)
+
+# %%
+(tmp / "runs").mkdir()
+(tmp / "runs" / "link").symlink_to(tmp)
+assert (
+    inside(tmp / "runs" / "studies" / ".." / "page.html", tmp / "runs")
+    == tmp.resolve() / "runs" / "page.html"
+)
+for out in (
+    tmp / "page.html",
+    tmp / "runs" / ".." / "page.html",
+    tmp / "runs" / "link" / "page.html",
+    tmp / "runs",
+):
+    try:
+        inside(out, tmp / "runs")
+    except ValueError as e:
+        print(str(e).replace(str(tmp), "…"))
+    else:
+        raise AssertionError(f"{out} was accepted")
+
+
+# %% [markdown]
+# A run's name becomes one folder, so it may not be a path, and it may not start with a dot, which would hide the run from everybody who lists the folder.
+
+# %%
+#| export
+def plain_name(name: str) -> str:
+    "A run's name, if it is the name of one folder. Raises: ValueError otherwise."
+    bad = not set("/\\\0").isdisjoint(name) or name.startswith(".") or ".." in name
+    if bad:
+        raise ValueError(
+            f"name = {name!r}: it names a folder in the runs folder, so write it without /, \\, .."
+            " or a dot at its start"
+        )
+    if len(name.encode()) > 200:
+        raise ValueError(
+            f"name = {name[:40]!r}… has {len(name.encode())} bytes: it names a folder, so 200 are"
+            " the most"
+        )
+    return name
+
+
+# %%
+plain_name("first-try_2")
+
+# %%
+assert plain_name("first-try_2") == "first-try_2" and plain_name("") == ""
+for name in ("../up", "a/b", "/etc", ".hidden", "a..b", "a\\b", "long" * 51):
+    try:
+        plain_name(name)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError(f"{name!r} was accepted")
+
+
+# %% [markdown]
+# A name that is made of settings holds column names, and those are what somebody wrote into a label file: `gender/sex` is one column and must not be two folders. What cannot stand in a folder's name becomes a dash, and a long name is cut
+# to 230 bytes, since the system allows 255 and a lock file has the same name with an ending.
+
+# %%
+#| export
+def folder_name(
+    text: str,  # Any text
+) -> str:  # The same where it can name a folder
+    "The name of one folder."
+    safe = re.sub(r"[/\\\x00-\x1f\x7f]", "-", text)
+    return safe.encode()[:230].decode(errors="ignore")
+
+
+# %%
+folder_name("folder-gender/sex-resnet10-ws")
+
+# %%
+assert (
+    folder_name("folder-gender/sex-resnet10-ws") == "folder-gender-sex-resnet10-ws"
+    and folder_name("a\\b\nc\0") == "a-b-c-"
+)
+assert folder_name("skin tone (1–6) é: [x]*") == "skin tone (1–6) é: [x]*"  # as it was
+# no letter is cut in two
+assert len(folder_name("é" * 300).encode()) == 230 and len(folder_name("aé" * 150).encode()) == 229

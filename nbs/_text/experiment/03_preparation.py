@@ -1,0 +1,1146 @@
+# %% [markdown]
+# # Preparation
+#
+# > Settings that have met their data: what is wrong with them is found before anything is decoded, and the folder that they will fill is known
+
+# %%
+#| default_exp experiment.preparation
+
+# %%
+#| export
+import hashlib
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from fairgrape.data.catalog import known_labels, read_dataset
+from fairgrape.data.findings import part_of
+from fairgrape.data.splits import split_table
+from fairgrape.data.tables import (
+    FaceData,
+    cell_name,
+    check_cells,
+    codes,
+    drop_classes,
+    keep_classes,
+    label_columns,
+    limit_table,
+    matching,
+    thin_table,
+)
+from fairgrape.experiment.clusters import Clusters
+from fairgrape.experiment.paths import folder_name, plain_name, root
+from fairgrape.experiment.settings import Settings, form, identity
+from fairgrape.judge.tables import check_groups
+from fairgrape.method.masks import get_masks
+from fairgrape.method.selection import check_scope
+from fairgrape.networks.builders import plain_model
+from fairgrape.networks.inspect import check_network
+
+# %%
+from PIL import Image
+
+
+def refused(make, *args, **given):
+    """What `make` says against its arguments, the temporary folder shortened; an assertion
+    fails if it says nothing
+    """
+    try:
+        make(*args, **given)
+    except (ValueError, OSError) as e:
+        return str(e).replace(str(home), "…")
+    raise AssertionError(f"{args or given} was accepted")
+
+
+# %% [markdown]
+# A data set of one's own, to try it on: 160 little pictures, whose brightness is the task and whose tint is the group. The settings name it, and the smallest of the networks.
+
+# %%
+home = Path(tempfile.mkdtemp())
+rng = np.random.default_rng(0)
+rows = [
+    dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue", "blue")[i % 3])
+    for i in range(160)
+]
+(home / "own").mkdir()
+for i, row in enumerate(rows):
+    pixels = rng.integers(0, 120, (24, 24, 3)) + (90 if row["shade"] == "light" else 0)
+    pixels[..., 0 if row["tint"] == "red" else 2] += 40
+    Image.fromarray(pixels.astype(np.uint8)).save(home / "own" / row["file"])
+pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
+
+tiny = Settings(
+    dataset="folder",
+    data_path=str(home / "own"),
+    task="shade",
+    groups="tint",
+    network="resnet10",
+    weights="none",
+    image_size=16,
+    method="fairgrape",
+    rate=0.9,
+    keep=0.5,
+    epochs="2,1",
+    lrs="1e-3,1e-4",
+    retrain_epochs=1,
+    retrain_lr=1e-4,
+    batch=16,
+    augment="flip",
+    bootstrap=200,
+)
+places = dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False)
+own = read_dataset("folder", tiny.data_path, home)
+own.table.head(3)
+
+
+# %% [markdown]
+# ## Settings with their data
+#
+# What comes out of this notebook knows its heads, its groups, its split, and the folder that it will fill. The rest of the project takes such a job and asks no file for labels again.
+
+# %%
+#| export
+@dataclass(frozen=True)
+class Job:
+    "Settings together with the data they name, checked"
+
+    settings: Settings
+    data: FaceData  # All images of the set
+    table: pd.DataFrame  # The rows used, index = row of the set, with a column `split`
+    heads: dict[str, list[str]]  # Task → its class names, in the order of the codes
+    labels: np.ndarray  # Class codes, shape `(n, heads)`
+    group: np.ndarray  # Group codes, shape `(n,)`
+    group_names: list[str]  # Name of each group
+    runs_root: Path  # Where run folders go
+    cache_root: Path  # Where decoded images are kept
+    name: str = ""  # The run folder's name before the hash; empty: made of the settings
+    # Groups found in the dense network's features, once they are found
+    clusters: Clusters | None = None
+    # What was read off the table once; jobs on the same table share it
+    known: dict = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(names) for names in self.heads.values()]
+
+    @property
+    def G(self) -> int:
+        return len(self.group_names)
+
+
+# %%
+few = own.table[:3].assign(split="train")
+by_hand = Job(
+    tiny,
+    own,
+    few,
+    dict(shade=["dark", "light"]),
+    np.array([[0], [1], [0]]),
+    np.array([1, 0, 0]),
+    ["blue", "red", "green"],
+    home / "runs",
+    home / "cache",
+)
+print(by_hand.sizes, by_hand.G)
+# a job made from another shares what was read
+assert by_hand.sizes == [2] and by_hand.G == 3 and replace(by_hand, name="x").known is by_hand.known
+
+
+# %% [markdown]
+# ## Which images
+#
+# Which classes are used is said by the settings, or by the set's custom (UTKFace's papers leave out the race "Others"); what the settings say about a column replaces the custom.
+
+# %%
+#| export
+def classes_used(
+    table: pd.DataFrame,  # The set's table
+    # "column=class,class;column!=class", as in the settings; empty: nothing beyond `usual`
+    classes: str,
+    usual: dict,  # Column → the classes that the set's custom keeps
+) -> pd.DataFrame:  # The rows of these classes
+    """The table without the classes that are left out. Raises: ValueError for what cannot be
+    read, or a class that is not there.
+    """
+    keep, without = dict(usual), {}
+    for part in filter(None, classes.split(";")):
+        column, _, names = part.partition("=")
+        if not names:
+            raise ValueError(
+                f"classes = {classes!r}: write it as column=class,class;column=class,class"
+            )
+        if "*" in column and not column.endswith("!"):
+            raise ValueError(
+                f"classes = {classes!r}: a cell of a product can only be left out: write"
+                f" {column.strip()}!={names}"
+            )
+        (without if column.endswith("!") else keep)[column.removesuffix("!").strip()] = [
+            n.strip() for n in names.split(",")
+        ]
+    for column, names in keep.items():
+        table = keep_classes(table, column, names)
+    for column, names in without.items():
+        table = (
+            table[matching(table, f"{column}!={','.join(names)}")]
+            if "*" in column
+            else drop_classes(table, column, names)
+        )
+    return table
+
+
+# %%
+print(
+    {
+        said: len(classes_used(own.table, said, dict(tint=["red"])))
+        for said in ("", "tint=blue", "tint=red, blue;shade=dark")
+    }
+)
+# every third is red, every second dark
+assert [
+    len(classes_used(own.table, said, {})) for said in ("", "tint=red", "tint=red;shade=dark")
+] == [160, 54, 27]
+# the settings win over the custom
+assert len(classes_used(own.table, "tint=blue", dict(tint=["red"]))) == 106
+# 53 are dark and blue
+assert [
+    len(classes_used(own.table, said, {}))
+    for said in ("tint!=blue", "tint!=blue;shade!=light", "shade*tint!=dark*blue")
+] == [54, 27, 107]
+for wrong in ("tint", "tint=green", "tint=red,", "shade*tint=dark*blue", "shade*tint!=dark*green"):
+    print(refused(classes_used, own.table, wrong, {}))
+
+
+# %% [markdown]
+# A product of columns may have a cell without images: hardly a woman of CelebA is bald. Such a cell cannot be compared, and `classes = "gender*Bald!=Female*yes"` leaves it out: its images, and its name in the list of groups.
+#
+# A group called "yes" says nothing by itself, so it is called "Bald: yes" wherever people read it. A run's folder is named by the bare names, as it always was.
+
+# %%
+#| export
+def left_out(
+    classes: str,  # As in the settings
+    groups: str,  # The columns of the groups, as for `codes`
+    have: list[str],  # The groups there are
+) -> list[str]:  # Groups that the settings leave out of a product
+    "The cells of a product that are not to be compared."
+    columns = [c.strip() for c in groups.split("*")]
+    asked = [part.split("!=") for part in classes.split(";") if "!=" in part]
+    return [
+        cell_name(name, have)
+        for spec, names in asked
+        if [c.strip() for c in spec.split("*")] == columns and len(columns) > 1
+        for name in names.split(",")
+    ]
+
+
+# names of classes that say nothing without their column's
+BARE = {"no", "yes", "false", "true", "0", "1"}
+
+
+def said_names(
+    names: list[str],  # Names of groups, as from `codes`
+    groups: str,  # The columns of the groups
+) -> list[str]:  # The same, with the column before names that say nothing
+    "Names of groups that can be read by themselves."
+    columns = [c.strip() for c in groups.split("*")]
+    cells = [name.split(" × ") for name in names]
+    if any(len(cell) != len(columns) for cell in cells):
+        return names
+    bare = [{cell[i].lower() for cell in cells} <= BARE for i in range(len(columns))]
+    return [
+        " × ".join(f"{c}: {label}" if b else label for c, b, label in zip(columns, bare, cell))
+        for cell in cells
+    ]
+
+
+def bare_names(names: list[str], groups: str) -> list[str]:
+    "Names of groups as the label file has them"
+    columns = [c.strip() for c in groups.split("*")]
+    plain = [
+        " × ".join(label.removeprefix(f"{c}: ") for c, label in zip(columns, cell))
+        for cell in (name.split(" × ") for name in names)
+    ]
+    return plain if said_names(plain, groups) == names else names
+
+
+def group_codes(
+    table: pd.DataFrame,  # The rows used
+    groups: str,  # The columns of the groups, as for `codes`
+    classes: str,  # As in the settings
+) -> tuple[np.ndarray, list[str]]:  # Code of each row, shape `(n,)`, and each group's name
+    "Groups as codes, without the cells that are left out."
+    code, names = codes(table, groups)
+    out = left_out(classes, groups, names)
+    kept = [i for i, name in enumerate(names) if name not in out]
+    return np.searchsorted(kept, code), said_names([names[i] for i in kept], groups)
+
+
+# %%
+answers = pd.DataFrame(
+    {
+        c: pd.Categorical(v)
+        for c, v in dict(sex=["f", "f", "m", "m"], Bald=["no", "no", "no", "yes"]).items()
+    }
+)
+print(
+    group_codes(answers, "sex*Bald", "sex*Bald!=f*yes"),
+    group_codes(answers, "Bald", "")[1],
+    said_names(["f × 0", "f × 1"], "sex*old"),
+)
+assert group_codes(answers, "sex*Bald", "sex * Bald!=f × yes")[0].tolist() == [
+    0,
+    0,
+    1,
+    2,
+] and group_codes(answers, "sex*Bald", "")[0].tolist() == [0, 0, 2, 3]
+assert group_codes(answers, "sex*Bald", "sex*Bald!=f*yes")[1] == [
+    "f × Bald: no",
+    "m × Bald: no",
+    "m × Bald: yes",
+] and group_codes(answers, "sex", "")[1] == ["f", "m"]
+assert bare_names(["f × Bald: no", "m × Bald: yes"], "sex*Bald") == [
+    "f × no",
+    "m × yes",
+] and bare_names(["Bald: no", "perhaps"], "Bald") == ["Bald: no", "perhaps"]
+assert (
+    left_out("sex!=f;sex*Bald!=f*yes,m*no", "sex*Bald", ["f × no", "f × yes"])
+    == ["f × yes", "m × no"]
+    and left_out("sex!=f", "sex", ["f"]) == left_out("sex*Bald!=f*yes", "sex", ["f"]) == []
+)
+
+
+# %% [markdown]
+# Then classes are thinned out where the settings want an imbalance, and at last the number is limited. A custom about a column that neither task nor groups look at costs no images.
+
+# %%
+#| export
+def rows_used(
+    data: FaceData,  # All images of the set
+    settings: Settings,  # A run's settings
+    specs: list[str],  # Label columns of the heads
+) -> pd.DataFrame:  # The rows that the run uses
+    "Some classes, thinned out, and at most `limit` images."
+    used = set("*".join([*specs, settings.groups]).split("*"))
+    table = classes_used(
+        data.table,
+        settings.classes,
+        {c: v for c, v in data.notes.get("classes", {}).items() if c in used},
+    )
+    table = thin_table(table, settings.imbalance) if settings.imbalance else table
+    return limit_table(table, min(settings.limit, len(table)))
+
+
+# %%
+customary = replace(own, notes=dict(classes=dict(tint=["blue"])))
+print(
+    len(rows_used(own, replace(tiny, limit=50), ["shade"])),
+    len(rows_used(customary, tiny, ["shade"])),
+    len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])),
+)
+assert (
+    len(rows_used(own, replace(tiny, limit=50), ["shade"])) == 50
+    and len(rows_used(own, replace(tiny, limit=500), ["shade"])) == 160
+)
+assert (
+    len(rows_used(customary, tiny, ["shade"])) == 106
+    and len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])) == 160
+)
+thin = rows_used(own, replace(tiny, imbalance="tint=red:0.2"), ["shade"])["tint"].value_counts()
+assert thin["red"] == 54 and thin["blue"] < 40
+
+
+# %% [markdown]
+# ## What can be wrong
+#
+# A run takes hours. So before anything is decoded, whatever can be known from labels alone is checked. First the folder for the results.
+
+# %%
+#| export
+def writable(folder: Path) -> Path:
+    "The folder, made if need be; OSError if nothing can be written there"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise OSError(
+            f"the runs folder {folder} cannot be written ({e.strerror}): choose another with"
+            " runs_root or FAIRGRAPE_RUNS_ROOT"
+        ) from e
+    return folder
+
+
+# %%
+(home / "file").write_text("")
+print(refused(writable, home / "file"))
+# nothing stays behind
+assert writable(home / "new" / "runs").is_dir() and not list((home / "new" / "runs").iterdir())
+
+# %% [markdown]
+# The checks that follow take a job. To see each by itself, here is one that is made by hand, on which a single thing is wrong at a time: 160 images, of which the first 128 are for training.
+
+# %%
+table = own.table.assign(split=["train"] * 128 + ["val"] * 16 + ["test"] * 16)
+
+
+def example(**more):
+    return Job(
+        replace(tiny, **more),
+        own,
+        table,
+        dict(shade=["dark", "light"]),
+        codes(table, "shade")[0][:, None],
+        *codes(table, "tint"),
+        home / "runs",
+        home / "cache",
+    )
+
+
+example().table["split"].value_counts().to_dict()
+
+
+# %% [markdown]
+# A classifier needs two classes, or there is nothing to tell apart.
+
+# %%
+#| export
+def check_heads(job: Job):
+    "Raise ValueError for a task of one class"
+    for task, names in job.heads.items():
+        if len(names) < 2:
+            raise ValueError(
+                f"task {task!r} has only the class {names}: a classifier needs two or more (classes"
+                f" = {job.settings.classes!r})"
+            )
+
+
+# %%
+print(refused(check_heads, replace(example(), heads=dict(shade=["dark", "light"], tint=["red"]))))
+assert check_heads(example()) is None
+
+# %% [markdown]
+# Settings join columns: `race*gender` crosses two, `race+gender` are two heads, and `clusters` is no column at all. So a column that is itself called like that is an error as soon as it is asked for, and what looks like a list of columns
+# is told how to join them. A set's own name of a column, CelebA's `Male`, is replaced by the name that it has here.
+
+# %%
+#| export
+# settings that name columns, and what joins them there
+JOINED = dict(task="*+", groups="*", importance_groups="*")
+
+
+def own_names(s: Settings, aliases: dict) -> Settings:
+    "The settings with a set's own column names replaced by the names in its table"
+    said = {
+        k: re.sub(r"[^*+]+", lambda part: aliases.get(part[0].strip(), part[0]), getattr(s, k))
+        for k in JOINED
+    }
+    return replace(s, **said)
+
+
+def check_columns(table: pd.DataFrame, s: Settings):
+    """Raise ValueError for a column whose name means something else in the settings, and for
+    columns joined by commas
+    """
+    have = label_columns(table)
+    for name, joints in JOINED.items():
+        asked = getattr(s, name)
+        parts = [part.strip() for part in re.split(f"[{joints}]", asked)]
+        if "clusters" in parts and "clusters" in have:
+            raise ValueError(
+                f"{name} = {asked!r}: 'clusters' are groups found in the network's features, and"
+                " this set has a label column of that name: rename the column in the label file"
+            )
+        odd = next((c for c in have if len(re.split(f"[{joints}]", c)) > 1 and c in asked), None)
+        if odd and not set(parts) <= set(have):
+            raise ValueError(
+                f"{name} = {asked!r}: the label column {odd!r} cannot be asked for, since"
+                f" {' and '.join(joints)} join columns: rename it in the label file"
+            )
+        listed = [part for part in parts if "," in part and part not in have]
+        if listed:
+            columns = [c.strip() for c in listed[0].split(",") if c.strip()]
+            ways = [
+                f"{'*'.join(columns)} for {' × '.join(columns)}",
+                *[f"{'+'.join(columns)} for a head each"] * ("+" in joints),
+            ]
+            raise ValueError(
+                f"{name} = {asked!r}: columns are not joined by commas: write"
+                f" {', or '.join(ways) if len(columns) > 1 else columns[0] if columns else 'a column'}"
+            )
+
+
+# %%
+def labelled(*columns: str) -> pd.DataFrame:
+    return pd.DataFrame({c: pd.Categorical(["a", "b"]) for c in columns})
+
+
+assert (
+    check_columns(
+        labelled("clusters", "a+b", "sex", "shade"),
+        replace(tiny, groups="a+b", importance_groups="sex*shade"),
+    )
+    is None
+)
+# a product, as always
+assert check_columns(labelled("a", "b", "a*b"), replace(tiny, groups="a*b")) is None
+for columns, wrong in (
+    (["shade", "clusters"], dict(groups="clusters")),
+    (["clusters"], dict(task="shade+clusters")),
+    (["skin*tone"], dict(groups="skin*tone")),
+    (["a+b"], dict(task="a+b")),
+    (["sex"], dict(groups="race, sex")),
+    (["sex"], dict(task="race,sex")),
+    (["sex"], dict(importance_groups="sex,")),
+):
+    print(refused(check_columns, labelled(*columns), replace(tiny, **wrong)))
+male = own_names(replace(tiny, task="Young+Male", groups="Male*Bald"), dict(Male="gender"))
+assert (male.task, male.groups, own_names(tiny, {})) == ("Young+gender", "gender*Bald", tiny)
+
+
+# %% [markdown]
+# Clusters are found after training, but whether so many *can* be found is known now.
+
+# %%
+#| export
+def check_clusters(job: Job):
+    "Raise ValueError for more clusters than images allow"
+    s, train = job.settings, job.table["split"] == "train"
+    if s.clusters > train.sum():
+        raise ValueError(
+            f"clusters = {s.clusters}, but there are only {train.sum()} training images to find"
+            " them in: choose fewer"
+        )
+    part, n = min(job.table["split"].value_counts().items(), key=lambda item: item[1])
+    if s.groups == "clusters" and 2 * s.clusters > n:
+        raise ValueError(
+            f"clusters = {s.clusters}, but {part} has only {n} images, and each cluster that is"
+            " compared needs 2 or more in every part: choose fewer"
+        )
+
+
+# %%
+print(
+    refused(check_clusters, example(importance_groups="clusters", clusters=129)),
+    refused(check_clusters, example(groups="clusters", clusters=9)),
+    sep="\n",
+)
+assert (
+    check_clusters(example(importance_groups="clusters", clusters=128)) is None
+    and check_clusters(example(groups="clusters", clusters=8)) is None
+)
+
+
+# %% [markdown]
+# Groups that are compared need images in every part, and two in the test part. Groups of the importance need two kinds, or they are no groups; and the importance must see something.
+
+# %%
+#| export
+def group_counts(job: Job) -> pd.DataFrame:
+    """Number of images of each group that is compared, a column a part. Raises: ValueError
+    where a group has none to train or test with.
+    """
+    s = job.settings
+    counts = check_cells(
+        job.table,
+        job.table["split"],
+        s.groups,
+        left_out(s.classes, s.groups, codes(job.table, s.groups)[1]),
+    )
+    return counts.set_axis(pd.Index(job.group_names, name=s.groups))
+
+
+def check_compared(job: Job):
+    "Raise ValueError where a group that is compared has too few images"
+    if job.settings.groups == "clusters":
+        return
+    group_counts(job)
+    check_groups(job.group[job.table["split"] == "test"], job.group_names)
+
+
+def check_importance_images(job: Job):
+    "Raise ValueError where the importance would see one group only, or no image"
+    s, train = job.settings, job.table["split"] == "train"
+    if (
+        s.importance_groups not in ("", "clusters")
+        and len(codes(job.table, s.importance_groups)[1]) < 2
+    ):
+        raise ValueError(
+            f"importance_groups = {s.importance_groups!r} has one group only: choose another"
+            " column, or method = 'importance', which has none"
+        )
+    if s.importance_on and not (matching(job.table, s.importance_on) & train).any():
+        raise ValueError(
+            f"importance_on = {s.importance_on!r}: none of the {train.sum()} training images is of"
+            " that kind"
+        )
+
+
+# %%
+# no red picture in training
+late = table.assign(
+    split=["test" if tint == "red" else split for tint, split in zip(table["tint"], table["split"])]
+)
+print(
+    refused(check_compared, replace(example(), table=late)),
+    refused(check_importance_images, replace(example(importance_on="tint=red"), table=late)),
+    sep="\n",
+)
+print(
+    refused(
+        check_importance_images,
+        replace(example(importance_groups="tint"), table=keep_classes(table, "tint", ["red"])),
+    )
+)
+# clusters are not there yet
+assert (
+    check_compared(example()) is None
+    and check_compared(replace(example(groups="clusters"), table=late)) is None
+)
+assert (
+    check_importance_images(example(importance_on="tint=red")) is None
+    and check_importance_images(example(importance_groups="shade")) is None
+)
+
+
+# %% [markdown]
+# The network is asked on the meta device, where layers have shapes and no memory: does it exist, does it take images of this size, would a global rate cut a layer away?
+
+# %%
+#| export
+def check_architecture(job: Job):
+    """Raise ValueError for a network that is not there, cannot take these images, has nothing
+    to prune, or that a global rate would cut through
+    """
+    s = job.settings
+    check_network(s.network, sum(job.sizes), s.image_size)
+    if s.method == "dense":
+        return
+    with torch.device("meta"):
+        masks = get_masks(plain_model(s.network, sum(job.sizes), image_size=s.image_size))
+    check_scope(masks, s.rate, form(s).scope)
+
+
+# %%
+for wrong in (dict(network="resnet10O"), dict(rate=0.9999999, scope="global")):
+    print(refused(check_architecture, example(**wrong)))
+assert (
+    check_architecture(example(scope="global")) is None
+    and check_architecture(example(method="dense", rate=0.9999999)) is None
+)
+
+
+# %%
+#| export
+def check_job(job: Job):
+    "Raise ValueError for settings that these data, or this network, cannot meet"
+    check_columns(job.table, job.settings)
+    for check in (
+        check_clusters,
+        check_compared,
+        check_importance_images,
+        check_heads,
+        check_architecture,
+    ):
+        check(job)
+
+
+# %%
+for wrong in (
+    example(groups="clusters", clusters=9),
+    replace(example(), table=late),
+    replace(example(), heads=dict(shade=["dark"])),
+    example(importance_on="tint=green"),
+    example(network="net"),
+):
+    print(refused(check_job, wrong)[:90])
+assert check_job(example()) is None
+
+
+# %% [markdown]
+# ## From settings to a job
+#
+# Clusters are features of a dense network, so that network is trained with groups that are there before it: its own classes.
+
+# %%
+#| export
+def label_arrays(
+    table: pd.DataFrame,  # The rows used
+    specs: list[str],  # Label columns of the heads
+    groups: str,  # Label column whose groups are compared, or "clusters"
+    classes: str = "",  # As in the settings: cells of a product that are left out
+) -> dict:  # `heads`, `labels`, `group` and `group_names` of a job
+    """Labels and groups as codes; where groups are to be clusters, the first head's classes
+    stand in for them.
+    """
+    heads = {spec: codes(table, spec) for spec in specs}
+    group, names = group_codes(table, specs[0] if groups == "clusters" else groups, classes)
+    return dict(
+        heads={spec: n for spec, (_, n) in heads.items()},
+        labels=np.stack([c for c, _ in heads.values()], 1),
+        group=group,
+        group_names=names,
+    )
+
+
+# %%
+arrays = label_arrays(own.table[:4], ["shade", "tint"], "tint")
+print(arrays)
+assert arrays["labels"].tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]] and arrays[
+    "group"
+].tolist() == [1, 0, 0, 1]
+assert arrays["heads"] == dict(shade=["dark", "light"], tint=["blue", "red"])
+assert label_arrays(own.table[:4], ["shade"], "clusters")["group_names"] == ["dark", "light"]
+
+
+# %% [markdown]
+# A column that the set does not have is found before its archive is unpacked, and a set of which only a part is there says how large that part is.
+
+# %%
+#| export
+def check_names(settings: Settings):
+    """Raise ValueError for a column or class that a published set does not have, before its
+    files are touched
+    """
+    if (known := known_labels(settings.dataset)) is None:
+        return
+    settings = own_names(settings, known.notes["aliases"])
+    check_columns(known.table, settings)
+    specs = known.notes["tasks"].get(settings.task, settings.task).split("+")
+    for spec in [*specs, settings.groups, settings.importance_groups]:
+        if spec not in ("", "clusters"):
+            codes(known.table, spec)
+    if settings.dataset == "people":
+        return  # its classes stand in its files
+    table = classes_used(known.table, settings.classes, {})
+    if settings.imbalance:
+        thin_table(table, settings.imbalance)
+    if settings.importance_on:
+        matching(table, settings.importance_on)
+
+
+def check_part(data: FaceData):
+    "Warn of a set that is not whole, with how much is there; ValueError where nothing is"
+    if data.table.empty:
+        raise ValueError(f"{data.name}: none of the images that the labels name is in {data.root}")
+    if data.notes.get("missing"):
+        warnings.warn(f"{data.name}: partial = True, the run uses {part_of(data)}", stacklevel=3)
+
+
+def _read(settings: Settings, data_root: str | Path | None, progress: bool) -> FaceData:
+    "The set that the settings name, checked before and after"
+    check_names(settings)
+    path = settings.data_path or None
+    data = read_dataset(
+        settings.dataset,
+        path,
+        root("data", data_root),
+        progress=progress,
+        strict=not settings.partial,
+        fit=settings.fit,
+    )
+    if settings.partial:
+        check_part(data)
+    return data
+
+
+# %%
+for wrong in (
+    dict(task="rase"),
+    dict(groups="race*gendre"),
+    dict(classes="race=Blue"),
+    dict(importance_on="race=Blue"),
+    dict(imbalance="rase=White:0.2"),
+    dict(dataset="people", groups="race"),
+):
+    print(refused(check_names, Settings(**wrong)))
+assert refused(check_names, Settings(task="rase")).startswith(
+    "no label column 'rase': this set has age, gender, race"
+)
+assert (
+    check_names(Settings(dataset="celeba", task="attributes", groups="gender*Bald")) is None
+    and check_names(tiny) is None
+)
+assert check_names(Settings(dataset="celeba", task="attributes", groups="Male")) is None
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    check_part(replace(own, notes=dict(missing=["gone.jpg"]))), check_part(own)
+print(caught[0].message)
+assert [str(w.message) for w in caught] == [
+    f"folder: partial = True, the run uses {len(own.table)} of {len(own.table) + 1} images"
+]
+assert "none of the images" in refused(check_part, replace(own, table=own.table[:0]))
+
+
+# %%
+#| export
+def prepare(
+    settings: Settings,  # What to run
+    data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
+    runs_root: str | Path | None = None,  # Folder of the runs; default: settings.ini
+    cache_root: str | Path | None = None,  # Folder of decoded images; default: settings.ini
+    name: str = "",  # Another name for the run folder
+    progress: bool = True,  # Show progress bars while archives are unpacked
+) -> Job:  # Settings and data, checked
+    """Read the labels and check everything that can be checked before work starts.
+
+    Raises: ValueError, FileNotFoundError or OSError that name the setting, file, column or row at
+    fault.
+    """
+    plain_name(name)
+    data = _read(settings, data_root, progress)
+    settings = own_names(settings, data.notes.get("aliases", {}))
+    check_columns(data.table, settings)
+    specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
+    # clusters come after it
+    if settings.method == "dense" and settings.groups == "clusters":
+        settings = replace(settings, groups=specs[0])
+    table = rows_used(data, settings, specs)
+    arrays = label_arrays(table, specs, settings.groups, settings.classes)
+    table = table.assign(split=split_table(table, settings.split))
+    job = Job(
+        settings,
+        data,
+        table,
+        **arrays,
+        runs_root=writable(root("runs", runs_root)),
+        cache_root=root("cache", cache_root),
+        name=name,
+    )
+    check_job(job)
+    return job
+
+
+# %%
+job = prepare(tiny, **places)
+print(job.heads, job.group_names, job.table["split"].value_counts().to_dict())
+assert (
+    job.sizes == [2]
+    and job.group_names == ["blue", "red"]
+    and job.labels.shape == (160, 1)
+    and job.table["split"].value_counts()["train"] == 128
+)
+assert prepare(replace(tiny, task="shade+tint"), **places).sizes == [2, 2] and list(
+    prepare(replace(tiny, task="shade*tint"), **places).heads
+) == ["shade*tint"]
+assert (
+    prepare(replace(tiny, method="dense", groups="clusters"), **places).settings.groups == "shade"
+)
+for wrong, where in (
+    (dict(task="colour"), {}),
+    (dict(groups="hue"), {}),
+    (dict(dataset="imdb"), {}),
+    (dict(classes="tint=green"), {}),
+    (dict(classes="tint"), {}),
+    (dict(limit=3), {}),
+    (dict(classes="tint=red"), {}),
+    (dict(classes="shade=dark"), {}),
+    (dict(data_path=str(home / "none")), {}),
+    ({}, dict(runs_root=home / "file")),
+    ({}, dict(name="../up")),
+):
+    print(refused(prepare, replace(tiny, **wrong), **(places | where)))
+# and no word of FairFace, which is not there
+assert refused(prepare, Settings(task="rase"), data_root=home / "nowhere").startswith(
+    "no label column 'rase'"
+)
+
+
+# %% [markdown]
+# ## Which folder
+#
+# A run's folder is named by a hash of everything that changes the result: the settings that matter to its method, the images and labels actually used, the weights it starts from. The same settings find
+# the same folder, and a changed label table another one. Where the data lie does not matter.
+#
+# A sweep asks this of hundreds of jobs on one table of a hundred thousand rows, so what is read off a table is read once and shared.
+
+# %%
+#| export
+def once(job: Job, what: str, read: Callable):
+    "What `read` gives, read once for all jobs on this table: a sweep has hundreds of them"
+    if job.known.get("table") is not job.table:
+        job.known.clear()
+        job.known["table"] = job.table
+    if what not in job.known:
+        job.known[what] = read()
+    return job.known[what]
+
+
+# %%
+asked = []
+
+
+def reading():
+    asked.append("read")
+    return len(job.table)
+
+
+print(once(job, "length", reading), once(replace(job, name="another"), "length", reading), asked)
+assert asked == ["read"] and once(job, "length", None) == 160
+# another table
+assert once(replace(job, table=job.table[:-1]), "length", lambda: "read again") == "read again"
+assert once(job, "length", lambda: 160) == 160
+
+
+# %%
+#| export
+def fingerprint(
+    job: Job,  # Settings and data
+) -> str:  # 64 hexadecimal digits
+    """Hash of all that changes a run's result: settings, images (by name), labels, split,
+    starting weights.
+    """
+    digest = hashlib.sha256(json.dumps(identity(job.settings), sort_keys=True).encode())
+    digest.update(
+        once(job, "text", lambda: job.table.to_csv(index=False).encode())
+        + (job.data.key.encode() if job.data.root is None else b"")
+    )
+    digest.update(
+        json.dumps(
+            [
+                job.heads,
+                (
+                    None
+                    if job.settings.groups == "clusters"
+                    else bare_names(job.group_names, job.settings.groups)
+                ),
+            ]
+        ).encode()
+    )
+    if Path(job.settings.weights).is_file():
+        digest.update(Path(job.settings.weights).read_bytes())
+    return digest.hexdigest()
+
+
+# %%
+(home / "one").write_bytes(b"1")
+(home / "another").write_bytes(b"2")
+
+
+def from_file(name):
+    return fingerprint(replace(job, settings=replace(tiny, method="ws", weights=str(home / name))))
+
+
+print(fingerprint(job)[:16], from_file("one")[:16], from_file("another")[:16])
+other = dict(
+    setting=replace(job, settings=replace(tiny, seed=1)),
+    rows=replace(job, table=job.table[:-1]),
+    labels=replace(job, table=job.table.assign(tint="red")),
+    split=replace(job, table=job.table.assign(split="train")),
+    order=replace(job, heads=dict(shade=["light", "dark"])),
+    groups=replace(job, group_names=["red", "blue"]),
+)
+# each of these is another run
+assert len({fingerprint(job), *map(fingerprint, other.values())}) == 1 + len(other)
+assert fingerprint(
+    replace(
+        job, settings=replace(tiny, data_path="elsewhere"), runs_root=home / "others", name="mine"
+    )
+) == fingerprint(job)
+(home / "two").write_bytes(b"1")
+
+
+def drawn(key):
+    return fingerprint(replace(job, data=replace(job.data, root=None, key=key)))
+
+
+assert drawn("a") != drawn("b")  # rendered images have no files; what made them is their key
+
+
+# %% [markdown]
+# The readable part of the name is for people; two runs of one name have another hash.
+
+# %%
+#| export
+def run_name(job: Job) -> str:
+    "Data set, task, network, method, rate, scope and seed, or the name that the run was given"
+    s = job.settings
+    pruned = [] if s.method == "dense" else [f"{s.rate:g}", form(s).scope]
+    return job.name or folder_name(
+        "-".join(
+            [
+                s.dataset,
+                s.task.replace("*", "x"),
+                s.network.replace(":", "-"),
+                s.method,
+                *pruned,
+                f"s{s.seed}",
+            ]
+        )
+    )
+
+
+def run_folder(job: Job) -> Path:
+    "The folder of this run: a readable name and the first 8 digits of its fingerprint"
+    return job.runs_root / f"{run_name(job)}-{fingerprint(job)[:8]}"
+
+
+# %%
+crossed = replace(
+    job, settings=replace(tiny, task="shade*tint", network="timm:resnet10t", method="dense", seed=3)
+)
+print(run_folder(job).name, run_name(crossed), sep="\n")
+assert (
+    run_name(job) == "folder-shade-resnet10-fairgrape-0.9-layer-s0"
+    and run_name(crossed) == "folder-shadextint-timm-resnet10t-dense-s3"
+)
+assert run_name(replace(job, name="mine")) == "mine"
+odd = replace(job, settings=replace(tiny, task="gender/sex"))
+assert (
+    run_folder(odd).parent == home / "runs"
+    and run_name(odd) == "folder-gender-sex-resnet10-fairgrape-0.9-layer-s0"
+)
+assert (
+    fingerprint(replace(job, group_names=["tint: no", "tint: yes"]))
+    == fingerprint(replace(job, group_names=["no", "yes"]))
+    != fingerprint(job)
+)
+assert run_folder(job) == home / "runs" / f"{run_name(job)}-{fingerprint(job)[:8]}"
+assert (
+    run_folder(prepare(replace(tiny, seed=1), **places))
+    != run_folder(job)
+    == run_folder(prepare(tiny, **places))
+)
+
+
+# %% [markdown]
+# Every pruned network is compared with the dense network that it came from. That is a job of its own, and the settings of pruning are not part of it.
+
+# %%
+#| export
+def dense_job(job: Job) -> Job:
+    """The job that trains the dense network this one starts from; where groups are to be
+    clusters of its features, it is judged by its own classes
+    """
+    s = job.settings
+    groups = next(iter(job.heads)) if s.groups == "clusters" else s.groups
+    none = {
+        k: Settings.__dataclass_fields__[k].default
+        for k in ("as_released", "importance_on", "importance_groups", "clusters", "steps", "scope")
+    }
+    if s.groups == "clusters":
+        job = replace(
+            job,
+            group=job.labels[:, 0],
+            group_names=said_names(job.heads[groups], groups),
+            clusters=None,
+        )
+    return replace(
+        job,
+        settings=replace(s, method="dense", groups=groups, **none),
+        name=job.name if s.method == "dense" else "",
+    )
+
+
+# %%
+clustered = dense_job(prepare(replace(tiny, groups="clusters", clusters=3), **places))
+print(run_folder(dense_job(job)).name, clustered.settings.groups, clustered.group_names)
+assert run_folder(dense_job(job)) == run_folder(
+    dense_job(prepare(replace(tiny, rate=0.5, scope="global", importance_on="tint=red"), **places))
+)
+assert dense_job(replace(job, name="mine")).name == ""
+assert (
+    clustered.group_names == ["dark", "light"]
+    and clustered.group.tolist() == job.labels[:, 0].tolist()
+    and clustered.settings.clusters == 0
+)
+assert dense_job(replace(dense_job(job), name="mine")).name == "mine"
+
+
+# %% [markdown]
+# A run is complete when `metrics.json`, which is written last, is there.
+
+# %%
+#| export
+def is_complete(folder: Path) -> bool:
+    "Whether the run in this folder went through to its end"
+    return (folder / "metrics.json").is_file()
+
+
+# %%
+made = replace(job, runs_root=home / "made")
+run_folder(made).mkdir(parents=True)
+before = is_complete(run_folder(made))
+(run_folder(made) / "metrics.json").write_text("{}")
+print(before, is_complete(run_folder(made)))
+assert not before and is_complete(run_folder(made))
+
+
+# %% [markdown]
+# Names and labels do not tell FairFace's narrow crops from its wide ones. So a run's folder keeps a hash of its image files' sizes (modification times change when a set is copied), and a run that finds its folder made from other images stops there.
+
+# %%
+#| export
+def image_sizes(
+    job: Job,  # Settings and data
+) -> str:  # 16 hexadecimal digits; "" where images are rendered
+    "Hash of the sizes of the image files in use."
+    if job.data.root is None:
+        return ""
+    return once(
+        job,
+        "sizes",
+        lambda: hashlib.sha256(
+            repr([(job.data.root / path).stat().st_size for path in job.table["path"]]).encode()
+        ).hexdigest()[:16],
+    )
+
+
+def made_of(job: Job) -> str:
+    "What a run is made of, images included, in a line: a checkpoint goes on with nothing else."
+    return f"{fingerprint(job)[:16]} {image_sizes(job)}"
+
+
+def _kept_settings(folder: Path) -> dict:
+    "The settings of a finished run. Raises: ValueError that names the file if it is damaged."
+    try:
+        return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise ValueError(
+            f"{folder / 'settings.json'} cannot be read ({e}): remove that folder, and the run is"
+            " made again"
+        ) from e
+
+
+def check_images(job: Job):
+    """Raise ValueError if the run's folder, or its dense network's, was made from other images
+    of the same names
+    """
+    for folder in {run_folder(job), run_folder(dense_job(job))}:
+        known = _kept_settings(folder).get("image_sizes") if is_complete(folder) else None
+        if known and known != image_sizes(job):
+            raise ValueError(
+                f"{folder} holds a run on other images with the same names and labels: choose"
+                " another runs_root, or a name"
+            )
+
+
+# %%
+(run_folder(made) / "settings.json").write_text(json.dumps(dict(image_sizes=image_sizes(job))))
+check_images(made)  # its own images
+(run_folder(made) / "settings.json").write_text(json.dumps(dict(image_sizes="another")))
+print(image_sizes(job), refused(check_images, made))
+(run_folder(made) / "settings.json").write_text("{")
+print(refused(check_images, made).replace(str(home), "…"))
+assert "settings.json cannot be read" in refused(check_images, made)
+assert (
+    len(image_sizes(job)) == 16
+    and image_sizes(replace(job, data=replace(job.data, root=None))) == ""
+    and check_images(job) is None
+)
+with open(home / "own" / rows[0]["file"], "ab") as file:
+    file.write(b"one byte more")
+# same name, other images
+assert image_sizes(prepare(tiny, **places)) != image_sizes(job) and run_folder(
+    prepare(tiny, **places)
+) == run_folder(job)
+assert made_of(prepare(tiny, **places)) != made_of(job) and made_of(job).startswith(
+    fingerprint(job)[:16]
+)

@@ -1,0 +1,532 @@
+# %% [markdown]
+# # Dense network
+#
+# > The network before pruning, trained once and kept for every run that starts from it
+
+# %%
+#| default_exp experiment.dense
+
+# %%
+#| export
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fairgrape.data.cache import image_cache
+from fairgrape.data.loaders import Images, make_images
+from fairgrape.experiment.preparation import Job, dense_job, is_complete, made_of, run_folder
+from fairgrape.experiment.results import Trained, at_work, journal_of, save_run
+from fairgrape.experiment.settings import form, needs_initial
+from fairgrape.networks.builders import plain_model
+from fairgrape.networks.models import build_model, predict_classes
+from fairgrape.networks.weights import load_weights
+from fairgrape.training.epochs import memory_order, predict
+from fairgrape.training.journal import Journal
+from fairgrape.training.loop import train
+from fairgrape.training.parallel import ALONE, Team
+from fairgrape.training.stages import Stage, stages
+
+# %%
+import contextlib
+import tempfile
+from unittest.mock import patch
+
+from PIL import Image
+
+from fairgrape.experiment.preparation import prepare
+from fairgrape.experiment.settings import Settings
+
+# %% [markdown]
+# Every comparison is with the same seed's network before pruning. It is a run of its own, and once trained it is there for all the others.
+#
+# The example again is a data set of one's own: 160 little pictures, whose brightness is the task and whose tint is the group.
+
+# %%
+home = Path(tempfile.mkdtemp())
+rng = np.random.default_rng(0)
+rows = [
+    dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue", "blue")[i % 3])
+    for i in range(160)
+]
+(home / "own").mkdir()
+for i, row in enumerate(rows):
+    pixels = rng.integers(0, 120, (24, 24, 3)) + (90 if row["shade"] == "light" else 0)
+    pixels[..., 0 if row["tint"] == "red" else 2] += 40
+    Image.fromarray(pixels.astype(np.uint8)).save(home / "own" / row["file"])
+pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
+
+tiny = Settings(
+    dataset="folder",
+    data_path=str(home / "own"),
+    task="shade",
+    groups="tint",
+    network="resnet10",
+    weights="none",
+    image_size=16,
+    method="fairgrape",
+    rate=0.9,
+    keep=0.5,
+    epochs="2,1",
+    lrs="1e-3,1e-4",
+    retrain_epochs=1,
+    retrain_lr=1e-4,
+    batch=16,
+    augment="flip",
+    bootstrap=200,
+)
+job = prepare(
+    tiny, data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False
+)
+run_folder(job).name
+
+
+# %% [markdown]
+# ## Where it computes
+#
+# A device that is not there should be said at once, in words, and not after an hour of decoding.
+
+# %%
+#| export
+def device_of(name: str = "") -> torch.device:
+    "The device of that name; empty: CUDA where there is one, else the CPU"
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(
+            f"device = {name!r} is not to be had here ({str(e).splitlines()[0]}): use 'cpu', or"
+            " leave it empty"
+        ) from e
+    return device
+
+
+# %%
+try:
+    device_of("abacus")
+except ValueError as e:
+    print(str(e)[:70], "…")
+else:
+    raise AssertionError("an unknown device was accepted")
+assert device_of("cpu") == torch.device("cpu")
+with patch("torch.cuda.is_available", lambda: False):
+    assert device_of() == torch.device("cpu")
+
+
+# %% [markdown]
+# The same settings are to give the same bits, so deterministic kernels are asked for, and cuBLAS is given the fixed workspace that it needs for that.
+
+# %%
+#| export
+def set_up(device: str = "", threads: int = 0) -> torch.device:
+    "Choose the device and the number of threads, and ask for deterministic kernels"
+    if threads:
+        torch.set_num_threads(int(threads))
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return device_of(device)
+
+
+# %%
+threads, before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+print(before, set_up("cpu"), torch.are_deterministic_algorithms_enabled())
+assert (
+    set_up("cpu", threads="1") == torch.device("cpu")
+    and torch.get_num_threads() == 1
+    and os.environ["CUBLAS_WORKSPACE_CONFIG"]
+)
+assert (
+    torch.are_deterministic_algorithms_enabled()
+    and torch.is_deterministic_algorithms_warn_only_enabled()
+)
+assert set_up("cpu") == torch.device("cpu") and torch.get_num_threads() == 1  # 0: as they are
+torch.set_num_threads(threads)
+
+
+# %% [markdown]
+# ## Images
+#
+# The set is decoded once into the cache at the working size; the run sees the rows of its table. Pixels that fit on the GPU are moved there as a whole, which spares a copy a batch; half of what is free is left for the network.
+
+# %%
+#| export
+def fits(pixels: Tensor, device: str | torch.device) -> bool:
+    "Whether the pixels take at most half of the device's free memory"
+    return (
+        torch.device(device).type == "cuda"
+        and pixels.nbytes < torch.cuda.mem_get_info(device)[0] // 2
+    )
+
+
+# %%
+with patch("torch.cuda.mem_get_info", lambda device: (200, 1000)):  # 200 bytes are free
+    print([fits(torch.zeros(n, dtype=torch.uint8), "cuda") for n in (99, 100, 150)])
+    assert fits(torch.zeros(99, dtype=torch.uint8), "cuda") and not fits(
+        torch.zeros(100, dtype=torch.uint8), "cuda:0"
+    )
+assert not fits(torch.zeros(1), "cpu")  # they lie in main memory, or on disk, as it is
+
+
+# %%
+#| export
+def images_of(
+    job: Job,  # Settings and data
+    device: str | torch.device = "cpu",  # The pixels are moved there if they fit in its memory
+    progress: bool = True,  # Show a bar while images are decoded
+) -> Images:  # Pixels, labels, groups, and the rows of each split
+    "Open the decoded images of a job."
+    pixels = image_cache(job.data, job.settings.image_size, job.cache_root, progress=progress)
+    judged = dense_job(job)
+    images = make_images(
+        pixels, job.table, job.table["split"], list(job.heads), judged.settings.groups
+    )
+    # without the groups that are left out
+    images.groups[torch.tensor(job.table.index.to_numpy(np.int64))] = torch.from_numpy(judged.group)
+    images = replace(images, names=tuple(judged.group_names))
+    return images.to(device) if fits(images.pixels, device) else images
+
+
+# %%
+images = images_of(job, progress=False)
+images.pixels.shape, {s: len(r) for s, r in images.rows.items()}
+
+# %%
+assert (
+    images.pixels.shape == (160, 3, 16, 16)
+    and images.labels[:4, 0].tolist() == [0, 1, 0, 1]
+    and images.groups[:3].tolist() == [1, 0, 0]
+)
+assert images_of(
+    prepare(
+        replace(tiny, groups="clusters", clusters=2),
+        data_root=home,
+        runs_root=home / "runs",
+        cache_root=home / "cache",
+    ),
+    progress=False,
+).names == ("dark", "light")
+
+
+# %% [markdown]
+# ## The network before training
+#
+# Where `weights` is a file, that file *is* the dense network: somebody's classifier, to be pruned. It is judged and not trained further.
+
+# %%
+#| export
+def initial_network(job: Job) -> nn.Module:
+    "The network that training starts from"
+    s = job.settings
+    return build_model(s.network, sum(job.sizes), s.weights, s.seed, image_size=s.image_size)
+
+
+# %%
+same, other = initial_network(job), initial_network(replace(job, settings=replace(tiny, seed=1)))
+print(type(same).__name__, tuple(same.fc.weight.shape))
+assert torch.equal(same.fc.weight, initial_network(job).fc.weight) and not torch.equal(
+    same.fc.weight, other.fc.weight
+)
+# all heads in one layer
+assert initial_network(
+    replace(job, heads=dict(shade=["dark", "light"], tint=["red", "blue", "green"]))
+).fc.weight.shape == (5, 512)
+
+
+# %% [markdown]
+# A file that does not fit, or ImageNet weights that cannot be downloaded, should not come to light after an hour of decoding, so this is asked for early. Where the dense network lies there already, its weights are needed no more, except by methods that go back to them.
+
+# %%
+#| export
+def starting_network(
+    job: Job,  # Settings and data
+    # Initial, ImageNet or one's own weights; None where the dense network is there already and
+    # nothing else needs them
+) -> nn.Module | None:
+    """The network before any training. Raises: ValueError, FileNotFoundError or ConnectionError
+    where the weights cannot be had.
+    """
+    needed = job.settings.method != "dense" and needs_initial(form(job.settings))
+    return None if is_complete(run_folder(dense_job(job))) and not needed else initial_network(job)
+
+
+# %%
+# as if the dense network were there
+with patch(f"{starting_network.__module__}.is_complete", lambda folder: True):
+    there = {
+        m: type(starting_network(replace(job, settings=replace(tiny, method=m)))).__name__
+        for m in ("fairgrape", "dense", "snip", "lottery")
+    }
+there
+
+# %%
+assert (
+    there == dict(fairgrape="NoneType", dense="NoneType", snip="ResNet", lottery="ResNet")
+    and starting_network(job) is not None
+)
+try:
+    starting_network(replace(job, settings=replace(tiny, weights=str(home / "none.safetensors"))))
+except FileNotFoundError as e:
+    print(str(e).replace(str(home), "…"))
+else:
+    raise AssertionError("missing weights were accepted")
+
+
+# %%
+#| export
+def placed(model: nn.Module, device: str | torch.device) -> nn.Module:
+    """The network on the device, in the memory order that training gives it: the order decides
+    which kernels run, and so the last bits of every score
+    """
+    return model.to(device, memory_format=memory_order(model, device))
+
+
+# %%
+with patch(f"{placed.__module__}.memory_order", lambda model, device: torch.channels_last):
+    last = placed(nn.Conv2d(3, 4, 3), "cpu")
+print(last.weight.stride())
+assert last.weight.is_contiguous(memory_format=torch.channels_last)
+assert placed(initial_network(job), "cpu").conv1.weight.is_contiguous(
+    memory_format=memory_order(same, "cpu")
+)
+
+
+# %% [markdown]
+# ## Trained as the settings say
+#
+# Every training of a run goes through this one call, the dense network's, those between pruning steps and the last one; they differ in their label, from which their random numbers come, and in their plan.
+
+# %%
+#| export
+def fit(
+    job: Job,
+    images: Images,
+    model: nn.Module,
+    label: str,
+    plan: list[Stage],
+    journal: Journal,
+    device,
+    progress: bool,
+    team: Team = ALONE,
+):
+    "Train as the settings say"
+    s = job.settings
+    train(
+        model,
+        images,
+        plan,
+        job.sizes,
+        s.seed,
+        label,
+        s.batch,
+        s.augment,
+        s.precision,
+        device,
+        progress,
+        journal.history,
+        journal=journal,
+        accumulate=s.accumulate,
+        compiled=s.compiled,
+        team=team,
+    )
+
+
+# %%
+def one_epoch(label="step 1", **more):
+    "A network after one epoch, and the journal's only row"
+    net, journal = initial_network(job), Journal()
+    fit(
+        replace(job, settings=replace(tiny, **more)),
+        images,
+        net,
+        label,
+        [Stage(1e-3, 1)],
+        journal,
+        "cpu",
+        False,
+    )
+    return net.fc.weight.detach(), {
+        k: v for k, v in journal.history[0].items() if k in ("label", "lr", "train_loss")
+    }
+
+
+trained, row = one_epoch()
+row
+
+# %%
+assert (row["label"], row["lr"]) == ("step 1", 1e-3) and torch.equal(trained, one_epoch()[0])
+for change in (
+    dict(label="final"),
+    dict(seed=1),
+    dict(batch=32),
+    dict(augment="none"),
+    dict(accumulate=2),
+):
+    # each of these reaches the training
+    assert not torch.equal(trained, one_epoch(**change)[0]), change
+with (
+    patch(f"{fit.__module__}.train", side_effect=InterruptedError) as asked,
+    contextlib.suppress(InterruptedError),
+):
+    one_epoch(precision="bf16")
+assert "bf16" in asked.call_args.args  # bf16, too, which on a CPU is for larger images
+
+
+# %%
+#| export
+def test_classes(
+    job: Job, images: Images, model: nn.Module, device, team: Team = ALONE
+) -> np.ndarray:
+    """Predicted classes of the test images, shape `(n, heads)`: the one place where the test
+    part is touched
+    """
+    return predict_classes(
+        predict(
+            model,
+            images,
+            "test",
+            job.sizes,
+            precision=job.settings.precision,
+            device=device,
+            team=team,
+        ),
+        job.sizes,
+    ).numpy()
+
+
+# %%
+class Bright(nn.Module):
+    "Says light where a picture is brighter than most; no training needed"
+
+    def forward(self, x):
+        light = x.mean((1, 2, 3)) > x.mean()
+        return torch.stack([~light, light], 1).float()
+
+
+classes = test_classes(job, images, Bright(), "cpu")
+right = classes[:, 0] == images.labels[images.rows["test"], 0].numpy()
+print(classes.shape, f"{100 * right.mean():.0f} % right")
+assert classes.shape == (16, 1) and right.all()
+
+
+# %% [markdown]
+# ## Once
+#
+# A dense network that lies in its folder comes back with its history and its predictions; nothing is predicted anew.
+
+# %%
+#| export
+def load_dense(job: Job, folder: Path, device) -> Trained:
+    "The dense network that lies in a run folder. Raises: ValueError if its files are damaged."
+    model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
+    try:
+        model.load_state_dict(load_weights(folder / "model.safetensors"))
+        table, history = (
+            pd.read_parquet(folder / "predictions.parquet"),
+            pd.read_csv(folder / "history.csv").to_dict("records"),
+        )
+    except (ValueError, RuntimeError, OSError) as e:
+        raise ValueError(
+            f"the dense network in {folder} cannot be read ({(str(e).splitlines() or ['?'])[0]}):"
+            " remove that folder, and it is trained again"
+        ) from e
+    return Trained(
+        placed(model, device), history, table[[f"dense_{h}" for h in job.heads]].to_numpy()
+    )
+
+
+# %%
+epoch = dict(
+    label="dense",
+    stage=1,
+    epoch=1,
+    lr=1e-3,
+    train_loss=0.7,
+    val_loss=0.6,
+    val_accuracy=50.0,
+    seconds=1.0,
+    kept=True,
+)
+saved = Trained(initial_network(job), [epoch], classes)
+back = load_dense(
+    job,
+    save_run(replace(dense_job(job), runs_root=home / "saved"), saved, saved, [], None, 0.0),
+    "cpu",
+)
+print(back.history, back.predictions[:4].tolist())
+assert (
+    back.history == [epoch]
+    and (back.predictions == classes).all()
+    and all(torch.equal(v, back.model.state_dict()[k]) for k, v in saved.model.state_dict().items())
+)
+cut = run_folder(replace(dense_job(job), runs_root=home / "saved"))
+for file in ("predictions.parquet", "model.safetensors"):  # damaged, one after the other
+    (cut / file).write_bytes((cut / file).read_bytes()[:100])
+    try:
+        load_dense(job, cut, "cpu")
+    except ValueError as e:
+        print(str(e).replace(str(home), "…"))
+        assert "remove that folder" in str(e)
+    else:
+        raise AssertionError("a damaged network was loaded")
+
+
+# %%
+#| export
+def dense_network(
+    job: Job,  # Settings and data; its method does not matter
+    images: Images,  # The job's images
+    device: str | torch.device = "cpu",  # Where to train
+    progress: bool = True,  # Show progress bars
+    team: Team = ALONE,  # The processes that share the run
+) -> Trained:  # The dense network of these settings
+    "Load the dense network of these settings, or train it and keep it in a run folder of its own."
+    dense, s = dense_job(job), job.settings
+    with at_work(folder := run_folder(dense), team):
+        if team.agree(is_complete(folder)):
+            return load_dense(job, folder, device)
+        start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
+        plan = [] if own else stages(s.epochs, s.lrs)
+        journal = journal_of(
+            folder, sum(stage.epochs for stage in plan), team=team, made_of=made_of(dense)
+        )
+        model = journal.restore(placed(initial_network(job), device))
+        if plan:
+            fit(job, images, model, "dense", plan, journal, device, progress, team)
+        trained = Trained(
+            model, journal.history, test_classes(dense, images, model, device, team), journal
+        )
+        if team.main:
+            save_run(
+                dense, trained, trained, [], None, time.perf_counter() - start, device, team.size
+            )
+        team.wait()
+        return trained
+
+
+# %%
+dense = dense_network(job, images, progress=False)
+[(row["label"], row["epoch"], round(row["val_accuracy"], 1)) for row in dense.history]
+
+# %%
+assert is_complete(run_folder(dense_job(job))) and len(dense.history) == 3
+with patch(f"{dense_network.__module__}.fit", side_effect=AssertionError("it was trained twice")):
+    again = dense_network(replace(job, settings=replace(tiny, rate=0.5)), images, progress=False)
+assert (again.predictions == dense.predictions).all() and all(
+    torch.equal(v, dense.model.state_dict()[k]) for k, v in again.model.state_dict().items()
+)
+
+# %% [markdown]
+# A network of one's own is taken as it is, not trained, and judged all the same.
+
+# %%
+file = run_folder(dense_job(job)) / "model.safetensors"
+mine = dense_network(
+    replace(job, settings=replace(tiny, weights=str(file))), images, progress=False
+)
+print(mine.history)
+assert mine.history == [] and (mine.predictions == dense.predictions).all()

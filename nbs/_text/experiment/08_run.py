@@ -1,0 +1,956 @@
+# %% [markdown]
+# # Experiment
+#
+# > From one set of settings to one run folder: dense, pruned, judged, kept
+
+# %%
+#| default_exp experiment.run
+
+# %%
+#| export
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fairgrape.data.loaders import Images, group_batches
+from fairgrape.experiment.dense import (
+    dense_network,
+    fit,
+    images_of,
+    initial_network,
+    placed,
+    set_up,
+    starting_network,
+    test_classes,
+)
+from fairgrape.experiment.importance_data import (
+    Shown,
+    find_clusters,
+    importance_images,
+    score_batches,
+)
+from fairgrape.experiment.preparation import (
+    Job,
+    check_images,
+    is_complete,
+    made_of,
+    prepare,
+    run_folder,
+)
+from fairgrape.experiment.results import ALL_LAYERS, Trained, at_work, journal_of, save_run
+from fairgrape.experiment.settings import Settings, form, from_parameters
+from fairgrape.method.importance import group_importance
+from fairgrape.method.masks import get_masks, plain_state
+from fairgrape.method.pruning import Step, prune, schedule
+from fairgrape.method.selectors import target_share
+from fairgrape.methods.registry import SHARED, rewind
+from fairgrape.networks.models import task_loss
+from fairgrape.training.files import code_version
+from fairgrape.training.journal import Journal
+from fairgrape.training.out_of_memory import memory_errors
+from fairgrape.training.parallel import ALONE, Team, launch, team_of
+from fairgrape.training.stages import Stage, stages
+
+# %% [markdown]
+# A run is these notebooks one after the other: [settings](02_settings.ipynb) meet [their data](03_preparation.ipynb), a [dense network](05_dense.ipynb) is trained or found, the method's score looks at [its images](06_importance_data.ipynb),
+# and [a folder](07_results.ipynb) is filled. What a user of the library needs of them is to be had from this module as well.
+
+# %% [markdown]
+# A run notes the code that made it. That is the code in memory, and not what lies on the disk by the time somebody asks: whoever edits a module while a sweep computes must not have old results under the new code's name. So the code is looked at now, as it is loaded.
+
+# %%
+#| export
+_loaded = code_version()
+
+# %%
+import json
+import tempfile
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+from PIL import Image
+
+from fairgrape.experiment.preparation import dense_job
+from fairgrape.experiment.results import choice_table
+from fairgrape.method.masks import apply_masks
+from fairgrape.networks.models import build_model
+from fairgrape.networks.weights import load_weights
+
+# %% [markdown]
+# The example: 160 little pictures, whose brightness is the task and whose tint is the group.
+
+# %%
+home = Path(tempfile.mkdtemp())
+rng = np.random.default_rng(0)
+rows = [
+    dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue", "blue")[i % 3])
+    for i in range(160)
+]
+(home / "own").mkdir()
+for i, row in enumerate(rows):
+    pixels = rng.integers(0, 120, (24, 24, 3)) + (90 if row["shade"] == "light" else 0)
+    pixels[..., 0 if row["tint"] == "red" else 2] += 40
+    Image.fromarray(pixels.astype(np.uint8)).save(home / "own" / row["file"])
+pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
+
+tiny = Settings(
+    dataset="folder",
+    data_path=str(home / "own"),
+    task="shade",
+    groups="tint",
+    network="resnet10",
+    weights="none",
+    image_size=16,
+    method="fairgrape",
+    rate=0.9,
+    keep=0.5,
+    epochs="2,1",
+    lrs="1e-3,1e-4",
+    retrain_epochs=1,
+    retrain_lr=1e-4,
+    batch=16,
+    augment="flip",
+    bootstrap=200,
+)
+places = dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False)
+job = prepare(tiny, **places)
+images = images_of(job, progress=False)
+dense = dense_network(job, images, progress=False)
+
+
+# the same data, other settings
+def asking(**more):
+    return replace(job, settings=replace(tiny, **more))
+
+
+[(row["label"], row["epoch"], round(row["val_accuracy"], 1)) for row in dense.history]
+
+
+# %% [markdown]
+# ## After a pruning step
+#
+# FairGRAPE trains a little after each step. The lottery goes back to the weights before training and trains again, in full. SNIP and GraSP prune weights that were never trained, so there is nothing to train between. A method
+# in one shot trains once, at the end, by the full schedule that every method ends with.
+
+# %%
+#| export
+def step_plan(s: Settings) -> list[Stage]:
+    "How long is trained after a pruning step; empty: not at all"
+    how = form(s)
+    if how.start == "initial" or not (how.steps == "iterative" or how.rewind):
+        return []
+    if how.rounds == "full":
+        return stages(s.epochs, s.lrs)
+    return stages(
+        s.retrain_epochs,
+        s.lrs.split(",")[0] if how.rewind_to == "initial" and how.rewind else s.retrain_lr,
+    )
+
+
+# %%
+pd.Series(
+    {
+        m: [(stage.epochs, stage.lr) for stage in step_plan(replace(tiny, method=m))]
+        for m in ("fairgrape", "ws", "snip", "lottery", "lottery_short")
+    }
+)
+
+
+# %%
+def after_a_step(**more):
+    return [(stage.epochs, stage.lr) for stage in step_plan(replace(tiny, **more))]
+
+
+assert (
+    after_a_step() == after_a_step(method="ws", steps="iterative") == [(1, 1e-4)]
+    and after_a_step(method="ws") == after_a_step(steps="one shot") == []
+)
+# weights that begin anew begin at the first rate
+assert after_a_step(method="lottery") == [(2, 1e-3), (1, 1e-4)] and after_a_step(
+    method="lottery_short"
+) == [(1, 1e-3)]
+assert after_a_step(method="snip") == after_a_step(method="grasp", steps="iterative") == []
+
+
+# %% [markdown]
+# For those who watch a run, and for the journal: how many epochs it takes in all. After the lottery's last step the final training is that step's round.
+
+# %%
+#| export
+def epochs_of(s: Settings) -> int:
+    "Epochs of a run, those of its dense network not counted"
+    full = sum(stage.epochs for stage in stages(s.epochs, s.lrs))
+    if s.method == "dense":
+        return full
+    steps = len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None)) - form(s).rewind
+    return full + steps * sum(stage.epochs for stage in step_plan(s))
+
+
+# %%
+# 0.5, 0.75, 0.875, 0.9: four steps
+{m: epochs_of(replace(tiny, method=m)) for m in ("dense", "ws", "fairgrape", "lottery")}
+
+# %%
+assert [
+    epochs_of(replace(tiny, method=m))
+    for m in ("dense", "ws", "snip", "fairgrape", "lottery", "lottery_short")
+] == [3, 3, 3, 3 + 4 * 1, 3 + 3 * 3, 3 + 3 * 1]
+assert epochs_of(Settings()) == 13 + 3 + 3 + 44 * 3  # the paper's protocol at 0.99
+
+
+# %%
+#| export
+def between_steps(
+    job: Job,  # Settings and data
+    model: nn.Module,  # The network as it is before pruning
+    fit: Callable,  # (network, label, stages): trains
+    journal: Journal | None = None,  # What an earlier process did
+) -> Callable | None:  # (network, step): what to do after each step; None: nothing
+    "What happens after a pruning step."
+    journal = journal or Journal()
+    s, how, plan = job.settings, form(job.settings), step_plan(job.settings)
+    if not plan:
+        return None
+    last = len(schedule(s.rate, s.keep if how.steps == "iterative" else None))
+    back = (
+        {
+            k: v.clone()
+            for k, v in plain_state(
+                model if how.rewind_to == "trained" else initial_network(job)
+            ).items()
+        }
+        if how.rewind
+        else None
+    )
+
+    def after(net, i):
+        if back is not None and not journal.begun(f"step {i}"):
+            rewind(net, back)
+        if back is None or i < last:
+            fit(net, f"step {i}", plan)
+
+    return after
+
+
+# %%
+said = []
+
+
+def note(net, label, plan):
+    said.append((label, sum(stage.epochs for stage in plan)))
+
+
+again = dense_network(job, images, progress=False)  # from its folder: a copy that may be changed
+after = between_steps(asking(method="lottery"), again.model, note)
+for step in (1, 2, 3, 4):
+    after(again.model, step)
+said
+
+# %% [markdown]
+# Four steps to 0.9, and three trainings by the full schedule of three epochs: after the fourth the final training is the round. The weights are the initial ones again. A run that is taken up within a round does not go back once more.
+
+# %%
+initial = initial_network(job).state_dict()
+assert said == [("step 1", 3), ("step 2", 3), ("step 3", 3)] and all(
+    torch.equal(v, again.model.state_dict()[k]) for k, v in initial.items()
+)
+assert between_steps(asking(method="ws"), dense.model, None) is None
+said.clear()
+[between_steps(job, dense.model, note)(dense.model, step) for step in (3, 4)]
+assert said == [("step 3", 1), ("step 4", 1)]
+# FairGRAPE trains after the last step too, and never goes back
+assert not torch.equal(dense.model.fc.weight, initial["fc.weight"])
+with patch.object(Journal, "begun", lambda self, label: label == "step 2"):
+    half = dense_network(job, images, progress=False).model
+    after = between_steps(asking(method="lottery"), half, note)
+    after(half, 2)
+    assert not torch.equal(half.fc.weight, initial["fc.weight"])
+    after(half, 3)
+    assert torch.equal(half.fc.weight, initial["fc.weight"])
+
+
+# %% [markdown]
+# ## Pruning
+#
+# This only ties the seams together: where the method starts, its score over its batches, its selector, what happens after each step, and the full schedule at the end. First the score: a method's function, closed over the job's
+# batches and loss, so that the loop of `prune` need only hand it the network. Where memory ends, the message names the settings that would help.
+
+# %%
+#| export
+def scorer(
+    job: Job,  # Settings and data
+    images: Images,  # The job's images
+    # How often an earlier process has scored: mixed batches go on with their next order
+    passes: int = 0,
+    device: str | torch.device = "cpu",  # Where to compute
+    progress: bool = True,  # Show a progress bar
+    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
+    team: Team = ALONE,  # The processes that share the run
+) -> Callable[[nn.Module], dict]:  # network → layer name → score, shape `(G, *weight)`
+    "The method's score of a network, over the images that the settings choose."
+    s, how, seen = job.settings, form(job.settings), importance_images(job, images)
+    found, more = (
+        score_batches(job, seen, device),
+        (dict(team=team, keep_on=keep_on) if how.score in SHARED else {}),
+    )
+    if how.mixed:
+        found.passes = passes  # one pass a step, each in another order
+    autocast = torch.bfloat16 if s.precision == "bf16" else None
+
+    def loss(out, y):
+        return task_loss(out, y, job.sizes)
+
+    def score(net):
+        with memory_errors(
+            "the importance",
+            f"lower importance_batch (now {s.importance_batch}) or image_size, or set keep_on ="
+            f" 'host' (now {keep_on!r})",
+        ):
+            return how.score(
+                net,
+                Shown(found, progress),
+                loss,
+                len(seen.names),
+                autocast=autocast,
+                seed=s.seed,
+                **more,
+            )
+
+    return score
+
+
+# %%
+def scored(passes=0, **more):
+    return scorer(asking(**more), images, passes, progress=False)(dense.model)["fc"]
+
+
+{
+    what: tuple(scored(**more).shape)
+    for what, more in dict(
+        fairgrape={},
+        importance=dict(method="importance"),
+        red=dict(importance_on="tint=red"),
+        ws=dict(method="ws"),
+    ).items()
+}
+
+# %%
+assert len(scored()) == 2 and len(scored(importance_on="tint=red")) == len(scored(method="ws")) == 1
+assert torch.equal(scored(method="ws")[0], dense.model.fc.weight.detach().abs())
+by_hand = group_importance(
+    dense.model, group_batches(images, "train", 64, 0, 0), lambda out, y: task_loss(out, y, [2]), 2
+)["fc"]
+assert torch.equal(scored(), by_hand) and not torch.equal(scored(precision="bf16"), by_hand)
+released = dict(as_released=True, method="importance", batch=64)
+assert torch.equal(scored(passes=1, **released), scored(passes=1, **released))
+# another order, another augmentation
+assert not torch.equal(scored(passes=1, **released), scored(**released))
+
+
+def short(*args, **kw):
+    raise torch.OutOfMemoryError("out of memory")
+
+
+with patch(f"{scorer.__module__}.form", return_value=replace(form(tiny), score=short)):
+    full = scorer(job, images, progress=False)
+try:
+    full(dense.model)
+except MemoryError as e:
+    print(str(e)[:150])
+else:
+    raise AssertionError("nothing was said of the memory")
+
+
+# %% [markdown]
+# A run that was cut off knows from its journal which steps are behind it. A step whose masks are set and whose retraining is not through is told as well; its masks need not be found again.
+
+# %%
+#| export
+def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, choices=None) -> dict:
+    """What `prune` is told of earlier steps, and whom it tells of new ones; `choices` (see
+    `Choices`) notes what each keeps
+    """
+
+    def selected(step):
+        if choices is not None:
+            choices.note(step.step, model)
+        journal.selected = asdict(step)
+        journal.write(model, f"step {step.step}: masks are set")
+
+    def finished(step):
+        journal.steps.append(asdict(step))
+        journal.selected = None
+        if on_step is not None:
+            on_step(step)
+
+    return dict(
+        done=[Step(**step) for step in (*journal.steps, *filter(None, [journal.selected]))],
+        on_select=selected,
+        on_step=finished,
+    )
+
+
+# %%
+journal, first = Journal(), Step(1, 0.5, 50, 100, 0.1, 0.1, None)
+told = note_steps(journal, dense.model, print)
+told["on_select"](first)
+half = note_steps(journal, dense.model, None)["done"]
+told["on_step"](replace(first, retrain_s=3.0))
+half, journal.steps
+
+# %%
+assert (
+    told["done"] == []
+    and half == [first]
+    and journal.selected is None
+    and journal.steps == [asdict(replace(first, retrain_s=3.0))]
+)
+assert note_steps(journal, dense.model, None)["done"] == [replace(first, retrain_s=3.0)]
+with patch.object(Journal, "write") as write:
+    note_steps(journal, dense.model, None)["on_select"](first)
+assert write.call_args.args == (dense.model, "step 1: masks are set")
+
+
+# %% [markdown]
+# What a step's choice keeps is noted as it is made, since nothing measured later can tell: training moves the importance. Of each layer, each group's share of the importance that was there before
+# the choice, which is its target, and of that which is kept. With scope `global` the target belongs to all layers together, so they have a row too. The rows are among the journal's facts, so they come back after a kill.
+# A score with one group of everybody has no shares, and a layer without importance, which is pruned by magnitude, has none either.
+
+# %%
+#| export
+def importance_in(importance: Tensor, mask: Tensor) -> Tensor:
+    "Each group's importance of the weights of a mask, added up: shape `(G,)`, float64, on the CPU"
+    mask = mask.to(importance.device)
+    return torch.stack(
+        [torch.where(mask, row, 0).sum(dtype=torch.float64) for row in importance]
+    ).cpu()
+
+
+class Choices:
+    "A score that notes what is kept of each group's importance when the choice has been made"
+
+    def __init__(self, score: Callable, groups: Sequence[str], scope: str, journal: Journal):
+        self.score, self.groups, self.scope, self.journal = score, list(groups), scope, journal
+
+    def __call__(self, model: nn.Module) -> dict[str, Tensor]:
+        self.importance, self.before = self.score(model), get_masks(model)
+        return self.importance
+
+    def note(self, step: int, model: nn.Module):
+        "To be called once the step's masks are set"
+        importance, after = self.importance, get_masks(model)
+        self.importance = None  # it may be large
+        if any(len(rows) == 1 for rows in importance.values()):
+            return
+        sums = {
+            n: [importance_in(rows, mask[n]) for mask in (self.before, after)]
+            for n, rows in importance.items()
+        }
+        sums = {
+            n: two for n, two in sums.items() if all(0 < float(s.sum()) < torch.inf for s in two)
+        }
+        if self.scope == "global" and sums:
+            sums[ALL_LAYERS] = [sum(two[i] for two in sums.values()) for i in (0, 1)]
+        shares = {n: [(s / s.sum()).tolist() for s in two] for n, two in sums.items()}
+        found = self.journal.facts.setdefault("choices", dict(groups=self.groups, rows=[]))
+        found["rows"] += [[step, n, *two] for n, two in shares.items()]
+
+
+# %% [markdown]
+# Six weights and two groups, the example of *By hand*: all of it divides as 90 to 30, and w0, w1 and w5 as 61 to 20.
+
+# %%
+six = nn.Sequential(nn.Linear(6, 1, bias=False), nn.Linear(1, 1, bias=False))
+by_group = {
+    "0": torch.tensor([[[36.0, 25, 16, 9, 4, 0]], [[0.0, 4, 1, 0, 9, 16]]]),
+    "1": torch.zeros(2, 1, 1),
+}
+
+
+def choose(kept, scope, journal, step, score=by_group):
+    watched = Choices(lambda model: score, ["x", "y"], scope, journal)
+    assert watched(six) is score
+    apply_masks(six, {"0": torch.tensor([[i in kept for i in range(6)]])})
+    watched.note(step, six)
+    return watched
+
+
+noted = Journal()
+choose({0, 1, 5}, "layer", noted, 1), choose({0, 5}, "global", noted, 2)
+choice_table(**noted.facts["choices"]).round(3)
+
+# %%
+table = choice_table(**noted.facts["choices"])
+# layer "1" has no importance
+assert (
+    table.layer.tolist() == ["0", "0", "0", "0", ALL_LAYERS, ALL_LAYERS]
+    and table.group.tolist() == ["x", "y"] * 3
+)
+assert np.allclose(
+    table.target, [0.75, 0.25, 61 / 81, 20 / 81, 61 / 81, 20 / 81]
+) and table.step.tolist() == [1, 1, 2, 2, 2, 2]
+# of what was left, not of what was pruned before
+assert np.allclose(table.kept, [61 / 81, 20 / 81, 36 / 52, 16 / 52, 36 / 52, 16 / 52])
+nobody = Journal()
+assert (
+    choose(
+        {0}, "layer", nobody, 1, {n: i.sum(0, keepdim=True) for n, i in by_group.items()}
+    ).importance
+    is None
+    and "choices" not in nobody.facts
+)
+assert json.loads(json.dumps(noted.facts)) == noted.facts  # as a checkpoint keeps it
+
+
+# %%
+#| export
+def prune_network(
+    job: Job,  # Settings and data
+    images: Images,  # The job's images
+    dense: Trained,  # The network to start from; pruned in place
+    device: str | torch.device = "cpu",  # Where to train
+    progress: bool = True,  # Show progress bars
+    on_step: Callable[[Step], None] | None = print,  # Told about each pruning step
+    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
+    team: Team = ALONE,  # The processes that share the run
+) -> tuple[Trained, list[Step]]:  # The pruned network, and what each step did
+    "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
+    s, how = job.settings, form(job.settings)
+    model = dense.model if how.start == "trained" else placed(initial_network(job), device)
+    journal = journal_of(
+        run_folder(job),
+        epochs_of(s),
+        dense.history if how.start == "trained" else [],
+        team,
+        made_of(job),
+    )
+    score = scorer(
+        job,
+        images,
+        len(journal.steps) + (journal.selected is not None),
+        device,
+        progress,
+        keep_on,
+        team,
+    )
+
+    def trains(net, label, plan):
+        fit(job, images, net, label, plan, journal, device, progress, team)
+
+    # before the network is brought to where it was: a lottery may go back to these weights
+    after = between_steps(job, model, trains, journal)
+    watched = Choices(score, importance_images(job, images).names, how.scope, journal)
+    told = note_steps(journal, model, on_step, watched)
+    steps = prune(
+        journal.restore(model),
+        s.rate,
+        watched,
+        how.select,
+        s.keep if how.steps == "iterative" else None,
+        how.scope,
+        after,
+        **told,
+    )
+    trains(model, "final", stages(s.epochs, s.lrs))
+    return (
+        Trained(model, journal.history, test_classes(job, images, model, device, team), journal),
+        steps,
+    )
+
+
+# %%
+snip, steps = prune_network(asking(method="snip"), images, dense, progress=False)
+{row["label"] for row in snip.history}, len(steps)
+
+# %%
+# nothing of the dense network's training went into it
+assert {row["label"] for row in snip.history} == {"final"}
+assert (
+    abs(1 - sum(int(m.sum()) for m in get_masks(snip.model).values()) / steps[0].total - 0.9) < 1e-4
+)
+assert all(m.all() for m in get_masks(dense.model).values())
+
+# %%
+short = replace(job, settings=replace(tiny, rate=0.6, keep=0.7), runs_root=home / "short")
+fair, steps = prune_network(
+    short, images, dense_network(job, images, progress=False), progress=False, on_step=None
+)
+print(
+    list(dict.fromkeys(row["label"] for row in fair.history)),
+    [round(step.sparsity, 3) for step in steps],
+)
+assert list(dict.fromkeys(row["label"] for row in fair.history)) == [
+    "dense",
+    "step 1",
+    "step 2",
+    "step 3",
+    "final",
+] and fair.predictions.shape == (16, 1)
+kept = choice_table(**fair.journal.facts["choices"])
+assert (
+    kept.step.unique().tolist() == [1, 2, 3]
+    and kept.groupby(["step", "layer"])[["target", "kept"]].sum().sub(1).abs().max(axis=None) < 1e-9
+)
+# the choice keeps the shares; one group of everybody has none
+assert (kept.target - kept.kept).abs().median() < 1e-3 and "choices" not in snip.journal.facts
+assert np.allclose([step.sparsity for step in steps], [0.3, 0.51, 0.6], atol=1e-4) and len(
+    fair.history
+) == 3 + epochs_of(short.settings)
+
+
+# %% [markdown]
+# What the weights that stay are important for, layer by layer: each group's share of the importance before and after. It is an illustration, so a sample will do: at most 256 images of each group.
+
+# %%
+#| export
+def share_table(
+    job: Job,  # Settings and data
+    images: Images,  # The job's images
+    model: nn.Module,  # Dense or pruned
+    device: str | torch.device = "cpu",  # Where to compute
+    cap: int = 256,  # Most images of a group
+    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
+    team: Team = ALONE,  # The processes that share the run
+    # Index layer; `weights`, `kept`, and each group's share of the importance (0 to 1)
+) -> pd.DataFrame:
+    "Weights, weights kept and importance shares of each layer."
+    size, loss = min(64, job.settings.importance_batch), lambda out, y: task_loss(out, y, job.sizes)
+    with memory_errors(
+        "the table of importance shares",
+        f"lower importance_batch (now {size}) or image_size, or set keep_on = 'host' (now"
+        f" {keep_on!r})",
+    ):
+        importance = group_importance(
+            model,
+            group_batches(images, "train", size, cap, 0, device),
+            loss,
+            job.G,
+            team=team,
+            keep_on=keep_on,
+        )
+    rows = {
+        n: (
+            dict(weights=m.numel(), kept=int(m.sum()))
+            | dict(zip(job.group_names, target_share(importance[n].cpu()).tolist()))
+        )
+        for n, m in get_masks(model).items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("layer")
+
+
+# %%
+shares = share_table(job, images, dense.model)
+shares.head(3)
+
+# %%
+assert (
+    np.allclose(shares[["blue", "red"]].sum(axis=1), 1)
+    and (shares["kept"] == shares["weights"]).all()
+)
+assert np.allclose(
+    shares.loc["fc", ["blue", "red"]].astype(float), target_share(by_hand).tolist(), atol=1e-3
+)
+pruned_shares = share_table(job, images, snip.model)
+assert (pruned_shares["kept"] < pruned_shares["weights"]).any() and not share_table(
+    job, images, dense.model, cap=5
+).equals(shares)
+
+
+# %%
+#| export
+def layer_table(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """`weights` and `kept` of each layer, and the groups' importance shares before (`before:…`)
+    and after (`after:…`)
+    """
+
+    def shares(table, when):
+        return table.drop(columns=["weights", "kept"]).add_prefix(f"{when}:")
+
+    return after[["weights", "kept"]].join([shares(before, "before"), shares(after, "after")])
+
+
+# %%
+layer_table(shares, pruned_shares).head(3)
+
+# %%
+both = layer_table(shares, pruned_shares)
+assert (
+    both.columns.tolist()
+    == ["weights", "kept", "before:blue", "before:red", "after:blue", "after:red"]
+    and (both["kept"] == pruned_shares["kept"]).all()
+)
+assert (both["before:red"] == shares["red"]).all() and (
+    both["after:red"] == pruned_shares["red"]
+).all()
+
+
+# %% [markdown]
+# ## One run
+#
+# The notebook that papermill runs takes these steps one by one and shows what each gives; as functions they are these lines. The dense network's folder is left before the pruned one's is entered, since others may wait for it. And
+# whoever had to wait looks first whether there is anything left to do.
+
+# %%
+#| export
+def prune_and_save(
+    job: Job,
+    images: Images,
+    dense: Trained,
+    start: float,
+    device,
+    progress: bool = True,
+    keep_on: str = "auto",
+    team: Team = ALONE,
+):
+    """The second half of a run, from the dense network to the saved results; `start` is when
+    the run began, on the clock of `time.perf_counter`
+    """
+    job, images = find_clusters(job, images, dense.model, device, team)
+    with at_work(run_folder(job), team):
+        if team.agree(is_complete(run_folder(job))):
+            return
+        before = share_table(job, images, dense.model, device, keep_on=keep_on, team=team)
+        pruned, steps = prune_network(
+            job, images, dense, device, progress, print if progress else None, keep_on, team
+        )
+        layers = layer_table(
+            before, share_table(job, images, pruned.model, device, keep_on=keep_on, team=team)
+        )
+        if team.main:
+            save_run(
+                job, dense, pruned, steps, layers, time.perf_counter() - start, device, team.size
+            )
+        team.wait()
+
+
+# %%
+small = replace(job, settings=replace(tiny, method="ws", rate=0.5), runs_root=home / "halves")
+prune_and_save(
+    small,
+    images,
+    dense_network(job, images, progress=False),
+    time.perf_counter() - 100,
+    "cpu",
+    progress=False,
+)
+metrics = json.loads((run_folder(small) / "metrics.json").read_text())
+print(round(metrics["sparsity"], 3), metrics["seconds"] > 100)
+assert (
+    metrics["steps"] == 1
+    and abs(metrics["sparsity"] - 0.5) < 1e-3
+    and 100 < metrics["seconds"] < 1000
+)
+assert (
+    pd.read_csv(run_folder(small) / "layers.csv")["kept"]
+    < pd.read_csv(run_folder(small) / "layers.csv")["weights"]
+).any()
+# it is there
+with patch(
+    f"{prune_and_save.__module__}.prune_network", side_effect=AssertionError("it was pruned twice")
+):
+    prune_and_save(small, images, dense, 0.0, "cpu")
+
+
+# %%
+#| export
+def run(
+    settings: Settings,  # What to run
+    device: str = "",  # Empty: CUDA where there is one
+    threads: int = 0,  # CPU threads; 0: as they are
+    progress: bool = True,  # Show progress
+    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
+    **places,  # data_root, runs_root, cache_root, name: see `prepare`
+) -> Path:  # The run folder
+    """Run one experiment, unless its folder is there already; started by `accelerate launch`,
+    together with the other processes.
+    """
+    team, start = team_of(device), time.perf_counter()
+    where, progress = (
+        set_up(device if team.size == 1 else str(team.device), threads),
+        progress and team.main,
+    )
+    with team.main_first():
+        job = prepare(settings, progress=progress, **places)
+    check_images(job)
+    if team.agree(is_complete(run_folder(job))):
+        return run_folder(job)
+    with team.main_first():
+        starting_network(job)
+    with team.main_first():
+        images = images_of(job, where, progress)
+    dense = dense_network(job, images, where, progress, team)
+    if settings.method != "dense":
+        prune_and_save(job, images, dense, start, where, progress, keep_on, team)
+    return run_folder(job)
+
+
+# %%
+folder = run(tiny, **places)
+sorted(f.name for f in folder.iterdir())
+
+# %%
+assert is_complete(folder) and {f.name for f in folder.iterdir()} == {
+    "settings.json",
+    "environment.json",
+    "metrics.json",
+    "history.csv",
+    "steps.csv",
+    "layers.csv",
+    "choices.csv",
+    "predictions.parquet",
+    "model.safetensors",
+    "masks.safetensors",
+}
+metrics = json.loads((folder / "metrics.json").read_text())
+print(
+    f"{metrics['accuracy_dense']:.1f} % dense, {metrics['accuracy_pruned']:.1f} % at sparsity"
+    f" {metrics['sparsity']:.3f}"
+)
+assert abs(metrics["sparsity"] - 0.9) < 1e-3 and metrics["steps"] == 4
+masks, state = (
+    load_weights(folder / "masks.safetensors"),
+    load_weights(folder / "model.safetensors"),
+)
+assert all((state[f"{n}.weight"][m == 0] == 0).all() for n, m in masks.items())
+build_model("resnet10", 2).load_state_dict(state, strict=True)
+
+# %% [markdown]
+# Asked again, it does nothing; WS finds the dense network there and goes on from it.
+
+# %%
+before = (folder / "metrics.json").stat().st_mtime_ns
+assert run(tiny, **places) == folder and (folder / "metrics.json").stat().st_mtime_ns == before
+dense_folder = run_folder(dense_job(job))
+before = (dense_folder / "metrics.json").stat().st_mtime_ns
+ws = run(replace(tiny, method="ws", scope="global"), **places)
+assert (dense_folder / "metrics.json").stat().st_mtime_ns == before and run(
+    replace(tiny, method="dense"), **places
+) == dense_folder
+print(ws.name.rsplit("-", 1)[0], "| steps:", pd.read_csv(ws / "steps.csv")["kept"].tolist())
+assert len(pd.read_csv(ws / "steps.csv")) == 1
+
+# %% [markdown]
+# And one's own dense network, from its file: it is not trained, so the dense accuracy is that of the file, and there is no `dense` row in the history.
+
+# %%
+mine = run(replace(tiny, method="ws", weights=str(dense_folder / "model.safetensors")), **places)
+theirs, ours = (
+    json.loads((f / "metrics.json").read_text())["accuracy_dense"] for f in (dense_folder, mine)
+)
+set(pd.read_csv(mine / "history.csv")["label"])
+
+# %%
+assert theirs == ours and set(pd.read_csv(mine / "history.csv")["label"]) == {"final"}
+
+
+# %% [markdown]
+# ## On several GPUs
+#
+# `accelerate launch --multi_gpu --num_processes 8 -m fairgrape.experiment.run --dataset fairface …` runs one experiment on eight GPUs; the same settings as options, the same run folder at the end. A notebook does it with `run_together`, waits, and shows what the folder holds. Process 0
+# alone writes; all read the labels, train their part of each batch, measure their share of the importance's and the evaluation's batches, and choose the same masks.
+
+# %%
+#| export
+def main(
+    arguments: Sequence[str],  # --SETTING VALUE …, settings and places
+) -> Path:  # The run folder
+    "One experiment from the command line, as one of the processes that share it."
+    wrong = [a for a in arguments[::2] if not a.startswith("--")]
+    if wrong or len(arguments) % 2:
+        raise ValueError(
+            f"{(wrong or arguments[-1:])[0]!r}: write --setting value, as in --dataset utkface"
+            " --rate 0.9"
+        )
+    settings, places = from_parameters(
+        {a.removeprefix("--"): v for a, v in zip(arguments[::2], arguments[1::2])}
+    )
+    places.pop("processes", None)  # accelerate says how many there are
+    return run(
+        settings, **places | ({"threads": int(places["threads"])} if "threads" in places else {})
+    )
+
+
+# %%
+told = asdict(replace(tiny, method="ws", scope="global")) | dict(
+    runs_root=home / "runs", progress=False
+)
+told = [part for k, v in told.items() for part in (f"--{k}", str(v))]
+" ".join(told[:8]).replace(str(home), "…"), main(told).name
+
+# %%
+assert main(told) == ws
+with patch(f"{main.__module__}.run") as started:
+    main(["--threads", "2", "--processes", "8", "--rate", "0.5"])
+assert started.call_args.args == (Settings(rate=0.5),) and started.call_args.kwargs == dict(
+    threads=2
+)
+for wrong in (["dataset", "utkface"], ["--dataset"], ["--datasets", "utkface"]):
+    try:
+        main(wrong)
+    except ValueError as e:
+        print(str(e)[:110])
+    else:
+        raise AssertionError(f"{wrong} was accepted")
+
+
+# %%
+#| export
+def run_together(
+    processes: int,  # How many, 2 or more; on GPUs each has its own
+    settings: Settings,  # What to run
+    threads: int = 0,  # CPU threads of all together; 0: all cores
+    **places,  # device, keep_on, data_root, runs_root, cache_root, name
+) -> Path:  # The run folder
+    """Run one experiment on several processes and wait for it. Raises: RuntimeError with the
+    end of what they said.
+    """
+    job = prepare(
+        settings,
+        **{
+            k: v for k, v in places.items() if k in ("data_root", "runs_root", "cache_root", "name")
+        },
+        progress=False,
+    )
+    each = max(1, int(threads) // processes) if threads else 0
+    given = asdict(settings) | places | dict(progress=False) | (dict(threads=each) if each else {})
+    log = job.runs_root / ".logs" / f"{run_folder(job).name}.processes.log"
+    log.parent.mkdir(exist_ok=True)
+    launch(
+        "fairgrape.experiment.run",
+        [part for k, v in given.items() for part in (f"--{k}", str(v))],
+        processes,
+        log,
+        each,
+    )
+    return run_folder(job)
+
+
+if (
+    __name__ == "__main__"
+    and getattr(globals().get("__spec__"), "name", "") == "fairgrape.experiment.run"
+):
+    main(sys.argv[1:])
+
+# %%
+roots = {k: v for k, v in places.items() if k.endswith("_root")}
+with patch(f"{run_together.__module__}.launch") as launched:
+    there = run_together(2, tiny, threads=4, **roots)
+module, arguments, number, log, threads = launched.call_args.args
+there == folder, module, " ".join(arguments[:4]).replace(str(home), "…"), number, threads, log.name
+
+# %%
+assert (
+    there == folder
+    and module == "fairgrape.experiment.run"
+    and (number, threads) == (2, 2)
+    and log.parent == home / "runs" / ".logs"
+)
+# what the processes are told means this run, which is there already
+assert main(arguments) == folder

@@ -1,0 +1,626 @@
+# %% [markdown]
+# # Evaluation
+#
+# > Who paid for the pruning, how unequally, and how much of that is only chance
+
+# %%
+#| default_exp judge.compare
+
+# %%
+#| export
+import numpy as np
+import pandas as pd
+
+from fairgrape.judge.disparity import (
+    DISPARITIES,
+    disparity,
+    disparity_interval,
+    group_codes,
+    noise_floor,
+    noise_interval,
+    paired_bootstrap,
+)
+from fairgrape.judge.tables import _some, check_groups, group_table, rates_table, unmeasured
+
+
+# %% [markdown]
+# Two networks look at the same test images: the dense one and the pruned one. How much accuracy did each group lose, how unequally, and how much of that may be chance? [20b](01_tables.ipynb) counts and [20a](02_disparity.ipynb) draws; here it is put together for one comparison, as a run writes it down.
+#
+# Every figure of a group's table is a mean over images, so the bootstrap gives each an interval. Four thousand images in four groups serve as the example; the third group truly loses 12 points, the others about 3; what this sample of them shows is in the table.
+#
+#
+# Whether a network was right comes as 0 and 1 in many types, and a difference of unsigned bytes or of truth values is no difference.
+
+# %%
+#| export
+def _right(values) -> np.ndarray:
+    "Answers as numbers from 0 (wrong) to 1 (right). Raises: ValueError for others."
+    numbers = np.asarray(values, dtype=float)
+    if not ((numbers >= 0) & (numbers <= 1)).all():
+        raise ValueError(
+            "whether a network was right is 0 or 1 for each test image, or between where it has"
+            " several heads; here there are others (too large, negative, or NaN)"
+        )
+    return numbers
+
+
+# %%
+assert all(
+    np.array_equal(_right(np.array([1, 0], dtype=kind)), [1.0, 0.0])
+    for kind in (bool, np.uint8, np.int64, np.float32)
+)
+for wrong in ([0.0, 2.0], [-1, 0], [np.nan, 1.0]):
+    try:
+        _right(wrong)
+    except ValueError as e:
+        said = e
+    else:
+        raise AssertionError(f"{wrong} was accepted")
+print(said)
+
+
+# %%
+#| export
+def interval_table(
+    correct_dense: np.ndarray,  # Was the dense net right? Shape `(n,)`
+    correct_pruned: np.ndarray,  # Was the pruned net right? Shape `(n,)`
+    groups: np.ndarray,  # Group of each image, shape `(n,)`: codes, or names
+    names: list[str],  # Name of each group
+    B: int = 2000,  # Number of resamples
+    seed: int = 0,  # Seed of the bootstrap
+    level: float = 0.95,  # Coverage of the intervals
+    # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
+) -> pd.DataFrame:
+    "Accuracy and loss of each group, each with its bootstrap interval."
+    correct_dense, correct_pruned = _right(correct_dense), _right(correct_pruned)
+    groups = group_codes(groups, names)
+    table = group_table(correct_dense, correct_pruned, groups, names)
+    shown = {
+        "accuracy_dense": correct_dense,
+        "accuracy_pruned": correct_pruned,
+        "delta": np.subtract(correct_pruned, correct_dense),
+    }
+    for column, values in shown.items():
+        ends = noise_interval(
+            table[column][:-1], paired_bootstrap(values, groups, B, seed), table.n[:-1], level
+        )
+        table[f"{column}_low"], table[f"{column}_high"] = ends
+    return table
+
+
+# %%
+rng = np.random.default_rng(0)
+who = np.repeat(np.arange(4), [400, 800, 1200, 1600])
+before = (rng.random(4000) < 0.9).astype(float)
+after = np.where(rng.random(4000) < np.array([0.03, 0.03, 0.13, 0.03])[who], 0, before)
+four = [f"tone-{i}" for i in (1, 2, 3, 4)]
+interval_table(before, after, who, four).round(1)
+
+# %%
+shown = interval_table(before, after, who, four)
+for column in ("accuracy_dense", "accuracy_pruned", "delta"):
+    assert (
+        (shown[f"{column}_low"] < shown[column]) & (shown[column] < shown[f"{column}_high"])
+    ).all()
+pd.testing.assert_frame_equal(interval_table(before, after, np.array(four)[who], four), shown)
+for wrong, said in (
+    (who - 1, "group code -1"),
+    (who / 2, "float64"),
+    (who > 1, "bool"),
+    (np.where(who, who, np.nan), "have no group"),
+    (who.astype(str), "'0'"),
+):
+    try:
+        interval_table(before, after, wrong, four)
+    except ValueError as e:
+        print(e)
+        assert said in str(e)
+    else:
+        raise AssertionError(f"{wrong} were accepted as groups")
+pd.testing.assert_frame_equal(
+    interval_table(before.astype(bool), after.astype(np.uint8), who, four), shown
+)
+width = shown.filter(like="_high").to_numpy() - shown.filter(like="_low").to_numpy()
+assert (width[:, 2] < width[:, 1]).all()  # pairs: the change is known better than the accuracy
+
+
+# %% [markdown]
+# ## The disparities of one comparison
+#
+# All three, each with its interval and its floor, over the same draws.
+
+# %%
+#| export
+def disparities(
+    # Was the dense net right? 0 or 1, or the mean over heads, shape `(n,)`
+    correct_dense: np.ndarray,
+    correct_pruned: np.ndarray,  # The same for the pruned net, same images, shape `(n,)`
+    groups: np.ndarray,  # Group of each image, shape `(n,)`: codes, or names
+    B: int = 2000,  # Number of resamples
+    seed: int = 0,  # Seed of the bootstrap
+    level: float = 0.95,  # Coverage of the intervals
+) -> pd.DataFrame:  # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
+    "ρ, ψ and range with interval and noise floor."
+    diff = _right(correct_pruned) - _right(correct_dense)
+    groups = group_codes(groups)  # tensors, lists and names are welcome
+    n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
+    delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)
+
+    def row(kind):
+        return (
+            float(disparity(delta, kind, n)),
+            *disparity_interval(delta, noise, kind, n, level),
+            *noise_floor(noise, kind, n),
+        )
+
+    rows = {kind: row(kind) for kind in DISPARITIES}
+    return pd.DataFrame.from_dict(
+        rows, orient="index", columns=["value", "low", "high", "floor_mean", "floor_95"]
+    )
+
+
+# %%
+result = disparities(before, after, who)
+result.round(2)
+
+# %% [markdown]
+# ρ, ψ and the range stand well above their floors. Take the disparity away by mixing the images over the groups, and each falls to its
+# floor and the interval reaches 0.
+
+# %%
+from time import process_time
+
+import torch
+
+for kind in DISPARITIES:
+    assert np.isclose(
+        result.value[kind],
+        disparity(group_table(before, after, who, four).delta[:-1], kind, [400, 800, 1200, 1600]),
+    )
+assert (
+    (result.low > result.floor_95).all()
+    and (result.low < result.value).all()
+    and (result.value < result.high).all()
+)
+mixed = np.random.default_rng(1).permutation(4000)
+none = disparities(before[mixed], after[mixed], who)
+assert (
+    (none.low == 0).all() and (none.value < none.floor_95).all() and (none.high > none.value).all()
+)
+assert disparities(before, after, np.array(four)[who]).equals(result)
+for wrong in (who - 1, who / 2, who > 1, np.where(who, who, np.nan)):
+    try:
+        disparities(before, after, wrong)
+    except ValueError as e:
+        said = e
+    else:
+        raise AssertionError(f"{wrong} were accepted as groups")
+assert disparities(torch.as_tensor(before), torch.as_tensor(after), torch.as_tensor(who)).equals(
+    result
+) and disparities(list(before), list(after), list(who)).equals(result)
+assert disparities(before, after, who).equals(result) and not disparities(
+    before, after, who, seed=1
+).equals(result)
+start = process_time()  # of the processor: other work on it does not count
+disparities(np.tile(before, 4), np.tile(after, 4), np.arange(16_000) % 14)
+seconds = process_time() - start
+assert seconds < 5
+print(f"16,000 images, 14 groups: {seconds:.2f} s")
+
+
+# %% [markdown]
+# ## What a run writes down
+#
+# A dictionary of plain numbers, ready for JSON. It takes predicted classes, one column per head, so that the
+# rates per class are there as well. JSON knows no NaN, so what does not exist is `None`.
+
+# %%
+#| export
+def _records(table: pd.DataFrame) -> list[dict]:
+    "The rows of a table, index included, as plain dictionaries; NaN becomes None."
+    rows = table.reset_index().astype(object)
+
+    def plain(v):
+        return v.item() if isinstance(v, np.generic) else v
+
+    return [
+        {k: plain(v) for k, v in row.items()}
+        for row in rows.where(rows.notna(), None).to_dict("records")
+    ]
+
+
+# %%
+records = _records(
+    pd.DataFrame(
+        {"n": [1, 0], "tpr": [50.0, np.nan]}, index=pd.Index(["tone-1", "tone-2"], name="group")
+    )
+)
+print(records)
+assert records == [
+    {"group": "tone-1", "n": 1, "tpr": 50.0},
+    {"group": "tone-2", "n": 0, "tpr": None},
+]
+# no numpy number, which JSON would refuse
+assert [type(v) for v in records[0].values()] == [str, int, float]
+
+
+# %% [markdown]
+# A task with one head comes as a vector, one with several as a matrix, and both are treated as the second. Predictions of another shape belong to another task or another test set.
+
+# %%
+#| export
+def _columns(
+    labels, dense, pruned, images: int, heads: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "All three as `(images, heads)`. Raises: ValueError for arrays that do not fit one another"
+    y, d, p = (np.asarray(a).reshape(images, -1) for a in (labels, dense, pruned))
+    if y.shape == d.shape == p.shape == (images, heads):
+        return y, d, p
+    raise ValueError(
+        f"labels {y.shape}, dense {d.shape} and pruned {p.shape} must all be {images} images ×"
+        f" {heads} heads"
+    )
+
+
+# %%
+print(*(a.shape for a in _columns([0, 1, 2], [0, 1, 1], [2, 1, 0], images=3, heads=1)))
+assert _columns([0, 1, 2], [0, 1, 1], [2, 1, 0], 3, 1)[1].tolist() == [[0], [1], [1]]
+assert _columns([0] * 6, [1] * 6, [2] * 6, images=3, heads=2)[2].tolist() == [[2, 2]] * 3
+for wrong in (
+    ([0] * 6, [0] * 3, [0] * 3, 3, 1),
+    ([0] * 3, [0] * 3, [0] * 6, 3, 1),
+    ([0] * 3, [0] * 3, [0] * 3, 3, 2),
+):
+    try:
+        _columns(*wrong)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError("arrays of different heads were put side by side")
+
+
+# %% [markdown]
+# Both networks' rates of one head stand side by side, with the number of images once.
+
+# %%
+#| export
+def _both_rates(y, dense, pruned, groups, class_names, group_names) -> pd.DataFrame:
+    "`rates_table` of both networks: `n`, and `tpr` and `fpr` of each"
+    before, after = (
+        rates_table(y, answers, groups, class_names, group_names) for answers in (dense, pruned)
+    )
+    return before[["n"]].join(
+        [before[["tpr", "fpr"]].add_suffix("_dense"), after[["tpr", "fpr"]].add_suffix("_pruned")]
+    )
+
+
+# %%
+names, groups = ["tone-1", "tone-2"], np.array([0, 0, 0, 0, 0, 1, 1, 1])
+y_true, y_pred = np.array([0, 0, 1, 1, 2, 0, 0, 1]), np.array([0, 1, 1, 1, 0, 0, 2, 1])
+both = _both_rates(y_true, y_pred, np.zeros(8, int), groups, ["happy", "calm", "sad"], names)
+both.round(1)
+
+# %%
+assert both.columns.tolist() == ["n", "tpr_dense", "fpr_dense", "tpr_pruned", "fpr_pruned"]
+rates = rates_table(y_true, y_pred, groups, ["happy", "calm", "sad"], names)
+assert both.tpr_dense.equals(rates.tpr.rename("tpr_dense")) and both.loc[
+    ("happy", "all"), ["tpr_pruned", "fpr_pruned"]
+].tolist() == [100, 100]
+
+
+# %% [markdown]
+# ## A network that has collapsed
+#
+# A network that always gives the same answer treats all groups alike. Its accuracy in a group is the share of that answer, and its ρ describes
+# the test set and not the pruning. So each network is held against the simplest guess: the commonest class of the test images, every time.
+#
+# Let `gained` be the images that the network gets right and the guess gets wrong, and `lost` those the other way round. If they differ by chance
+# only, their difference has a standard deviation of √(`gained` + `lost`) (McNemar's test). A network that is not ahead by two of these is no better than the guess.
+# All of this follows from the rates, so it can be said of runs that were finished long ago.
+
+# %%
+#| export
+def _against_guess(
+    t: pd.DataFrame,  # Rates of one head over all images, a row for each class that has images
+    network: str,  # dense or pruned
+) -> dict:  # classes, never, accuracy, commonest, share, no_better
+    "One network's answers in one head, beside always naming the commonest class."
+    right = (t["n"] * t[f"tpr_{network}"].astype(float) / 100).round()
+    top, images = t["n"].idxmax(), t["n"].sum()
+    gained, lost = right.drop(top).sum(), t["n"][top] - right[top]
+    silent = (t[f"tpr_{network}"] == 0) & (t[f"fpr_{network}"] == 0)
+    return dict(
+        network=network,
+        classes=len(t),
+        never=t["class"][silent].tolist(),
+        accuracy=float(100 * right.sum() / images),
+        commonest=t["class"][top],
+        share=float(100 * t["n"][top] / images),
+        no_better=bool(gained - lost <= 2 * np.sqrt(gained + lost)),
+    )
+
+
+# %%
+#| export
+RATES = ["tpr_dense", "fpr_dense", "tpr_pruned", "fpr_pruned"]
+COLLAPSE = ["head", "network", "classes", "never", "accuracy", "commonest", "share", "no_better"]
+
+
+def collapse_table(
+    rates: list[dict],  # The `rates` of a run's metrics
+    # A row for each head and network, columns `COLLAPSE`; accuracy and share in percent
+) -> pd.DataFrame:
+    """Which classes a network never predicts, and whether it is better than always naming the
+    commonest one.
+
+    Only classes with test images count. A head with one such class is left out: no network can be
+    better there.
+    """
+    rows, table = [], pd.DataFrame(rates, columns=["head", "class", "group", "n", *RATES])
+    there = table[(table["group"] == "all") & (table["n"] > 0)]
+    for head, t in there.groupby("head", sort=False):
+        if len(t) < 2:
+            continue
+        rows += [dict(head=head) | _against_guess(t, network) for network in ("dense", "pruned")]
+    return pd.DataFrame(rows, columns=COLLAPSE)
+
+
+# %% [markdown]
+# Ten images by hand: six women and four men. The dense network is right on 5 women and 3 men, the guess "woman" on 6. The network gains 3 and loses 1:
+# 2 is less than 2 · √4 = 4, so with so few images it is no better. With a hundred times as many images it gains 300, loses 100, and 200 is more than 2 · √400 = 40.
+# The pruned network calls everybody a man.
+
+# %%
+def two_classes(times):
+    "Rates, as `compare` keeps them, of ten images repeated"
+    y, dense = (
+        np.repeat(answers, times) for answers in ([0] * 6 + [1] * 4, [0] * 5 + [1] * 4 + [0])
+    )
+    rates = _both_rates(
+        y, dense, np.ones_like(y), np.arange(10 * times) % 2, ["woman", "man"], ["a", "b"]
+    )
+    return _records(pd.concat({"gender": rates}, names=["head"]))
+
+
+small, large = two_classes(1), two_classes(100)
+collapse_table(large).round(1)
+
+# %%
+dense10, pruned10 = collapse_table(small).to_dict("records")
+assert dense10 == dict(
+    head="gender",
+    network="dense",
+    classes=2,
+    never=[],
+    accuracy=80,
+    commonest="woman",
+    share=60,
+    no_better=True,
+)
+assert pruned10 == dict(dense10, network="pruned", never=["woman"], accuracy=40)
+assert collapse_table(large)["no_better"].tolist() == [False, True]
+assert collapse_table([]).columns.tolist() == COLLAPSE and collapse_table([]).empty
+
+
+# %% [markdown]
+# The same in sentences, for a run's notes. With several heads each class stands with its head. `collapsed` names the networks that are no better than the guess in any head:
+# nothing is left of them to compare.
+
+# %%
+#| export
+def collapsed(
+    rates: list[dict],  # The `rates` of a run's metrics
+) -> list[str]:  # dense, pruned, both or neither
+    "Networks that are no better than the commonest class in any head."
+    table = collapse_table(rates)
+    return [network for network, t in table.groupby("network", sort=False) if t["no_better"].all()]
+
+
+# %%
+#| export
+def _collapse_sentences(network: str, t: pd.DataFrame, heads: int) -> list[str]:
+    "What `collapse_notes` says of one network, given its rows of `collapse_table`."
+    never = [c if heads == 1 else f"{r.head}={c}" for r in t.itertuples() for c in r.never]
+    weak, said = t[t["no_better"]], []
+    if never:
+        said.append(
+            f"the {network} network never predicts {len(never)} of {t['classes'].sum()} classes "
+            f"that the test images have: {_some(never, 14)}"
+        )
+    if len(weak) and heads == 1:
+        r = weak.iloc[0]
+        how = "within chance of" if r.accuracy > r.share else "no better than"
+        said.append(
+            f"the {network} network is {how} always answering {r.commonest}: {r.accuracy:.1f} % of"
+            f" its answers are right, and {r.share:.1f} % of the test images are {r.commonest}; its"
+            " ρ and ψ mean nothing"
+        )
+    elif len(weak):
+        named = [
+            f"{r.head} ({r.accuracy:.1f} % right, {r.share:.1f} % {r.commonest})"
+            for r in weak.itertuples()
+        ]
+        meant = (
+            "its ρ and ψ mean nothing"
+            if len(weak) == len(t)
+            else "what these add to ρ and ψ means nothing"
+        )
+        said.append(
+            f"the {network} network is no better, beyond chance, than always giving the commonest"
+            f" class in {len(weak)} of {heads} heads: {_some(named, 14)}; {meant}"
+        )
+    return said
+
+
+# %%
+#| export
+def collapse_notes(
+    rates: list[dict],  # The `rates` of a run's metrics
+) -> list[str]:  # Sentences; none where both networks tell the classes apart
+    "Classes never predicted and networks no better than the commonest class, in words."
+    table, heads = collapse_table(rates), len({row["head"] for row in rates})
+    return [
+        sentence
+        for network, t in table.groupby("network", sort=False)
+        for sentence in _collapse_sentences(network, t, heads)
+    ]
+
+
+# %%
+print(*collapse_notes(large), sep="\n")
+assert collapse_notes(large) == [
+    "the pruned network never predicts 1 of 2 classes that the test images have: woman",
+    (
+        "the pruned network is no better than always answering woman: 40.0 % of its answers are"
+        " right, and 60.0 % of the test images are woman; its ρ and ψ mean nothing"
+    ),
+]
+assert (
+    collapsed(large) == ["pruned"]
+    and collapsed(small) == ["dense", "pruned"]
+    and collapsed([]) == []
+)
+
+# %% [markdown]
+# Two heads, one of them the example above, the other one that the pruned network gets right. A class without a test image is not missed, and a head with one class says nothing.
+
+# %%
+fine = [row | dict(head="age", tpr_pruned=100.0, fpr_pruned=0.0) for row in large]
+absent = [
+    row
+    | {
+        "class": "other",
+        "n": 0,
+        "tpr_pruned": None,
+        "tpr_dense": None,
+        "fpr_dense": 0.0,
+        "fpr_pruned": 0.0,
+    }
+    for row in large[:3]
+]
+one_class = [row | dict(head="bald") for row in large if row["class"] == "woman"]
+print(*collapse_notes(large + fine + absent + one_class), sep="\n")
+assert collapse_notes(large + fine + absent + one_class) == [
+    "the pruned network never predicts 1 of 4 classes that the test images have: gender=woman",
+    (
+        "the pruned network is no better, beyond chance, than always giving the commonest class in"
+        " 1 of 3 heads: gender (40.0 % right, 60.0 % woman); what these add to ρ and ψ means"
+        " nothing"
+    ),
+]
+assert collapsed(large + fine) == [] and collapse_notes(large + absent) == collapse_notes(large)
+both = collapse_notes(large + [row | dict(head="age") for row in large])
+assert both[0].endswith(
+    "never predicts 2 of 4 classes that the test images have: gender=woman, age=woman"
+) and both[1].endswith("its ρ and ψ mean nothing")
+
+
+# %%
+#| export
+def compare(
+    labels: np.ndarray,  # True class codes, shape `(n,)` or `(n, heads)`
+    dense: np.ndarray,  # Classes predicted by the dense net, same shape
+    pruned: np.ndarray,  # Classes predicted by the pruned net, same shape
+    groups: np.ndarray,  # Group code of each image, shape `(n,)`
+    # For each head its name and the names of its classes, in the order of the columns
+    classes: dict[str, list[str]],
+    names: list[str],  # Name of each group
+    B: int = 2000,  # Number of resamples
+    seed: int = 0,  # Seed of the bootstrap
+    level: float = 0.95,  # Coverage of the intervals
+    # n, accuracy_dense, accuracy_pruned, groups, table, rates, disparities, bootstrap, notes
+) -> dict:
+    """All that is measured on the test images, ready for JSON.
+
+    Raises: ValueError for arrays that do not fit one another or groups that cannot be compared."""
+    y, d, p = _columns(labels, dense, pruned, len(groups), len(classes))
+    right = (d == y).mean(axis=1), (p == y).mean(axis=1)
+    table = interval_table(*right, groups, names, B, seed, level)
+    of_head = {
+        head: _both_rates(y[:, h], d[:, h], p[:, h], groups, of, names)
+        for h, (head, of) in enumerate(classes.items())
+    }
+    rates = _records(pd.concat(of_head, names=["head"]))
+    both = {column: float(table[column]["all"]) for column in ("accuracy_dense", "accuracy_pruned")}
+    return dict(
+        n=len(groups),
+        **both,
+        groups=list(names),
+        table=_records(table),
+        rates=rates,
+        disparities=disparities(*right, groups, B, seed, level).to_dict("index"),
+        bootstrap=dict(B=B, seed=seed, level=level),
+        notes=collapse_notes(rates) + unmeasured(y, groups, classes, names),
+    )
+
+
+# %%
+import json
+
+task = {"expression": ["happy", "calm", "sad"]}
+metrics = compare(y_true, y_pred, np.zeros(8, int), groups, task, names, B=200)
+print(json.dumps(metrics, indent=1, allow_nan=False)[:700], "…")
+
+# %% [markdown]
+# By hand: the first net is right on images 0, 2, 3, 5 and 7, so 62.5 %; the second calls everything happy and is right on the four that
+# are.
+
+# %%
+assert (metrics["n"], metrics["accuracy_dense"], metrics["accuracy_pruned"]) == (8, 62.5, 50)
+assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+assert [row["group"] for row in metrics["table"]] == ["tone-1", "tone-2", "all"] and list(
+    metrics["disparities"]
+) == list(DISPARITIES)
+sad = [row for row in metrics["rates"] if row["class"] == "sad" and row["group"] == "tone-2"]
+assert sad[0]["tpr_dense"] is None and sad[0]["fpr_pruned"] == 0 and sad[0]["head"] == "expression"
+twice = np.c_[y_true, y_true]
+heads = compare(
+    twice, np.c_[y_true, y_pred], twice, groups, task | {"again": task["expression"]}, names, B=50
+)
+assert heads["accuracy_dense"] == (100 + 62.5) / 2 and heads["accuracy_pruned"] == 100
+assert metrics["notes"] == [
+    (
+        "the dense network is within chance of always answering happy: 62.5 % of its answers are"
+        " right, and 50.0 % of the test images are happy; its ρ and ψ mean nothing"
+    ),
+    "the pruned network never predicts 2 of 3 classes that the test images have: calm, sad",
+    (
+        "the pruned network is no better than always answering happy: 50.0 % of its answers are"
+        " right, and 50.0 % of the test images are happy; its ρ and ψ mean nothing"
+    ),
+    (
+        "1 of 6 cells of class × group hold no test image and have no true positive rate: sad in"
+        " tone-2"
+    ),
+]
+
+# %% [markdown]
+# As large as CelebA's test part: 20,000 images, 39 heads, 2,000 resamples.
+
+# %%
+shape = (20_000, 39)
+y39, answers = (
+    (rng.random(shape) < rng.uniform(0, 0.6, 39)).astype(int),
+    [rng.random(shape) < right for right in (0.9, 0.85)],
+)
+start = process_time()
+dense39, pruned39 = (np.where(right, y39, 1 - y39) for right in answers)
+large_set = compare(
+    y39,
+    dense39,
+    pruned39,
+    np.arange(20_000) % 2,
+    {f"a{i}": ["no", "yes"] for i in range(39)},
+    names,
+)
+seconds = process_time() - start
+assert seconds < 10 and len(large_set["rates"]) == 39 * 2 * 3
+print(f"{seconds:.1f} s")
+
+# %%
+try:
+    compare(y_true, y_pred[:, None].repeat(2, axis=1), y_pred, groups, task, names)
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("two heads of predictions for one head of labels were accepted")

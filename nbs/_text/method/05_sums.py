@@ -1,0 +1,579 @@
+# %% [markdown]
+# # Group sums
+#
+# > A number for each weight and each group: where so many can lie, and how they are added up there
+
+# %%
+#| default_exp method.sums
+
+# %%
+#| export
+import operator
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastcore.basics import patch
+from torch import Tensor
+
+# %%
+from unittest.mock import patch as instead
+
+home = Path(tempfile.mkdtemp())
+cpu, gpu = torch.device("cpu"), torch.device("cuda")
+
+
+# %% [markdown]
+# Importance is $G$ numbers for each weight: for ResNet-34 and 7 groups 600 MB, no matter. For 100 million weights and 50 groups 20 GB, and that is a matter, on a GPU at least. But batches come group after group, so at any time only one group's sums are being added to. The others may lie in
+# the host's memory, or in files that are mapped into it.
+#
+# ## How much it is
+#
+# Squares of small numbers are added up a thousand times, so the sums are float32 even where the weights are not.
+
+# %%
+#| export
+def wide(weight: Tensor) -> torch.dtype:
+    "The type to add up in: the weight's own, but float32 at least"
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+# %%
+print(
+    {
+        str(kind): str(wide(torch.empty(1, dtype=kind)))
+        for kind in (torch.bfloat16, torch.float32, torch.float64)
+    }
+)
+assert [
+    wide(torch.empty(1, dtype=kind))
+    for kind in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+] == [torch.float32] * 3 + [torch.float64]
+
+
+# %%
+#| export
+def sums_size(
+    weights: Mapping[str, Tensor],  # Layer name → weight
+    groups: int,  # G, how many groups there are
+) -> int:  # Bytes
+    "What the importance of these weights takes: G numbers a weight, 4 bytes each (8 for float64)."
+    return groups * sum(w.numel() * wide(w).itemsize for w in weights.values())
+
+
+# %%
+hundred_million = {"big": torch.empty(100_000_000, device="meta")}
+print(f"{sums_size(hundred_million, groups=50) / 1e9:.0f} GB")
+assert sums_size(hundred_million, 50) == 20_000_000_000 and sums_size(
+    {"a": torch.empty(3, dtype=torch.float64), "b": torch.empty(2, dtype=torch.bfloat16)}, 2
+) == 2 * (24 + 8)
+
+
+# %% [markdown]
+# ## How much there is
+#
+# The kernel says what can be had without swapping. `MemFree` would be too little: files that are only cached can be dropped.
+
+# %%
+#| export
+def _of_the_host(known: Path = Path("/proc/meminfo")) -> int:
+    "What the machine has left"
+    lines = (
+        dict(line.split(":") for line in known.read_text(encoding="utf-8").splitlines())
+        if known.is_file()
+        else {}
+    )
+    if "MemAvailable" in lines:
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    # not Linux: half of what is built in
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+# %%
+(home / "meminfo").write_text(
+    "MemTotal:       16000 kB\nMemFree:         1000 kB\nMemAvailable:    7000 kB\n"
+)
+print(_of_the_host(home / "meminfo"))
+assert (
+    _of_the_host(home / "meminfo") == 7000 * 1024
+    and 0
+    < _of_the_host(home / "nowhere")
+    == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+)
+
+
+# %% [markdown]
+# A container may have less than the machine it is on. Its control group says how much, and what it uses; what of that is cached can be dropped once more. Where nothing is said there is no limit.
+
+# %%
+#| export
+def _of_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    "What a control group's limit leaves; files that are only cached there can be dropped"
+    try:
+        most, used = (
+            int((folder / f"memory.{n}").read_text(encoding="utf-8")) for n in ("max", "current")
+        )
+    except (OSError, ValueError):
+        return 2**62
+    try:
+        cached = dict(
+            line.split()
+            for line in (folder / "memory.stat").read_text(encoding="utf-8").splitlines()
+        ).get("inactive_file", 0)
+    except (OSError, ValueError):
+        cached = 0
+    return max(0, most - used + int(cached))
+
+
+# %%
+assert _of_the_container(home) == 2**62  # no such files
+for name, text in (("max", "1000"), ("current", "700")):
+    (home / f"memory.{name}").write_text(text)
+assert _of_the_container(home) == 300
+(home / "memory.stat").write_text("anon 400\ninactive_file 200\n")
+print(_of_the_container(home))
+assert _of_the_container(home) == 500
+(home / "memory.current").write_text("2000")
+assert _of_the_container(home) == 0
+(home / "memory.max").write_text("max")
+assert _of_the_container(home) == 2**62
+
+
+# %%
+#| export
+def free_bytes(
+    device: str | torch.device = "cpu",  # A GPU, or "cpu" for the host
+) -> int:  # Bytes that can still be had
+    "Free memory of a device. A container's own limit counts."
+    if torch.device(device).type == "cuda":  # what torch holds and does not use can be had as well
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
+    return min(_of_the_host(), _of_the_container())
+
+
+# %% [markdown]
+# On a GPU that the driver calls half full, of which torch holds 30 and uses 10 bytes, there are 20 more than the driver says. On a host the smaller number counts.
+
+# %%
+with (
+    instead("torch.cuda.mem_get_info", lambda _: (50, 100)),
+    instead("torch.cuda.memory_reserved", lambda _: 30),
+    instead("torch.cuda.memory_allocated", lambda _: 10),
+):
+    on_gpu = free_bytes(gpu)
+with (
+    instead(f"{free_bytes.__module__}._of_the_host", lambda: 90),
+    instead(f"{free_bytes.__module__}._of_the_container", lambda: 80),
+):
+    on_host = free_bytes()
+print(on_gpu, on_host)
+assert on_gpu == 70 and on_host == 80 and free_bytes() > 0
+
+
+# %% [markdown]
+# ## Which place
+#
+# The numbers are told in a form that a person can compare.
+
+# %%
+#| export
+def _gb(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n:,} bytes"
+
+
+# %%
+print(_gb(20_000_000_000), "|", _gb(12_345))
+assert (
+    _gb(20_000_000_000) == "20.0 GB"
+    and _gb(100_000_000) == "0.1 GB"
+    and _gb(12_345) == "12,345 bytes"
+)
+
+
+# %% [markdown]
+# A folder is looked at beforehand, for a disk that fills up in the middle of a run stops it.
+
+# %%
+#| export
+def _roomy(folder: Path, need: int) -> Path:
+    "The folder, made if need be. Raises: OSError where its disk has less room"
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise OSError(
+            28,
+            f"keep_on = '{folder}': the importance takes {_gb(need)}, {_gb(free)} are free there;"
+            " choose a folder on a larger disk",
+        )
+    return folder
+
+
+# %%
+assert _roomy(home / "a" / "b", 1000).is_dir()
+try:
+    _roomy(home, 2**60)
+except OSError as e:
+    print(str(e).replace(str(home), "…").split(", ")[0])
+else:
+    raise AssertionError("a disk that is too small was accepted")
+
+
+# %% [markdown]
+# `"auto"` leaves the sums on the device while they take at most half of what is free there: the network's activations and the selection want the rest. Else they go to the host, which is said. Files are never written unasked, so where nothing fits there is an error with the numbers.
+
+# %%
+#| export
+def choose_place(
+    need: int,  # Bytes of the sums, from `sums_size`
+    device: torch.device,  # Where the network is
+    keep_on: str | Path = "auto",  # "auto", "device", "host", or a folder for mapped files
+) -> str | Path:  # "device", "host" or the folder
+    """Where the sums are to lie. Raises: MemoryError with the numbers where they do not fit, or
+    OSError for a folder that is too small.
+    """
+    if keep_on not in ("auto", "device", "host"):
+        return _roomy(Path(keep_on), need)
+    if keep_on != "auto" and (keep_on == "host" or device.type == "cpu"):
+        return keep_on
+    free, host = free_bytes(device), free_bytes("cpu")
+    if keep_on == "device" or need <= free // 2:
+        return "device"
+    if device.type == "cpu" and need <= free * 9 // 10:
+        return "device"
+    if device.type != "cpu" and need <= host * 3 // 4:
+        warnings.warn(
+            f"the importance takes {_gb(need)}, {device} has {_gb(free)} free: it is kept in the"
+            " host's memory",
+            stacklevel=3,
+        )
+        return "host"
+    where = f"{device} has {_gb(free)} free" + (
+        "" if device.type == "cpu" else f" and the host {_gb(host)}"
+    )
+    raise MemoryError(
+        f"the importance takes {_gb(need)}, but {where}: set keep_on to a folder on a disk with"
+        " that much room, or lower the number of groups, or leave layers dense (ignore)"
+    )
+
+
+# %%
+GB = 10**9
+
+
+def decided(need, device, free, host, keep_on="auto"):
+    with (
+        instead(
+            f"{choose_place.__module__}.free_bytes",
+            lambda d="cpu": free if torch.device(d).type == "cuda" else host,
+        ),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
+        return choose_place(need, device, keep_on), [str(w.message) for w in said]
+
+
+(
+    decided(6 * GB, gpu, free=60 * GB, host=100 * GB),
+    decided(40 * GB, gpu, free=60 * GB, host=100 * GB),
+)
+
+# %%
+assert (
+    choose_place(1000, cpu) == choose_place(1000, cpu, "device") == "device"
+    and choose_place(1000, cpu, "host") == "host"
+    and choose_place(1000, cpu, home) == home
+)
+assert (
+    decided(30 * GB, gpu, free=60 * GB, host=100 * GB) == ("device", [])
+    and decided(90 * GB, gpu, 60 * GB, 80 * GB, "device")[0] == "device"
+)
+assert (
+    decided(75 * GB, gpu, 60 * GB, 100 * GB)[0] == "host"
+    and "60.0 GB free" in decided(31 * GB, gpu, 60 * GB, 100 * GB)[1][0]
+)
+# it is the host already: nine tenths may be taken
+assert decided(90 * GB, cpu, 60 * GB, 100 * GB) == ("device", [])
+for need, device in ((76 * GB, gpu), (91 * GB, cpu)):
+    try:
+        decided(need, device, free=60 * GB, host=100 * GB)
+    except MemoryError as e:
+        print(e)
+    else:
+        raise AssertionError("sums without room were accepted")
+
+
+# %% [markdown]
+# ## The sums
+#
+# A mapped file gets its blocks before it is used, since a full disk would otherwise kill the process at the first write. Its name is removed at once: the file lives as long as the tensor, and a killed process leaves nothing behind.
+
+# %%
+#| export
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, place) -> Tensor:
+    "Zeros on a device, on the host, or in a file without a name in a folder"
+    if not isinstance(place, Path):
+        return torch.zeros(shape, dtype=dtype, device="cpu" if place == "host" else place)
+    with tempfile.TemporaryFile(dir=place) as file:
+        os.posix_fallocate(file.fileno(), 0, max(1, int(np.prod(shape)) * dtype.itemsize))
+        return torch.from_numpy(
+            np.memmap(file, torch.empty(0, dtype=dtype).numpy().dtype, "r+", shape=shape)
+        )
+
+
+# %%
+for place in ("host", cpu, _roomy(home / "maps", 1)):
+    zeros = _zeros((2, 3), torch.float64, place)
+    zeros[1] += 1
+    print(zeros)
+    assert zeros.dtype == torch.float64 and zeros.tolist() == [[0] * 3, [1] * 3]
+assert (
+    not list((home / "maps").iterdir())
+    and _zeros((2,), torch.float32, torch.device("meta")).device.type == "meta"
+)
+
+
+# %% [markdown]
+# On the device there is room for one group.
+
+# %%
+#| export
+def rooms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    "A tensor of each weight's shape, wide enough to add up in"
+    return {n: torch.empty(w.shape, dtype=wide(w), device=w.device) for n, w in weights.items()}
+
+
+# %%
+room = rooms({"a": torch.ones(2, 3, dtype=torch.bfloat16), "b": torch.ones(4, device="meta")})
+print({n: (tuple(r.shape), r.dtype, r.device.type) for n, r in room.items()})
+assert (
+    room["a"].shape == (2, 3)
+    and room["a"].dtype == torch.float32
+    and room["b"].device.type == "meta"
+)
+
+
+# %% [markdown]
+# What is needed of one layer at a time, a product say, needs no more room than the largest layer.
+
+# %%
+#| export
+def scratch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A tensor of each weight's shape, wide enough to add up in; all share the room of the
+    largest, so one can be used at a time
+    """
+    kinds = {n: (wide(w), w.device) for n, w in weights.items()}
+    flat = {
+        kind: torch.empty(
+            max(w.numel() for n, w in weights.items() if kinds[n] == kind),
+            dtype=kind[0],
+            device=kind[1],
+        )
+        for kind in set(kinds.values())
+    }
+    return {n: flat[kinds[n]][: w.numel()].view(w.shape) for n, w in weights.items()}
+
+
+# %%
+shared = scratch(
+    {
+        "a": torch.ones(2, 3),
+        "b": torch.ones(4, dtype=torch.bfloat16),
+        "c": torch.ones(2, dtype=torch.float64),
+        "d": torch.ones(5, device="meta"),
+    }
+)
+shared["a"].fill_(1)
+shared["b"].fill_(2)
+shared["c"].fill_(3)
+print(shared)
+assert (
+    shared["a"].tolist() == [[2, 2, 2], [2, 1, 1]]
+    and shared["b"].tolist() == [2] * 4
+    and shared["b"].dtype == torch.float32
+)
+assert (
+    shared["c"].tolist() == [3, 3]
+    and shared["c"].dtype == torch.float64
+    and shared["d"].device.type == "meta"
+)
+
+
+# %% [markdown]
+# A batch's code is its place among the sums. Python would take −1 for the last group, so a code is checked first.
+
+# %%
+#| export
+def group_code(
+    code: int | Tensor,  # Group of a batch: a whole number, or a tensor that holds one
+    groups: int,  # G, how many groups there are
+) -> int:  # The code, 0 to G − 1
+    """The group of a batch as a number. Raises: ValueError unless it is a whole number from 0
+    to `groups` − 1.
+    """
+    try:
+        number = operator.index(code)
+    except TypeError:
+        raise ValueError(
+            f"the group of a batch is {code!r}: it must be one whole number, since all images of "
+            "a batch are of one group; ByGroup cuts a loader of mixed batches"
+        ) from None
+    if not 0 <= number < groups:
+        raise ValueError(
+            f"group code {number} in the data, but groups = {groups}: codes are 0 to {groups - 1}"
+        )
+    return number
+
+
+# %%
+print(group_code(1, groups=2), group_code(torch.tensor(0), groups=2))
+assert group_code(torch.tensor(1), 2) == group_code(np.int64(1), 2) == 1
+said_of = [
+    (-1, "code -1"),
+    (2, "code 2"),
+    (0.5, "one whole number"),
+    (torch.tensor([0, 1]), "one whole number"),
+]
+for wrong, said in said_of:
+    try:
+        group_code(wrong, 2)
+    except ValueError as e:
+        print(e)
+        assert said in str(e)
+    else:
+        raise AssertionError(f"{wrong} was accepted as a group of two")
+
+
+# %% [markdown]
+# `GroupSums` hands out one group's sums, on the device, to be added to. When another group is asked for, the first goes to where it is kept and the other is fetched, so batches in any order give the same bits; only the number of transfers grows. It is counted.
+
+# %%
+#| export
+class GroupSums:
+    """Sums of squares of every weight for every group, of which one group's at a time lie on
+    the device.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],  # Layer name → weight, on the network's device
+        groups: int,  # G, how many groups there are
+        keep_on: str | Path = "auto",  # "auto", "device", "host", or a folder: see `choose_place`
+    ):
+        self.place = choose_place(
+            sums_size(weights, groups), next(iter(weights.values())).device, keep_on
+        )
+        self.kept = {
+            n: _zeros(
+                (groups, *w.shape), wide(w), w.device if self.place == "device" else self.place
+            )
+            for n, w in weights.items()
+        }
+        self.counts = torch.zeros(groups, dtype=torch.long)  # batches of each group
+        # groups that went to the device or back; the group that is there
+        self.transfers, self.now = 0, None
+        self.here = None if self.place == "device" else rooms(weights)
+
+
+# %%
+weights = {"a": torch.ones(2, 3)}
+sums = GroupSums(weights, groups=2, keep_on="host")
+print(sums.place, sums.kept["a"].shape, sums.here["a"].shape, sums.counts)
+assert (
+    sums.kept["a"].shape == (2, 2, 3)
+    and not sums.kept["a"].any()
+    and sums.here["a"].shape == (2, 3)
+    and sums.counts.tolist() == [0, 0]
+)
+assert (
+    GroupSums(weights, 2, "device").here is None
+    and GroupSums(weights, 2, home / "maps").place == home / "maps"
+)
+
+
+# %% [markdown]
+# What the others have been added up to lies where it is kept; the group that is on the device has to be taken there before anybody looks.
+
+# %%
+#| export
+@patch
+def put_back(self: GroupSums):
+    "Take the group that is on the device to where it is kept"
+    if self.now is None:
+        return
+    for n, part in self.here.items():
+        self.kept[n][self.now].copy_(part)
+    self.transfers, self.now = self.transfers + 1, None
+
+
+# %%
+sums.put_back()
+assert sums.transfers == 0  # nobody is there
+sums.now = 1
+sums.here["a"].fill_(7)
+sums.put_back()
+print(sums.kept["a"][:, 0, 0], sums.transfers)
+assert sums.kept["a"][:, 0, 0].tolist() == [0, 7] and sums.transfers == 1 and sums.now is None
+
+
+# %%
+#| export
+@patch
+def of(
+    self: GroupSums,
+    g: int,  # A group's code
+    # Layer name → its sums, shape `(*weight)`, on the device, to be added to in place
+) -> dict[str, Tensor]:
+    "One group's sums. Raises: ValueError if there is no such group."
+    g = group_code(g, len(self.counts))
+    self.counts[g] += 1
+    if self.here is None:
+        return {n: total[g] for n, total in self.kept.items()}
+    if g != self.now:
+        self.put_back()
+        for n, part in self.here.items():
+            part.zero_() if self.counts[g] == 1 else part.copy_(self.kept[n][g])
+        self.transfers, self.now = self.transfers + (self.counts[g] > 1).item(), g
+    return self.here
+
+
+# %% [markdown]
+# By hand: group 0 comes three times with 1, group 1 once with 2. The transfers: 0 goes out, 1 goes out, 0 comes in again and goes out at the end.
+
+# %%
+sums = GroupSums(weights, groups=2, keep_on="host")
+for g in (0, 0, 1, 0):
+    sums.of(g)["a"].add_(g + 1)
+sums.put_back()
+try:
+    sums.of(-1)
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("the last group's sums were given to a group that is not there")
+sums.kept["a"], sums.counts, f"{sums.transfers} transfers"
+
+# %%
+assert (
+    sums.kept["a"][:, 0, 0].tolist() == [3, 2]
+    and sums.counts.tolist() == [3, 1]
+    and sums.transfers == 4
+)
+for place in ("device", "host", home / "maps"):
+    other = GroupSums({"a": torch.ones(2, 3, dtype=torch.float64), "b": torch.ones(4)}, 2, place)
+    for g in (0, 0, 1, 0):
+        other.of(g)["b"].add_(g + 1)
+    other.put_back()
+    assert (
+        other.kept["b"][:, 0].tolist() == [3, 2]
+        and other.kept["a"].dtype == torch.float64
+        and other.kept["a"].sum() == 0
+    )
+assert not list((home / "maps").iterdir())  # the files have no names

@@ -1,0 +1,573 @@
+# %% [markdown]
+# # Selection jobs
+#
+# > From tensors to the walk and back, with few bytes between a device and the host
+
+# %%
+#| default_exp method.device
+
+# %%
+#| export
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from fastcore.basics import patch
+from torch import Tensor
+
+from fairgrape.method.fast import (
+    Entries,
+    as_bits,
+    bucket_lists,
+    fair_walk,
+    njit,
+    radix_order,
+    sorted_lists,
+)
+from fairgrape.method.selectors import by_magnitude, check_selection, checked_share
+
+# %%
+from fairgrape.method.selectors import target_share
+
+
+# %% [markdown]
+# What the walk needs is gathered in a `FairJob`, from tensors; what follows is numpy, so that a job can be worked off in any thread, without a thought for torch.
+
+# %%
+#| export
+class FairJob(NamedTuple):
+    "All that decides one selection, on the CPU"
+
+    values: np.ndarray  # Importance, shape `(G, n)`, float32 or float64
+    alive: np.ndarray  # True where a weight is still there, shape `(n,)`
+    k: int  # How many to keep
+    share: np.ndarray  # Target shares, shape `(G,)`, float64
+    weight: np.ndarray  # Bits of the weights, shape `(n,)`, or nothing
+    label: np.ndarray  # Layer number of each entry, shape `(n,)`, or nothing
+    empty: np.ndarray  # True for each layer that must keep a weight
+    # Each group's candidates where they are sorted already, shape `(G, m)`
+    order: np.ndarray | None = None
+
+
+# %%
+rows, everything, nothing = (
+    torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]]),
+    torch.ones(3, dtype=torch.bool),
+    np.zeros(0, np.uint32),
+)
+job = FairJob(
+    rows.numpy(),
+    everything.numpy(),
+    2,
+    target_share(rows).numpy(),
+    nothing,
+    nothing.astype(int),
+    np.zeros(0, np.bool_),
+)
+print(job)
+assert job.order is None and job._replace(k=1)._fields == (
+    "values",
+    "alive",
+    "k",
+    "share",
+    "weight",
+    "label",
+    "empty",
+    "order",
+)
+
+
+# %% [markdown]
+# Weights that were pruned earlier are left out of everything: the work falls with the weights that are left. The copy is made a row at a time, since indexing them all at once would take room for the whole of it twice.
+
+# %%
+#| export
+def _left(values: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    if not values.size or alive.all():
+        return values
+    left = np.empty((*values.shape[:-1], np.count_nonzero(alive)), values.dtype)
+    for row, to in zip(np.atleast_2d(values), np.atleast_2d(left)):
+        to[:] = row[alive]
+    return left
+
+
+# %%
+print(_left(job.values, np.array([True, False, True])))
+assert _left(job.values, np.array([True, False, True])).tolist() == [
+    [6.0, 1.0],
+    [0.0, 2.0],
+] and _left(np.array([7, 8, 9]), np.array([False, True, True])).tolist() == [8, 9]
+# nothing to leave out, no copy
+assert (
+    _left(job.values, everything.numpy()) is job.values
+    and _left(nothing, np.array([False])) is nothing
+)
+
+# %% [markdown]
+# Where many weights will be kept, their values are copied so that a weight's lie together. Where few will be (or the copy would be large) the importance is read as it is. So beside the importance there are in memory, at most: the
+# candidates ($4 k G$ bytes, 8 from $2^{31}$ weights on; a little more where equal leading bits do not allow a cut at $k$), that copy (as large as the importance of the weights left, and none above `COPY` bytes), and, once something is pruned, the importance of the weights left, cut out. So with `float32` it is at most twice the importance if nothing is pruned, and once where the copy would be too large (100 M weights and 7 groups: 2.8 GB);
+# the global scope lays the layers' importance side by side first, which is once more.
+
+# %%
+#| export
+COPY = 2**30  # Bytes of importance up to which a weight's values are laid side by side
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _transpose(values, rows, start, end):
+    for block in range(start, end, 256):
+        for g in range(values.shape[0]):
+            for i in range(block, min(block + 256, end)):
+                rows[i, g] = values[g, i]
+
+
+def _laid_out(values: np.ndarray, k: int, run: Callable):
+    "The values in one flat array, and the strides by weight and by group"
+    groups, n = values.shape
+    if 8 * k < n or values.nbytes > COPY:
+        return values.ravel(), (1, n)
+    rows = np.empty((n, groups), values.dtype)
+    list(
+        run(
+            lambda start: _transpose(values, rows, start, min(start + (1 << 17), n)),
+            range(0, n, 1 << 17),
+        )
+    )
+    return rows.ravel(), (groups, 1)
+
+
+# %%
+_laid_out(job.values, 2, map), _laid_out(np.arange(18.0).reshape(2, 9), 1, map)[1]
+
+# %%
+flat, step = _laid_out(job.values, 2, map)
+assert flat.tolist() == [6, 0, 5, 0, 1, 2] and step == (2, 1)  # a weight's values lie together
+flat, step = _laid_out(np.arange(18.0).reshape(2, 9), 1, map)
+assert flat.tolist() == list(range(18)) and step == (1, 9)  # one of nine: read as it is
+many = np.random.default_rng(0).random((3, 300_000), np.float32)
+assert (_laid_out(many, 300_000, map)[0].reshape(-1, 3) == many.T).all()  # more than one piece
+
+
+# %% [markdown]
+# A job is worked off in one go: leave out, cut into buckets, lay out, walk, and put the answer where the pruned weights are among the others again.
+
+# %%
+#| export
+def keep_shares(
+    job: FairJob,  # What decides
+    run: Callable = map,  # `map`, or that of a thread pool
+) -> np.ndarray:  # True where a weight stays, shape `(n,)`
+    "Work off one selection."
+    values, weight, label = (_left(a, job.alive) for a in (job.values, job.weight, job.label))
+    bits = values.view(f"u{values.itemsize}")
+    lists = bucket_lists(bits, job.k, run) if job.order is None else sorted_lists(job.order)
+    flat, step = _laid_out(values, job.k, run)
+    kept = fair_walk(
+        Entries(flat, flat.view(bits.dtype), step, weight, label),
+        lists,
+        job.share,
+        job.k,
+        job.empty.copy(),
+    )
+    new = np.zeros(job.alive.size, np.bool_)
+    new[job.alive] = np.unpackbits(kept, bitorder="little")[: values.shape[1]].view(np.bool_)
+    return new
+
+
+# %%
+keep_shares(job)
+
+# %%
+assert keep_shares(job).tolist() == [True, False, True]
+assert keep_shares(job._replace(alive=np.array([True, True, False]), k=1)).tolist() == [
+    True,
+    False,
+    False,
+]
+assert keep_shares(
+    job._replace(label=np.array([0, 0, 1]), empty=np.array([True, True]))
+).tolist() == [True, False, True]
+# the order that is given is the one that counts
+assert keep_shares(job._replace(order=np.array([[1, 0], [2, 0]]))).tolist() == [False, True, True]
+tied = job._replace(
+    values=np.ones((1, 3), np.float32),
+    share=np.ones(1),
+    k=1,
+    weight=as_bits(torch.tensor([1.0, 2.0, -3.0])),
+)
+assert keep_shares(tied).tolist() == [False, False, True] and keep_shares(
+    tied._replace(alive=np.array([True, True, False]))
+).tolist() == [False, True, False]
+
+
+# %% [markdown]
+# ## On a device
+#
+# On an accelerator the importance stays there, and so does the sorting. The $k$ best weights of each group are all that the walk reads (and, in the global scope, each group's best of each layer). These few make a small layer of their own, with the same mask: only they come to the
+# host, sorted, and one byte for each goes back. Let $m \le \min(n, G(k + \text{layers}))$ be their number. With 4-byte floats that is at most nine transfers to the host of together
+#
+# $$ m\,(4G + 4 + 8) + 4\,G\,k \;+\; 8\,(G + 5) + \text{layers} \quad\text{bytes, and one of } m \text{ bytes back.} $$
+#
+# (4 bytes for |w|, 8 for the layer's number, where they are given.) Every one of them goes through a counter that a caller can look at.
+
+# %%
+#| export
+@dataclass
+class Transfers:
+    "What went between host and device: count and bytes, in each direction"
+
+    to_host: int = 0  # Transfers
+    to_device: int = 0
+    host_bytes: int = 0
+    device_bytes: int = 0
+
+
+@patch
+def bring(self: Transfers, tensor: Tensor) -> Tensor:
+    "A tensor, on the host"
+    self.to_host += 1
+    self.host_bytes += tensor.nbytes
+    return tensor.cpu()
+
+
+# %%
+transfers = Transfers()
+print(transfers.bring(torch.tensor([1.0, 2.0])), transfers)
+assert transfers == Transfers(to_host=1, host_bytes=8)
+
+
+# %% [markdown]
+# Single numbers come the same way, and cost the same wait. The answer goes back.
+
+# %%
+#| export
+@patch
+def fetch(self: Transfers, tensor: Tensor) -> list | float:
+    "A tensor's numbers"
+    return self.bring(tensor).tolist()
+
+
+@patch
+def send(self: Transfers, array: np.ndarray, device) -> Tensor:
+    "An array, on a device"
+    self.to_device += 1
+    self.device_bytes += array.nbytes
+    return torch.from_numpy(array).to(device)
+
+
+# %%
+(
+    transfers.fetch(torch.tensor([1.0, 2.0])),
+    transfers.send(np.array([True, False, True]), "cpu"),
+    transfers,
+)
+
+# %%
+assert (
+    transfers == Transfers(to_host=2, to_device=1, host_bytes=16, device_bytes=3)
+    and transfers.fetch(torch.tensor(0.5)) == 0.5
+)
+assert transfers.send(np.array([True, False]), "cpu").tolist() == [True, False]
+
+
+# %% [markdown]
+# A group's order on a device is torch's own stable sort, of scores that put the pruned weights last. It starts from the order by |w|, which is thereby the order of ties.
+
+# %%
+#| export
+def _falling(row: Tensor, alive: Tensor, start: Tensor) -> Tensor:
+    "All indices by one group's falling importance, ties as in `start`, pruned ones last"
+    score = torch.where(alive, row.abs(), -1)  # abs: −0 is 0
+    return start[score[start].sort(descending=True, stable=True).indices]
+
+
+# %%
+row, alive = torch.tensor([3.0, 9.0, 8.0, -0.0, 0.0]), torch.tensor([True, False, True, True, True])
+print(_falling(row, alive, torch.arange(5)))
+assert _falling(row, alive, torch.arange(5)).tolist() == [2, 0, 3, 4, 1] and _falling(
+    row, alive, torch.tensor([4, 3, 2, 1, 0])
+).tolist() == [2, 0, 4, 3, 1]
+
+
+# %% [markdown]
+# Its best weight of each layer is the one at the first place in that order at which the layer's number comes. On a device there is no `first_of_each` that would not wait for the host; the smallest place is found by scattering all of them.
+
+# %%
+#| export
+def _best_of_layers(best: Tensor, layer: Tensor, layers: int) -> Tensor:
+    """For each layer its entry that comes first in the order `best`; for a layer without any,
+    whichever comes last
+    """
+    first = torch.full((layers,), len(best) - 1, device=best.device)
+    return best[
+        first.scatter_reduce_(0, layer[best], torch.arange(len(best), device=best.device), "amin")
+    ]
+
+
+# %%
+print(_best_of_layers(torch.tensor([2, 0, 3, 1]), torch.tensor([1, 0, 1, 0]), layers=2))
+assert _best_of_layers(torch.tensor([2, 0, 3, 1]), torch.tensor([1, 0, 1, 0]), 2).tolist() == [3, 2]
+assert _best_of_layers(torch.tensor([2, 0, 1]), torch.tensor([2, 2, 0]), 3).tolist() == [2, 1, 0]
+
+
+# %%
+#| export
+def sorted_prefixes(
+    rows: Tensor,  # Importance on the device, shape `(G, n)`
+    alive: Tensor,  # True where a weight is still there, shape `(n,)`
+    m: int,  # How many of each group's best
+    weight: Tensor | None = None,  # The weights, shape `(n,)`, for ties
+    layer: Tensor | None = None,  # Layer number of each entry, shape `(n,)`
+    layers: int = 0,  # How many layers
+    # Each group's m best, in order, shape `(G, m)`; True for these and its best of each layer,
+    # shape `(n,)`
+) -> tuple[Tensor, Tensor]:
+    "Sort on the device, one group after the other, and keep what the walk can come to."
+    found, order = torch.zeros_like(alive), []
+    start = by_magnitude(weight, alive).to(rows.device)
+    for row in rows:
+        best = _falling(row, alive, start)
+        order.append(best[:m].int() if len(row) < 2**31 else best[:m])
+        found[best[:m]] = True
+        if layer is not None:
+            found[_best_of_layers(best, layer, layers)] = True
+    return torch.stack(order), found & alive
+
+
+# %%
+order, found = sorted_prefixes(
+    torch.tensor([[3.0, 9.0, 8.0, 1.0, 7.0]]),
+    torch.tensor([True, False, True, True, True]),
+    2,
+    None,
+    torch.tensor([0, 0, 0, 1, 0]),
+    2,
+)
+order, found
+
+# %%
+# 1 is pruned; 3 is the best of layer 1
+assert order.tolist() == [[2, 4]] and found.tolist() == [False, False, True, True, True]
+both = sorted_prefixes(
+    torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 0.0]]), everything, 1, torch.tensor([1.0, -2.0, 3.0])
+)
+# group 1's tie goes to the larger |w|
+assert both[0].tolist() == [[0], [1]] and both[1].tolist() == [True, True, False]
+
+
+# %% [markdown]
+# ## Both ways to a job
+#
+# A job is a small bundle of numpy arrays, wherever its numbers come from, and comes with a function that turns its answer into a mask. The order that decides ties needs the bits of the weights, and the extra rule the layers' numbers. `get` brings either to the CPU.
+
+# %%
+#| export
+def _ties(weight, layer, kind, get):
+    "Bits of the weights and layer numbers, each empty where there are none"
+    bits = as_bits(torch.empty(0, dtype=kind) if weight is None else get(weight).to(kind))
+    return bits, np.zeros(0, np.int64) if layer is None else get(layer).long().numpy()
+
+
+# %%
+bits, label = _ties(
+    torch.tensor([1.0, -2.0]), torch.tensor([0, 1], dtype=torch.int32), torch.float32, Tensor.cpu
+)
+print(bits, label, _ties(None, None, torch.float64, Tensor.cpu))
+assert (
+    bits.view(np.float32).tolist() == [1.0, -2.0]
+    and label.tolist() == [0, 1]
+    and label.dtype == np.int64
+)
+assert [a.tolist() for a in _ties(None, None, torch.float64, Tensor.cpu)] == [[], []] and _ties(
+    None, None, torch.float64, Tensor.cpu
+)[0].dtype == np.uint64
+
+
+# %% [markdown]
+# Where the importance lies on the CPU, all of it is the job: no copy, as long as it is float32 or float64.
+
+# %%
+#| export
+def _whole(rows, alive, weight, layer, k, share, there, kind, count, shape):
+    "A job of the layer as it is"
+    values = rows.to("cpu", kind).contiguous().numpy()
+    job = FairJob(
+        values,
+        alive.cpu().numpy(),
+        k,
+        share,
+        *_ties(weight, layer, kind, Tensor.cpu),
+        there.cpu().numpy(),
+    )
+    return job, lambda kept: torch.from_numpy(kept).view(shape).to(alive.device)
+
+
+# %%
+case = dict(
+    rows=rows,
+    alive=everything,
+    weight=None,
+    layer=None,
+    share=target_share(rows).numpy(),
+    there=torch.zeros(0, dtype=torch.bool),
+    kind=torch.float32,
+)
+job, put = _whole(**case, k=2, count=None, shape=(1, 3))
+print(job.values, put(keep_shares(job)))
+assert (
+    put(keep_shares(job)).tolist() == [[True, False, True]]
+    and np.shares_memory(job.values, rows.numpy())
+    and job.order is None
+)
+
+
+# %% [markdown]
+# Elsewhere the weights that the walk can come to make the job. They are numbered anew, in their old order, so that the lower index stays the lower one.
+
+# %%
+#| export
+def _fetched(rows, alive, weight, layer, k, share, there, kind, count, shape):
+    "A job of the sorted candidates only"
+    order, found = sorted_prefixes(rows, alive, k, weight, layer, len(there))
+    ids = found.nonzero_static(size=int(count.fetch(found.count_nonzero())))[:, 0]
+    order = count.bring((found.cumsum(0, dtype=order.dtype) - 1)[order]).numpy()
+
+    def few(t):
+        return count.bring(t[..., ids])
+
+    values, empty = (
+        few(rows).to(kind).contiguous().numpy(),
+        (count.bring(there).numpy() if len(there) else np.zeros(0, np.bool_)),
+    )
+    job = FairJob(
+        values,
+        np.ones(len(ids), np.bool_),
+        k,
+        share,
+        *_ties(weight, layer, kind, few),
+        empty,
+        order,
+    )
+    return (
+        job,
+        lambda kept: (
+            torch.zeros_like(alive).index_put_((ids,), count.send(kept, alive.device)).view(shape)
+        ),
+    )
+
+
+# %%
+transfers = Transfers()
+few, put_few = _fetched(**case, k=1, count=transfers, shape=(3,))
+print(few.order, few.values, put_few(keep_shares(few)), transfers)
+
+# %%
+# each group's favourite: weights 0 and 2
+assert few.values.tolist() == [[6.0, 1.0], [0.0, 2.0]] and few.order.tolist() == [[0], [1]]
+assert put_few(np.array([False, True])).tolist() == [False, False, True] and put_few(
+    keep_shares(few)
+).tolist() == [True, False, False]
+
+
+# %%
+#| export
+def fair_job(
+    importance: Tensor,  # Importance, shape `(G, *weight)`, finite, ≥ 0
+    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    k: int,  # How many to keep
+    weight: Tensor | None = None,  # The weights, shape `(*weight)`
+    layer: Tensor | None = None,  # Layer number of each entry, shape `(*weight)`
+    # Sort where the importance lies and fetch the candidates only; None: wherever that is not the
+    # CPU
+    on_device: bool | None = None,
+    transfers: Transfers | None = None,  # Counts what goes between host and device, if sorted there
+    # The job; how its answer, shape `(n,)`, becomes the new mask, shape `(*weight)`
+) -> tuple[FairJob, Callable]:
+    """Check a selection and bring it to the CPU; what importance says of a pruned weight does
+    not matter. Raises: ValueError
+    """
+    on_device = importance.device.type != "cpu" if on_device is None else on_device
+    count = transfers if on_device and transfers is not None else Transfers()
+    there = check_selection(importance, mask, k, layer, count.fetch)
+    share = checked_share(importance, mask, count.fetch).numpy()
+    kind = torch.promote_types(
+        torch.promote_types(importance.dtype, torch.float32),
+        importance.dtype if weight is None else weight.dtype,
+    )
+    flat = [None if t is None else t.detach().flatten() for t in (mask, weight, layer)]
+    job = _fetched if on_device else _whole
+    return job(
+        importance.detach().flatten(1),
+        *flat,
+        k=k,
+        share=share,
+        there=there,
+        kind=kind,
+        count=count,
+        shape=mask.shape,
+    )
+
+
+# %%
+job, put = fair_job(rows, everything, 2)
+transfers = Transfers()
+few, put_few = fair_job(rows, everything, 1, on_device=True, transfers=transfers)
+print(job.order, few.order, few.values, transfers)
+
+# %%
+assert put(keep_shares(job)).tolist() == [True, False, True] and put_few(
+    keep_shares(few)
+).tolist() == [True, False, False]
+m, k, groups = 2, 1, 2
+assert (
+    transfers.to_host == 5
+    and transfers.host_bytes == 8 * (groups + 4) + m * 4 * groups + 4 * groups * k
+    and transfers.device_bytes == m
+)
+wide, _ = fair_job(
+    rows,
+    everything,
+    2,
+    torch.tensor([1.0, 1.0, 1.0 + 2**-40], dtype=torch.float64),
+    torch.tensor([0, 0, 1]),
+    transfers=(unused := Transfers()),
+)
+assert (
+    wide.values.dtype == np.float64
+    and wide.weight.view(np.float64)[2] > 1
+    and wide.label.tolist() == [0, 0, 1]
+    and wide.empty.tolist() == [True, True]
+    and unused == Transfers()
+)
+for wrong, k in ((-rows, 2), (rows, 4)):
+    try:
+        fair_job(wrong, everything, k)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError("a job that cannot be done was made")
+
+
+# %% [markdown]
+# Another selector that sorts whole rows on the CPU needs the order of ties there, as indices of the weights that are left.
+
+# %%
+#| export
+def falling_magnitude(weight: Tensor | None, alive: np.ndarray, index: type) -> np.ndarray:
+    "Indices of the weights that are still there, by falling |w|, the lower index first on a tie"
+    start = np.flatnonzero(alive).astype(index)
+    return start if weight is None else radix_order(as_bits(weight.detach().flatten().cpu()), start)
+
+
+# %%
+print(
+    falling_magnitude(
+        torch.tensor([1.0, -3.0, 2.0, 3.0]), np.array([True, True, False, True]), np.int32
+    )
+)
+assert falling_magnitude(
+    torch.tensor([1.0, -3.0, 2.0, 3.0]), np.array([True, True, False, True]), np.int32
+).tolist() == [1, 3, 0]
+assert falling_magnitude(None, np.array([False, True, True]), np.int32).tolist() == [1, 2]

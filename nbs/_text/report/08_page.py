@@ -1,0 +1,926 @@
+# %% [markdown]
+# # Report
+#
+# > One page about many runs that can be sent to someone
+
+# %%
+#| default_exp report.page
+
+# %%
+#| export
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from fairgrape.judge.compare import collapse_notes, collapse_table
+from fairgrape.report.comparison import display_table, report_table, seed_floor, verdicts
+from fairgrape.report.figures import html_figure
+from fairgrape.report.plots import plot_deltas, plot_disparity, plot_price
+from fairgrape.report.run_plots import (
+    plot_groups,
+    plot_history,
+    plot_kept_shares,
+    plot_shares,
+    plot_sparsity,
+)
+from fairgrape.report.runs import Run, experiment, find_runs
+
+# %% [markdown]
+# What is needed to read run folders ([finished runs](05_runs.ipynb)) and to compare them ([comparing runs](06_comparison.ipynb)) is to be had from this module as well.
+
+# %% [markdown]
+# A report is one HTML file without any outside part, to be opened anywhere or sent by mail. Tables have a caption and headings that a screen reader can
+# follow, pictures have their description, and on a phone a wide table scrolls in a box of its own.
+#
+# The examples are runs with made-up numbers: 400 test images, four groups, three layers. `write_example` writes such a run's small files and its predictions.
+
+# %%
+import base64
+import io
+import json
+import tempfile
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+from PIL import Image
+
+from fairgrape.judge.compare import compare
+
+names = [f"tone-{i}" for i in (1, 2, 3, 4)]
+start = dict(
+    name="example",
+    dataset="synthetic",
+    task="expression",
+    groups="tone",
+    classes="",
+    split="official",
+    limit=0,
+    network="resnet10",
+    weights="none",
+    image_size=32,
+    method="fairgrape",
+    rate=0.9,
+    keep=0.6,
+    scope="layer",
+    epochs="4,1",
+    lrs="1e-3,1e-4",
+    retrain_epochs=1,
+    retrain_lr=1e-4,
+    batch=64,
+    augment="flip",
+    seed=0,
+    bootstrap=200,
+)
+
+
+# labels, dense and pruned predictions, groups: the same images for every seed
+def answers(loss, seed):
+    y, groups, rng = (
+        np.arange(400) % 3,
+        np.repeat(np.arange(4), [160, 120, 80, 40]),
+        np.random.default_rng(seed),
+    )
+    dense = np.where(rng.random(400) < 0.92, y, (y + 1) % 3)
+    return y, dense, np.where(rng.random(400) < np.array(loss)[groups], (y + 2) % 3, dense), groups
+
+
+def write_tables(path, dense, seed):
+    labels = ["dense"] * 5 if dense else ["dense"] * 5 + ["step 1", "step 2", "final", "final"]
+    pd.DataFrame(
+        [
+            dict(
+                label=l,
+                stage=0,
+                epoch=i,
+                lr=1e-3,
+                train_loss=1 / (i + 1),
+                val_loss=1.1 / (i + 1),
+                val_accuracy=90 - 40 / (i + 1),
+                seconds=1,
+                kept=True,
+            )
+            for i, l in enumerate(labels)
+        ]
+    ).to_csv(path / "history.csv", index=False)
+    pd.DataFrame([] if dense else [dict(step=i, kept=4012) for i in (1, 2)]).to_csv(
+        path / "steps.csv", index=False
+    )
+    share = np.random.default_rng(seed).dirichlet(np.full(4, 20), (2, 3))
+    shares = {
+        f"{when}:{g}": share[w, :, i]
+        for w, when in enumerate(("before", "after"))
+        for i, g in enumerate(names)
+    }
+    layers = {
+        "layer": ["conv1", "layer1.0.conv1", "fc"],
+        "weights": [1728, 36864, 1536],
+        "kept": [400, 3000, 612],
+    }
+    if not dense:
+        pd.DataFrame(layers | shares).to_csv(path / "layers.csv", index=False)
+
+
+def write_example(root, loss=(0.02, 0.03, 0.05, 0.10), **changed):
+    s = start | changed
+    y, dense, pruned, groups = answers(loss, s["seed"])
+    path = Path(root) / f"{s['method']}-{s['rate']}-{s['scope']}-{s['seed']}-{s['limit']}"
+    path.mkdir(parents=True)
+    metrics = compare(
+        y, dense, pruned, groups, {"expression": ["happy", "calm", "sad"]}, names, B=s["bootstrap"]
+    )
+    for name, what in dict(settings=s, environment={}, metrics=metrics).items():
+        (path / f"{name}.json").write_text(json.dumps(what))
+    write_tables(path, s["method"] == "dense", s["seed"])
+    table = dict(
+        row=np.arange(400),
+        group=np.array(names)[groups],
+        label_expression=y,
+        dense_expression=dense,
+        pruned_expression=pruned,
+    )
+    pd.DataFrame(table).to_parquet(path / "predictions.parquet")
+
+
+root = Path(tempfile.mkdtemp()) / "runs"
+(
+    write_example(root),
+    write_example(root, scope="global"),
+    write_example(root, seed=1),
+    write_example(root, (0, 0, 0, 0), method="dense", seed=2),
+)
+for scope in ("layer", "global"):
+    write_example(root, (0.02, 0.05, 0.08, 0.35), method="ws", scope=scope)
+    write_example(root, (0.10, 0.12, 0.12, 0.14), method="ws", scope=scope, rate=0.99)
+    write_example(root, (0.05, 0.10, 0.20, 0.45), scope=scope, rate=0.99)
+runs = find_runs(root)
+run = next(r for r in runs if r.path.name == "fairgrape-0.9-layer-0-0")
+runs
+
+
+# %% [markdown]
+# ## Tables and pictures
+#
+# A wide table in a box that scrolls by itself, so that a phone does not scroll the page sideways; the first column stays where it is.
+
+# %%
+#| export
+def html_table(
+    frame: pd.DataFrame,  # What to show, as text
+    caption: str,  # What it is
+) -> str:  # HTML; the first column heads the rows
+    "An accessible table in a box that scrolls by itself."
+
+    def say(x):
+        return html.escape(str(x))
+
+    head = "".join(f'<th scope="col">{say(c)}</th>' for c in frame)
+
+    def row(first, *rest):
+        return (
+            f'<tr><th scope="row">{say(first)}</th>'
+            + "".join(f"<td>{say(x)}</td>" for x in rest)
+            + "</tr>"
+        )
+
+    body = "".join(row(*values) for values in frame.itertuples(index=False, name=None))
+    return (
+        '<div class="scroll" tabindex="0" role="region"'
+        f' aria-label="{say(caption)}"><table><caption><span>{say(caption)}</span></caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+# %%
+print(html_table(pd.DataFrame({"Method": ["a <b>"], "ρ": ["1.0"]}), "Two & two"))
+
+# %%
+made = html_table(pd.DataFrame({"Method": ["a <b>"], "ρ": ["1.0"]}), "Two & two")
+assert (
+    '<thead><tr><th scope="col">Method</th><th scope="col">ρ</th></tr></thead><tbody><tr><th'
+    ' scope="row">a &lt;b&gt;</th><td>1.0</td></tr></tbody>' in made
+)
+assert (
+    'aria-label="Two &amp; two"' in made and "<caption><span>Two &amp; two</span></caption>" in made
+)
+
+# %% [markdown]
+# A page with fifty pictures should still go by mail, so each has 64 colours, which are plenty for a plot ([figures](01_figures.ipynb)). The plot functions leave a description in the figure's label; it becomes the picture's text for those who cannot see it.
+
+# %%
+fig = plot_shares(run.layers)
+shown = html_figure(fig, "Shares & all")
+print(shown[:330], "…")
+
+# %%
+assert (
+    'alt="Share of importance per layer' in shown
+    and shown.count("Shares &amp; all") == 2
+    and shown == html_figure(fig, "Shares & all")
+)
+picture = Image.open(io.BytesIO(base64.b64decode(shown.split("base64,")[1].split('"')[0])))
+assert (
+    picture.format == "PNG"
+    and len(picture.getcolors()) <= 64
+    and picture.size == tuple(round(110 * inches) for inches in fig.get_size_inches())
+)
+
+
+# %% [markdown]
+# A study may hand in tables of its own. They are rounded as the report's are.
+
+# %%
+#| export
+def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
+    "A table as text: its index as first columns, unless it only counts; fractions with two digits"
+    frame = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+
+    def say(v):
+        return (
+            "–"
+            if not isinstance(v, str) and pd.isna(v)
+            else f"{v:.2f}".replace("-", "−")
+            if isinstance(v, float)
+            else str(v)
+        )
+
+    return pd.DataFrame({c: [say(v) for v in frame[c]] for c in frame})
+
+
+# %%
+layers = pd.DataFrame(
+    {"layer": ["conv1", "fc"], "rho": [1.234, -2.0], "n": [3, 4], "floor": [np.nan, 1.0]}
+).set_index("layer")
+_rounded(layers)
+
+# %%
+assert (
+    _rounded(layers).values.tolist() == [["conv1", "1.23", "3", "–"], ["fc", "−2.00", "4", "1.00"]]
+    and list(_rounded(layers.reset_index()))[0] == "layer"
+)
+
+# %% [markdown]
+# ## How to read it
+#
+# How to read the numbers stands on the page itself, since its reader may never see this notebook.
+
+# %%
+#| export
+HOW_TO_READ = """<p>Each run trains a dense network, prunes it and compares the two on the same test images. <b>Δ</b> of a group is its
+accuracy after pruning less that before, in percentage points. <b>ρ</b> is the standard deviation (n − 1) of Δ over the
+groups: 0 if all lost alike, larger the more unequal the losses. <b>ψ</b> is how much more the worst group lost than all
+test images together. A network that has <b>collapsed</b>, to one answer for everybody, has a small ρ that means nothing; such networks
+are named below their table.</p>
+<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large: its mean is what ρ
+would be on average if all groups had truly lost the same, and only one test set in twenty exceeds its 95 % value. The
+<b>interval</b> in brackets holds the true disparities that agree with what was observed, at 95 %; if it begins at 0, the
+run is no evidence of a disparity, even where ρ is a little above the floor (the interval leaves out one test set in forty
+at each end, the floor one in twenty at its own). It covers the choice of test images, not the luck of a training: for that, compare
+several seeds.</p>
+<p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a network that fails for
+everybody has no disparity left. The groups are labels as others perceived them, and a small disparity on one test set is
+no licence to use a model on people.</p>"""
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;margin:0;color:#1a1a1a;background:#fff}
+main{max-width:80rem;margin:auto;padding:1rem}p,li{max-width:48rem}h1{font-size:1.6rem}h2{margin-top:2.5rem;font-size:1.3rem}
+h2,summary,.settings{overflow-wrap:anywhere}summary{cursor:pointer;padding:.5rem 0}.scroll{overflow-x:auto;max-width:100%}
+table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}caption{text-align:left;font-weight:600;padding:.4rem 0}
+caption span{position:sticky;left:0;display:inline-block;max-width:88vw}
+th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
+th:first-child{text-align:left;position:sticky;left:0;background:#f3f3f3}
+thead th{vertical-align:bottom;white-space:normal;min-width:3rem;background:#f3f3f3}
+.words td{white-space:normal;text-align:left;max-width:48rem}figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption,.note{color:#444;font-size:.9rem}
+@media(max-width:640px){img{max-width:none;width:640px}ul{padding-left:1.2rem}}"""
+
+
+# %% [markdown]
+# ## Text
+#
+# Names of classes and people's own words go into the page; they are text and never markup.
+
+# %%
+#| export
+def _paragraphs(text: str | Sequence[str]) -> str:
+    "Plain text as paragraphs: a list of them, or one text with blank lines between."
+    parts = text.split("\n\n") if isinstance(text, str) else text
+    return "".join(f"<p>{html.escape(part.strip())}</p>" for part in parts if part.strip())
+
+
+# %%
+print(_paragraphs("Asked: a < b?\n\nSource: section 4."))
+assert (
+    _paragraphs("Asked: a < b?\n\n\n\nSource")
+    == _paragraphs(["Asked: a < b?", " ", "Source"])
+    == "<p>Asked: a &lt; b?</p><p>Source</p>"
+)
+assert _paragraphs("") == "" and _paragraphs([]) == ""
+
+
+# %%
+#| export
+def _list(heading: str, sentences: Iterable[str]) -> str:
+    "Sentences under a heading, each once; nothing where there are none."
+    items = "".join(f"<li>{html.escape(s)}</li>" for s in dict.fromkeys(sentences))
+    return f"<h3>{html.escape(heading)}</h3><ul>{items}</ul>" if items else ""
+
+
+# %%
+print(_list("Against ws", ["x & y", "x & y", "z"]))
+assert (
+    _list("Against ws", ["x & y", "x & y", "z"])
+    == "<h3>Against ws</h3><ul><li>x &amp; y</li><li>z</li></ul>"
+    and _list("Nothing", []) == ""
+)
+
+
+# %%
+#| export
+def _notes(run: Run) -> list[str]:
+    "A run's notes, without those on collapse, which have a table of their own."
+    own = set(collapse_notes(run.metrics.get("rates", [])))
+    return [note for note in run.metrics.get("notes", []) if note not in own]
+
+
+# %%
+#| export
+def _said(table: pd.DataFrame, runs: list[Run], floor: pd.DataFrame, against: str) -> str:
+    """The second floor, the comparisons with the baseline, and what could not be measured, in
+    sentences.
+    """
+    seeds = "; ".join(f"seeds {r.seeds}: {r.rho:.1f}" for r in floor.itertuples())
+    return (
+        (
+            "<p>ρ between dense networks of different seeds, a second floor, in points:"
+            f" {seeds}.</p>"
+            if seeds
+            else ""
+        )
+        + _list(f"Against {against}", verdicts(table, against))
+        + _list("What could not be measured", (note for run in runs for note in _notes(run)))
+    )
+
+
+# %%
+table, bare = (
+    report_table(runs),
+    replace(run, metrics=run.metrics | dict(notes=["one class in tone-1: Bald (always no)"])),
+)
+said = _said(table, [bare, bare], seed_floor(runs), "ws")
+print(said[:160], "…", said[-110:])
+
+# %%
+assert (
+    said.startswith("<p>ρ between dense networks of different seeds")
+    and said.count("; seeds ") == 2
+)
+assert all(html.escape(s) in said for s in verdicts(table)) and said.count("Bald (always no)") == 1
+assert _said(table, runs, seed_floor([]), "nobody") == "" and "<h3>Against fairgrape</h3>" in _said(
+    table, runs, seed_floor([]), "fairgrape"
+)
+
+
+# %% [markdown]
+# ## Sections
+#
+# The figures of each run are folded away: they are what one looks at after the comparison has raised a question.
+
+# %%
+#| export
+def _run_section(run: Run) -> str:
+    "One run's own figures, folded away."
+    figures = [
+        (
+            plot_groups(run.metrics),
+            "Accuracy of each group, dense and pruned, and its change, with 95 % intervals.",
+        ),
+        (plot_sparsity(run.layers), "Weights kept in each layer."),
+        (
+            plot_history(run.history),
+            "Learning curves; dotted lines part dense training, pruning steps and final training.",
+        ),
+    ]
+    if len(run.choices):
+        figures.append(
+            (
+                plot_kept_shares(run.choices),
+                (
+                    "What each step’s choice kept: each group’s share of the importance, less its"
+                    " target."
+                ),
+            )
+        )
+    if any(c.startswith("before:") for c in run.layers):
+        figures.append(
+            (
+                plot_shares(run.layers),
+                (
+                    "Each group’s share of each layer’s importance in the dense network and after"
+                    " the final training; not what the choice kept."
+                ),
+            )
+        )
+    return f"<details><summary>{html.escape(run.path.name)}</summary>{''.join(html_figure(*f) for f in figures)}</details>"
+
+
+# %%
+print(_run_section(run)[:200], "…")
+assert _run_section(run).count("<figure>") == 4 and _run_section(run).startswith(
+    "<details><summary>fairgrape-0.9-layer-0-0</summary>"
+)
+chosen = replace(run, path=root.parent / "chosen" / run.path.name)
+chosen.path.mkdir(parents=True)
+pd.DataFrame(
+    [dict(step=i, layer="fc", group=g, target=0.25, kept=0.25) for i in (1, 2) for g in names]
+).to_csv(chosen.path / "choices.csv", index=False)
+assert _run_section(chosen).count(
+    "<figure>"
+) == 5 and "What each step’s choice kept" in _run_section(chosen)
+assert (
+    _run_section(replace(run, layers=run.layers[["layer", "weights", "kept"]])).count("<figure>")
+    == 3
+    and "licence" in HOW_TO_READ
+    and "debias" not in HOW_TO_READ
+)
+
+# %% [markdown]
+# A table that is wider than the window hides its last columns, and nobody misses them. So what all runs have in common stands above the table once,
+# and where there are more than six groups, their changes get tables of their own, eight groups in each.
+
+# %%
+#| export
+COMMON_COLUMNS = (
+    "Scope",
+    "Keep a step",
+    "Retraining epochs a step",
+    "Seed",
+    "Dataset",
+    "Groups",
+    "Test images",
+    "Network",
+)
+
+
+def _result_table(shown: pd.DataFrame, caption: str) -> str:
+    "The table of `display_table` without what is equal in all rows, which is said before it."
+    same = [c for c in COMMON_COLUMNS if shown[c].nunique() == 1]
+    said = "; ".join(f"{c.lower()} {shown[c].iloc[0]}" for c in same)
+    shown = shown.drop(columns=same)
+    of_groups = [c for c in shown if c.startswith("Δ ")]
+    head = f"<p>In all rows: {html.escape(said)}.</p>" if same else ""
+    if len(of_groups) <= 6:
+        return head + html_table(shown, caption)
+    keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
+    parts = [of_groups[i : i + 8] for i in range(0, len(of_groups), 8)]
+    more = [
+        html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).")
+        for i, part in enumerate(parts, 1)
+    ]
+    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
+
+
+# %%
+wide = display_table(report_table(runs))
+print(_result_table(wide[wide.Method == "ws"], "WS")[:200], "…")
+assert _result_table(wide, "All").startswith(
+    "<p>In all rows: dataset synthetic; groups tone; test images 400; network resnet10, 32 px.</p>"
+)
+assert '<th scope="col">Dataset' not in _result_table(
+    wide, "All"
+) and '<th scope="col">Seed' in _result_table(wide, "All")
+many = wide.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3)})
+assert (
+    _result_table(many, "All").count("<table>") == 2
+    and "group 2" not in _result_table(many, "All").split("</table>")[0]
+)
+fourteen = many.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3, 10)})
+assert _result_table(fourteen, "All").count("<table>") == 3 and "(2 of 2)" in _result_table(
+    fourteen, "All"
+)
+
+
+# %% [markdown]
+# A network that always gives the same answer has a small ρ. Which networks have collapsed, and in what, stands right below the table: for old runs too, since their rates tell.
+
+# %%
+#| export
+def _collapsed(runs: Iterable[Run]) -> str:
+    """Networks that never predict a class or are no better than the commonest one; nothing
+    where there are none.
+    """
+    rows = {}
+    for run in runs:
+        rates = run.metrics.get("rates", [])
+        for network in dict.fromkeys(collapse_table(rates)["network"]):
+            notes = [
+                note for note in collapse_notes(rates) if note.startswith(f"the {network} network ")
+            ]
+            name = f"dense, seed {run.settings['seed']}" if network == "dense" else run.path.name
+            if notes:
+                rows[name, *notes] = {
+                    "Network": name,
+                    "What it does": "; ".join(
+                        note.removeprefix(f"the {network} network ") for note in notes
+                    ),
+                }
+    if not rows:
+        return ""
+    said = (
+        "A network that gives one answer to everybody treats all groups alike, and its changes by"
+        " group only count that answer. Where a network is no better than the commonest class"
+        " (marked †), its ρ and ψ mean nothing, however small they are."
+    )
+    table = html_table(
+        pd.DataFrame(list(rows.values())),
+        "Classes never predicted, and networks no better than the commonest class",
+    )
+    return f"<h3>Networks that have collapsed</h3><p>{said}</p><div class='words'>{table}</div>"
+
+
+# %%
+y = np.arange(400) % 3 % 2
+man = compare(y, y, 0 * y, np.arange(400) % 4, {"gender": ["man", "woman"]}, names, B=50)
+constant = replace(run, path=root / "all-men", metrics=man)
+print(_collapsed([constant, run]))
+assert "never predicts 1 of 2 classes that the test images have: woman" in _collapsed(
+    [constant]
+) and "all-men" in _collapsed([constant, run])
+assert "no better than always answering man: 66.8 %" in _collapsed(
+    [constant]
+) and "ρ and ψ mean nothing" in _collapsed([constant])
+assert (
+    _collapsed([run]) == _collapsed([]) == ""
+    and _collapsed([constant, constant]).count("<tr>") == 2
+)
+assert _notes(replace(run, metrics=man | dict(notes=[*man["notes"], "one more"]))) == ["one more"]
+blank = replace(
+    run,
+    path=root / "guess",
+    metrics=compare(y, 0 * y, 0 * y, np.arange(400) % 4, {"gender": ["man", "woman"]}, names, B=50),
+)
+assert "dense, seed 0" in _collapsed([blank]) and _collapsed([blank]).count("<tr>") == 3
+
+
+# %% [markdown]
+# Runs of two experiments are never in one table: each experiment has a section of its own, with its table first, then what may be said about it, then the plots.
+
+# %%
+#| export
+def _experiment_section(
+    name: str, table: pd.DataFrame, runs: list[Run], floor: pd.DataFrame, details: int, against: str
+) -> str:
+    "All about one experiment: table, what may be said, plots, then each run."
+    title, _, rest = name.partition("; ")
+    left = (
+        f"<p class='note'>The other {len(runs) - details} runs’ own figures are left out.</p>"
+        if len(runs) > details
+        else ""
+    )
+    return "".join(
+        [
+            f"<h2>{html.escape(title)}</h2><p class='settings'>{html.escape(rest)}</p>",
+            _result_table(
+                display_table(table),
+                f"{title}: {len(table)} runs. Accuracy in percent, the rest in points.",
+            ),
+            _collapsed(runs),
+            _said(table, runs, floor, against),
+            html_figure(
+                plot_disparity(table),
+                "ρ with its 95 % interval; the hatched bar is the noise floor, below which a ρ is"
+                " no evidence.",
+            ),
+            html_figure(
+                plot_deltas(table),
+                "Δ of each group with its 95 % interval, at equal scope and rate.",
+            ),
+            html_figure(
+                plot_price(table), "ρ against accuracy; the small number is the pruning rate."
+            ),
+            "<h3>Each run</h3>",
+            *map(_run_section, runs[:details]),
+            left,
+        ]
+    )
+
+
+# %%
+pruned = [r for r in runs if r.settings["method"] != "dense"]
+section = _experiment_section("faces <small>; batch 64", table, pruned[:3], seed_floor([]), 2, "ws")
+print(section[:120], "…", section[-80:])
+assert (
+    section.startswith("<h2>faces &lt;small&gt;</h2><p class='settings'>batch 64</p>")
+    and section.count("<figure>") == 3 + 2 * 4
+)
+assert "The other 1 runs’" in section
+assert (
+    "left out" not in _experiment_section("faces", table, pruned[:1], seed_floor([]), 1, "ws")
+    and "9 runs. Accuracy in percent" in section
+)
+
+
+# %%
+#| export
+def _sections(runs: list[Run], table: pd.DataFrame, details: int, against: str) -> str:
+    "A section for each experiment of the table, with its own runs and its own second floor"
+    floor, body = seed_floor(runs), ""
+    for name, rows in table.groupby("experiment", sort=False):
+        own = [r for r in runs if experiment(r.settings) == name and r.path.name in set(rows.run)]
+        body += _experiment_section(
+            name,
+            rows.reset_index(drop=True),
+            own,
+            floor[floor.experiment == name],
+            details,
+            against,
+        )
+    return body
+
+
+# %%
+smaller = replace(run, path=root / "fewer-images", settings=run.settings | dict(limit=400))
+mixed = _sections([*runs, smaller], report_table([*runs, smaller]), 0, "ws")
+print(mixed.count("<h2>"), mixed.count("<table>"))
+assert (
+    mixed.count("<h2>") == mixed.count("<table>") == 2
+    and "limited to 400" in mixed
+    and "The other 9 runs’" in mixed
+)
+assert "The other 1 runs’" in mixed  # the dense run is no row
+assert mixed.count("a second floor") == 1  # of the experiment that has several seeds
+
+
+# %%
+#| export
+def _page(title: str, n: int, intro: str, body: str) -> str:
+    "The frame of the page"
+    title = html.escape(title)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
+        f' content="width=device-width, initial-scale=1"><title>{title} {n}'
+        f" runs</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{intro}<h2>How to"
+        f" read this page</h2>{HOW_TO_READ}{body}</main></body></html>"
+    )
+
+
+# %%
+framed = _page("Rates & all", 3, "<p>first</p>", "<p>last</p>")
+print(framed[:140], "…", framed[-60:])
+assert "<title>Rates &amp; all 3 runs</title>" in framed and framed.endswith(
+    "<p>last</p></main></body></html>"
+)
+assert (
+    framed.index("first")
+    < framed.index("How to read")
+    < framed.index("noise floor")
+    < framed.index("last")
+)
+
+
+# %% [markdown]
+# ## The page
+
+# %%
+#| export
+def write_report(
+    runs_root: str | Path,  # The folder that holds run folders
+    out: str | Path | None = None,  # The page; default `report.html` in that folder
+    pattern: str = "*",  # Which runs, as a glob over folder names
+    details: int = 12,  # For how many runs of an experiment the own figures are drawn
+    runs: list[Run] | None = None,  # These runs, instead of those found
+    title: str = "Who paid for the pruning?",  # The page's heading
+    # What to say first, plain text: paragraphs, or one text with blank lines between
+    intro: str | Sequence[str] = "",
+    figures: Sequence[tuple[Figure, str]] = (),  # More figures with their captions
+    tables: Sequence[tuple[pd.DataFrame, str]] = (),  # More tables with their captions
+    against: str = "ws",  # The baseline of the sentences, as for `verdicts`
+) -> Path:  # Where the page lies
+    "Write one self-contained page about all finished runs of a folder, or about those given."
+    runs = find_runs(runs_root, pattern) if runs is None else runs
+    out, table = Path(out or Path(runs_root) / "report.html"), report_table(runs)
+    body = _sections(runs, table, details, against)
+    more = [html_table(_rounded(t), caption) for t, caption in tables] + [
+        html_figure(*f) for f in figures
+    ]
+    if more:
+        body += "".join(["<h2>More</h2>", *more])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(_page(title, len(table), _paragraphs(intro), body), encoding="utf-8")
+    return out
+
+
+# %%
+page = write_report(root, details=2)
+print(page.name, f"{page.stat().st_size / 1e6:.1f} MB")
+
+
+# %% [markdown]
+# Checked with a parser, as a browser would read it: one language, one main heading, a description on every picture, a caption and scopes in
+# every table, and nothing fetched from elsewhere.
+
+# %%
+class Outline(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+
+outline = Outline()
+outline.feed(page.read_text(encoding="utf-8"))
+
+
+def having(tag):
+    return [attrs for t, attrs in outline.tags if t == tag]
+
+
+assert outline.open == [] and having("html") == [{"lang": "en"}]
+assert all(len(having(tag)) == 1 for tag in ("h1", "title", "table", "caption"))
+assert len(having("img")) == 3 + 2 * 4 and all(
+    len(i["alt"]) > 40 and i["src"].startswith("data:image/png;base64,") for i in having("img")
+)
+assert (
+    all(t.get("scope") in ("row", "col") for t in having("th"))
+    and not having("link")
+    and not having("script")
+)
+text = page.read_text(encoding="utf-8")
+assert "is not lower than ws" in text and "a second floor" in text and "400" in text
+
+# %% [markdown]
+# A table that is wider than the window hides its last columns, and nobody misses them. So what all runs have in common stands above the table once,
+# and where there are more than six groups, their changes get tables of their own, eight groups in each.
+
+# %%
+#| export
+COMMON_COLUMNS = (
+    "Scope",
+    "Keep a step",
+    "Retraining epochs a step",
+    "Seed",
+    "Dataset",
+    "Groups",
+    "Test images",
+    "Network",
+)
+
+
+def _result_table(shown: pd.DataFrame, caption: str) -> str:
+    "The table of `display_table` without what is equal in all rows, which is said before it."
+    same = [c for c in COMMON_COLUMNS if shown[c].nunique() == 1]
+    said = "; ".join(f"{c.lower()} {shown[c].iloc[0]}" for c in same)
+    shown = shown.drop(columns=same)
+    of_groups = [c for c in shown if c.startswith("Δ ")]
+    head = f"<p>In all rows: {html.escape(said)}.</p>" if same else ""
+    if len(of_groups) <= 6:
+        return head + html_table(shown, caption)
+    keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
+    parts = [of_groups[i : i + 8] for i in range(0, len(of_groups), 8)]
+    more = [
+        html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).")
+        for i, part in enumerate(parts, 1)
+    ]
+    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
+
+
+# %%
+wide = display_table(report_table(runs))
+print(_result_table(wide[wide.Method == "ws"], "WS")[:200], "…")
+assert _result_table(wide, "All").startswith(
+    "<p>In all rows: dataset synthetic; groups tone; test images 400; network resnet10, 32 px.</p>"
+)
+assert '<th scope="col">Dataset' not in _result_table(
+    wide, "All"
+) and '<th scope="col">Seed' in _result_table(wide, "All")
+many = wide.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3)})
+assert (
+    _result_table(many, "All").count("<table>") == 2
+    and "group 2" not in _result_table(many, "All").split("</table>")[0]
+)
+fourteen = many.assign(**{f"Δ group {i} (n = 9)": "+1.0" for i in range(3, 10)})
+assert _result_table(fourteen, "All").count("<table>") == 3 and "(2 of 2)" in _result_table(
+    fourteen, "All"
+)
+
+
+# %% [markdown]
+# A network that always gives the same answer has a small ρ. Which networks have collapsed, and in what, stands right below the table: for old runs too, since their rates tell.
+
+# %%
+#| export
+def _collapsed(runs: Iterable[Run]) -> str:
+    """Networks that never predict a class or are no better than the commonest one; nothing
+    where there are none.
+    """
+    rows = {}
+    for run in runs:
+        rates = run.metrics.get("rates", [])
+        for network in dict.fromkeys(collapse_table(rates)["network"]):
+            notes = [
+                note for note in collapse_notes(rates) if note.startswith(f"the {network} network ")
+            ]
+            name = f"dense, seed {run.settings['seed']}" if network == "dense" else run.path.name
+            if notes:
+                rows[name, *notes] = {
+                    "Network": name,
+                    "What it does": "; ".join(
+                        note.removeprefix(f"the {network} network ") for note in notes
+                    ),
+                }
+    if not rows:
+        return ""
+    said = (
+        "A network that gives one answer to everybody treats all groups alike, and its changes by"
+        " group only count that answer. Where a network is no better than the commonest class"
+        " (marked †), its ρ and ψ mean nothing, however small they are."
+    )
+    table = html_table(
+        pd.DataFrame(list(rows.values())),
+        "Classes never predicted, and networks no better than the commonest class",
+    )
+    return f"<h3>Networks that have collapsed</h3><p>{said}</p><div class='words'>{table}</div>"
+
+
+# %%
+y = np.arange(400) % 3 % 2
+man = compare(y, y, 0 * y, np.arange(400) % 4, {"gender": ["man", "woman"]}, names, B=50)
+constant = replace(run, path=root / "all-men", metrics=man)
+print(_collapsed([constant, run]))
+assert "never predicts 1 of 2 classes that the test images have: woman" in _collapsed(
+    [constant]
+) and "all-men" in _collapsed([constant, run])
+assert "no better than always answering man: 66.8 %" in _collapsed(
+    [constant]
+) and "ρ and ψ mean nothing" in _collapsed([constant])
+assert (
+    _collapsed([run]) == _collapsed([]) == ""
+    and _collapsed([constant, constant]).count("<tr>") == 2
+)
+assert _notes(replace(run, metrics=man | dict(notes=[*man["notes"], "one more"]))) == ["one more"]
+blank = replace(
+    run,
+    path=root / "guess",
+    metrics=compare(y, 0 * y, 0 * y, np.arange(400) % 4, {"gender": ["man", "woman"]}, names, B=50),
+)
+assert "dense, seed 0" in _collapsed([blank]) and _collapsed([blank]).count("<tr>") == 3
+
+# %% [markdown]
+# Runs of two experiments are never in one table: a second section is made. And figures can be limited.
+
+# %%
+write_example(root, method="ws", limit=400)
+two = write_report(root, root.parent / "deep" / "two.html", pattern="ws*", details=1).read_text(
+    encoding="utf-8"
+)
+assert (
+    two.count("<table>") == 2
+    and two.count("<details>") == 2
+    and "The other 3 runs" in two
+    and "limited to 400" in two
+)
+
+# %% [markdown]
+# A study has runs of its own choice, a title, something to say first, another baseline, and sometimes figures and tables that only it has.
+
+# %%
+extra = dict(tables=[(layers, "Layer by layer")], figures=[(plot_shares(run.layers), "Shares")])
+study = write_report(
+    root.parent,
+    root.parent / "study.html",
+    runs=[bare, *runs],
+    title="Rates & all",
+    intro="Asked: a < b?\n\nSource: section 4.",
+    against="fairgrape",
+    details=0,
+    **extra,
+).read_text(encoding="utf-8")
+outline = Outline()
+outline.feed(study)
+[attrs.get("aria-label", "")[:60] for tag, attrs in outline.tags if tag == "div"]
+
+# %%
+assert (
+    "<h1>Rates &amp; all</h1><p>Asked: a &lt; b?</p><p>Source: section 4.</p><h2>How to read"
+    in study
+    and outline.open == []
+)
+assert (
+    "Against fairgrape" in study
+    and "What could not be measured" in study
+    and study.count("Bald (always no)") == 1
+)
+assert '<th scope="row">conv1</th><td>1.23</td><td>3</td>' in study and "−2.00" in study
+assert study.index("More</h2>") < study.index("Layer by layer")
+# old runs have no notes
+assert "What could not be measured" not in write_report(root, runs=runs, details=0).read_text(
+    encoding="utf-8"
+)

@@ -1,0 +1,290 @@
+# %% [markdown]
+# # Notebooks
+#
+# > A run is an executed notebook: where the template lies, how it is executed, and when it is whole
+
+# %%
+#| default_exp sweep.kernels
+
+# %%
+#| export
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import nbformat
+import papermill
+from traitlets.config import Config
+
+# %%
+from dataclasses import fields
+
+tmp = Path(tempfile.mkdtemp())
+
+
+# %% [markdown]
+# A run is a notebook: the same one that a person opens to go through the method. papermill fills in the parameters and executes it; what is left behind is at once the log, the figures and the proof that they came from this code.
+#
+# Hundreds of runs are hundreds of worker processes, each of which only talks to a kernel. So this module imports no torch: a worker starts quickly and stays small, and only its kernel pays for the imports.
+#
+# ## The template
+#
+# A checkout has the templates beside the package, an installed wheel has them inside. The checkout's come first, so that whoever edits one runs what is edited.
+
+# %%
+#| export
+def template(
+    name: str = "prune",  # "prune", "report" or "study"
+) -> Path:  # The notebook
+    "The parameterized notebook of that name: from the checkout, or from the installed package."
+    package = Path(str(files("fairgrape")))
+    found = [
+        f
+        for f in (
+            package.parent / "nbs" / "templates" / f"{name}.ipynb",
+            package / "templates" / f"{name}.ipynb",
+        )
+        if f.is_file()
+    ]
+    if not found:
+        raise FileNotFoundError(f"no template {name!r}: there are prune, report and study")
+    return found[0]
+
+
+# %%
+assert (
+    template().name == "prune.ipynb"
+    and template("report").is_file()
+    and template("study").is_file()
+)
+try:
+    template("sweep")
+except FileNotFoundError as e:
+    print(e)
+else:
+    raise AssertionError("an unknown template was accepted")
+
+# %% [markdown]
+# The template's parameters and the library's settings are the same names with the same defaults, so nothing that can be set in Python cannot be set from the command line:
+
+# %%
+from fairgrape.experiment.settings import KNOWN, PLACES, Settings
+
+parameters = papermill.inspect_notebook(template())
+{k: parameters[k]["default"] for k in ("dataset", "network", "method", "rate", "keep")}
+
+# %%
+defaults = {f.name: f.default for f in fields(Settings)}
+assert tuple(parameters) == tuple(defaults) + PLACES == KNOWN
+assert all(eval(parameters[k]["default"]) == v for k, v in defaults.items())
+
+
+# %% [markdown]
+# ## Whether it is whole
+#
+# papermill's own status cannot be trusted: after a kernel that was killed, every cell says `completed`. So the notebook is whole when papermill says of every code cell that it had *no* exception, which is another thing than not saying that it had one.
+
+# %%
+#| export
+def notebook_is_whole(
+    path: Path,  # An executed notebook
+) -> bool:  # Whether every code cell ran without an exception
+    "Whether papermill went through the whole notebook."
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return all(
+        c["metadata"].get("papermill", {}).get("exception") is False
+        for c in cells
+        if c["cell_type"] == "code"
+    )
+
+
+# %% [markdown]
+# Three notebooks of two cells: papermill went through both, stopped at the second, or never came to it. Then two that no longer are notebooks, as a killed process or a full disk leaves them.
+
+# %%
+def executed(*exceptions, name="x.ipynb"):
+    "A notebook file in which papermill noted that of each code cell; None: nothing"
+    noted = [
+        {} if e is None else dict(papermill=dict(exception=e, status="completed"))
+        for e in exceptions
+    ]
+    (tmp / name).write_text(
+        json.dumps(
+            dict(
+                cells=[dict(cell_type="markdown", metadata={})]
+                + [dict(cell_type="code", metadata=m) for m in noted]
+            )
+        )
+    )
+    return tmp / name
+
+
+[notebook_is_whole(executed(*cells)) for cells in ((False, False), (False, True), (False, None))]
+
+# %%
+assert [
+    notebook_is_whole(executed(*cells)) for cells in ((False, False), (False, True), (False, None))
+] == [True, False, False]
+for damaged in ('{"cells": [', "{}", "[]"):
+    (tmp / "x.ipynb").write_text(damaged)
+    assert not notebook_is_whole(tmp / "x.ipynb")
+# absent; never executed
+assert not notebook_is_whole(tmp / "none.ipynb") and not notebook_is_whole(template())
+
+
+# %% [markdown]
+# ## Executing one
+#
+# papermill saves the notebook after every cell, and a kill in the middle of a save leaves half a notebook. So it works on a file of another name, which gets its own name in one step at the end, whole or with the exception that stopped it.
+# On the way the progress bars go, which write thousands of half lines into a notebook's error stream.
+
+# %%
+#| export
+def _is_bar(output: dict) -> bool:
+    "Whether an output is (a part of) a progress bar"
+    return output.get("name") == "stderr" and ("\r" in output["text"] or not output["text"].strip())
+
+
+def _publish(part: Path, out: Path):
+    "Give an executed notebook its own name, without progress bars."
+    book = nbformat.read(part, 4)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
+    with part.open("w", encoding="utf-8") as file:
+        nbformat.write(book, file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(out)
+
+
+# %%
+def notebook(path, *codes, outputs=()):
+    "A notebook file of code cells; the first is the one with the parameters"
+    made = [
+        nbformat.v4.new_code_cell(code, metadata=dict(tags=[] if i else ["parameters"]))
+        for i, code in enumerate(codes)
+    ]
+    made[-1].outputs = [
+        nbformat.v4.new_output("stream", name=name, text=text) for name, text in outputs
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=made,
+            metadata=dict(kernelspec=dict(name="python3", language="python", display_name="")),
+        ),
+        path,
+    )
+    return path
+
+
+notebook(
+    tmp / "part.ipynb",
+    "1 + 1",
+    outputs=[
+        ("stderr", "epoch 1\repoch 2"),
+        ("stderr", "\n"),
+        ("stderr", "a warning"),
+        ("stdout", "a\rb"),
+    ],
+)
+_publish(tmp / "part.ipynb", tmp / "out.ipynb")
+[o.text for o in nbformat.read(tmp / "out.ipynb", 4).cells[0].outputs]
+
+# %%
+assert [o.text for o in nbformat.read(tmp / "out.ipynb", 4).cells[0].outputs] == [
+    "a warning",
+    "a\rb",
+] and not (tmp / "part.ipynb").exists()
+
+
+# %% [markdown]
+# Kernels talk over sockets. Files in a folder of their own, rather than ports, cannot be taken by the kernel beside this one. And the kernel is stopped at once when the notebook is through, without the seconds in which it could tidy up: all that matters is on the disk.
+
+# %%
+#| export
+@contextmanager
+def _sockets() -> Iterator[Config]:
+    "papermill's configuration, for as long as the folder of its sockets is there."
+    # a socket's whole path may have some 100 characters
+    short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
+    with tempfile.TemporaryDirectory(
+        prefix="fairgrape-", dir=short, ignore_cleanup_errors=True
+    ) as folder:
+        sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        yield Config(
+            {"KernelManager": sockets, "PapermillNotebookClient": {"shutdown_kernel": "immediate"}}
+        )
+
+
+# %%
+with _sockets() as config, _sockets() as other:
+    sockets, beside = (Path(c["KernelManager"]["ip"]).parent for c in (config, other))
+    assert sockets != beside and sockets.is_dir()
+assert not sockets.exists() and config["KernelManager"]["transport"] == "ipc"
+# as on a cluster's scratch disk
+tempfile.tempdir, before = str(tmp / ("long" * 30)), tempfile.tempdir
+with _sockets() as far:
+    assert len(far["KernelManager"]["ip"]) < 40
+tempfile.tempdir = before
+config["PapermillNotebookClient"]
+
+
+# %%
+#| export
+def run_notebook(
+    name: str | Path,  # A template, see `template`, or a notebook
+    out: Path,  # The executed notebook
+    parameters: dict,  # Its parameters
+    log: bool = False,  # Pass on what the notebook prints
+) -> Path:  # The same path
+    """Execute a template. Raises: papermill's error if a cell fails (the notebook is written
+    all the same).
+    """
+    part, shown = (
+        out.with_name(f".{out.name}.part.ipynb"),
+        (dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}),
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with _sockets() as config:
+            papermill.execute_notebook(
+                name if isinstance(name, Path) else template(name),
+                part,
+                parameters,
+                progress_bar=False,
+                kernel_name="python3",
+                config=config,
+                **shown,
+            )
+    finally:
+        if part.is_file():
+            _publish(part, out)
+    return out
+
+
+# %% [markdown]
+# A notebook of two cells, the second of which stops. What is left is one file, with the exception in it:
+
+# %%
+two = notebook(tmp / "two.ipynb", "rate = 0.9", "if rate > 1: raise ValueError(f'rate = {rate}')")
+try:
+    run_notebook(two, tmp / "runs" / "bad.ipynb", dict(rate=1.5))
+except papermill.PapermillExecutionError as e:
+    print(e.ename, e.evalue)
+else:
+    raise AssertionError("a bad rate was accepted")
+
+# %%
+assert [f.name for f in (tmp / "runs").iterdir()] == ["bad.ipynb"] and not notebook_is_whole(
+    tmp / "runs" / "bad.ipynb"
+)
+assert "rate = 1.5" in nbformat.read(tmp / "runs" / "bad.ipynb", 4).cells[-1].outputs[0].evalue

@@ -1,0 +1,727 @@
+# %% [markdown]
+# # Runner
+#
+# > One run: prepared, executed in its folder, in this process or in a worker that imports no torch
+
+# %%
+#| default_exp sweep.runner
+
+# %%
+#| export
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from fairgrape.experiment.paths import inside, plain_name, root
+from fairgrape.sweep.jobs import (
+    Outcome,
+    RunJob,
+    code_of,
+    outcome_of,
+    read_job,
+    set_aside,
+    state_of,
+    tell_progress,
+    working_on,
+    write_outcome,
+)
+from fairgrape.sweep.kernels import run_notebook
+from fairgrape.training.files import code_version
+
+# %%
+import contextlib
+import io
+import json
+import subprocess
+from contextlib import redirect_stdout
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from fairgrape.sweep.jobs import read_outcome
+from fairgrape.training.files import Busy
+
+tmp = Path(tempfile.mkdtemp())
+
+
+# %% [markdown]
+# A run is a [notebook](01_kernels.ipynb) that is executed in a folder of its own, as a [job](02_jobs.ipynb) says. Here both come together: a job is made from settings, carried out under its lock, and that either in this process or in a worker, of which a sweep starts as many as it is asked for.
+#
+# A worker only waits for its kernel, and the kernel imports torch. So whatever needs torch or pandas is imported here inside of the functions that prepare a run: a worker starts quickly and stays small.
+#
+# ## Making a job
+#
+# A dictionary of settings and places is all that a user gives. It meets its data here: the labels are read, the groups counted, and the images compared with those that a run of the same settings was made from, so that whatever is wrong is found before papermill starts.
+#
+#
+# A folder for the importance is tried beforehand: it is first needed after the dense network's training, which is late for a misspelt name.
+
+# %%
+#| export
+def check_keep_on(where: dict):
+    "Raise OSError if the importance cannot lie where it is to."
+    folder = where.get("keep_on") or "auto"
+    if folder in ("auto", "device", "host"):
+        return
+    try:
+        Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=Path(folder).expanduser()):
+            pass
+    except OSError as e:
+        raise OSError(
+            f"keep_on = {str(folder)!r} cannot be written ({e.strerror}): give a folder on a disk"
+            " with room, or auto, device or host"
+        ) from e
+
+
+# %%
+(tmp / "file").write_text("")
+assert (
+    all(check_keep_on(dict(keep_on=place)) is None for place in ("", "host", str(tmp / "maps")))
+    and check_keep_on({}) is None
+)
+try:
+    check_keep_on(dict(keep_on=str(tmp / "file")))
+except OSError as e:
+    print(str(e).replace(str(tmp), "…"))
+else:
+    raise AssertionError("a file was taken for a folder")
+
+
+# %%
+#| export
+def prepared(
+    parameters: dict,  # Settings and places by name
+    progress: bool = False,  # Show bars while an archive is unpacked
+) -> tuple:  # The job of `fairgrape.experiment.preparation.prepare`, and the places
+    """Settings that have met their data. Raises: ValueError, FileNotFoundError or OSError for
+    what is wrong with them.
+    """
+    from fairgrape.experiment.dense import device_of
+    from fairgrape.experiment.preparation import check_images, prepare
+    from fairgrape.experiment.settings import from_parameters
+
+    settings, where = from_parameters(parameters)
+    plain_name(where.get("name", ""))
+    device_of(where.get("device", "")), check_keep_on(where)
+    job = prepare(
+        settings,
+        progress=progress,
+        **{k: v for k, v in where.items() if k in ("name", "data_root", "runs_root", "cache_root")},
+    )
+    check_images(job)
+    return job, where
+
+
+# %% [markdown]
+# A set of one's own, as small as it can be:
+
+# %%
+rng = np.random.default_rng(0)
+rows = [
+    dict(file=f"{i}.png", shade=("dark", "light")[i % 2], tint=("red", "blue")[i // 2 % 2])
+    for i in range(120)
+]
+(tmp / "own").mkdir()
+for row in rows:
+    Image.fromarray(
+        (rng.integers(0, 120, (16, 16, 3)) + (90 if row["shade"] == "light" else 0)).astype(
+            np.uint8
+        )
+    ).save(tmp / "own" / row["file"])
+pd.DataFrame(rows).to_csv(tmp / "own" / "labels.csv", index=False)
+places = dict(data_root=str(tmp), runs_root=str(tmp / "runs"), cache_root=str(tmp / "cache"))
+tiny = (
+    dict(
+        dataset="folder",
+        data_path=str(tmp / "own"),
+        task="shade",
+        groups="tint",
+        network="resnet10",
+        weights="none",
+        image_size=16,
+        method="ws",
+        rate=0.5,
+        epochs="1",
+        lrs="1e-3",
+        batch=16,
+        augment="none",
+        bootstrap=100,
+    )
+    | places
+)
+job, where = prepared(tiny)
+assert (job.settings.method, job.settings.rate, job.G, len(job.table)) == (
+    "ws",
+    0.5,
+    2,
+    120,
+) and where == places
+for bad in (
+    dict(rates=0.9),
+    dict(rate=1.5),
+    dict(task="colour"),
+    dict(name="../up"),
+    dict(device="abacus"),
+):
+    try:
+        prepared(tiny | bad)
+    except ValueError as e:
+        print(str(e)[:150])
+    else:
+        raise AssertionError(f"{bad} was accepted")
+job.settings.method, job.G, len(job.table), where["runs_root"] == places["runs_root"]
+
+
+# %% [markdown]
+# The notebook may run elsewhere: in a run's folder, in a worker started from another place. So the places are made absolute, those from settings.ini too. Progress bars are for a person at a terminal.
+
+# %%
+#| export
+def absolute(where: dict) -> dict:
+    "Places with absolute folders, since the notebook may run elsewhere."
+    given = {kind: where.get(f"{kind}_root") for kind in ("data", "runs", "cache")}
+    named = {
+        k: str(Path(where[k]).expanduser().resolve())
+        for k in ("data_path", "keep_on")
+        if where.get(k) not in (None, "", "auto", "device", "host")
+    }
+    return (
+        {"progress": sys.stderr.isatty()}
+        | where
+        | named
+        | {f"{kind}_root": str(root(kind, folder)) for kind, folder in given.items()}
+    )
+
+
+# %%
+placed = absolute(dict(runs_root="my runs", progress=True, device="cpu"))
+assert (
+    placed["runs_root"] == str(Path.cwd() / "my runs")
+    and Path(placed["data_root"]).is_absolute()
+    and Path(placed["cache_root"]).is_absolute()
+)
+assert absolute({})["progress"] == sys.stderr.isatty() and absolute(places)["data_root"] == str(
+    tmp.resolve()
+)
+# a folder that is there, and a word
+with contextlib.chdir(tmp):
+    named = absolute(dict(data_path="own", keep_on="host"))
+assert (
+    named["data_path"] == str(tmp.resolve() / "own")
+    and named["keep_on"] == "host"
+    and "data_path" not in absolute({})
+)
+{k: v for k, v in placed.items() if not k.endswith("_root")}
+
+
+# %% [markdown]
+# What a worker gets of all that: folders and plain values. Both folders must lie in the runs folder, whatever the settings name.
+
+# %%
+#| export
+def job_of(job, where: dict, code: str, accept_older: bool = False, wait: bool = False) -> RunJob:
+    "What a worker needs to know of a prepared job."
+    from fairgrape.experiment.preparation import dense_job, run_folder
+
+    folder, dense = (inside(run_folder(j), job.runs_root) for j in (job, dense_job(job)))
+    return RunJob(
+        str(folder),
+        absolute({**asdict(job.settings), **where}),
+        code,
+        str(dense),
+        accept_older,
+        wait,
+    )
+
+
+# %%
+whole_job = job_of(job, where, "1a2b", wait=True)
+assert Path(whole_job.folder).name.startswith("folder-shade-resnet10-ws-0.5-") and Path(
+    whole_job.dense
+).name.startswith("folder-shade-resnet10-dense-")
+assert Path(whole_job.folder).parent == Path(whole_job.dense).parent == (tmp / "runs").resolve()
+assert whole_job.parameters["rate"] == 0.5 and whole_job.parameters["data_root"] == str(
+    tmp.resolve()
+)
+assert (whole_job.code, whole_job.accept_older, whole_job.wait) == ("1a2b", False, True)
+Path(whole_job.folder).name, Path(whole_job.dense).name
+
+
+# %% [markdown]
+# ## Doing it
+#
+# A run that is made again needs a dense network of the same code: the one of other code moves aside as well. Unless someone trains it just now, and unless the user accepts what older code made.
+
+# %%
+#| export
+def _dense_aside(job: RunJob):
+    "Move the dense network of other code aside as well, unless someone trains it just now."
+    dense = Path(job.dense)
+    if job.accept_older or not (dense / "metrics.json").is_file():
+        return
+    try:
+        with FileLock(dense.parent / ".locks" / f"{dense.name}.lock", timeout=0):
+            if (dense / "metrics.json").is_file() and code_of(dense) != job.code:
+                set_aside(dense)
+    except Timeout:
+        pass
+
+
+# %%
+def made(folder: Path, code: str, whole: bool = False) -> Path:
+    "A folder as a finished run of that code leaves it"
+    folder.mkdir(parents=True, exist_ok=True)
+    cell = dict(cell_type="code", metadata=dict(papermill=dict(exception=False)))
+    for name, what in (
+        ("environment.json", dict(code=code)),
+        ("metrics.json", {}),
+        ("settings.json", {}),
+        *([("prune.ipynb", dict(cells=[cell]))] if whole else []),
+    ):
+        (folder / name).write_text(json.dumps(what))
+    return folder
+
+
+dense = made(tmp / "toy" / "dense-1", "before")
+toy = RunJob(str(tmp / "toy" / "ws-1"), {}, "now", str(dense))
+(tmp / "toy" / ".locks").mkdir()
+left = []
+for job_now, lock in (
+    (replace(toy, accept_older=True), "other.lock"),
+    (replace(toy, code="before"), "other.lock"),
+    (toy, "dense-1.lock"),
+    (toy, "other.lock"),
+):
+    with FileLock(tmp / "toy" / ".locks" / lock):
+        _dense_aside(job_now)
+    left.append(dense.exists())
+assert left == [True, True, True, False] and [
+    f.name for f in (tmp / "toy" / ".older").iterdir()
+] == ["dense-1-before"]
+assert _dense_aside(toy) is None  # there is none
+left
+
+
+# %% [markdown]
+# Between the plan and the run hours may pass, or a network to another machine may lie. If the code is another by then, the run would not be the one that was planned. If the labels or the images are, its results come to lie under another name.
+
+# %%
+#| export
+def _check_code(job: RunJob):
+    "Raise RuntimeError if the code here is not the plan's."
+    if not job.accept_older and code_version() != job.code:
+        raise RuntimeError(
+            f"{os.uname().nodename} has other code ({code_version()}) than this run was planned"
+            f" with ({job.code}): start again if it was changed meanwhile, and install the same"
+            " fairgrape on all machines"
+        )
+
+
+def _check_landed(job: RunJob):
+    "Raise RuntimeError if the results are not in the folder that was planned."
+    if not Path(job.folder, "metrics.json").is_file():
+        raise RuntimeError(
+            f"the notebook ran, but its results are not in {Path(job.folder).name}: the labels,"
+            " images or weights were changed since this run was planned, so they lie under another"
+            " name; start again"
+        )
+
+
+# %%
+def refused(check: Callable, job: RunJob) -> str:
+    "What a check says against a job"
+    try:
+        check(job)
+    except RuntimeError as e:
+        return str(e)
+    raise AssertionError(f"{job} was accepted")
+
+
+assert (
+    _check_code(replace(toy, code=code_version())) is None
+    and _check_code(replace(toy, accept_older=True)) is None
+    and _check_landed(replace(toy, folder=str(made(tmp / "toy" / "there", "now")))) is None
+)
+assert "than this run was planned with (now)" in refused(
+    _check_code, toy
+) and "not in ws-1" in refused(_check_landed, toy)
+refused(_check_landed, toy)
+
+
+# %% [markdown]
+# Under the lock the state is looked at once more: whoever held it before may have finished the run.
+
+# %%
+#| export
+def work(
+    job: RunJob,  # What to run
+    log: bool = False,  # Pass on what the notebook prints
+) -> str:  # "done", or "complete" if there was nothing to do
+    "Make the run, unless it is there. Raises: Busy, and whatever stops the notebook."
+    folder = Path(job.folder)
+    with working_on(folder, job.wait):
+        state = state_of(folder, job.code, job.accept_older)
+        if state == "complete":
+            return state
+        _check_code(job)
+        if state == "older":
+            set_aside(folder)
+        if job.dense and job.dense != job.folder:
+            _dense_aside(job)
+        run_notebook(job.template, folder / f"{job.template}.ipynb", job.parameters, log)
+        _check_landed(job)
+    return "done"
+
+
+# %%
+there = replace(toy, folder=str(made(tmp / "toy" / "ws-1", "now", whole=True)))
+assert work(there) == "complete" == work(replace(there, code="later", accept_older=True))
+with working_on(Path(there.folder)):
+    try:
+        work(there)
+    except Busy as e:
+        print(e)
+    else:
+        raise AssertionError("two at once")
+refused(work, replace(there, code="later"))  # planned with code that is not here
+assert Path(there.folder, "metrics.json").exists()
+# to be made again, by a notebook that there is not
+try:
+    work(replace(there, code=code_version(), template="nowhere"))
+except FileNotFoundError as e:
+    print(e)
+else:
+    raise AssertionError("a notebook that there is not was run")
+assert [f.name for f in sorted((tmp / "toy" / ".older").iterdir())] == [
+    "dense-1-before",
+    "ws-1-now",
+] and not Path(there.folder, "metrics.json").exists()
+
+
+# %% [markdown]
+# ## One run, here
+
+# %%
+#| export
+def execute(
+    parameters: dict,  # Settings and places by name, see `fairgrape.experiment.settings.Settings`
+    log: bool = True,  # Show the notebook's output while it runs
+    accept_older: bool = False,  # Let a finished run of older code count
+) -> Path:  # The run folder
+    """Run the prune template into its run folder, unless it is done. Waits where another process
+    works on the same run.
+
+    Raises: ValueError, FileNotFoundError or OSError before anything starts; papermill's error,
+    with the cell, if the run fails.
+    """
+    from fairgrape.experiment.dense import starting_network
+
+    job, where = prepared(parameters, progress=log)
+    run = job_of(job, where, code_version(), accept_older, wait=True)
+    if state_of(Path(run.folder), run.code, accept_older) in ("absent", "broken"):
+        starting_network(job)
+    work(run, log)
+    return Path(run.folder)
+
+
+# %% [markdown]
+# There is a run of another code already, and its dense network: both move aside and are made again. The second time nothing is left to do.
+
+# %%
+for old in (whole_job.folder, whole_job.dense):
+    made(Path(old), "before")
+folder = execute(tiny, log=False)
+from fairgrape.experiment.preparation import is_complete
+
+assert (
+    str(folder) == whole_job.folder
+    and is_complete(folder)
+    and state_of(folder, code_version()) == "complete"
+    and code_of(Path(whole_job.dense)) == code_version()
+)
+assert {f.name for f in (tmp / "runs" / ".older").iterdir()} == {
+    f"{Path(f).name}-before" for f in (whole_job.folder, whole_job.dense)
+}
+changed = (folder / "prune.ipynb").stat().st_mtime_ns
+# done is done
+assert execute(tiny, log=False) == folder and (folder / "prune.ipynb").stat().st_mtime_ns == changed
+try:
+    execute(dict(tiny, rate=1.5), log=False)
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("bad parameters were accepted")
+picture = (tmp / "own" / "0.png").read_bytes()
+Image.new("RGB", (40, 40)).save(tmp / "own" / "0.png")
+try:
+    prepared(tiny)
+except ValueError as e:
+    print(str(e).replace(str(tmp.resolve()), "…"))
+else:
+    raise AssertionError("other images of the same names were accepted")
+(tmp / "own" / "0.png").write_bytes(picture)
+(folder / "environment.json").write_text(json.dumps(dict(code="before")))
+# older, and accepted
+assert execute(tiny, log=False, accept_older=True) == folder and code_of(folder) == "before"
+sorted(f.name for f in folder.iterdir())
+
+
+# %% [markdown]
+# ## Stopping
+#
+# A kernel has a process group of its own, so that stopping the worker's group does not reach it. `stop_tree` goes by parentage instead.
+
+# %%
+#| export
+def stop_tree(
+    pid: int,  # A process
+    include: bool = True,  # Stop it too, not only what it started
+):
+    "Kill a process with everything that it started, children first found, then killed."
+    try:
+        top = psutil.Process(pid)
+        found = top.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return
+    for process in ([top] if include else []) + found:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+# %% [markdown]
+# A process with two children, of which one went into a group of its own. First only they are stopped, then the next one with all that it has:
+
+# %%
+def family() -> tuple[subprocess.Popen, list[psutil.Process]]:
+    "A shell, and the two processes that it started"
+    mother = subprocess.Popen(
+        ["bash", "-c", "sleep 60 & echo $!; setsid sleep 60 & echo $!; wait; sleep 60"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    return mother, [psutil.Process(int(mother.stdout.readline())) for _ in range(2)]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    """Whether they end, or still hang after five minutes; a container may leave the dead lying
+    about as zombies
+    """
+    for _ in range(6000):
+        with suppress(psutil.NoSuchProcess):
+            if all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes):
+                return True
+        time.sleep(0.05)
+    return False
+
+
+# %%
+(mother, children), (other, others) = family(), family()
+stop_tree(mother.pid, include=False)
+alone = gone(children), mother.poll()
+stop_tree(mother.pid), stop_tree(other.pid)
+alone, mother.wait(), other.wait(), gone(others)
+
+# %%
+assert alone == (True, None) and (mother.wait(), other.wait(), gone(others)) == (-9, -9, True)
+stop_tree(mother.pid)  # nothing there, nothing to do
+
+
+# %% [markdown]
+# A worker that is asked to stop stops its kernel first. One whose sweep is gone stops as well; one that is killed outright cannot, and then the kernel notices within a second that it is alone.
+
+# %%
+#| export
+def stop_with(parent: int, every: float = 1.0):
+    "End this process and its children when it is asked to, or when its parent is gone."
+
+    def leave(number, frame=None):
+        stop_tree(os.getpid(), include=False)
+        os._exit(128 + number)
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(every)
+        leave(signal.SIGHUP)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, leave)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# %% [markdown]
+# A process with a child that is asked to stop, and one whose parent is not the one it was told:
+
+# %%
+code = (
+    "import subprocess, sys, time; from fairgrape.sweep.runner import stop_with;"
+    " print(subprocess.Popen(['sleep', '60']).pid, flush=True); stop_with({}, .1); print('ready',"
+    " flush=True); time.sleep(60)"
+)
+asked = subprocess.Popen(
+    [sys.executable, "-c", code.format(os.getpid())], stdout=subprocess.PIPE, text=True
+)
+child = psutil.Process(int(asked.stdout.readline()))
+asked.stdout.readline()
+time.sleep(0.3)
+went_on = asked.poll() is None
+asked.terminate()
+orphan = subprocess.run([sys.executable, "-c", code.format(1)], stdout=subprocess.PIPE, text=True)
+assert (went_on, asked.wait(), gone([child]), orphan.returncode) == (
+    True,
+    128 + signal.SIGTERM,
+    True,
+    128 + signal.SIGHUP,
+)
+assert not psutil.pid_exists(int(orphan.stdout.split()[0])) or gone(
+    [psutil.Process(int(orphan.stdout.split()[0]))]
+)
+asked.returncode, orphan.returncode
+
+
+# %% [markdown]
+# Whoever runs many things must not fall over at the first Ctrl-C: it becomes an event that a loop looks at. A second one does not wait for anything.
+
+# %%
+#| export
+@contextmanager
+def stoppable(
+    at_once: Callable[[], None],  # What to do at a second request
+) -> Iterator[threading.Event]:  # Set at the first one
+    """Turn SIGINT, SIGTERM and SIGHUP into an event, but for those that are ignored, as SIGHUP
+    is under nohup.
+    """
+    asked = threading.Event()
+
+    def on_signal(number, frame):
+        if asked.is_set():
+            at_once()
+            os._exit(130)
+        asked.set()
+
+    known = (
+        (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if threading.current_thread() is threading.main_thread()
+        else ()
+    )
+    before = {
+        number: signal.signal(number, on_signal)
+        for number in known
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+# %%
+code = """import os, signal, sys
+from fairgrape.sweep.runner import stoppable
+before = signal.getsignal(signal.SIGHUP)
+with stoppable(lambda: print('at once', flush=True)) as asked:
+    for _ in range(int(sys.argv[1])): os.kill(os.getpid(), signal.SIGHUP)
+    print('asked to stop:', asked.wait(1))
+print('as before:', signal.getsignal(signal.SIGHUP) == before)"""
+# what is started under nohup would ignore it
+heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n" + code
+never, once, twice = (
+    subprocess.run([sys.executable, "-c", heard, str(n)], capture_output=True, text=True)
+    for n in (0, 1, 2)
+)
+print(never.stdout, once.stdout, twice.stdout, sep="\n")
+assert never.stdout.startswith("asked to stop: False") and (once.stdout, once.returncode) == (
+    "asked to stop: True\nas before: True\n",
+    0,
+)
+assert (twice.stdout, twice.returncode) == ("at once\n", 130)
+under = subprocess.run(
+    ["nohup", sys.executable, "-c", code, "2"],
+    capture_output=True,
+    text=True,
+    stdin=subprocess.DEVNULL,
+)
+assert (under.stdout, under.returncode) == ("asked to stop: False\nas before: True\n", 0)
+
+
+# %% [markdown]
+# ## The worker
+#
+# `python -m fairgrape.sweep.runner JOB.json` makes one run. What the notebook prints goes to standard output, a line for each step of its progress among it; how it ended goes to `JOB.out.json`.
+
+# %%
+#| export
+def main(
+    # The job's file, then the sweep's process number; default: the command line
+    arguments: list[str] | None = None,
+) -> int:  # 0 done, 1 not
+    "A worker: make the run of a job file, and say how it went."
+    path, *parent = sys.argv[1:] if arguments is None else arguments
+    start, path, over = time.perf_counter(), Path(path), threading.Event()
+    if parent:
+        stop_with(int(parent[0]))
+    try:
+        job = read_job(path)
+        threading.Thread(
+            target=tell_progress, args=((job.folder, job.dense), over), daemon=True
+        ).start()
+        outcome = Outcome(work(job, True), seconds=time.perf_counter() - start)
+    except Exception as e:
+        outcome = outcome_of(e, time.perf_counter() - start)
+    over.set()
+    write_outcome(path, outcome)
+    print(
+        f"{datetime.now():%H:%M:%S} {outcome.state} after {outcome.seconds:.1f} s {outcome.reason}".rstrip(),
+        flush=True,
+    )
+    return 0 if outcome.state in ("done", "complete") else 1
+
+
+# python -m, not a notebook
+if __name__ == "__main__" and globals().get("__spec__"):
+    sys.exit(main())
+
+# %%
+again = tmp / "again.json"
+again.write_text(json.dumps(asdict(replace(whole_job, accept_older=True, wait=False))))
+worker = subprocess.run(
+    [sys.executable, "-X", "importtime", "-m", "fairgrape.sweep.runner", str(again)],
+    capture_output=True,
+    text=True,
+)
+print(worker.stdout)
+
+# %% [markdown]
+# It imported neither torch nor pandas for that. A job that cannot be read and a run that another process holds end with an outcome as well, and with another exit status:
+
+# %%
+assert (
+    worker.returncode == 0
+    and read_outcome(again).state == "complete"
+    and " torch" not in worker.stderr
+    and " pandas" not in worker.stderr
+)
+(tmp / "bad.json").write_text('{"folder": 3}')
+with working_on(folder), redirect_stdout(io.StringIO()) as told:
+    codes = main([str(tmp / "bad.json")]), main([str(again)])
+print(told.getvalue().replace(str(tmp), "…"))
+assert codes == (1, 1) and (read_outcome(tmp / "bad.json").state, read_outcome(again).state) == (
+    "failed",
+    "busy",
+)
+assert "not a job" in read_outcome(tmp / "bad.json").reason

@@ -1,0 +1,803 @@
+# %% [markdown]
+# # Training
+#
+# > One visible loop: stages of falling learning rate, each of which keeps its best epoch
+
+# %%
+#| default_exp training.loop
+
+# %%
+#| export
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from fastcore.basics import patch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from fairgrape.data.loaders import Images
+from fairgrape.data.transforms import augmentation
+from fairgrape.training.epochs import (
+    adam,
+    autocast,
+    check_finite,
+    epoch_batches,
+    evaluate_loss,
+    memory_order,
+    train_epoch,
+)
+from fairgrape.training.journal import Journal
+from fairgrape.training.journal import Stage as Unfinished
+from fairgrape.training.out_of_memory import memory_errors
+from fairgrape.training.parallel import ALONE, Team
+from fairgrape.training.snapshots import optimizer_tensors, restore_optimizer
+from fairgrape.training.stages import Stage, seed_of
+from fairgrape.training.stages import stages as stages
+
+# %%
+import tempfile
+from pathlib import Path
+from unittest.mock import patch as instead
+
+import pandas as pd
+
+from fairgrape.method.masks import apply_masks, get_masks, plain_state, sparsity
+from fairgrape.training.journal import open_journal
+
+
+# %% [markdown]
+# The dense network, every retraining between two pruning steps and the final training all go through this loop, so it is written once
+# and kept short enough to read. It has three duties beyond lowering the loss: the same settings give the same bits, a pruned weight
+# stays pruned, and the test images are never looked at.
+#
+# The examples are those of *epochs*: noise that is brighter at the top or at the bottom, and a network with convolutions, batch norm and one Linear layer for two heads.
+
+# %%
+def noisy_images(n=96, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    labels = torch.stack([torch.arange(n) % 2, torch.randint(3, (n,), generator=g)], 1)
+    pixels = torch.randint(0, 160, (n, 3, 16, 16), generator=g)
+    for half, rows in enumerate((slice(0, 8), slice(8, 16))):
+        pixels[labels[:, 0] == half, :, rows] += 80
+    rows = dict(zip(("train", "val", "test"), torch.arange(n).split([n - 32, 16, 16])))
+    return Images(pixels=pixels.byte(), labels=labels, groups=torch.arange(n) % 4, rows=rows)
+
+
+def tiny_net(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 3, stride=2),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, stride=2),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(144, 5),
+        )
+
+
+images = noisy_images()
+
+
+# %% [markdown]
+# ## One stage
+#
+# Several processes come to the same decisions because they have the same numbers: predictions are gathered before the loss is taken.
+# Where each has its own batch norm (on the CPU) the running statistics are averaged after each epoch. In the example there are two processes, of which the other one has 3 everywhere: (1 + 3)/2.
+
+# %%
+#| export
+def average_buffers(
+    # Its running statistics are changed in place; masks and counters are not touched
+    model: nn.Module,
+    team: Team,  # The processes
+):
+    "Average batch norm's running statistics over all processes."
+    if team.size == 1:
+        return
+    statistics = [b for b in model.buffers() if b.is_floating_point()]
+    team.sum_(statistics)
+    for b in statistics:
+        b.div_(team.size)
+
+
+# %%
+@dataclass(frozen=True)
+class WithThrees(Team):
+    def sum_(self, tensors):
+        for t in tensors:
+            t += 3
+
+
+norm = nn.BatchNorm1d(2)
+average_buffers(norm, ALONE)
+assert norm.running_var.tolist() == [1, 1]
+average_buffers(norm, WithThrees(0, 2))
+print(norm.running_var, norm.running_mean)
+assert (
+    norm.running_var.tolist() == [2, 2]
+    and norm.running_mean.tolist() == [1.5, 1.5]
+    and norm.num_batches_tracked == 0
+)
+
+
+# %% [markdown]
+# After each epoch the validation loss decides whether its weights are the stage's best so far; at the stage's end those are put back,
+# batch norm's running statistics with them, and the next stage starts from there with a new optimizer. Masks are part of the network,
+# so pruned weights need no mention. On a tie the earlier epoch stays: it cost less, and a later one has shown nothing more.
+
+# %%
+#| export
+@dataclass
+class _Kept:
+    "The epochs of a stage so far, and the weights of the best one"
+
+    rows: list[dict] = field(default_factory=list)
+    best: int | None = None
+    weights: dict[str, Tensor] | None = None
+
+
+@patch
+def add(self: _Kept, model: nn.Module, **row):
+    "Take in an epoch, and its weights where its validation loss is the lowest yet"
+    if self.best is None or row["val_loss"] < self.rows[self.best]["val_loss"]:
+        self.best, self.weights = (
+            row["epoch"],
+            {k: v.clone() for k, v in model.state_dict().items()},
+        )
+    self.rows.append(row)
+
+
+@patch
+def put_back(self: _Kept, model: nn.Module) -> list[dict]:
+    "Give the network the best epoch's weights; the rows say which that was"
+    model.load_state_dict(self.weights)
+    return [row | dict(kept=row["epoch"] == self.best) for row in self.rows]
+
+
+# %%
+one, kept = nn.Linear(1, 1, bias=False), _Kept()
+for epoch, loss in enumerate((3.0, 1.0, 2.0, 1.0)):
+    nn.init.constant_(one.weight, epoch)
+    kept.add(one, epoch=epoch, val_loss=loss)
+rows = kept.put_back(one)
+print(rows, one.weight.item())
+assert (
+    one.weight.item() == 1
+    and [row["kept"] for row in rows] == [False, True, False, False]
+    and [row["val_loss"] for row in rows] == [3, 1, 2, 1]
+)
+
+
+# %% [markdown]
+# A stage that was cut off is in the journal: the epochs that are behind it, the best one's weights, and the memory of optimizer and scaler, without which the next step would be another one.
+
+# %%
+#| export
+def _resume(
+    journal: Journal | None,
+    at: tuple[str, int],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> _Kept:
+    """What a stage has behind it: nothing, or what the journal knows of it, which optimizer and
+    scaler are given back
+    """
+    here = journal and journal.half_done(*at)
+    if not here:
+        return _Kept()
+    restore_optimizer(optimizer, here.optimizer)
+    scaler.load_state_dict(here.scaler)
+    return _Kept(here.rows, here.best, here.weights)
+
+
+def _note(
+    journal: Journal,
+    at: tuple[str, int],
+    kept: _Kept,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+):
+    "Leave in the journal what `_resume` takes"
+    journal.unfinished = Unfinished(
+        *at, kept.rows, kept.best, kept.weights, optimizer_tensors(optimizer), scaler.state_dict()
+    )
+
+
+# %%
+one, journal, scale = (
+    nn.Linear(1, 1, bias=False),
+    open_journal(None),
+    lambda size: torch.amp.GradScaler("cpu", init_scale=size),
+)
+
+
+def moved_by(optimizer):
+    "How far a gradient of 1 goes: Adam has a memory"
+    before, one.weight.grad = one.weight.item(), torch.ones(1, 1)
+    optimizer.step()
+    return one.weight.item() - before
+
+
+first = adam(one.parameters(), 0.1)
+one.weight.grad = -10 * torch.ones(1, 1)
+first.step()
+kept.add(one, epoch=4, val_loss=0.5)
+_note(journal, ("dense", 0), kept, first, scale(8.0))
+again = _resume(journal, ("dense", 0), second := adam(one.parameters(), 0.1), scaler := scale(2.0))
+steps = {
+    name: round(moved_by(optimizer), 4)
+    for name, optimizer in dict(fresh=adam(one.parameters(), 0.1), resumed=second).items()
+}
+print(len(again.rows), again.best, steps, scaler.get_scale())
+
+# %%
+assert (
+    (again.rows, again.best) == (kept.rows, 4)
+    and again.weights["weight"].equal(kept.weights["weight"])
+    and scaler.get_scale() == 8
+)
+# a gradient of 1 goes down, but the memory of −10 still pulls up
+assert steps["resumed"] > 0 > steps["fresh"]
+for nothing in (
+    _resume(journal, ("dense", 1), second, scaler),
+    _resume(None, ("dense", 0), second, scaler),
+):
+    assert nothing == _Kept()
+
+
+# %% [markdown]
+# The stage itself: an epoch, the look at the validation split, the journal, and again.
+
+# %%
+#| export
+def train_stage(
+    model: nn.Module,  # The network; ends with the weights of the best epoch
+    images: Images,  # Trained on 'train', judged on 'val'
+    stage: Stage,  # Learning rate and epochs
+    epoch_seeds: list[int],  # One seed an epoch
+    sizes: list[int],  # Number of classes of each head
+    where: str,  # The place, for the bar and for errors
+    batch: int = 64,  # Images a step
+    augment: Callable | None = None,  # On batches of floats in [0, 1]
+    precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
+    device: torch.device | str = "cpu",  # Where to compute
+    progress: bool = True,  # Show a bar over all batches of the stage
+    optimizer: Callable = adam,  # (parameters, lr) -> optimizer
+    # Told after each epoch; where it knows this stage, the stage goes on from there
+    journal: Journal | None = None,
+    at: tuple[str, int] = ("", 0),  # The stage's name in the journal: label and number
+    accumulate: int = 1,  # Parts in which a batch goes through the network
+    compiled: bool = False,  # Train through torch.compile
+    team: Team = ALONE,  # The processes that share each batch
+) -> list[dict]:  # One row an epoch; `kept` is True at the best
+    """Train for some epochs at one rate and keep the best by validation loss, the earlier one
+    on a tie.
+    """
+    opt = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr)
+    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
+    kept = _resume(journal, at, opt, scaler)
+    net = torch.compile(team.wrap(model)) if compiled else team.wrap(model)
+    with tqdm(
+        total=stage.epochs * math.ceil(len(images.rows["train"]) / batch),
+        desc=where,
+        disable=not progress,
+        leave=False,
+    ) as bar:
+        for epoch, seed in list(enumerate(epoch_seeds))[len(kept.rows) :]:
+            start, here = time.perf_counter(), f"{where}, epoch {epoch + 1}"
+            with epoch_batches(images, batch, seed, augment, device, team) as (loader, whole):
+                train_loss = train_epoch(
+                    net, opt, loader, sizes, scaler, precision, bar, here, accumulate, team, whole
+                )
+            average_buffers(model, team)
+            val_loss, accuracy = evaluate_loss(
+                model, images, "val", sizes, 4 * batch, precision, device, team
+            )
+            check_finite(val_loss, f"{here}, validation")
+            bar.set_postfix(loss=f"{val_loss:.3f}", accuracy=f"{accuracy:.1f}")
+            kept.add(
+                model,
+                epoch=epoch,
+                lr=stage.lr,
+                train_loss=train_loss,
+                val_loss=val_loss,
+                val_accuracy=accuracy,
+                seconds=time.perf_counter() - start,
+            )
+            if journal:
+                _note(journal, at, kept, opt, scaler)
+                journal.write(model, where, f"{epoch + 1} of {stage.epochs}")
+    return kept.put_back(model)
+
+
+# %% [markdown]
+# Does it give back the best epoch, and all of it? At an absurd learning rate the validation loss must rise at some point. Training
+# again for just as many epochs as the best one needed ends, without anything to put back, at those very weights and statistics.
+
+# %%
+def run(epochs, seeds=range(10), lr=2e-2):
+    model = tiny_net()
+    return model, train_stage(
+        model,
+        images,
+        Stage(lr, epochs),
+        list(seeds)[:epochs],
+        [2, 3],
+        "example",
+        batch=16,
+        progress=False,
+    )
+
+
+model, rows = run(10)
+pd.DataFrame(rows).round(3)
+
+
+# %%
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a | b)
+
+
+best = min(rows, key=lambda row: row["val_loss"])
+assert [row["kept"] for row in rows] == [row is best for row in rows]
+assert best is not rows[-1], "the validation loss was to rise on purpose"
+again, _ = run(best["epoch"] + 1)
+assert same(model.state_dict(), again.state_dict())
+assert (
+    "1.running_var" in model.state_dict()
+    and evaluate_loss(model, images, "val", [2, 3], 64)[0] == best["val_loss"]
+)
+
+
+# %% [markdown]
+# ## All stages
+#
+# torch.compile writes the network anew as fewer, larger kernels. That wants a compiler on the machine, which is asked for before anything is trained.
+# The compiled form is only a way to run the network: weights and their names are the network's own. Predictions and importance run as ever.
+# It is compiled when it first trains and once more when it first has masks, half a minute each for a ResNet on a CPU; later stages and
+# steps find it done.
+
+# %%
+#| export
+def _tiny(x: Tensor) -> Tensor:
+    return x.sin() + 1
+
+
+def check_compiler(
+    device: torch.device | str = "cpu",  # Where to compute
+):
+    "Compile next to nothing. Raises: RuntimeError that says what is missing."
+    try:
+        torch.compile(_tiny)(torch.ones(4, device=device))
+    except Exception as e:
+        raise RuntimeError(
+            f"compiled = True: torch.compile does not work here ({type(e).__name__}:"
+            f" {str(e).strip().splitlines()[0][:120]}). It needs a C++ compiler such as g++ (on a"
+            " GPU also Triton): install it, or set compiled = False"
+        ) from e
+
+
+# %%
+def broken(*_, **__):
+    raise FileNotFoundError("g++: no such file")
+
+
+with instead("torch.compile", broken):
+    try:
+        check_compiler()
+    except RuntimeError as e:
+        print(e)
+    else:
+        raise AssertionError("a compiler that is not there was found")
+with instead("torch.compile", lambda f: f):
+    assert check_compiler() is None
+asked = []
+with instead("torch.compile", lambda f: lambda x: asked.append(f(x))):
+    check_compiler("meta")
+# where the network is to run, and it was not only asked for but run
+assert asked[0].device.type == "meta"
+
+
+# %% [markdown]
+# A setting that cannot work is refused before the first batch.
+
+# %%
+#| export
+def check_training(stages, batch, images, sizes, precision, device, accumulate, compiled):
+    "What can be known to be wrong before the first step"
+    if not stages:
+        raise ValueError("stages is empty: give at least one Stage, or stages('3', '1e-5')")
+    if batch < 2:
+        raise ValueError(f"batch = {batch}: batch norm needs at least 2 images")
+    if not 1 <= accumulate <= batch // 2:
+        raise ValueError(
+            f"accumulate = {accumulate} parts of a batch of {batch}: each needs 2 images, so choose"
+            f" 1 to {batch // 2}"
+        )
+    if images.labels.shape[1] != len(sizes):
+        raise ValueError(f"{images.labels.shape[1]} labels an image, but {len(sizes)} heads")
+    autocast(precision, device)
+    if compiled:
+        check_compiler(device)
+
+
+# %%
+usable = dict(
+    stages=stages(),
+    batch=16,
+    images=images,
+    sizes=[2, 3],
+    precision="fp32",
+    device="cpu",
+    accumulate=8,
+    compiled=False,
+)
+wrong = [
+    (dict(stages=[]), "stages is empty"),
+    (dict(batch=1), "batch = 1:"),
+    (dict(accumulate=9), "choose 1 to 8"),
+    (dict(accumulate=0), "choose 1 to 8"),
+    (dict(sizes=[2]), "2 labels"),
+    (dict(precision="int8"), "int8"),
+    (dict(compiled=True), "compiled = True"),
+]
+with instead("torch.compile", broken):
+    assert (
+        check_training(**usable) is None
+        and check_training(**usable | dict(batch=2, accumulate=1)) is None
+    )
+    for settings, said in wrong:
+        try:
+            check_training(**usable | settings)
+        except (ValueError, RuntimeError) as e:
+            print(e)
+            assert said in str(e)
+        else:
+            raise AssertionError(f"{settings} was accepted")
+
+
+# %% [markdown]
+# Then every stage in turn, from a network that is the same in every process. What each epoch draws depends on its seed alone, so a stage can be left out that is done already.
+
+# %%
+#| export
+def train(
+    model: nn.Module,  # The network, trained in place, masks held; left in evaluation mode
+    images: Images,  # Trained on 'train', judged on 'val'; 'test' is not touched
+    stages: Sequence[Stage],  # The schedule
+    sizes: list[int],  # Number of classes of each head
+    seed: int,  # The run's seed
+    label: str = "dense",  # What is being trained; part of every epoch's seed and of the history
+    batch: int = 64,  # Images a step
+    augment: str = "paper",  # 'paper', 'flip' or 'none'
+    precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
+    device: torch.device | str = "cpu",  # Where to compute
+    progress: bool = True,  # Show a bar for each stage
+    history: list[dict] | None = None,  # Rows of earlier trainings, to go on from
+    optimizer: Callable = adam,  # (parameters, lr) -> optimizer, rebuilt at each stage
+    # Told after each epoch; stages that it knows as done are left out
+    journal: Journal | None = None,
+    # Parts in which a batch goes through the network, where it does not fit at once
+    accumulate: int = 1,
+    compiled: bool = False,  # Train through torch.compile
+    # The processes that share each batch; process 0's network is where all start
+    team: Team = ALONE,
+    # The history, one row an epoch: label, stage, epoch, lr, losses, accuracy, seconds, kept
+) -> list[dict]:
+    """Train through all stages; each keeps its best epoch by validation loss.
+
+    Raises: ValueError or RuntimeError before the first step if a setting is not usable;
+    FloatingPointError when the loss is not finite;
+        OutOfMemory (a MemoryError) that names the settings to change.
+    Source: paper §4.1"""
+    check_training(stages, batch, images, sizes, precision, device, accumulate, compiled)
+    transform = None if augment == "none" else augmentation(augment, images.pixels.shape[-1])
+    history, progress = [] if history is None else history, progress and team.main
+    advice = (
+        f"raise accumulate (now {accumulate}), lower batch (now {batch}) or image_size, or take a"
+        " smaller network"
+    )
+    with memory_errors(f"training ({label})", advice):
+        model.to(device, memory_format=memory_order(model, device))
+        team.same(model.state_dict().values())
+        for i, stage in enumerate(stages):
+            if journal and journal.done(label, i):
+                continue
+            seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
+            where, how = f"{label}, stage {i + 1}", (precision, device, progress, optimizer)
+            with team.synced(model):
+                rows = train_stage(
+                    model,
+                    images,
+                    stage,
+                    seeds,
+                    sizes,
+                    where,
+                    batch,
+                    transform,
+                    *how,
+                    journal,
+                    (label, i),
+                    accumulate,
+                    compiled,
+                    team,
+                )
+            history += [dict(label=label, stage=i) | row for row in rows]
+            if journal:
+                journal.unfinished = None
+    return history
+
+
+# %% [markdown]
+# Two short stages. The columns are those of a run's `history.csv`; accuracy is in percent, the mean over both heads, of which the
+# second has only chance to go by.
+
+# %%
+def trained(seed=0, **settings):
+    model = tiny_net()
+    settings = dict(stages=stages("2,1", "1e-3,1e-4"), batch=16, progress=False) | settings
+    return model, train(model, images, sizes=[2, 3], seed=seed, **settings)
+
+
+model, history = trained()
+pd.DataFrame(history).round(3)
+
+# %%
+columns = [
+    "label",
+    "stage",
+    "epoch",
+    "lr",
+    "train_loss",
+    "val_loss",
+    "val_accuracy",
+    "seconds",
+    "kept",
+]
+assert [list(row) for row in history] == [columns] * 3
+assert [(row["stage"], row["epoch"], row["lr"]) for row in history] == [
+    (0, 0, 1e-3),
+    (0, 1, 1e-3),
+    (1, 0, 1e-4),
+]
+assert sum(row["kept"] for row in history) == 2  # one in each stage
+
+# %% [markdown]
+# The same settings give the same bits, another seed or another label gives others.
+
+# %%
+before = torch.random.get_rng_state()
+assert same(model.state_dict(), trained()[0].state_dict())
+assert torch.equal(before, torch.random.get_rng_state())
+assert not same(model.state_dict(), trained(seed=1)[0].state_dict())
+assert not same(model.state_dict(), trained(label="step-1")[0].state_dict())
+
+# %% [markdown]
+# In `bf16` the training takes nearly the same path: the weights stay in float32, and after a few steps the losses agree to about a
+# hundredth.
+
+# %%
+plain = trained(augment="none", stages=[Stage(1e-4, 2)])[1][-1]["train_loss"]
+other, rows = trained(augment="none", stages=[Stage(1e-4, 2)], precision="bf16")
+abs(plain - rows[-1]["train_loss"])
+
+# %%
+assert abs(plain - rows[-1]["train_loss"]) < 0.05
+assert all(p.dtype == torch.float32 for p in other.parameters())
+
+
+# %% [markdown]
+# Does a batch in four parts end where the undivided one ends? In float64, without batch norm: after three epochs of Adam, to nine digits.
+
+# %%
+def plain_net(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 5)
+        ).double()
+
+
+class DoubleIn(nn.Module):
+    "Images come as float32; this network wants float64"
+
+    def __init__(self):
+        super().__init__()
+        self.net = plain_net()
+
+    def forward(self, x):
+        return self.net(x.double())
+
+
+ends = {}
+for parts in (1, 4):
+    model = DoubleIn()
+    train(
+        model,
+        images,
+        stages("3", "1e-3"),
+        [2, 3],
+        seed=0,
+        batch=16,
+        augment="none",
+        progress=False,
+        accumulate=parts,
+    )
+    ends[parts] = model.state_dict()
+max(float((ends[1][k] - ends[4][k]).abs().max()) for k in ends[1])
+
+# %%
+assert all(torch.allclose(ends[1][k], ends[4][k], rtol=0, atol=1e-9) for k in ends[1]) and not same(
+    ends[1], ends[4]
+)
+
+
+# %% [markdown]
+# When memory runs out, the message names the settings:
+
+# %%
+class Greedy(nn.Module):
+    "A network that wants a petabyte in training and nothing in evaluation"
+
+    def __init__(self):
+        super().__init__()
+        self.net = tiny_net()
+
+    def forward(self, x):
+        return self.net(x + (torch.empty(2**50, dtype=torch.uint8).sum() if self.training else 0))
+
+
+try:
+    train(Greedy(), images, stages("1", "1e-3"), [2, 3], seed=0, batch=16, progress=False)
+except MemoryError as e:
+    print(e)
+    assert "raise accumulate (now 1), lower batch (now 16)" in str(e)
+else:
+    raise AssertionError("a petabyte was found")
+
+# %% [markdown]
+# ## Pruned weights stay pruned
+#
+# This is the promise that iterative pruning rests on: a weight that was pruned is 0 after every step, not only at the end. An
+# optimizer could break it in two ways, by momentum from before the pruning and by weight decay on the hidden value. The mask sits
+# between the hidden value and what the network computes with, so neither reaches the network. The check looks after every single
+# step.
+
+# %%
+optimizers = dict(
+    adam=adam,
+    momentum=lambda ps, lr: torch.optim.SGD(ps, lr=lr, momentum=0.9, weight_decay=1e-2),
+    adamw=lambda ps, lr: torch.optim.AdamW(ps, lr=lr, weight_decay=0.1),
+)
+
+model = tiny_net()
+g = torch.Generator().manual_seed(0)
+masks = {name: torch.rand(mask.shape, generator=g) < 0.1 for name, mask in get_masks(model).items()}
+apply_masks(model, masks)
+print(f"{100 * sparsity(get_masks(model)):.1f} % pruned")
+
+
+# %%
+def leaks(model, masks):
+    return sum(
+        int(model.get_submodule(n).weight[~mask].count_nonzero()) for n, mask in masks.items()
+    )
+
+
+def watched(kind, steps):
+    def build(parameters, lr):
+        opt = optimizers[kind](parameters, lr)
+        opt.register_step_post_hook(lambda *_: steps.append(leaks(model, masks)))
+        return opt
+
+    return build
+
+
+for kind in optimizers:
+    steps, before = [], {k: v.clone() for k, v in plain_state(model).items()}
+    train(
+        model,
+        images,
+        stages("1,1", "1e-2,1e-3"),
+        [2, 3],
+        seed=0,
+        batch=16,
+        progress=False,
+        optimizer=watched(kind, steps),
+    )
+    print(kind, steps)
+    assert steps == [0] * 8  # 64 training images, 4 steps an epoch, 2 epochs
+    # the kept ones did learn
+    assert not torch.equal(before["0.weight"], plain_state(model)["0.weight"])
+
+
+# %% [markdown]
+# ## Cut off, and gone on
+#
+# A training that is given a journal writes a checkpoint after each epoch. Started again with the journal of a training that was cut off, it skips the stages that are done, pours the optimizer's memory back and goes on with the next epoch. The check cuts the same
+# training after each of its epochs in turn, in the middle of a stage and at its end, and compares with one that was never cut, bit for bit. The loop is cut where a kill would cut it: after a checkpoint was written.
+
+# %%
+class Cut(Exception):
+    pass
+
+
+def cut_after(journal, epochs):
+    "Have a journal stop the training after so many checkpoints"
+    write = journal.write
+
+    def and_stop(*args):
+        write(*args)
+        if journal.written >= epochs:
+            raise Cut
+
+    journal.write = and_stop
+    return journal
+
+
+def trained_with(journal, model):
+    return train(
+        journal.restore(model),
+        images,
+        stages("4,1", "1,1e-3"),
+        [2, 3],
+        seed=0,
+        batch=16,
+        progress=False,
+        augment="flip",
+        history=journal.history,
+        journal=journal,
+    )
+
+
+straight = tiny_net()
+rows = trained_with(open_journal(None), straight)
+folder = Path(tempfile.mkdtemp())
+for epochs in range(1, 6):
+    try:
+        trained_with(cut_after(open_journal(folder / str(epochs)), epochs), tiny_net())
+    except Cut:
+        pass
+    model, journal = tiny_net(), open_journal(folder / str(epochs))
+    again = trained_with(journal, model)
+    assert same(model.state_dict(), straight.state_dict()), epochs
+    assert (
+        [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in rows]
+        and journal.written == 5
+        and journal.unfinished is None
+    )
+[row["kept"] for row in rows]
+
+# %%
+# the best epoch was not the last one, so it had to come back too
+assert rows[3]["kept"] is False and len(rows) == 5
+
+
+# %% [markdown]
+# ## Errors
+#
+# Settings are looked at before the network is; a rate that makes the loss explode names stage and epoch.
+
+# %%
+def huge(ps, lr):
+    return torch.optim.SGD(ps, lr=1e30)
+
+
+for settings, error, said in [
+    (dict(stages=[]), ValueError, "stages"),
+    (dict(augment="mirror"), ValueError, "mirror"),
+    (dict(optimizer=huge), FloatingPointError, "dense, stage 1, epoch 1"),
+]:
+    try:
+        trained(**settings)
+    except error as e:
+        print(type(e).__name__, e)
+        assert said in str(e)
+    else:
+        raise AssertionError(f"{settings} was accepted")

@@ -1,0 +1,329 @@
+# %% [markdown]
+# # Storage
+#
+# > Files that are whole or not there, one writer at a time, and the code that wrote them
+
+# %%
+#| default_exp training.files
+
+# %%
+#| export
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+# %%
+import multiprocessing
+import tempfile
+from unittest.mock import patch
+
+home = Path(tempfile.mkdtemp())
+
+
+# %% [markdown]
+# ## Whole or not there
+#
+# A file is written under another name, forced to the disk, and renamed; renaming is the one step that a file system makes atomic. Whoever reads finds the old file or the new one, never half of one. A power cut takes what the system still holds in memory,
+# and that may be the file's bytes or the folder's list of names: both are forced.
+
+# %%
+#| export
+def sync(
+    path: Path,  # A file or a folder
+):
+    "Force a file, or a folder's list of names, to the disk"
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems cannot do this for folders
+        if path.is_file():
+            raise
+    finally:
+        os.close(handle)
+
+
+# %%
+(home / "a.part").write_text("new")
+with patch("os.fsync", wraps=os.fsync) as forced:
+    sync(home / "a.part")
+    sync(home)
+forced.call_count
+
+# %%
+assert forced.call_count == 2 and sync(home) is None
+with patch("os.fsync", side_effect=OSError("cannot")):
+    sync(home)  # a folder on such a file system
+    try:
+        sync(home / "a.part")
+    except OSError as e:
+        print(e)
+    else:
+        raise AssertionError("a file that is not on the disk passed")
+
+
+# %%
+#| export
+def put(
+    part: Path,  # A file that is written and closed
+    path: Path,  # Its name from now on
+):
+    "Make a finished file appear under its name, in one step that survives a power cut."
+    sync(part)
+    part.replace(path)
+    sync(path.parent)
+
+
+# %% [markdown]
+# The order matters: bytes first, then the name, then the list of names.
+
+# %%
+(home / "a").write_text("old")
+with patch("os.fsync", wraps=os.fsync) as forced:
+    put(home / "a.part", home / "a")
+(home / "a").read_text()
+
+# %%
+assert (
+    (home / "a").read_text() == "new" and not (home / "a.part").exists() and forced.call_count == 2
+)
+(home / "a.part").write_text("newer")
+with patch("os.fsync", side_effect=OSError("disk full")):
+    try:
+        put(home / "a.part", home / "a")
+    # bytes that are not on the disk get no name
+    except OSError:
+        assert (home / "a").read_text() == "new"
+    else:
+        raise AssertionError("bytes that are not on the disk were given a name")
+(home / "a.part").unlink()
+
+
+# %% [markdown]
+# Results, settings and progress are JSON, and all of them are written this way.
+
+# %%
+#| export
+def write_json(
+    path: Path,  # Where to
+    what: Mapping,  # Plain values
+) -> Path:  # The same path
+    "Write JSON in one atomic step: the file is whole or not there."
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(what, indent=1, ensure_ascii=False), encoding="utf-8")
+        put(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+# %%
+print(write_json(home / "x.json", dict(rho=1.5)).read_text())
+
+# %%
+assert (
+    json.loads(write_json(home / "x.json", dict(rho=1.5)).read_text()) == dict(rho=1.5)
+    and len(list(home.iterdir())) == 2
+)
+try:
+    write_json(home / "x.json", dict(rho=object()))
+except TypeError as e:
+    print(e)
+else:
+    raise AssertionError("an object was written as JSON")
+# the old file stands, and nothing is left beside it
+assert json.loads((home / "x.json").read_text()) == dict(rho=1.5) and len(list(home.iterdir())) == 2
+
+
+# %% [markdown]
+# ## One at a time
+#
+# Two sweeps on one folder, or two runs that need the same dense network, must not compute the same thing twice, let alone write into each other's files. The lock is the operating system's: it is gone when its holder is, however it died. A lock *file* that
+# somebody has to delete after a crash would be the opposite of surviving.
+
+# %%
+#| export
+class Busy(RuntimeError):
+    "Somebody else holds the lock"
+
+
+@contextmanager
+def lock(
+    path: Path,  # The lock's file; made if need be
+    wait: bool = True,  # Wait for it, or raise `Busy`
+) -> Iterator[None]:  # Holds it within
+    """Hold a lock that ends with its process. Raises: Busy if it is held elsewhere and `wait`
+    is False.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(path, timeout=-1 if wait else 0)
+    try:
+        held.acquire()
+    except Timeout as e:
+        raise Busy(
+            f"{path.name.removesuffix('.lock')} is being worked on by another process"
+        ) from e
+    try:
+        yield
+    finally:
+        held.release()
+
+
+# %%
+with lock(home / "runs" / "run.lock"):
+    try:
+        with lock(home / "runs" / "run.lock", wait=False):
+            raise AssertionError("two holders of one lock")
+    except Busy as e:
+        print(e)
+        assert str(e).startswith("run is being worked on")
+try:
+    with lock(home / "runs" / "run.lock", wait=False):
+        raise KeyError("the holder fails")
+except KeyError:
+    pass
+with lock(home / "runs" / "run.lock", wait=False):
+    print("free again")
+
+
+# %% [markdown]
+# And a holder that dies without a word:
+
+# %%
+def hold_and_die():
+    with lock(home / "run.lock"):
+        os._exit(1)  # as after kill -9: nothing is cleaned up
+
+
+dying = multiprocessing.get_context("fork").Process(target=hold_and_die)
+dying.start()
+dying.join()
+with lock(home / "run.lock", wait=False):
+    print("free again")
+assert dying.exitcode == 1
+
+
+# %% [markdown]
+# ## Which code
+#
+# A result belongs to the code that made it. The package's version is too coarse while somebody works on it, and a commit says nothing about an installed wheel; so it is a hash of source lines. Comments and empty lines are left out: they do not make old runs doubtful.
+
+# %%
+#| export
+def _code_lines(file: Path) -> list[str]:
+    "A module's lines without comments, empty lines and spaces at the end."
+    lines = [line.rstrip() for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line and not line.lstrip().startswith("#")]
+
+
+# %%
+toy = home / "toy"
+toy.mkdir()
+(toy / "training.py").write_text("# why\nx = 1   \n\nif x:\n    # because\n    x = 2  # two\n")
+_code_lines(toy / "training.py")
+
+# %%
+assert _code_lines(toy / "training.py") == ["x = 1", "if x:", "    x = 2  # two"]
+
+# %% [markdown]
+# Modules that only show or queue results are left out as well: a new plot does not change a run. The answer is that of the moment when a process first asks, since its modules are those it has loaded, whatever somebody writes to the disk meanwhile.
+
+# %%
+#| export
+# modules that do not decide a run's result: what looks at data,
+TELLING = {
+    "settings",
+    "quality",
+    "findings",
+    # starts runs,
+    "notebooks",
+    "jobs",
+    "runner",
+    "grid",
+    "workers",
+    "sweep_record",
+    "sweep",
+    "ray_sweep",
+    # shows results,
+    "figures",
+    "choices",
+    "run_plots",
+    "plots",
+    "finished",
+    "comparison",
+    "seeds",
+    "report",
+    "studies",
+    "by_layer",
+    "costs",
+    "calibration",
+    "sizing",
+    "cli",
+}  # or asks and plans
+
+
+@cache
+def code_version(
+    package: Path | None = None,  # Folder of the package's modules; None: this one
+) -> str:  # 12 hexadecimal digits
+    "Hash of the code that decides a run's result, as it was when this process first asked."
+    digest = hashlib.sha256()
+    for file in sorted((package or Path(str(files("fairgrape")))).glob("*.py")):
+        if file.stem not in TELLING and not file.stem.startswith("_"):
+            digest.update("\n".join([file.stem, *_code_lines(file)]).encode())
+    return digest.hexdigest()[:12]
+
+
+# %%
+code_version()
+
+# %%
+for name in ("training", "plots", "_modidx"):
+    (toy / f"{name}.py").write_text("x = 1\n")
+now = code_version.__wrapped__  # without the memory of what it said before
+first = now(toy)
+for name in ("plots", "_modidx"):
+    (toy / f"{name}.py").write_text("x = 2\n")
+(toy / "training.py").write_text("# why\nx = 1\n\n")
+assert now(toy) == first and len(first) == 12
+(toy / "training.py").write_text("x = 2\n")
+second = now(toy)
+(toy / "training.py").rename(toy / "masks.py")
+assert (
+    len({first, second, now(toy)}) == 3
+    and code_version() is code_version()
+    and len(code_version()) == 12
+)
+
+
+# %% [markdown]
+# A file whose name carries a checksum of its bytes tells by itself whether it was cut off or lost a bit.
+
+# %%
+#| export
+def checksum(
+    path: Path,  # A file
+) -> str:  # 16 hexadecimal digits
+    "A checksum of a file's bytes (BLAKE2b)."
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+
+
+# %%
+(home / "a").write_bytes(b"abc")
+checksum(home / "a")
+
+# %%
+assert (
+    checksum(home / "a") == hashlib.blake2b(b"abc", digest_size=8).hexdigest()
+    and len(checksum(home / "a")) == 16
+)
+(home / "a").write_bytes(b"abd")
+assert checksum(home / "a") != hashlib.blake2b(b"abc", digest_size=8).hexdigest()
