@@ -54,7 +54,8 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
     subprocess.run([Path(sys.executable).with_name("nbdev-export")], cwd=tmp_path, check=True)
 
     def files(root):
-        return {p.name: p.read_text() for p in (root / "fairgrape").glob("*.py")}
+        home = root / "fairgrape"
+        return {p.relative_to(home): p.read_text() for p in home.rglob("*.py")}
 
     assert files(tmp_path) == files(REPO)
 

@@ -283,7 +283,7 @@ def unnamed(file: Path) -> list[int]:
 
 
 def test_text_files_are_opened_with_an_encoding():
-    assert {f.stem: lines for f in PACKAGE.glob("*.py") if (lines := unnamed(f))} == {}
+    assert {f.stem: lines for f in PACKAGE.rglob("*.py") if (lines := unnamed(f))} == {}
 
 
 def test_an_encoding_that_is_missing_is_found(tmp_path):

@@ -174,7 +174,7 @@ def main() -> int:
     )
     p.add_argument("--out", default=str(NBS.parent / "runs" / "mutants.md"))
     args = p.parse_args()
-    rng, books = random.Random(args.seed), sorted(NBS.glob(f"{args.only or '[0-9]*'}.ipynb"))
+    rng, books = random.Random(args.seed), sorted(NBS.glob(f"**/{args.only or '[0-9]*'}.ipynb"))
     cells = [
         (book, i, cell.source)
         for book in books

@@ -329,99 +329,97 @@ BLIND = (magnitude_score, random_score)  # scores that look at no image
 SHARED = (group_score, importance_score)  # scores whose batches several processes can divide
 
 _NONE = "no published form: the lottery with short rounds"
-METHODS = {
-    m.name: m
-    for m in (
-        Method(
-            "fairgrape",
-            group_score,
-            select_fair,
-            "iterative",
-            "layer",
-            groups=True,
-            published=(
-                "group importance, every group keeps its share, per layer, iterative (Lin et al."
-                " 2022)"
-            ),
+_METHODS = (
+    Method(
+        "fairgrape",
+        group_score,
+        select_fair,
+        "iterative",
+        "layer",
+        groups=True,
+        published=(
+            "group importance, every group keeps its share, per layer, iterative (Lin et al."
+            " 2022)"
         ),
-        Method(
-            "ws",
-            magnitude_score,
-            select_top,
-            "one shot",
-            "layer",
-            published="magnitude per layer, one shot from the trained network (Han et al. 2015)",
+    ),
+    Method(
+        "ws",
+        magnitude_score,
+        select_top,
+        "one shot",
+        "layer",
+        published="magnitude per layer, one shot from the trained network (Han et al. 2015)",
+    ),
+    Method(
+        "lottery",
+        magnitude_score,
+        select_top,
+        "iterative",
+        "layer",
+        rewind=True,
+        rounds="full",
+        published=(
+            "iterative magnitude, rewound to the weights before training, full rounds (Frankle"
+            " & Carbin 2019)"
         ),
-        Method(
-            "lottery",
-            magnitude_score,
-            select_top,
-            "iterative",
-            "layer",
-            rewind=True,
-            rounds="full",
-            published=(
-                "iterative magnitude, rewound to the weights before training, full rounds (Frankle"
-                " & Carbin 2019)"
-            ),
+    ),
+    Method(
+        "lottery_short", magnitude_score, select_top, "iterative", "layer", _NONE, rewind=True
+    ),
+    Method(
+        "importance",
+        importance_score,
+        select_top,
+        "iterative",
+        "layer",
+        published=(
+            "importance of one group of everybody, per layer, iterative (baseline of Lin et al."
+            " 2022)"
         ),
-        Method(
-            "lottery_short", magnitude_score, select_top, "iterative", "layer", _NONE, rewind=True
+    ),
+    Method(
+        "snip",
+        snip_score,
+        select_top,
+        "one shot",
+        "global",
+        start="initial",
+        batches="one",
+        published=(
+            "|w · ∂L/∂w| on one batch, global, one shot before training (Lee et al. 2019)"
         ),
-        Method(
-            "importance",
-            importance_score,
-            select_top,
-            "iterative",
-            "layer",
-            published=(
-                "importance of one group of everybody, per layer, iterative (baseline of Lin et al."
-                " 2022)"
-            ),
+    ),
+    Method(
+        "grasp",
+        grasp_score,
+        select_top,
+        "one shot",
+        "global",
+        start="initial",
+        batches="balanced",
+        published=(
+            "removes the largest −w ⊙ (H g), one class-balanced batch, global, one shot before"
+            " training (Wang et al. 2020)"
         ),
-        Method(
-            "snip",
-            snip_score,
-            select_top,
-            "one shot",
-            "global",
-            start="initial",
-            batches="one",
-            published=(
-                "|w · ∂L/∂w| on one batch, global, one shot before training (Lee et al. 2019)"
-            ),
-        ),
-        Method(
-            "grasp",
-            grasp_score,
-            select_top,
-            "one shot",
-            "global",
-            start="initial",
-            batches="balanced",
-            published=(
-                "removes the largest −w ⊙ (H g), one class-balanced batch, global, one shot before"
-                " training (Wang et al. 2020)"
-            ),
-        ),
-        Method(
-            "random",
-            random_score,
-            select_top,
-            "one shot",
-            "layer",
-            published="random per layer, one shot",
-        ),
-        Method(
-            "magnitude",
-            magnitude_score,
-            select_top,
-            "iterative",
-            "layer",
-            published="magnitude per layer, iterative with retraining (Han et al. 2015)",
-        ),
-    )
-}
+    ),
+    Method(
+        "random",
+        random_score,
+        select_top,
+        "one shot",
+        "layer",
+        published="random per layer, one shot",
+    ),
+    Method(
+        "magnitude",
+        magnitude_score,
+        select_top,
+        "iterative",
+        "layer",
+        published="magnitude per layer, iterative with retraining (Han et al. 2015)",
+    ),
+)
+METHODS = {m.name: m for m in _METHODS}
 
 # %%
 {m.name: m.published for m in METHODS.values()}

@@ -233,51 +233,26 @@ _code_lines(toy / "training.py")
 assert _code_lines(toy / "training.py") == ["x = 1", "if x:", "    x = 2  # two"]
 
 # %% [markdown]
-# Modules that only show or queue results are left out as well: a new plot does not change a run. The answer is that of the moment when a process first asks, since its modules are those it has loaded, whatever somebody writes to the disk meanwhile.
+# Which chapters decide a result is a rule about folders: everything from the method to the run itself. What queues runs, shows them or asks questions of them is left out: a new plot does not change
+# a run. The answer is that of the moment when a process first asks, since its modules are those it has loaded, whatever somebody writes to the disk meanwhile.
 
 # %%
 #| export
-# modules that do not decide a run's result: what looks at data,
-TELLING = {
-    "settings",
-    "quality",
-    "findings",
-    # starts runs,
-    "notebooks",
-    "jobs",
-    "runner",
-    "grid",
-    "workers",
-    "sweep_record",
-    "sweep",
-    "ray_sweep",
-    # shows results,
-    "figures",
-    "choices",
-    "run_plots",
-    "plots",
-    "finished",
-    "comparison",
-    "seeds",
-    "report",
-    "studies",
-    "by_layer",
-    "costs",
-    "calibration",
-    "sizing",
-    "cli",
-}  # or asks and plans
+# chapters whose code decides a run's result
+DECIDING = ("method", "methods", "judge", "data", "networks", "training", "experiment")
 
 
 @cache
 def code_version(
-    package: Path | None = None,  # Folder of the package's modules; None: this one
+    package: Path | None = None,  # Folder of the package's chapters; None: this one
 ) -> str:  # 12 hexadecimal digits
     "Hash of the code that decides a run's result, as it was when this process first asked."
+    home = package or Path(str(files("fairgrape")))
     digest = hashlib.sha256()
-    for file in sorted((package or Path(str(files("fairgrape")))).glob("*.py")):
-        if file.stem not in TELLING and not file.stem.startswith("_"):
-            digest.update("\n".join([file.stem, *_code_lines(file)]).encode())
+    for chapter in DECIDING:
+        for file in sorted((home / chapter).glob("*.py")):
+            name = f"{chapter}.{file.stem}"
+            digest.update("\n".join([name, *_code_lines(file)]).encode())
     return digest.hexdigest()[:12]
 
 
@@ -285,22 +260,19 @@ def code_version(
 code_version()
 
 # %%
-for name in ("training", "plots", "_modidx"):
-    (toy / f"{name}.py").write_text("x = 1\n")
+for name in ("training", "report"):
+    (toy / name).mkdir()
+    (toy / name / "loop.py").write_text("x = 1\n")
 now = code_version.__wrapped__  # without the memory of what it said before
 first = now(toy)
-for name in ("plots", "_modidx"):
-    (toy / f"{name}.py").write_text("x = 2\n")
-(toy / "training.py").write_text("# why\nx = 1\n\n")
+(toy / "report" / "loop.py").write_text("x = 2\n")
+(toy / "training" / "loop.py").write_text("# why\nx = 1\n\n")
 assert now(toy) == first and len(first) == 12
-(toy / "training.py").write_text("x = 2\n")
+(toy / "training" / "loop.py").write_text("x = 2\n")
 second = now(toy)
-(toy / "training.py").rename(toy / "masks.py")
-assert (
-    len({first, second, now(toy)}) == 3
-    and code_version() is code_version()
-    and len(code_version()) == 12
-)
+(toy / "training" / "loop.py").rename(toy / "training" / "epochs.py")
+assert len({first, second, now(toy)}) == 3
+assert code_version() is code_version() and len(code_version()) == 12
 
 
 # %% [markdown]
