@@ -107,13 +107,17 @@ def pieces_left(
     importance: Tensor,  # Importance of a layer, shape `(G, *weight)`
     # True where a weight is still there, shape `(*weight)`; None: all are
     mask: Tensor | None = None,
-) -> Iterator[Tensor]:  # The importance of at most `PIECE` weights, shape `(G, m)`
+    # The importance of at most `PIECE` weights, shape `(G, m)`; with a mask each lies in the same
+    # memory as the one before
+) -> Iterator[Tensor]:
     "The importance piece by piece, with 0 where a weight is pruned."
     pieces = importance.flatten(1).split(PIECE, 1)
     if mask is None:
-        return iter(pieces)
-    masks = mask.flatten().split(PIECE)
-    return (torch.where(there, piece, 0) for there, piece in zip(masks, pieces))
+        yield from pieces
+        return
+    room, zero = torch.empty_like(pieces[0]), importance.new_zeros(())
+    for there, piece in zip(mask.flatten().split(PIECE), pieces):
+        yield torch.where(there, piece, zero, out=room[:, : piece.shape[1]])
 
 # %% ../../nbs/method/06_selectors.ipynb #b4df3875
 def target_share(

@@ -264,12 +264,12 @@ def test_another_selector_is_called_once_a_layer():
 
 MEMORY = """
 import re, sys, torch
-from fairgrape import selection, selection_jobs
+from fairgrape.method import device, selection
 torch.set_num_threads(1)
 def kib(name): return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 small = torch.rand(4, 1000) ** 8
 selection.select_fair(small, torch.ones(1000) > 0, 500)      # compiled, loaded
-selection_jobs.COPY = int(sys.argv[1])
+device.COPY = int(sys.argv[1])
 n = 8_000_000
 rows, mask = torch.rand(4, n), torch.ones(n, dtype=torch.bool)
 rows.square_()
