@@ -44,7 +44,8 @@ _DEFINED_IN = {
     "synthetic_table": "data.appearance",
     "render_faces": "data.synthetic",
     "read_dataset": "data.catalog",
-    # weights
+    # networks and their weights
+    "build_model": "networks.models",
     "save_weights": "networks.weights",
     "load_weights": "networks.weights",
 }

@@ -79,7 +79,7 @@ print(sorted({m.split('.')[0] for m in set(sys.modules) - before} & {'pandas', '
 
 def test_templates_and_settings_come_along(python, tmp_path):
     code = (
-        "from fairgrape.sweep.runner import template; from fairgrape.experiment.paths import"
+        "from fairgrape.sweep.kernels import template; from fairgrape.experiment.paths import"
         " read_settings; print(template('prune').name, template('report').name,"
         " template('study').name, 'demo' in read_settings())"
     )

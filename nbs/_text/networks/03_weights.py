@@ -331,7 +331,7 @@ def _new_head_hint(state, want, head: str, source: str) -> str:
     has = "is missing" if given is None else f"has another size: {len(given):,} classes"
     return (
         f"the head {has}, and this network has {own:,}. To keep all but the head, write a file with"
-        " a new one: from fairgrape.networks.models import build_model, save_weights;"
+        " a new one: from fairgrape import build_model, save_weights;"
         f" save_weights(build_model(NETWORK, {own}, weights='{source}',"
         " new_head=True).state_dict(), 'new_head.safetensors')"
     )
