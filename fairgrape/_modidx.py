@@ -1434,6 +1434,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'fairgrape.sweep.ray.OnRay.stop': ('sweep/ray.html#onray.stop', 'fairgrape/sweep/ray.py'),
                                      'fairgrape.sweep.ray._brought': ('sweep/ray.html#_brought', 'fairgrape/sweep/ray.py'),
                                      'fairgrape.sweep.ray._node_work': ('sweep/ray.html#_node_work', 'fairgrape/sweep/ray.py'),
+                                     'fairgrape.sweep.ray.asked_cluster': ('sweep/ray.html#asked_cluster', 'fairgrape/sweep/ray.py'),
+                                     'fairgrape.sweep.ray.check_cluster': ('sweep/ray.html#check_cluster', 'fairgrape/sweep/ray.py'),
                                      'fairgrape.sweep.ray.files_of': ('sweep/ray.html#files_of', 'fairgrape/sweep/ray.py'),
                                      'fairgrape.sweep.ray.here': ('sweep/ray.html#here', 'fairgrape/sweep/ray.py'),
                                      'fairgrape.sweep.ray.need_ray': ('sweep/ray.html#need_ray', 'fairgrape/sweep/ray.py'),
