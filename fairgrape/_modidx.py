@@ -1137,6 +1137,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'fairgrape/report/figures.py'),
                                           'fairgrape.report.figures.DescribedFigure._repr_png_': ( 'report/figures.html#describedfigure._repr_png_',
                                                                                                    'fairgrape/report/figures.py'),
+                                          'fairgrape.report.figures.DescribedFigure.draw': ( 'report/figures.html#describedfigure.draw',
+                                                                                             'fairgrape/report/figures.py'),
                                           'fairgrape.report.figures._fill': ('report/figures.html#_fill', 'fairgrape/report/figures.py'),
                                           'fairgrape.report.figures._glyphs': ( 'report/figures.html#_glyphs',
                                                                                 'fairgrape/report/figures.py'),
