@@ -15,11 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import papermill
-import yaml
 
 from .data.catalog import DATASETS, check_dataset
 from .data.findings import set_text
-from .experiment.paths import inside, root
+from .experiment.paths import inside, read_yaml, root
 from .experiment.settings import KNOWN, PLACES
 from .report.runs import find_runs
 from .studies.studies import load_study, protocol_rows, study_cells, study_names
@@ -335,8 +334,8 @@ def _parameters(args: argparse.Namespace) -> dict:
     if not args.file:
         return given
     try:
-        from_file = yaml.safe_load(Path(args.file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
+        from_file = read_yaml(args.file)
+    except OSError as e:
         raise ValueError(f"{args.file}: not a readable YAML file of parameters ({e})") from e
     if not isinstance(from_file, dict):
         raise ValueError(f"{args.file}: write it as lines of 'name: value'")

@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
 from PIL import Image
 
 # %% ../../nbs/report/01_figures.ipynb #f703fb14
@@ -101,8 +102,14 @@ def area(
 # %% ../../nbs/report/01_figures.ipynb #5c742059
 class DescribedFigure(Figure):
     """A figure whose text form is its label, where it has one, and which any backend shows as a
-    picture.
+    picture, without LaTeX.
     """
+
+    def draw(self, renderer):
+        with plt.rc_context({"text.usetex": False}):  # for ticks that are made while drawing
+            for text in self.findobj(Text):
+                text.set_usetex(False)
+            super().draw(renderer)
 
     def __repr__(self) -> str:
         return self.get_label() or super().__repr__()
@@ -121,15 +128,16 @@ def figure_of(
     # The figure, closed, and its panels in reading order, shape `(rows · columns,)`
 ) -> tuple[Figure, np.ndarray]:
     "A figure with light grid lines and no box, which no notebook draws twice."
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=size,
-        layout="constrained",
-        squeeze=False,
-        FigureClass=DescribedFigure,
-        **kwargs,
-    )
+    with plt.rc_context({"text.usetex": False}):  # for the axes' number formats
+        fig, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=size,
+            layout="constrained",
+            squeeze=False,
+            FigureClass=DescribedFigure,
+            **kwargs,
+        )
     plt.close(fig)
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from ..experiment.paths import read_yaml
 from ..experiment.settings import Settings
 from ..report.comparison import report_table
 from ..report.page import write_report
@@ -69,8 +69,8 @@ def load_study(
     if name == "protocol" or not path.is_file():
         raise ValueError(f"no study {name!r}: choose one of {', '.join(study_names())}")
     try:
-        return Study(name, **yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (TypeError, yaml.YAMLError) as e:
+        return Study(name, **read_yaml(path))
+    except (TypeError, ValueError) as e:
         raise ValueError(
             f"{path}: a study has {', '.join(f.name for f in fields(Study))} ({e})"
         ) from e
@@ -78,7 +78,7 @@ def load_study(
 # %% ../../nbs/studies/01_studies.ipynb #62ed6f5d
 def _protocol() -> dict:
     "The protocol's file: `paper`, `fast`, and `rows`"
-    return yaml.safe_load((studies_folder() / "protocol.yaml").read_text(encoding="utf-8"))
+    return read_yaml(studies_folder() / "protocol.yaml")
 
 # %% ../../nbs/studies/01_studies.ipynb #07743fed
 def protocol_rows() -> list[str]:

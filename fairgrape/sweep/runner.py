@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from ..experiment.paths import inside, plain_name, root
+from ..experiment.paths import inside, plain_name, root, system_path
 from fairgrape.sweep.jobs import (
     Outcome,
     RunJob,
@@ -39,17 +39,18 @@ from ..training.files import code_version
 
 # %% ../../nbs/sweep/03_runner.ipynb #7f81518a
 def check_keep_on(where: dict):
-    "Raise OSError if the importance cannot lie where it is to."
+    "Raise OSError if the importance cannot lie where it is to; ValueError for an address."
     folder = where.get("keep_on") or "auto"
     if folder in ("auto", "device", "host"):
         return
+    folder = system_path("keep_on", str(folder))
     try:
-        Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=Path(folder).expanduser()):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as e:
         raise OSError(
-            f"keep_on = {str(folder)!r} cannot be written ({e.strerror}): give a folder on a disk"
+            f"keep_on = {folder!r} cannot be written ({e.strerror}): give a folder on a disk"
             " with room, or auto, device or host"
         ) from e
 

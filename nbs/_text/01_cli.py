@@ -17,11 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import papermill
-import yaml
 
 from fairgrape.data.catalog import DATASETS, check_dataset
 from fairgrape.data.findings import set_text
-from fairgrape.experiment.paths import inside, root
+from fairgrape.experiment.paths import inside, read_yaml, root
 from fairgrape.experiment.settings import KNOWN, PLACES
 from fairgrape.report.runs import find_runs
 from fairgrape.studies.studies import load_study, protocol_rows, study_cells, study_names
@@ -42,6 +41,7 @@ from unittest.mock import Mock, patch
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 
 from fairgrape.experiment.preparation import is_complete
@@ -720,8 +720,8 @@ def _parameters(args: argparse.Namespace) -> dict:
     if not args.file:
         return given
     try:
-        from_file = yaml.safe_load(Path(args.file).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
+        from_file = read_yaml(args.file)
+    except OSError as e:
         raise ValueError(f"{args.file}: not a readable YAML file of parameters ({e})") from e
     if not isinstance(from_file, dict):
         raise ValueError(f"{args.file}: write it as lines of 'name: value'")
@@ -732,6 +732,7 @@ def _parameters(args: argparse.Namespace) -> dict:
 (home / "p.yaml").write_text(yaml.safe_dump(dict(tiny, method="ws", rate=0.25)))
 (home / "bad.yaml").write_text("!!python/object/apply:os.system ['echo run']")
 (home / "list.yaml").write_text("- method\n- ws")
+(home / "twice.yaml").write_text("method: ws\nrate: 0.9\nrate: 0.5")
 from_file = _parameters(argparse.Namespace(file=str(home / "p.yaml"), rate="0.5", again="again"))
 {k: from_file[k] for k in ("method", "rate", "task")}
 
@@ -739,7 +740,7 @@ from_file = _parameters(argparse.Namespace(file=str(home / "p.yaml"), rate="0.5"
 assert from_file == dict(tiny, method="ws", rate="0.5") and _parameters(
     argparse.Namespace(file=None, rate="0.5", accept_older=True)
 ) == dict(rate="0.5")
-for name in ("bad.yaml", "list.yaml", "none.yaml"):
+for name in ("bad.yaml", "list.yaml", "twice.yaml", "none.yaml"):
     try:
         _parameters(argparse.Namespace(file=str(home / name)))
     except ValueError as e:

@@ -8,6 +8,7 @@
 
 # %%
 #| export
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -196,7 +197,11 @@ def _check_classes(column: str, names: Sequence[str], have: Sequence[str], where
     if "" in names:
         raise ValueError(f"{where}a name of {column} is empty: is there a comma too many?")
     if unknown := [n for n in names if n not in have]:
-        raise ValueError(f"{where}{column} has no class {unknown[0]!r}: it has {', '.join(have)}")
+        hint = "; write a name with a comma or semicolon in double quotes"
+        raise ValueError(
+            f"{where}{column} has no class {unknown[0]!r}: it has {', '.join(have)}"
+            + (hint if {",", ";"} & set("".join(have)) else "")
+        )
 
 
 # %%
@@ -320,13 +325,65 @@ except ValueError as e:
 else:
     raise AssertionError("7 of 6 images were accepted")
 
-
 # %% [markdown]
 # ## Some of the images
 #
 # Three of the paper's studies need a part of the images by their labels: importance on one race only, importance without one race, and a training set in which the other races are scarce. One
 # short notation says which: `race=White,Black` are the images of these races, `race!=White` all but one, and `;` joins conditions that must all hold. A product of columns goes too. A name that the
 # set does not have is an error, and so is a condition that nothing fulfils: the study would be an empty one.
+#
+# A class may be called "Black, non-Hispanic". A name with a comma or a semicolon stands in double quotes: `race="Black, non-Hispanic",White`.
+
+# %%
+#| export
+# a name in double quotes, between what stands before and after names
+_QUOTED = re.compile(r'(?:^|(?<=[=,;]))\s*"[^"]+"\s*(?=[,;:]|$)')
+
+
+def split_names(
+    text: str,  # Names, or conditions, of a spec
+    at: str = ",",  # What stands between them
+) -> list[str]:  # The parts as they are written
+    "Split a spec at commas or semicolons, but not inside of a name in double quotes."
+    quoted = [match.span() for match in _QUOTED.finditer(text)]
+    cuts = [m.start() for m in re.finditer(re.escape(at), text)]
+    cuts = [i for i in cuts if not any(start <= i < end for start, end in quoted)]
+    return [text[a:b] for a, b in zip([0, *(i + 1 for i in cuts)], [*cuts, len(text)])]
+
+
+# %%
+split_names('race="Black; other, mixed",White;gender=Male', ";")
+
+# %%
+assert split_names('race="Black; other, mixed",White;gender=Male', ";") == [
+    'race="Black; other, mixed",White',
+    "gender=Male",
+]
+assert split_names('"Black, other", White') == ['"Black, other"', " White"]
+assert split_names("White,Black,") == ["White", "Black", ""] and split_names("") == [""]
+# quotes inside of names are letters
+assert split_names('5" pipe,6" pipe') == ['5" pipe', '6" pipe']
+assert split_names('a "b, c", d') == ['a "b', ' c"', " d"]
+
+
+# %%
+#| export
+def class_name(
+    name: str,  # A class, perhaps in double quotes
+    have: Sequence[str],  # The names there are
+) -> str:  # The name without quotes and spaces around it
+    "A class by the name that a spec gives it."
+    name = name.strip()
+    is_quoted = len(name) > 2 and name[0] == name[-1] == '"'
+    return name[1:-1] if is_quoted and name not in have else name
+
+
+# %%
+print(class_name(' "Black, other" ', ["Black, other"]))
+assert class_name(' "Black, other" ', ["Black, other"]) == "Black, other"
+assert class_name('"x"', ['"x"']) == '"x"' and class_name(" White", ["White"]) == "White"
+assert class_name('"', []) == '"' and class_name('""', []) == '""'
+
 
 # %%
 #| export
@@ -335,7 +392,7 @@ def cell_name(
     have: Sequence[str],  # The names there are
 ) -> str:  # The name as `codes` writes it
     "A class or cell by a name that a keyboard can write."
-    name = name.strip()
+    name = class_name(name, have)
     return (
         name
         if name in have
@@ -349,6 +406,7 @@ assert (
     == cell_name("Female × yes", ["Female × yes"])
     == "Female × yes"
     and cell_name("a*b", ["a*b"]) == "a*b"
+    and cell_name('"Black, other*yes"', ["Black, other × yes"]) == "Black, other × yes"
 )
 
 
@@ -364,7 +422,7 @@ def _condition(table: pd.DataFrame, text: str) -> np.ndarray:
         )
     unlike, column = column.endswith("!"), column.removesuffix("!").strip()
     code, have = codes(table, column)
-    wanted = [cell_name(name, have) for name in names.split(",")]
+    wanted = [cell_name(name, have) for name in split_names(names)]
     _check_classes(column, wanted, have, where=f"{text!r}: ")
     return np.isin(code, [have.index(n) for n in wanted]) != unlike
 
@@ -418,7 +476,9 @@ def matching(
     """Which images have the labels asked for. Raises: ValueError (no such column or class, no
     such image).
     """
-    found = reduce(np.logical_and, [_condition(table, text.strip()) for text in spec.split(";")])
+    found = reduce(
+        np.logical_and, [_condition(table, text.strip()) for text in split_names(spec, ";")]
+    )
     if len(table) and not found.any():
         raise ValueError(f"{spec!r}: none of the {len(table)} images is like that")
     return found
@@ -437,6 +497,20 @@ assert matching(faces.table, "race=White,Black; gender=Male").tolist() == [
     False,
 ]
 assert matching(faces.table, "race!=White").tolist() == [True, False, True, True, False, True]
+commas = faces.table[["race"]].assign(
+    race=faces.table.race.cat.rename_categories(dict(Black="Black, other"))
+)
+assert (
+    matching(commas, 'race="Black, other",White').tolist()
+    == matching(faces.table, "race=Black,White").tolist()
+)
+try:
+    matching(commas, "race=Black, other")
+except ValueError as e:
+    print(e)
+    assert str(e).endswith("; write a name with a comma or semicolon in double quotes")
+else:
+    raise AssertionError("half of a name was accepted")
 # without rows, the names alone are checked
 assert matching(faces.table[:0], "race=White").tolist() == []
 try:
@@ -589,9 +663,10 @@ def check_cells(
             f"{spec} {empty[0]!r} has no image in {part} (of {counts.loc[empty[0]].sum()} in all)"
         )
         if part != "val":
+            name = f'"{empty[0]}"' if {",", ";"} & set(empty[0]) else empty[0]
             raise ValueError(
                 f"{told}: use more images (limit), another split, or leave the group out (classes ="
-                f" '{spec}!={empty[0]}')"
+                f" '{spec}!={name}')"
             )
         warnings.warn(f"{told}: the best epochs are chosen without it", stacklevel=2)
     return counts
@@ -613,6 +688,12 @@ for table, where, spec, told in (
         "gender 'Male' has no image in test (of 4 in all)",
     ),
     (whole, parts, "race*gender", "'Asian × Female'"),
+    (
+        faces.table.assign(race=faces.table.race.cat.rename_categories(dict(Asian="Asian, other"))),
+        split,
+        "race",
+        """leave the group out (classes = 'race!="Asian, other"')""",
+    ),
 ):
     try:
         check_cells(table, where, spec)

@@ -16,6 +16,8 @@ from configparser import Error as BadFile
 from importlib.resources import files
 from pathlib import Path
 
+import yaml
+
 # %%
 import subprocess
 import tempfile
@@ -172,9 +174,102 @@ assert _base(Path(fairgrape.__file__).parent / "settings.ini") == Path.cwd()
 
 
 # %% [markdown]
+# ## YAML
+#
+# Grids, parameters of a run and studies are YAML files. All of them go through one reader, because YAML 1.1 changes what people write. `010` is eight, `12:30:45` is 45045, `on` is true, and `1_000` is a thousand. Here these are text, as they are
+# written, and a setting that is a number reads its text as a decimal number. Numbers without such spellings stay numbers. A tag such as `!!python/object` stays an error: nothing in a file is ever called.
+
+# %%
+#| export
+class PlainYAML(yaml.SafeLoader):
+    "YAML as it is written: decimal numbers, `true` and `false`, and every key once."
+
+    yaml_implicit_resolvers = {}
+
+    def compose_mapping_node(self, anchor):
+        node, lines = super().compose_mapping_node(anchor), {}
+        for key, _ in node.value:
+            name, line = (key.tag, str(key.value)), key.start_mark.line + 1
+            if name in lines:
+                raise yaml.YAMLError(
+                    f"{key.value} stands there twice, in lines {lines[name]} and {line}: keep one"
+                )
+            lines[name] = line
+        return node
+
+
+for _tag, _written, _starts in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*|0x[0-9a-fA-F]+)", "-+0123456789"),
+    (
+        "float",
+        r"([-+]?[0-9]+\.[0-9]*|\.[0-9]+)([eE][-+][0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("merge", r"<<", "<"),
+):
+    PlainYAML.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"({_written})$"), _starts
+    )
+
+# %%
+SPELLED = "[010, 007, 12:30:45, 190:20:30.15, on, No, 1_000, 0b11, 2024-01-01, =]"
+yaml.load(SPELLED, PlainYAML)
+
+# %%
+assert yaml.load(SPELLED, PlainYAML) == SPELLED.strip("[]").split(", ")
+ordinary = "[0, 10, -3, 0x1F, 0.9, 1., .5, 1.0e-4, -.inf, true, False, null, ~, ws, 1e-4, '010']"
+assert yaml.load(ordinary, PlainYAML) == yaml.safe_load(ordinary)
+assert yaml.load("{a: &own {x: 1}, b: {<<: *own, x: 2}}", PlainYAML) == dict(
+    a=dict(x=1), b=dict(x=2)
+)
+assert yaml.load("rate:", PlainYAML) == dict(rate=None)
+
+
+# %% [markdown]
+# A key that stands twice is an error. YAML would take the last one, and half of a grid would be gone.
+
+# %%
+#| export
+def read_yaml(path: str | Path) -> dict | list | str | None:
+    """What a YAML file holds. Raises: ValueError that names the file where it is not YAML or
+    has a key twice; OSError where it cannot be read.
+    """
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), PlainYAML)
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ValueError(f"{path}: not a readable YAML file ({' '.join(str(e).split())})") from e
+
+
+# %%
+with tempfile.TemporaryDirectory() as folder:
+    file = Path(folder) / "grid.yaml"
+    file.write_text("seed: [008, 009, 010]\nrate: 0.9\n")
+    print(read_yaml(file))
+    assert read_yaml(file) == dict(seed=["008", "009", "010"], rate=0.9)
+    for text, told in (
+        ("seed: 0\nrate: 0.9\nseed: 1\n", "seed stands there twice, in lines 1 and 3"),
+        ("cells:\n- {rate: 0.5, rate: 0.9}\n", "rate stands there twice, in lines 2 and 2"),
+        ("!!python/object/apply:os.system ['echo run']", "could not determine a constructor"),
+        ("method: [ws", "expected ',' or ']'"),
+    ):
+        file.write_text(text)
+        try:
+            read_yaml(file)
+        except ValueError as e:
+            print(str(e).replace(folder, "…")[:120])
+            assert told in str(e) and str(e).startswith(f"{file}: not a readable YAML file")
+        else:
+            raise AssertionError(f"{text!r} was read")
+
+
+# %% [markdown]
 # ## Paths
 #
 # A `~` is the home folder, also where no shell has replaced it: in a YAML file, in settings.ini, in a notebook. A path of Windows means nothing elsewhere: it would be one name with odd letters in it, and a folder of that name would be made.
+#
+# The address of a bucket or a server is no folder either. `s3://bucket/runs` would become a local folder `s3:`, and the results would not be where somebody looks for them. Python's `Path` turns it into `s3:/bucket/runs`, so one slash is enough to refuse it.
 
 # %%
 #| export
@@ -183,7 +278,14 @@ def system_path(
     path: str,  # The path, with or without `~`
     system: str = os.name,  # "nt" for Windows
 ) -> str:  # The path with the home folder for `~`
-    "A path as this system knows it. Raises: ValueError for a path of Windows on another system."
+    """A path as this system knows it. Raises: ValueError for an address such as `s3://…`, and for
+    a path of Windows on another system.
+    """
+    if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", path):
+        raise ValueError(
+            f"{name} = {path!r} is an address ({address[1]}://), and only files and folders of"
+            " this system can be used: mount it or copy it, and give the path that it has here"
+        )
     if system != "nt" and re.match(r"[A-Za-z]:[\\/]|\\\\", path):
         raise ValueError(
             f"{name} = {path!r} is a path of Windows, and this system is another: write it as it is"
@@ -196,6 +298,7 @@ def system_path(
 assert (
     system_path("data_path", "~/faces") == str(Path.home() / "faces")
     and system_path("data_path", "my faces/a:b") == "my faces/a:b"
+    and system_path("data_path", "my/s3://faces") == "my/s3://faces"
     and system_path("weights", "") == ""
 )
 assert system_path("data_path", r"C:\faces", system="nt") == r"C:\faces"
@@ -204,6 +307,14 @@ for path in (r"C:\Users\me\faces", "d:/faces", r"\\server\faces"):
         system_path("data_path", path, system="posix")
     except ValueError as e:
         print(e)
+    else:
+        raise AssertionError(f"{path} was accepted")
+for path in ("s3://bucket/runs", "gs://bucket", "file:///runs", str(Path("hdfs://host/runs"))):
+    try:
+        system_path("runs_root", path)
+    except ValueError as e:
+        print(e)
+        assert f"runs_root = {path!r} is an address ({path.split(':')[0]}://)" in str(e)
     else:
         raise AssertionError(f"{path} was accepted")
 
@@ -257,6 +368,17 @@ with tempfile.TemporaryDirectory() as folder:
         assert os.name != "nt" and "runs_root = " in str(e)
     else:
         assert os.name == "nt"
+    # an address: in the file, in the environment, as an argument
+    (Path(folder) / "settings.ini").write_text("[paths]\nruns_root = s3://bucket/runs\n")
+    os.environ["FAIRGRAPE_DATA_ROOT"] = "gs://bucket/data"
+    for kind, argument in (("runs", None), ("data", ""), ("cache", Path("s3://bucket/cache"))):
+        try:
+            root(kind, argument, start=folder)
+        except ValueError as e:
+            assert f"{kind}_root = " in str(e) and "is an address" in str(e)
+        else:
+            raise AssertionError(f"an address was taken for {kind}_root")
+    del os.environ["FAIRGRAPE_DATA_ROOT"]
 
 
 # %% [markdown]

@@ -28,12 +28,14 @@ from fairgrape.data.tables import (
     FaceData,
     cell_name,
     check_cells,
+    class_name,
     codes,
     drop_classes,
     keep_classes,
     label_columns,
     limit_table,
     matching,
+    split_names,
     thin_table,
 )
 from fairgrape.experiment.clusters import Clusters
@@ -171,7 +173,7 @@ def classes_used(
     read, or a class that is not there.
     """
     keep, without = dict(usual), {}
-    for part in filter(None, classes.split(";")):
+    for part in filter(None, split_names(classes, ";")):
         column, _, names = part.partition("=")
         if not names:
             raise ValueError(
@@ -182,9 +184,9 @@ def classes_used(
                 f"classes = {classes!r}: a cell of a product can only be left out: write"
                 f" {column.strip()}!={names}"
             )
-        (without if column.endswith("!") else keep)[column.removesuffix("!").strip()] = [
-            n.strip() for n in names.split(",")
-        ]
+        chosen, column = without if column.endswith("!") else keep, column.removesuffix("!").strip()
+        have, given = codes(table, column)[1], split_names(names)
+        chosen[column] = given if "*" in column else [class_name(n, have) for n in given]
     for column, names in keep.items():
         table = keep_classes(table, column, names)
     for column, names in without.items():
@@ -214,6 +216,12 @@ assert [
     len(classes_used(own.table, said, {}))
     for said in ("tint!=blue", "tint!=blue;shade!=light", "shade*tint!=dark*blue")
 ] == [54, 27, 107]
+# names with a comma stand in double quotes
+renamed = own.table.assign(tint=own.table.tint.cat.rename_categories(dict(red="red, warm")))
+assert [
+    len(classes_used(renamed, said, {}))
+    for said in ('tint="red, warm"', 'tint!="red, warm";shade=dark', 'shade*tint!="dark*red, warm"')
+] == [54, 53, 133]
 for wrong in ("tint", "tint=green", "tint=red,", "shade*tint=dark*blue", "shade*tint!=dark*green"):
     print(refused(classes_used, own.table, wrong, {}))
 
@@ -232,15 +240,28 @@ def left_out(
 ) -> list[str]:  # Groups that the settings leave out of a product
     "The cells of a product that are not to be compared."
     columns = [c.strip() for c in groups.split("*")]
-    asked = [part.split("!=") for part in classes.split(";") if "!=" in part]
+    asked = [part.split("!=", 1) for part in split_names(classes, ";") if "!=" in part]
     return [
         cell_name(name, have)
         for spec, names in asked
         if [c.strip() for c in spec.split("*")] == columns and len(columns) > 1
-        for name in names.split(",")
+        for name in split_names(names)
     ]
 
 
+# %%
+quoted = 'shade*tint!="dark*red, warm",light*blue'
+left_out(quoted, "shade*tint", ["dark × red, warm", "light × blue"])
+
+# %%
+assert left_out(quoted, "shade*tint", ["dark × red, warm", "light × blue"]) == [
+    "dark × red, warm",
+    "light × blue",
+]
+assert left_out(quoted, "shade", ["dark", "light"]) == []
+
+# %%
+#| export
 # names of classes that say nothing without their column's
 BARE = {"no", "yes", "false", "true", "0", "1"}
 

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.text import Text
 from PIL import Image
 
 # %%
@@ -192,13 +193,21 @@ for g in range(10):
 # has a description says that instead.
 #
 # Jupyter draws figures only where matplotlib's backend is the one for notebooks. Servers and containers often set `MPLBACKEND=Agg`, and then a kernel would show the text alone. So a figure can draw itself as well.
+#
+# Somebody's `matplotlibrc` may say `text.usetex: True`. Then matplotlib has LaTeX set each text, which fails where there is no LaTeX, after hours of training, and where a group's name has an underscore or a per cent sign. These figures leave LaTeX out. The user's own plots stay as they are.
 
 # %%
 #| export
 class DescribedFigure(Figure):
     """A figure whose text form is its label, where it has one, and which any backend shows as a
-    picture.
+    picture, without LaTeX.
     """
+
+    def draw(self, renderer):
+        with plt.rc_context({"text.usetex": False}):  # for ticks that are made while drawing
+            for text in self.findobj(Text):
+                text.set_usetex(False)
+            super().draw(renderer)
 
     def __repr__(self) -> str:
         return self.get_label() or super().__repr__()
@@ -233,15 +242,16 @@ def figure_of(
     # The figure, closed, and its panels in reading order, shape `(rows · columns,)`
 ) -> tuple[Figure, np.ndarray]:
     "A figure with light grid lines and no box, which no notebook draws twice."
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=size,
-        layout="constrained",
-        squeeze=False,
-        FigureClass=DescribedFigure,
-        **kwargs,
-    )
+    with plt.rc_context({"text.usetex": False}):  # for the axes' number formats
+        fig, axes = plt.subplots(
+            rows,
+            columns,
+            figsize=size,
+            layout="constrained",
+            squeeze=False,
+            FigureClass=DescribedFigure,
+            **kwargs,
+        )
     plt.close(fig)
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
@@ -249,6 +259,30 @@ def figure_of(
         ax.set_axisbelow(True)
     return fig, axes.ravel()
 
+
+# %% [markdown]
+# A figure made and drawn where LaTeX is asked for is the same, pixel by pixel, as elsewhere. A plot of the user's own still asks for LaTeX.
+
+# %%
+def with_texts() -> Figure:
+    "A figure with every kind of text, one with an underscore and a per cent sign"
+    fig, (ax,) = figure_of(size=(4, 2))
+    ax.plot([1, 1000], [1e-3, 10], label="skin_tone")
+    ax.set(xscale="log", xlabel="50 %", title="$x_2$")
+    ax.annotate("here", (10, 1))
+    ax.legend()
+    return fig
+
+
+as_usual = with_texts()._repr_png_()
+with plt.rc_context({"text.usetex": True}):
+    without_latex = with_texts()
+    picture = without_latex._repr_png_()
+    own = Figure()
+    asks_latex = own.text(0, 0, "mine").get_usetex()
+assert picture == as_usual and asks_latex
+assert not any(text.get_usetex() for text in without_latex.findobj(Text))
+print(len(as_usual), "bytes")
 
 # %% [markdown]
 # All looks in one figure, the groups' areas below them. It is shown further down, where there are words to go with it.
@@ -474,6 +508,8 @@ def _png(fig: Figure) -> bytes:
 picture = Image.open(io.BytesIO(_png(fig)))
 full = io.BytesIO()
 fig.savefig(full, dpi=110)
+with plt.rc_context({"text.usetex": True}):
+    assert _png(with_texts()) == _png(without_latex)
 print(picture.size, picture.mode, f"{len(_png(fig)):,} bytes instead of {len(full.getvalue()):,}")
 assert (
     picture.size == (880, 220)

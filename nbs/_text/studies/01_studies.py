@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
+from fairgrape.experiment.paths import read_yaml
 from fairgrape.experiment.settings import Settings
 from fairgrape.report.comparison import report_table
 from fairgrape.report.page import write_report
@@ -29,6 +29,7 @@ import tempfile
 from dataclasses import replace
 from types import SimpleNamespace
 
+import yaml
 from PIL import Image
 
 from fairgrape.experiment.run import run
@@ -145,8 +146,8 @@ def load_study(
     if name == "protocol" or not path.is_file():
         raise ValueError(f"no study {name!r}: choose one of {', '.join(study_names())}")
     try:
-        return Study(name, **yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (TypeError, yaml.YAMLError) as e:
+        return Study(name, **read_yaml(path))
+    except (TypeError, ValueError) as e:
         raise ValueError(
             f"{path}: a study has {', '.join(f.name for f in fields(Study))} ({e})"
         ) from e
@@ -183,7 +184,7 @@ assert "unexpected keyword argument 'asked'" in refused(
 #| export
 def _protocol() -> dict:
     "The protocol's file: `paper`, `fast`, and `rows`"
-    return yaml.safe_load((studies_folder() / "protocol.yaml").read_text(encoding="utf-8"))
+    return read_yaml(studies_folder() / "protocol.yaml")
 
 
 # %%

@@ -13,16 +13,22 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
 import nbformat
 import papermill
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from traitlets import default
 from traitlets.config import Config
 
 # %%
 from dataclasses import fields
+from unittest.mock import patch
+
+from jupyter_client.kernelspec import KernelSpec
 
 tmp = Path(tempfile.mkdtemp())
 
@@ -207,6 +213,53 @@ assert [o.text for o in nbformat.read(tmp / "out.ipynb", 4).cells[0].outputs] ==
 
 
 # %% [markdown]
+# A run that never began leaves nothing. Its notebook would say no more than the template does, and it must not take the place of one that says where an earlier try stopped.
+
+# %%
+#| export
+def _began(part: Path) -> bool:
+    "Whether papermill has started a cell of a notebook."
+    cells = nbformat.read(part, 4).cells
+    return any(cell.metadata.get("papermill", {}).get("start_time") for cell in cells)
+
+
+# %%
+began = notebook(tmp / "part.ipynb", "1 + 1", "2 + 2")
+assert not _began(began)
+book = nbformat.read(began, 4)
+book.cells[0].metadata["papermill"] = dict(start_time="2026-11-28T12:00:00", exception=None)
+nbformat.write(book, began)
+assert _began(began)
+
+
+# %% [markdown]
+# Jupyter looks for the kernel `python3` in many folders. A cluster's modules set `JUPYTER_PATH`, and the kernel found there may belong to another Python, which lacks this package. So a run takes no kernel that is installed somewhere: it starts the one of the Python that runs it.
+
+# %%
+#| export
+class OwnKernel(AsyncKernelManager):
+    "Starts the kernel of this Python, whatever kernels are installed."
+
+    @default("kernel_spec_manager")
+    def _no_installed_kernels(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+
+# %%
+foreign = tmp / "jupyter" / "kernels" / "python3"
+foreign.mkdir(parents=True)
+(foreign / "kernel.json").write_text(
+    json.dumps(dict(argv=["/elsewhere/python", "{connection_file}"], display_name="Python 3"))
+)
+with patch.dict(os.environ, JUPYTER_PATH=str(tmp / "jupyter")):
+    installed = AsyncKernelManager(kernel_name="python3").kernel_spec.argv
+    own = OwnKernel(kernel_name="python3").kernel_spec.argv
+print(installed[0], Path(own[0]).name, *own[1:])
+assert installed[0] == "/elsewhere/python" and own[0] == sys.executable
+assert "ipykernel_launcher" in own
+
+
+# %% [markdown]
 # Kernels talk over sockets. Files in a folder of their own, rather than ports, cannot be taken by the kernel beside this one. And the kernel is stopped at once when the notebook is through, without the seconds in which it could tidy up: all that matters is on the disk.
 
 # %%
@@ -220,9 +273,8 @@ def _sockets() -> Iterator[Config]:
         prefix="fairgrape-", dir=short, ignore_cleanup_errors=True
     ) as folder:
         sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}
-        yield Config(
-            {"KernelManager": sockets, "PapermillNotebookClient": {"shutdown_kernel": "immediate"}}
-        )
+        client = {"shutdown_kernel": "immediate", "kernel_manager_class": OwnKernel}
+        yield Config({"KernelManager": sockets, "PapermillNotebookClient": client})
 
 
 # %%
@@ -238,6 +290,21 @@ tempfile.tempdir = before
 config["PapermillNotebookClient"]
 
 
+# %% [markdown]
+# papermill takes braces in a path for the name of a parameter. In the name of a folder they are letters.
+
+# %%
+#| export
+def _braced(path: Path) -> str:
+    "A path for papermill, which formats the paths that it is given."
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+# %%
+print(_braced(Path("runs{2}/x.ipynb")))
+assert _braced(Path("runs{2}/{rate}")).format(rate=0.9) == "runs{2}/{rate}"
+
+
 # %%
 #| export
 def run_notebook(
@@ -247,27 +314,37 @@ def run_notebook(
     log: bool = False,  # Pass on what the notebook prints
 ) -> Path:  # The same path
     """Execute a template. Raises: papermill's error if a cell fails (the notebook is written
-    all the same).
+    all the same); RuntimeError if the kernel does not start.
     """
-    part, shown = (
-        out.with_name(f".{out.name}.part.ipynb"),
-        (dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}),
-    )
+    source = name if isinstance(name, Path) else template(name)
+    part, made = out.with_name(f".{out.name}.part.ipynb"), not out.parent.exists()
+    shown = dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _sockets() as config:
             papermill.execute_notebook(
-                name if isinstance(name, Path) else template(name),
-                part,
+                _braced(source),
+                _braced(part),
                 parameters,
                 progress_bar=False,
                 kernel_name="python3",
                 config=config,
                 **shown,
             )
+    except RuntimeError as e:
+        if part.is_file() and not _began(part):
+            raise RuntimeError(
+                f"the notebook's kernel did not start ({e}): see what it said above, and whether"
+                f" {sys.executable} -m ipykernel_launcher starts"
+            ) from e
+        raise
     finally:
-        if part.is_file():
+        if part.is_file() and _began(part):
             _publish(part, out)
+        part.unlink(missing_ok=True)
+        if made:
+            with suppress(OSError):  # it holds something
+                out.parent.rmdir()
     return out
 
 
@@ -288,3 +365,34 @@ assert [f.name for f in (tmp / "runs").iterdir()] == ["bad.ipynb"] and not noteb
     tmp / "runs" / "bad.ipynb"
 )
 assert "rate = 1.5" in nbformat.read(tmp / "runs" / "bad.ipynb", 4).cells[-1].outputs[0].evalue
+
+# %% [markdown]
+# The kernel is this Python's, also where `JUPYTER_PATH` has another, and the folders' names may have braces:
+
+# %%
+which = notebook(tmp / "which{0}.ipynb", "rate = 0.9", "import sys; print(rate, sys.executable)")
+with patch.dict(os.environ, JUPYTER_PATH=str(tmp / "jupyter")):
+    ran = run_notebook(which, tmp / "runs{2}" / "{rate}" / "out.ipynb", dict(rate=0.5))
+said = nbformat.read(ran, 4).cells[-1].outputs[0].text.split()
+print(ran.relative_to(tmp), said[0])
+assert said == ["0.5", sys.executable] and [f.name for f in ran.parent.iterdir()] == ["out.ipynb"]
+
+# %% [markdown]
+# A kernel that does not start leaves no folder behind, and no notebook in one that is there:
+
+# %%
+(tmp / "runs" / "bad.ipynb").write_text("as it was")
+dies = dict(argv=[sys.executable, "-c", "raise SystemExit(3)"], display_name="", language="python")
+with patch.object(KernelSpecManager, "get_kernel_spec", lambda *_: KernelSpec(**dies)):
+    for out in (tmp / "runs" / "new" / "x.ipynb", tmp / "runs" / "bad.ipynb"):
+        try:
+            run_notebook(which, out, dict(rate=0.5))
+        except RuntimeError as e:
+            print(str(e).replace(sys.executable, "python"))
+            assert "the notebook's kernel did not start (" in str(e)
+        else:
+            raise AssertionError("a dead kernel ran a notebook")
+
+# %%
+assert [f.name for f in (tmp / "runs").iterdir()] == ["bad.ipynb"]
+assert (tmp / "runs" / "bad.ipynb").read_text() == "as it was"

@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from fairgrape.experiment.paths import inside, plain_name, root
+from fairgrape.experiment.paths import inside, plain_name, root, system_path
 from fairgrape.sweep.jobs import (
     Outcome,
     RunJob,
@@ -72,17 +72,18 @@ tmp = Path(tempfile.mkdtemp())
 # %%
 #| export
 def check_keep_on(where: dict):
-    "Raise OSError if the importance cannot lie where it is to."
+    "Raise OSError if the importance cannot lie where it is to; ValueError for an address."
     folder = where.get("keep_on") or "auto"
     if folder in ("auto", "device", "host"):
         return
+    folder = system_path("keep_on", str(folder))
     try:
-        Path(folder).expanduser().mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=Path(folder).expanduser()):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as e:
         raise OSError(
-            f"keep_on = {str(folder)!r} cannot be written ({e.strerror}): give a folder on a disk"
+            f"keep_on = {folder!r} cannot be written ({e.strerror}): give a folder on a disk"
             " with room, or auto, device or host"
         ) from e
 
@@ -99,6 +100,12 @@ except OSError as e:
     print(str(e).replace(str(tmp), "…"))
 else:
     raise AssertionError("a file was taken for a folder")
+try:
+    check_keep_on(dict(keep_on="s3://bucket/maps"))
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("an address was taken for a folder")
 
 
 # %%

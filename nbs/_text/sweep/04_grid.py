@@ -15,10 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import yaml
-
 from fairgrape.experiment.dense import device_of, starting_network
-from fairgrape.experiment.paths import plain_name, read_settings
+from fairgrape.experiment.paths import plain_name, read_settings, read_yaml
 from fairgrape.experiment.preparation import Job, check_images, check_job, own_names
 from fairgrape.experiment.settings import KNOWN, from_parameters, identity
 from fairgrape.sweep.jobs import RunJob, state_of
@@ -100,6 +98,69 @@ else:
 
 
 # %% [markdown]
+# `epochs` and `lrs` are schedules: "13,3,3" is one value with three stages. As lists, `epochs: [13, 3, 3]` and `lrs: [1e-4, 1e-5, 1e-6]` would be nine runs with one stage each, and so short a training looks like a bad method. So two lists of single
+# numbers are refused, and one list beside a schedule of several stages is too. Whoever means a grid writes the epochs as text.
+
+# %%
+#| export
+def _single(values: list) -> bool:
+    "Whether values are several schedules of one stage each, or one schedule taken apart."
+    return len(values) > 1 and all("," not in str(value) for value in values)
+
+
+def check_stage_lists(block: Mapping):
+    "Raise ValueError for a training schedule that is written as a list, which would multiply."
+    given = {k: several(k, block[k]) for k in ("epochs", "lrs") if k in block}
+    quoted = all(isinstance(value, str) for value in given.get("epochs", [0]))
+    for name, values in given.items():
+        # the default has three stages
+        beside = next((v for k, v in given.items() if k != name), ["13,3,3"])
+        staged = any("," in str(value) for value in beside)
+        if _single(values) and (staged or (_single(beside) and not quoted)):
+            raise ValueError(
+                f"{name} = {values}: a list is a grid, here of {len(values) * len(beside)} runs"
+                " with one training stage each; write one schedule as text,"
+                f' {name}: "{",".join(map(str, values))}"'
+                " (for a grid of one-stage schedules give both settings, the epochs in quotes)"
+            )
+
+
+# %%
+def refused(check, *given) -> str:
+    "What a check says against its arguments"
+    try:
+        check(*given)
+    except ValueError as e:
+        return str(e)
+    raise AssertionError(f"{given} was accepted")
+
+
+for wrong in (
+    dict(epochs=[13, 3, 3], lrs=["1e-4", "1e-5", "1e-6"]),
+    dict(epochs=[13, 3, 3]),
+    dict(epochs="13,3,3", lrs=[1e-4, 1e-5, 1e-6]),
+):
+    print(refused(check_stage_lists, wrong))
+
+# %%
+assert 'epochs: "13,3,3"' in refused(check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3]))
+assert "a grid, here of 9 runs" in refused(
+    check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3])
+)
+assert refused(check_stage_lists, dict(lrs=[0.1, 0.2])).startswith("lrs = [0.1, 0.2]: ")
+for right in (
+    {},
+    dict(epochs="13,3,3"),
+    dict(epochs=["13,3,3", "5,2,1"], lrs="1e-4,1e-5,1e-6"),
+    dict(epochs=[5, 10], lrs=1e-3),
+    dict(epochs=[5, 10], lrs=[1e-3]),
+    dict(epochs=["5", "10"], lrs=[1e-3, 1e-4]),
+    dict(epochs=[3], lrs=[1e-3, 1e-4]),
+):
+    check_stage_lists(right)
+
+
+# %% [markdown]
 # ## The grid
 #
 # A mapping of settings to values; a list of values multiplies. `cells` is for what does not multiply: a list of mappings, each of which is taken with everything else. Several such blocks are a list.
@@ -119,6 +180,8 @@ def grid_cells(
         raise ValueError(
             "cells = []: a grid without cells has no runs; give some, or leave the line out"
         )
+    for block in blocks:
+        check_stage_lists(block)
     return [
         dict(zip(block, values))
         for block in blocks
@@ -153,21 +216,19 @@ assert grid_cells([dict(method="ws"), dict(method=["snip", "grasp"])], dict(seed
 # %% [markdown]
 # ## Reading one
 #
-# A grid lies in a YAML file or in a section of settings.ini. YAML can name objects to be made while it is read; here it names numbers and words only, and a tag like `!!python/object` is an error.
+# A grid lies in a YAML file or in a section of settings.ini. [One reader](../experiment/01_paths.ipynb) for all YAML keeps seeds with leading zeros decimal, and refuses a setting that stands there twice and a tag like `!!python/object`.
 
 # %%
 #| export
 def _yaml(path: Path):
     "What a YAML file holds. Raises: FileNotFoundError or ValueError that names the file."
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_yaml(path)
     except OSError as e:
         raise FileNotFoundError(
             f"{path}: no such grid can be read ({e.strerror}): name a YAML file, or a section of"
             " settings.ini"
         ) from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path}: not a readable YAML file ({' '.join(str(e).split())})") from e
 
 
 # %%
@@ -179,7 +240,8 @@ def written(text: str, name="grid.yaml") -> Path:
 assert _yaml(written("rate: [0.9, 0.99]")) == dict(rate=[0.9, 0.99])
 for path in (
     written("!!python/object/apply:os.system ['echo run']"),
-    written("method: [ws"),
+    written("method: [ws", "open.yaml"),
+    written("seed: [0, 1]\nrate: 0.9\nseed: 3", "twice.yaml"),
     tmp / "none.yaml",
 ):
     try:
@@ -273,7 +335,10 @@ def read_grid(
             )
     if source and is_file:
         grid = [_whole(block) for block in grid] if isinstance(grid, list) else _whole(grid)
-    return grid_cells(grid, overrides)
+    try:
+        return grid_cells(grid, overrides)
+    except ValueError as e:
+        raise ValueError(f"{source}: {e}" if source else str(e)) from e
 
 
 # %%
@@ -300,6 +365,9 @@ assert read_grid(spaced) == [
     dict(groups="skin tone", task="eye colour", weights=None),
     *(dict(groups="skin tone", task=task) for task in ("a", "b c")),
 ]
+told = refused(read_grid, str(written("epochs: [13, 3, 3]\nlrs: [1e-4, 1e-5, 1e-6]", "list.yaml")))
+print(told.replace(str(tmp), "…"))
+assert "list.yaml: epochs = [13, 3, 3]: a list is a grid, here of 9 runs" in told
 # options are words
 assert [c["groups"] for c in read_grid(spaced, dict(groups='"eye colour" tone', task="a"))] == [
     "eye colour",
@@ -436,6 +504,9 @@ assert [(c.index, c.words) for c in numbered(grid)] == [
     (4, "ws 0.99 seed=0"),
     (5, "ws 0.99 seed=1"),
 ]
+# decimal, whatever YAML 1.1 makes of 010
+padded = read_grid(str(written("method: ws\nseed: [008, 009, 010, 011]", "padded.yaml")))
+assert [from_parameters(c.parameters)[0].seed for c in numbered(padded)] == [8, 9, 10, 11]
 # the data decide, and they are not read yet
 assert (
     len(numbered([dict(method="ws", name=n) for n in ("a", "b", "a")]))

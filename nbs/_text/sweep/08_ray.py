@@ -10,7 +10,9 @@
 #| export
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+from fairgrape.experiment.paths import system_path
 from fairgrape.sweep.grid import Cell
 from fairgrape.sweep.jobs import Outcome, RunJob, read_outcome, working_on
 from fairgrape.sweep.local import QUIET, THREADS, log_file, log_try
@@ -321,6 +324,98 @@ assert (tmp / "home" / "ws-1" / "metrics.json").read_bytes() == b"new"
 
 
 # %% [markdown]
+# ## Whether a cluster is there
+#
+# Ray looks for a cluster at the address that it is given, in the variable `RAY_ADDRESS`, and in a file that the last `ray start` on this machine left. Where none answers, Ray tries again for minutes and speaks of it in log lines only. So the
+# address is tried first, for ten seconds: the nodes of a job often start together.
+
+# %%
+#| export
+def asked_cluster(
+    address: str = "",  # As given: host:port, ray://host:port, "auto", "local" or ""
+) -> tuple[str, str]:  # The address that Ray will try, "" for none; and where it comes from
+    "Where Ray is going to look for a cluster."
+    if address not in ("", "auto"):
+        return address, "--address"
+    if named := os.environ.get("RAY_ADDRESS"):
+        return named, "the variable RAY_ADDRESS"
+    left = Path(os.environ.get("RAY_TMPDIR") or "/tmp") / "ray" / "ray_current_cluster"
+    if left.is_file():
+        return left.read_text(encoding="utf-8").strip(), str(left)
+    return "", ""
+
+
+# %%
+(tmp / "ray").mkdir()
+here_alone = dict(RAY_TMPDIR=str(tmp), RAY_ADDRESS="")
+with instead.dict(os.environ, here_alone):
+    found = [asked_cluster(a) for a in ("head:6379", "local", "auto", "")]
+    os.environ["RAY_ADDRESS"] = "10.0.0.7:6379"
+    found += [asked_cluster("auto"), asked_cluster("head:6379")]
+    os.environ["RAY_ADDRESS"] = ""
+    (tmp / "ray" / "ray_current_cluster").write_text("10.0.0.8:6379\n")
+    found.append(asked_cluster())
+found
+
+# %%
+assert found == [
+    ("head:6379", "--address"),
+    ("local", "--address"),
+    ("", ""),
+    ("", ""),
+    ("10.0.0.7:6379", "the variable RAY_ADDRESS"),
+    ("head:6379", "--address"),
+    ("10.0.0.8:6379", str(tmp / "ray" / "ray_current_cluster")),
+]
+
+
+# %%
+#| export
+def check_cluster(
+    address: str = "",  # As for `asked_cluster`
+    patience: float = 10.0,  # How long to try (s)
+):
+    "Raise ConnectionError if nothing answers where Ray is going to look for a cluster."
+    asked, source = asked_cluster(address)
+    place = re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d+)", asked)
+    if not place:  # none, or a word of Ray's
+        return
+    until = time.time() + patience
+    while True:
+        try:
+            return socket.create_connection((place[1], int(place[2])), timeout=5).close()
+        except (OSError, OverflowError) as e:
+            if time.time() >= until:
+                raise ConnectionError(
+                    f"no Ray cluster answers at {asked} ({e}), which {source} names: start it with"
+                    " 'ray start --head', or give the address that this command printed; without"
+                    " any address, Ray starts on this machine alone"
+                ) from e
+            time.sleep(min(1.0, patience))
+
+
+# %%
+server = socket.create_server(("127.0.0.1", 0))
+port = server.getsockname()[1]
+for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "local"):
+    assert check_cluster(address) is None
+server.close()
+with instead.dict(os.environ, here_alone):
+    (tmp / "ray" / "ray_current_cluster").unlink()
+    assert check_cluster("auto", patience=0) is None  # Ray itself says that there is none
+    os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+    for address in (f"127.0.0.1:{port}", f"ray://[::1]:{port}", "nowhere.invalid:6379", ""):
+        try:
+            check_cluster(address, patience=0)
+        except ConnectionError as e:
+            print(e)
+            assert str(e).startswith(f"no Ray cluster answers at {asked_cluster(address)[0]} (")
+            assert f"which {asked_cluster(address)[1]} names" in str(e)
+        else:
+            raise AssertionError("a cluster that there is not was found")
+
+
+# %% [markdown]
 # ## The engine
 #
 # A run takes so many cores and GPUs; Ray puts it where they are free and gives each task its own CUDA_VISIBLE_DEVICES. A run is not tried again by Ray: the sweep counts the tries, and it knows which failures are worth one.
@@ -341,7 +436,9 @@ class OnRay:
         fetch: str = "",
     ):
         self.ray = need_ray()
+        system_path("fetch", fetch)
         if not self.ray.is_initialized():
+            check_cluster(address)
             self.ray.init(
                 address=address or None,
                 log_to_driver=False,
@@ -458,6 +555,12 @@ for many in (dict(gpus=5), dict(cpus=64)):
         print(e)
     else:
         raise AssertionError("more than any node has was accepted")
+try:
+    on_cluster(fetch="s3://bucket/runs")
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("an address was taken for a folder")
 RayLike.resources = dict(CPU=8.0)
 assert on_cluster(gpus=1).gpus == 0  # no GPU anywhere: the runs compute on the CPU
 RayLike.resources = {}
