@@ -69,30 +69,38 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({c: [say(v) for v in frame[c]] for c in frame})
 
 # %% ../../nbs/report/08_page.ipynb #3a27aba3
-HOW_TO_READ = """<p>Each run trains a dense network, prunes it and compares the two on the same test images. <b>Δ</b> of a group is its
-accuracy after pruning less that before, in percentage points. <b>ρ</b> is the standard deviation (n − 1) of Δ over the
-groups: 0 if all lost alike, larger the more unequal the losses. <b>ψ</b> is how much more the worst group lost than all
-test images together. A network that has <b>collapsed</b>, to one answer for everybody, has a small ρ that means nothing; such networks
-are named below their table.</p>
-<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large: its mean is what ρ
-would be on average if all groups had truly lost the same, and only one test set in twenty exceeds its 95 % value. The
-<b>interval</b> in brackets holds the true disparities that agree with what was observed, at 95 %; if it begins at 0, the
-run is no evidence of a disparity, even where ρ is a little above the floor (the interval leaves out one test set in forty
-at each end, the floor one in twenty at its own). It covers the choice of test images, not the luck of a training: for that, compare
-several seeds.</p>
-<p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a network that fails for
-everybody has no disparity left. The groups are labels as others perceived them, and a small disparity on one test set is
-no licence to use a model on people.</p>"""
+HOW_TO_READ = """\
+<p>Each run trains a dense network, prunes it and compares the two on the same test images.
+<b>Δ</b> of a group is its accuracy after pruning less that before, in percentage points. <b>ρ</b>
+is the standard deviation (n − 1) of Δ over the groups: 0 if all lost alike, larger the more
+unequal the losses. <b>ψ</b> is how much more the worst group lost than all test images together.
+A network that has <b>collapsed</b>, to one answer for everybody, has a small ρ that means
+nothing; such networks are named below their table.</p>
+<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large:
+its mean is what ρ would be on average if all groups had truly lost the same, and only one test
+set in twenty exceeds its 95 % value. The <b>interval</b> in brackets holds the true disparities
+that agree with what was observed, at 95 %; if it begins at 0, the run is no evidence of a
+disparity, even where ρ is a little above the floor (the interval leaves out one test set in forty
+at each end, the floor one in twenty at its own). It covers the choice of test images, not the
+luck of a training: for that, compare several seeds.</p>
+<p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a
+network that fails for everybody has no disparity left. The groups are labels as others perceived
+them, and a small disparity on one test set is no licence to use a model on people.</p>"""
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;margin:0;color:#1a1a1a;background:#fff}
-main{max-width:80rem;margin:auto;padding:1rem}p,li{max-width:48rem}h1{font-size:1.6rem}h2{margin-top:2.5rem;font-size:1.3rem}
-h2,summary,.settings{overflow-wrap:anywhere}summary{cursor:pointer;padding:.5rem 0}.scroll{overflow-x:auto;max-width:100%}
-table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}caption{text-align:left;font-weight:600;padding:.4rem 0}
+main{max-width:80rem;margin:auto;padding:1rem}p,li{max-width:48rem}
+h1{font-size:1.6rem}h2{margin-top:2.5rem;font-size:1.3rem}
+h2,summary,.settings{overflow-wrap:anywhere}
+summary{cursor:pointer;padding:.5rem 0}.scroll{overflow-x:auto;max-width:100%}
+table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
+caption{text-align:left;font-weight:600;padding:.4rem 0}
 caption span{position:sticky;left:0;display:inline-block;max-width:88vw}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
 th:first-child{text-align:left;position:sticky;left:0;background:#f3f3f3}
 thead th{vertical-align:bottom;white-space:normal;min-width:3rem;background:#f3f3f3}
-.words td{white-space:normal;text-align:left;max-width:48rem}figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption,.note{color:#444;font-size:.9rem}
+.words td{white-space:normal;text-align:left;max-width:48rem}
+figure{margin:1.5rem 0}img{max-width:100%;height:auto}
+figcaption,.note{color:#444;font-size:.9rem}
 @media(max-width:640px){img{max-width:none;width:640px}ul{padding-left:1.2rem}}"""
 
 # %% ../../nbs/report/08_page.ipynb #e5ba16e5
@@ -164,7 +172,8 @@ def _run_section(run: Run) -> str:
                 ),
             )
         )
-    return f"<details><summary>{html.escape(run.path.name)}</summary>{''.join(html_figure(*f) for f in figures)}</details>"
+    name, drawn = html.escape(run.path.name), "".join(html_figure(*f) for f in figures)
+    return f"<details><summary>{name}</summary>{drawn}</details>"
 
 # %% ../../nbs/report/08_page.ipynb #93973da4
 COMMON_COLUMNS = (
@@ -320,66 +329,3 @@ def write_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(_page(title, len(table), _paragraphs(intro), body), encoding="utf-8")
     return out
-
-# %% ../../nbs/report/08_page.ipynb #5a734cf9
-COMMON_COLUMNS = (
-    "Scope",
-    "Keep a step",
-    "Retraining epochs a step",
-    "Seed",
-    "Dataset",
-    "Groups",
-    "Test images",
-    "Network",
-)
-
-
-def _result_table(shown: pd.DataFrame, caption: str) -> str:
-    "The table of `display_table` without what is equal in all rows, which is said before it."
-    same = [c for c in COMMON_COLUMNS if shown[c].nunique() == 1]
-    said = "; ".join(f"{c.lower()} {shown[c].iloc[0]}" for c in same)
-    shown = shown.drop(columns=same)
-    of_groups = [c for c in shown if c.startswith("Δ ")]
-    head = f"<p>In all rows: {html.escape(said)}.</p>" if same else ""
-    if len(of_groups) <= 6:
-        return head + html_table(shown, caption)
-    keys = [c for c in ("Method", "Rate", "Scope", "Seed") if c in shown]
-    parts = [of_groups[i : i + 8] for i in range(0, len(of_groups), 8)]
-    more = [
-        html_table(shown[[*keys, *part]], f"Δ of each group, in points ({i} of {len(parts)}).")
-        for i, part in enumerate(parts, 1)
-    ]
-    return "".join([head, html_table(shown.drop(columns=of_groups), caption), *more])
-
-# %% ../../nbs/report/08_page.ipynb #9ae293af
-def _collapsed(runs: Iterable[Run]) -> str:
-    """Networks that never predict a class or are no better than the commonest one; nothing
-    where there are none.
-    """
-    rows = {}
-    for run in runs:
-        rates = run.metrics.get("rates", [])
-        for network in dict.fromkeys(collapse_table(rates)["network"]):
-            notes = [
-                note for note in collapse_notes(rates) if note.startswith(f"the {network} network ")
-            ]
-            name = f"dense, seed {run.settings['seed']}" if network == "dense" else run.path.name
-            if notes:
-                rows[name, *notes] = {
-                    "Network": name,
-                    "What it does": "; ".join(
-                        note.removeprefix(f"the {network} network ") for note in notes
-                    ),
-                }
-    if not rows:
-        return ""
-    said = (
-        "A network that gives one answer to everybody treats all groups alike, and its changes by"
-        " group only count that answer. Where a network is no better than the commonest class"
-        " (marked †), its ρ and ψ mean nothing, however small they are."
-    )
-    table = html_table(
-        pd.DataFrame(list(rows.values())),
-        "Classes never predicted, and networks no better than the commonest class",
-    )
-    return f"<h3>Networks that have collapsed</h3><p>{said}</p><div class='words'>{table}</div>"

@@ -108,10 +108,8 @@ def package() -> dict[str, ast.Module]:
     "Module (`method.masks`) → its parsed source"
     home = REPO / "fairgrape"
     files = sorted(p for p in home.rglob("*.py") if not p.stem.startswith("_"))
-    return {
-        ".".join(p.relative_to(home).with_suffix("").parts): ast.parse(p.read_text(encoding="utf-8"))
-        for p in files
-    }
+    named = {".".join(p.relative_to(home).with_suffix("").parts): p for p in files}
+    return {module: ast.parse(p.read_text(encoding="utf-8")) for module, p in named.items()}
 
 
 def dotted(decorator: ast.expr) -> str:

@@ -99,9 +99,12 @@ def floor_text(seeds) -> str:
 
 HEAD = """# Showcase
 
-Executed notebooks, settings, environments and metrics of finished runs, one folder each, and [the report](report.ipynb) over them (report.html is the same as one page). Numbers and
-plots only. Accuracies in percent, ρ and Δ (pruned − dense) in percentage points; the interval and the noise floor are explained in nbs/judge/02_disparity.ipynb. A ρ inside its floor says nothing.
-WS prunes at once and is retrained by the full schedule; FairGRAPE has one more epoch after each of its steps, so part of any difference may be owed to retraining.
+Executed notebooks, settings, environments and metrics of finished runs, one folder each,
+and [the report](report.ipynb) over them (report.html is the same as one page). Numbers and plots
+only. Accuracies in percent, ρ and Δ (pruned − dense) in percentage points;
+[disparity](../../nbs/judge/02_disparity.ipynb) explains the interval and the noise floor. A ρ
+inside its floor says nothing. WS prunes at once and is retrained by the full schedule; FairGRAPE has one
+more epoch after each of its steps, so part of any difference may come from retraining.
 """
 
 
@@ -188,8 +191,11 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
 
 STUDIES = """# Studies, in their fast form
 
-Each study's executed notebook and its table ([what the studies ask](../../../nbs/templates/studies)). **Fast form**: ResNet-10 from scratch at 32 px, at most 4,000 images, keep 0.3, one retraining epoch and one seed, where nothing else is said. It
-speaks for this small network and these few images, not for the paper's. Accuracies in percent, ρ, ψ and Δ in percentage points; a ρ below its floor's 95 % says nothing.
+Each study's executed notebook and its table ([what the studies
+ask](../../../nbs/templates/studies)). **Fast form**: ResNet-10 from scratch at 32 px, at most 4,000
+images, keep 0.3, one retraining epoch and one seed, where nothing else is said. It speaks for this
+small network and these few images, not for the paper's. Accuracies in percent, ρ, ψ and Δ in
+percentage points; a ρ below its floor's 95 % says nothing.
 """
 
 

@@ -115,7 +115,7 @@ assert sounds.tensors[2].bincount().tolist() == [1800, 200] and sounds_test[
 assert torch.equal(signals(torch.zeros(5).long(), 3)[0], signals(torch.zeros(5).long(), 3)[0])
 
 # %%
-#| fig-alt: Eight noisy signals: sine, square, rising and falling, of the majority above and, quieter, of the minority below
+#| fig-alt: Noisy signals, four shapes: the majority above, and below it, quieter, the minority
 x, shape, g = sounds_test
 fig, axes = plt.subplots(2, 4, figsize=(9, 2.6), sharex=True, sharey=True, layout="constrained")
 for (group, kind), axis in zip(((i, j) for i in range(2) for j in range(4)), axes.flat):
