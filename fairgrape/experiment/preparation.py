@@ -250,10 +250,9 @@ def check_columns(table: pd.DataFrame, s: Settings):
                 f"{'*'.join(columns)} for {' × '.join(columns)}",
                 *[f"{'+'.join(columns)} for a head each"] * ("+" in joints),
             ]
-            raise ValueError(
-                f"{name} = {asked!r}: columns are not joined by commas: write"
-                f" {', or '.join(ways) if len(columns) > 1 else columns[0] if columns else 'a column'}"
-            )
+            one = columns[0] if columns else "a column"
+            right = ", or ".join(ways) if len(columns) > 1 else one
+            raise ValueError(f"{name} = {asked!r}: columns are not joined by commas: write {right}")
 
 # %% ../../nbs/experiment/03_preparation.ipynb #a2654eef
 def check_clusters(job: Job):

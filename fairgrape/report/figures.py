@@ -243,8 +243,9 @@ def html_figure(
 _TURN = """document.querySelectorAll('[data-steps="KEY"]').forEach(function (box) {
   var slider = box.querySelector('input'), steps = box.querySelectorAll('figure');
   function show() {
-    steps.forEach(function (step, i) { step.style.display = i === Number(slider.value) ? '' : 'none'; });
-    slider.setAttribute('aria-valuetext', steps[slider.value].querySelector('figcaption').textContent);
+    var now = Number(slider.value);
+    steps.forEach(function (step, i) { step.style.display = i === now ? '' : 'none'; });
+    slider.setAttribute('aria-valuetext', steps[now].querySelector('figcaption').textContent);
   }
   slider.parentNode.style.display = ''; slider.oninput = show; show();
 });"""

@@ -69,30 +69,38 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({c: [say(v) for v in frame[c]] for c in frame})
 
 # %% ../../nbs/report/08_page.ipynb #3a27aba3
-HOW_TO_READ = """<p>Each run trains a dense network, prunes it and compares the two on the same test images. <b>Δ</b> of a group is its
-accuracy after pruning less that before, in percentage points. <b>ρ</b> is the standard deviation (n − 1) of Δ over the
-groups: 0 if all lost alike, larger the more unequal the losses. <b>ψ</b> is how much more the worst group lost than all
-test images together. A network that has <b>collapsed</b>, to one answer for everybody, has a small ρ that means nothing; such networks
-are named below their table.</p>
-<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large: its mean is what ρ
-would be on average if all groups had truly lost the same, and only one test set in twenty exceeds its 95 % value. The
-<b>interval</b> in brackets holds the true disparities that agree with what was observed, at 95 %; if it begins at 0, the
-run is no evidence of a disparity, even where ρ is a little above the floor (the interval leaves out one test set in forty
-at each end, the floor one in twenty at its own). It covers the choice of test images, not the luck of a training: for that, compare
-several seeds.</p>
-<p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a network that fails for
-everybody has no disparity left. The groups are labels as others perceived them, and a small disparity on one test set is
-no licence to use a model on people.</p>"""
+HOW_TO_READ = """\
+<p>Each run trains a dense network, prunes it and compares the two on the same test images.
+<b>Δ</b> of a group is its accuracy after pruning less that before, in percentage points. <b>ρ</b>
+is the standard deviation (n − 1) of Δ over the groups: 0 if all lost alike, larger the more
+unequal the losses. <b>ψ</b> is how much more the worst group lost than all test images together.
+A network that has <b>collapsed</b>, to one answer for everybody, has a small ρ that means
+nothing; such networks are named below their table.</p>
+<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large:
+its mean is what ρ would be on average if all groups had truly lost the same, and only one test
+set in twenty exceeds its 95 % value. The <b>interval</b> in brackets holds the true disparities
+that agree with what was observed, at 95 %; if it begins at 0, the run is no evidence of a
+disparity, even where ρ is a little above the floor (the interval leaves out one test set in forty
+at each end, the floor one in twenty at its own). It covers the choice of test images, not the
+luck of a training: for that, compare several seeds.</p>
+<p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a
+network that fails for everybody has no disparity left. The groups are labels as others perceived
+them, and a small disparity on one test set is no licence to use a model on people.</p>"""
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;margin:0;color:#1a1a1a;background:#fff}
-main{max-width:80rem;margin:auto;padding:1rem}p,li{max-width:48rem}h1{font-size:1.6rem}h2{margin-top:2.5rem;font-size:1.3rem}
-h2,summary,.settings{overflow-wrap:anywhere}summary{cursor:pointer;padding:.5rem 0}.scroll{overflow-x:auto;max-width:100%}
-table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}caption{text-align:left;font-weight:600;padding:.4rem 0}
+main{max-width:80rem;margin:auto;padding:1rem}p,li{max-width:48rem}
+h1{font-size:1.6rem}h2{margin-top:2.5rem;font-size:1.3rem}
+h2,summary,.settings{overflow-wrap:anywhere}
+summary{cursor:pointer;padding:.5rem 0}.scroll{overflow-x:auto;max-width:100%}
+table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
+caption{text-align:left;font-weight:600;padding:.4rem 0}
 caption span{position:sticky;left:0;display:inline-block;max-width:88vw}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
 th:first-child{text-align:left;position:sticky;left:0;background:#f3f3f3}
 thead th{vertical-align:bottom;white-space:normal;min-width:3rem;background:#f3f3f3}
-.words td{white-space:normal;text-align:left;max-width:48rem}figure{margin:1.5rem 0}img{max-width:100%;height:auto}figcaption,.note{color:#444;font-size:.9rem}
+.words td{white-space:normal;text-align:left;max-width:48rem}
+figure{margin:1.5rem 0}img{max-width:100%;height:auto}
+figcaption,.note{color:#444;font-size:.9rem}
 @media(max-width:640px){img{max-width:none;width:640px}ul{padding-left:1.2rem}}"""
 
 # %% ../../nbs/report/08_page.ipynb #e5ba16e5
@@ -164,7 +172,8 @@ def _run_section(run: Run) -> str:
                 ),
             )
         )
-    return f"<details><summary>{html.escape(run.path.name)}</summary>{''.join(html_figure(*f) for f in figures)}</details>"
+    name, drawn = html.escape(run.path.name), "".join(html_figure(*f) for f in figures)
+    return f"<details><summary>{name}</summary>{drawn}</details>"
 
 # %% ../../nbs/report/08_page.ipynb #93973da4
 COMMON_COLUMNS = (

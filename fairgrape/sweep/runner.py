@@ -266,10 +266,8 @@ def main(
         outcome = outcome_of(e, time.perf_counter() - start)
     over.set()
     write_outcome(path, outcome)
-    print(
-        f"{datetime.now():%H:%M:%S} {outcome.state} after {outcome.seconds:.1f} s {outcome.reason}".rstrip(),
-        flush=True,
-    )
+    ended = f"{outcome.state} after {outcome.seconds:.1f} s {outcome.reason}".rstrip()
+    print(f"{datetime.now():%H:%M:%S} {ended}", flush=True)
     return 0 if outcome.state in ("done", "complete") else 1
 
 

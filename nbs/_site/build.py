@@ -36,6 +36,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 SITE = Path(__file__).resolve().parent
 REPO = SITE.parents[1]
 NBS, SHOWCASE = REPO / "nbs", REPO / "runs" / "showcase"
+STORY, USE = NBS / "story.ipynb", SITE / "use.md"
 MODULES = SITE / "node_modules"
 
 # ---- what comes from npm: MathJax for the pages, axe-core for their test
@@ -108,10 +109,8 @@ def package() -> dict[str, ast.Module]:
     "Module (`method.masks`) → its parsed source"
     home = REPO / "fairgrape"
     files = sorted(p for p in home.rglob("*.py") if not p.stem.startswith("_"))
-    return {
-        ".".join(p.relative_to(home).with_suffix("").parts): ast.parse(p.read_text(encoding="utf-8"))
-        for p in files
-    }
+    named = {".".join(p.relative_to(home).with_suffix("").parts): p for p in files}
+    return {module: ast.parse(p.read_text(encoding="utf-8")) for module, p in named.items()}
 
 
 def dotted(decorator: ast.expr) -> str:
@@ -170,6 +169,8 @@ def symbols() -> dict[str, set[str]]:
                     add(f"fairgrape.{module}.{node.name}.{inner.name}")
         for name in constants(tree):
             add(f"fairgrape.{module}.{name}")
+    for name, module in public_names().items():
+        found[f"fairgrape.{name}"] = {f"fairgrape.{module}.{name}"}
     return found
 
 
@@ -363,11 +364,11 @@ def comments(source: str) -> tuple[dict[int, str], set[int]]:
     return found, alone
 
 
-def told(row: int, found: dict[int, str], alone: set[int]) -> str:
-    "The comment on a row, or that on the comment-only rows above it"
-    if row in found:
-        return found[row]
-    words = []
+def told(part: ast.AST, found: dict[int, str], alone: set[int]) -> str:
+    "The comment on a part's last row, or that on the comment-only rows above its first"
+    if part.end_lineno in found:
+        return found[part.end_lineno]
+    words, row = [], part.lineno
     while (row := row - 1) in alone:
         words.insert(0, found[row])
     return " ".join(words)
@@ -390,9 +391,9 @@ def docments(node, source: str, module: str) -> list[str]:
     found, alone = comments(source)
     lines, seen = [], set()
 
-    def field(name, kind, row):
-        what = told(row, found, alone) if row not in seen else ""
-        seen.add(row)
+    def field(name, kind, part):
+        what = told(part, found, alone) if part.end_lineno not in seen else ""
+        seen.add(part.end_lineno)
         if what:
             lines.append(f":param {name}: {link_names(plain(what), module)}")
         if what and kind is not None:
@@ -405,7 +406,7 @@ def docments(node, source: str, module: str) -> list[str]:
         if init is None:
             for n in node.body:
                 if isinstance(n, ast.AnnAssign):
-                    field(n.target.id, n.annotation, n.end_lineno)
+                    field(n.target.id, n.annotation, n)
             return lines
         node = init
     a = node.args
@@ -417,10 +418,10 @@ def docments(node, source: str, module: str) -> list[str]:
         *([a.kwarg] if a.kwarg else []),
     ]
     for arg in shown:
-        field(arg.arg, arg.annotation, arg.end_lineno)
+        field(arg.arg, arg.annotation, arg)
     if (
         node.returns is not None
-        and (what := told(node.returns.end_lineno, found, alone))
+        and (what := told(node.returns, found, alone))
         and node.returns.end_lineno not in seen
     ):
         lines.append(f":returns: {link_names(plain(what), module)}")
@@ -758,6 +759,11 @@ def page_name(notebook: Path) -> str:
     return nbpath2html(notebook.relative_to(NBS)).with_suffix("").as_posix()
 
 
+def own_texts() -> list[Path]:
+    "The site's own pages, whose links are names of pages; USE links to files instead"
+    return [p for p in sorted(SITE.glob("*.md")) if p != USE]
+
+
 def lesson(notebook: Path) -> tuple[int, str]:
     return (
         next((i for i, n in enumerate(LESSONS) if notebook.stem.startswith(n)), len(LESSONS)),
@@ -827,24 +833,6 @@ def section(text: str, heading: str) -> str:
             " nbs/_site/build.py"
         )
     return found[1].strip("\n")
-
-
-def use_page(readme: str) -> str:
-    "The README as a page: without its title and what pages of their own have"
-    body = readme.partition("\n")[2]
-    for heading in ("Limits and responsible use", "Read it"):
-        body = body.replace(
-            (
-                f"## {heading}\n{section(readme, heading)}"
-                if f"## {heading}\n{section(readme, heading)}" in body
-                else f"## {heading}\n\n{section(readme, heading)}"
-            ),
-            "",
-        )
-    return (
-        "# Use it\n\n> From the first command to the paper's experiments, and what was"
-        f" measured\n{body}"
-    )
 
 
 def messages() -> str:
@@ -971,10 +959,11 @@ def gather(out: Path, lax: bool = False) -> Pages:
         {b: page_name(b) for b in books()}
         | {b: b.stem for b in tutorials}
         | {b: f"templates/{b.stem}" for b in templates}
+        | {b: b.stem for b in [STORY] if b.is_file()}
     )
     runs = finished()
     names |= {p: n for p, n in runs.items() if p.suffix == ".ipynb"}
-    texts = {REPO / "README.md": "use", REPO / "data" / "README.md": "data_sets"} | {
+    texts = {USE: "use", REPO / "data" / "README.md": "data_sets"} | {
         p: n for p, n in runs.items() if p.suffix == ".md"
     }
     texts |= {
@@ -984,8 +973,9 @@ def gather(out: Path, lax: bool = False) -> Pages:
     }
     for p, n in (names | texts).items():
         pages.page(p, n)
-    for p in SITE.glob("*.md"):
+    for p in own_texts():
         pages.page(p, p.stem)
+    pages.of[REPO / "README.md"] = "index"  # a link to the README leads to the front
     further, look_in = {}, [*texts]  # texts that others link to, told under the first that does
     while look_in:
         by = look_in.pop(0)
@@ -1001,7 +991,7 @@ def gather(out: Path, lax: bool = False) -> Pages:
 
     readme = (REPO / "README.md").read_text(encoding="utf-8")
     for p, n in texts.items():
-        text = use_page(readme) if n == "use" else p.read_text(encoding="utf-8")
+        text = p.read_text(encoding="utf-8")
         if n == "data_sets":
             text = re.sub(r"\A# .*", "# Where the data lies", text)
         if p in runs and finished_title(p):
@@ -1026,8 +1016,9 @@ def gather(out: Path, lax: bool = False) -> Pages:
         + "\n",
     )
 
+    story = [STORY.stem] if STORY.is_file() else []
     trees = [
-        toctree("Start", ["use", "data_sets", "limits"]),
+        toctree("Start", [*story, "use", "data_sets", "limits"]),
         toctree("Tutorials", [t.stem for t in tutorials]),
     ]
     trees += [
@@ -1051,14 +1042,14 @@ def gather(out: Path, lax: bool = False) -> Pages:
     known = {n: p.suffix for p, n in (names | texts).items()} | dict.fromkeys(
         ("limits", "glossary", "api", "modules", "troubleshooting"), ".md"
     )
-    for p in SITE.glob("*.md"):
+    for p in own_texts():
         text = link_names(own_links(p, known))
         if p.stem == "index":
             text += "\n" + "\n".join(trees)
         if p.stem == "troubleshooting":
             text += "\n" + messages() + "\n"
         write(pages, p.stem, text)
-    shutil.copy(SHOWCASE / "demo.png", out / "demo.png")
+    shutil.copy(SITE / "static" / "idea.svg", out / "idea.svg")
     write(pages, "api", public_page())
     write(pages, "modules", modules_page([page_name(b).replace("/", ".") for b in books()]))
     return pages

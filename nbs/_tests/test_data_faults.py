@@ -403,7 +403,8 @@ def test_photograph_on_both_sides_of_the_official_split(tmp_path):
     for name in "abc":
         gradient(tmp_path / f"{name}.jpg", ord(name))
     (tmp_path / "labels.csv").write_text(
-        "file,look,photo,person,split\na.jpg,dark,p1,Ada,train\nb.jpg,light,p1,Bo,test\nc.jpg,light,p2,Ada,val\n"
+        "file,look,photo,person,split\n"
+        "a.jpg,dark,p1,Ada,train\nb.jpg,light,p1,Bo,test\nc.jpg,light,p2,Ada,val\n"
     )
     text = set_text(check_dataset("folder", tmp_path, tmp_path, progress=False))
     assert (
@@ -445,7 +446,8 @@ def test_fairface_with_one_file_of_two_labels(tmp_path):
     text = set_text(check_dataset("fairface", same, tmp_path, progress=False))
     assert (
         "named twice by the labels: 1 val/1.jpg" in text
-        and "official split, photographs: train 1, val 0, test 1; in more than one part: 1 (val/1.jpg)"
+        and "official split, photographs: train 1, val 0, test 1;"
+        " in more than one part: 1 (val/1.jpg)"
         in text
     )
 

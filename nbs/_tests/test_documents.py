@@ -1,7 +1,8 @@
-"""The documents beside the notebooks: the citation, the changelog, a data statement for every
+"""The documents beside the notebooks: the README, the citation, the changelog, a data statement for every
 data set, and what make says to pytest.
 """
 
+import json
 import re
 import shlex
 import subprocess
@@ -30,6 +31,30 @@ HEADINGS = [
 
 def read(name: str) -> str:
     return (REPO / name).read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = read("README.md")
+    assert len(text.encode()) <= 6000 and max(map(len, text.splitlines())) <= 120
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert len(links) > 10 and not [link for link in links if not (REPO / link).exists()]
+
+
+def test_the_readme_says_what_the_published_run_measured():
+    folder = re.search(r"\(runs/showcase/(\S+)/prune\.ipynb\)", read("README.md"))[1]
+    for run in (folder, "utkface-race-resnet18-ws-0.99-layer-s0-1c8087e8"):
+        metrics = json.loads(read(f"runs/showcase/{run}/metrics.json"))
+        rho = metrics["disparities"]["rho"]
+        said = f"ρ {rho['value']:.1f} [{rho['low']:.1f}, {rho['high']:.1f}]"
+        assert said in " ".join(read("README.md").split())
+        assert f"ρ {rho['value']:.1f}" in read("nbs/_site/static/idea.svg")
+
+
+def test_readme_and_site_use_public_names_only():
+    for name in ("README.md", "nbs/_site/index.md", "nbs/_site/use.md"):
+        blocks = "".join(re.findall(r"^```python\n(.*?)^```", read(name), re.M | re.S))
+        used = set(re.findall(r"\bfairgrape\.(\w+)", blocks))
+        assert used and used <= set(fairgrape.__all__), name
 
 
 def test_the_citation_is_valid_and_of_this_version():

@@ -34,7 +34,8 @@ FAIRGRAPE = Path(sys.executable).with_name("fairgrape")
 SELECTS = """
 import torch
 from fairgrape.method.selection import select_fair
-print(select_fair(torch.tensor([[4., 1, 2, 3], [1, 4, 2, 3]]), torch.ones(4, dtype=torch.bool), 2).tolist())
+importance = torch.tensor([[4., 1, 2, 3], [1, 4, 2, 3]])
+print(select_fair(importance, torch.ones(4, dtype=torch.bool), 2).tolist())
 """
 
 

@@ -56,6 +56,12 @@ def test_the_showcase_page_is_made_of_the_reports_tables(runs):
         and page.count("| Method | Rate | Scope |") == table.experiment.nunique()
     )
     assert all(f"- {sentence}" in page.splitlines() for sentence in verdicts(table))
+    # what a person wrote is kept, above the tables
+    words = showcase.by_hand(SHOWCASE / "README.md")
+    again = showcase.page(runs, words)
+    assert "## What was measured" in words and "### Six seeds" in words
+    assert again.replace(words + "\n", "", 1) == page and again.index(words) < again.index("|")
+    assert showcase.by_hand(SHOWCASE / "seeds" / "README.md") == ""
 
 
 def test_no_published_notebook_lacks_its_pictures(runs):

@@ -61,7 +61,8 @@ def test_three_lines_prune(python, tmp_path):
     code = """
 import torch
 from fairgrape.method.pruning import prune_fair
-net, loader = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2)), [(torch.randn(8, 4), torch.arange(8) % 2, torch.arange(8) // 4)]
+net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+loader = [(torch.randn(8, 4), torch.arange(8) % 2, torch.arange(8) // 4)]
 steps = prune_fair(net, loader, rate=0.5, groups=2, keep=0.7)
 print(sum(int((m.weight != 0).sum()) for m in net if hasattr(m, 'weight')))"""
     assert say(python, code, tmp_path) == "18"
@@ -73,7 +74,8 @@ import sys
 import torch, numba
 before = set(sys.modules)
 import fairgrape.method.pruning, fairgrape.methods.registry, fairgrape.methods.released
-print(sorted({m.split('.')[0] for m in set(sys.modules) - before} & {'pandas', 'torchvision', 'tqdm', 'matplotlib', 'sklearn', 'papermill', 'fairlearn', 'PIL', 'safetensors'}))"""
+large = 'pandas torchvision tqdm matplotlib sklearn papermill fairlearn PIL safetensors'.split()
+print(sorted({m.split('.')[0] for m in set(sys.modules) - before} & set(large)))"""
     assert say(python, code, tmp_path) == "[]"
 
 

@@ -145,16 +145,19 @@ def note_epochs(log: Path):
 
 def timed(times: dict):
     "Write down how often and how long each phase is entered"
-    for phase, (module, name) in PHASES.items():
 
-        def wrapped(*args, inner=getattr(module, name), phase=phase, **kw):
+    def around(inner: Callable, phase: str) -> Callable:
+        def wrapped(*args, **kw):
             start = time.perf_counter()
             try:
                 return inner(*args, **kw)
             finally:
                 times.setdefault(phase, []).append(time.perf_counter() - start)
 
-        setattr(module, name, wrapped)
+        return wrapped
+
+    for phase, (module, name) in PHASES.items():
+        setattr(module, name, around(getattr(module, name), phase))
 
 
 def forked(work: Callable[[], object], out: Path, seconds: float = 300) -> int:

@@ -99,15 +99,29 @@ def floor_text(seeds) -> str:
 
 HEAD = """# Showcase
 
-Executed notebooks, settings, environments and metrics of finished runs, one folder each, and [the report](report.ipynb) over them (report.html is the same as one page). Numbers and
-plots only. Accuracies in percent, ρ and Δ (pruned − dense) in percentage points; the interval and the noise floor are explained in nbs/judge/02_disparity.ipynb. A ρ inside its floor says nothing.
-WS prunes at once and is retrained by the full schedule; FairGRAPE has one more epoch after each of its steps, so part of any difference may be owed to retraining.
+Executed notebooks, settings, environments and metrics of finished runs, one folder each,
+and [the report](report.ipynb) over them (report.html is the same as one page). Numbers and plots
+only. Accuracies in percent, ρ and Δ (pruned − dense) in percentage points;
+nbs/judge/02_disparity.ipynb explains the interval and the noise floor. A ρ inside its floor says
+nothing. WS prunes at once and is retrained by the full schedule; FairGRAPE has one
+more epoch after each of its steps, so part of any difference may come from retraining.
 """
 
 
-def page(runs: list) -> str:
-    "The tables of all experiments, and what they say, in markdown"
-    lines = [HEAD]
+BY_HAND, MADE = "<!-- by hand -->\n", "<!-- made by nbs/_tools/showcase.py -->\n"
+
+
+def by_hand(file: Path) -> str:
+    "The part of a page that a person wrote, with its marks; nothing where there is none"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if BY_HAND not in text:
+        return ""
+    return BY_HAND + text.partition(BY_HAND)[2].partition(MADE)[0] + MADE
+
+
+def page(runs: list, words: str = "") -> str:
+    "What a person wrote, the tables of all experiments, and what they say, in markdown"
+    lines = [HEAD, words] if words else [HEAD]
     for experiment, part in report_table(runs).groupby("experiment", sort=False):
         by = part.sort_values(["rate", "scope", "label"], ascending=[True, False, True])
         # the heading says them
@@ -174,7 +188,8 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
             ),
             encoding="utf-8",
         )
-    (out / "README.md").write_text(page(find_runs(out)) + floor_text(seeds), encoding="utf-8")
+    file = out / "README.md"
+    file.write_text(page(find_runs(out), by_hand(file)) + floor_text(seeds), encoding="utf-8")
     for name, rows in report_table(find_runs(out)).groupby("dataset"):
         for experiment, part in rows.groupby("experiment"):
             figure = plot_deltas(part)
@@ -188,8 +203,11 @@ def main(runs_root: str, out: str = str(REPO / "runs" / "showcase")):
 
 STUDIES = """# Studies, in their fast form
 
-Each study's executed notebook and its table ([what the studies ask](../../../nbs/templates/studies)). **Fast form**: ResNet-10 from scratch at 32 px, at most 4,000 images, keep 0.3, one retraining epoch and one seed, where nothing else is said. It
-speaks for this small network and these few images, not for the paper's. Accuracies in percent, ρ, ψ and Δ in percentage points; a ρ below its floor's 95 % says nothing.
+Each study's executed notebook and its table ([what the studies
+ask](../../../nbs/templates/studies)). **Fast form**: ResNet-10 from scratch at 32 px, at most 4,000
+images, keep 0.3, one retraining epoch and one seed, where nothing else is said. It speaks for this
+small network and these few images, not for the paper's. Accuracies in percent, ρ, ψ and Δ in
+percentage points; a ρ below its floor's 95 % says nothing.
 """
 
 

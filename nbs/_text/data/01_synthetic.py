@@ -196,7 +196,7 @@ def render_faces(
 # Ten faces of each tone, in good light above and in bad light below.
 
 # %%
-#| fig-alt: Eight rows of ten rendered faces: each of the four tones in good light and below it in bad light, where dark faces are hard to see
+#| fig-alt: Eight rows of faces: four tones, each in good light and below in bad, the dark ones dim
 sheet = pd.concat([part.head(10) for _, part in test.groupby(["tone", "bad_light"], observed=True)])
 show(render_faces(sheet), columns=10, width=7.0)
 

@@ -312,7 +312,7 @@ def draw_background(
 
 
 # %%
-#| fig-alt: Plain backgrounds with clothes and necks of four people, from the lightest skin tone to the darkest; the first has long hair behind a head that is not there yet
+#| fig-alt: Clothes and necks of four people, light to dark skin, one with long hair; no heads yet
 strip(draw_background)
 
 # %%

@@ -49,17 +49,17 @@ def say(error):
 # %%
 safety_text = """wnid,synset,gloss,safety
 n10499857,queen,the wife or widow of a king,safe
-n10500217,queen,"something personified as a woman who is considered the best or most important of her kind",safe
+n10500217,queen,something personified as the best woman of her kind,safe
 n10366966,nurse,one skilled in caring for young children or the sick,safe
-n10091651,"fireman, firefighter, fire fighter, fire-eater",a member of a fire department who tries to extinguish fires,safe
+n10091651,"fireman, firefighter, fire fighter, fire-eater",one who tries to extinguish fires,safe
 n10118844,gambler,a person who wagers money on the outcome of games or sporting events,offensive
 n10036929,drummer,someone who plays a drum,safe
 """
 imageability_text = """wnid,synset,gloss,imageability score
 n10499857,queen,the wife or widow of a king,5
 n10366966,nurse,one skilled in caring for young children or the sick,4.666666667
-n10500217,queen,"something personified as a woman who is considered the best or most important of her kind",4.6
-n10091651,"fireman, firefighter, fire fighter, fire-eater",a member of a fire department who tries to extinguish fires,4
+n10500217,queen,something personified as the best woman of her kind,4.6
+n10091651,"fireman, firefighter, fire fighter, fire-eater",one who tries to extinguish fires,4
 n10118844,gambler,a person who wagers money on the outcome of games or sporting events,4.25
 n10036929,drummer,someone who plays a drum,3.923076923
 """

@@ -331,7 +331,7 @@ class PerImage(v2.Transform):
 # One drawing, seven times.
 
 # %%
-#| fig-alt: A drawing of a disc with a spot, and seven augmented copies: mirrored, turned, enlarged, cut off, recoloured or blurred, each in its own way
+#| fig-alt: A disc with a spot, and seven copies: mirrored, turned, larger, cut, recoloured, blurred
 y, x = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
 drawing = torch.stack(
     [

@@ -270,7 +270,8 @@ assert (
     _batch_of("resnet34", 224, "cuda"),
     _batch_of("resnet10", 32, "cpu"),
 ) == (8, 64, 64)
-f"{network_work('resnet34', 7, 224).both / 1e9:.1f} and {network_work('resnet10', 7, 32).both / 1e9:.1f} GFLOP"
+large, small = network_work("resnet34", 7, 224).both, network_work("resnet10", 7, 32).both
+f"{large / 1e9:.1f} and {small / 1e9:.1f} GFLOP"
 
 
 # %% [markdown]

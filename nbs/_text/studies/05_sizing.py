@@ -429,12 +429,16 @@ assert (
 # every product, the work. For the right half, run `fairgrape calibrate` on it.
 
 # %%
-MEASURED = json.loads(
-    """{"about": {"threads": 2, "processor": "x86_64", "gpu": null, "versions": {"torch": "2.15.0"}, "measured": "2026-11-23T15:57:25+00:00"},
- "speeds": [{"network": "resnet34", "image_size": 224, "precision": "fp32", "batch": 8, "train": 3.425, "score": 1.996, "predict": 6.635},
-            {"network": "mobilenet_v2", "image_size": 224, "precision": "fp32", "batch": 8, "train": 3.884, "score": 7.357, "predict": 27.18}],
- "selection": {"points": [[1835008, 0.04906], [7340032, 0.1637], [29360128, 0.5432]], "c": 1.817e-07, "e": 0.8672}, "disk": 1200000000.0}"""
-)
+MEASURED = json.loads("""
+{"about": {"threads": 2, "processor": "x86_64", "gpu": null, "versions": {"torch": "2.15.0"},
+           "measured": "2026-11-23T15:57:25+00:00"},
+ "speeds": [
+  {"network": "resnet34", "image_size": 224, "precision": "fp32", "batch": 8,
+   "train": 3.425, "score": 1.996, "predict": 6.635},
+  {"network": "mobilenet_v2", "image_size": 224, "precision": "fp32", "batch": 8,
+   "train": 3.884, "score": 7.357, "predict": 27.18}],
+ "selection": {"points": [[1835008, 0.04906], [7340032, 0.1637], [29360128, 0.5432]],
+               "c": 1.817e-07, "e": 0.8672}, "disk": 1200000000.0}""")
 
 # %%
 sizing_table(MEASURED).map(said).drop(columns=["images are", "speed is"])
@@ -447,18 +451,32 @@ plot_hours(MEASURED)
 # of 1 is proportional, 0 is no growth. Sizes and measurements are in the bench's own table.
 
 # %%
-GROWTH = json.loads(
-    """[{"over": "weights", "what grows": "importance pass, s", "from": 1003708, "to": 100094742, "measured from": 0.0447, "measured to": 3.744, "exponent": 0.94, "between the two largest": 1.42},
- {"over": "weights", "what grows": "selection to 90 %, s", "from": 1003708, "to": 100094742, "measured from": 0.04133, "measured to": 5.567, "exponent": 1.06, "between the two largest": 1.22},
- {"over": "weights", "what grows": "peak memory, network included, MiB", "from": 1003708, "to": 100094742, "measured from": 40.86, "measured to": 1749.0, "exponent": 0.84, "between the two largest": 0.64},
- {"over": "images", "what grows": "importance pass, s", "from": 112, "to": 1792, "measured from": 0.2876, "measured to": 4.599, "exponent": 0.99, "between the two largest": 1.17},
- {"over": "images", "what grows": "selection to 90 %, s", "from": 112, "to": 1792, "measured from": 0.5226, "measured to": 0.5804, "exponent": 0.03, "between the two largest": 0.12},
- {"over": "images", "what grows": "peak memory, network included, MiB", "from": 112, "to": 1792, "measured from": 502.2, "measured to": 446.1, "exponent": -0.03, "between the two largest": -0.2},
- {"over": "groups", "what grows": "importance pass, s", "from": 2, "to": 50, "measured from": 1.888, "measured to": 2.287, "exponent": 0.08, "between the two largest": 0.02},
- {"over": "groups", "what grows": "selection to 90 %, s", "from": 2, "to": 50, "measured from": 0.3637, "measured to": 3.971, "exponent": 0.75, "between the two largest": 1.2},
- {"over": "groups", "what grows": "peak memory, network included, MiB", "from": 2, "to": 50, "measured from": 273.4, "measured to": 2042.0, "exponent": 0.64, "between the two largest": 0.77}]"""
-)
-pd.DataFrame(GROWTH).set_index(["over", "what grows"]) if GROWTH else "not measured yet"
+MEMORY = "peak memory, network included, MiB"
+GREW = [
+    "over",
+    "what grows",
+    "from",
+    "to",
+    "measured from",
+    "measured to",
+    "exponent",
+    "between the two largest",
+]
+GROWTH = [
+    dict(zip(GREW, row))
+    for row in (
+        ("weights", "importance pass, s", 1003708, 100094742, 0.0447, 3.744, 0.94, 1.42),
+        ("weights", "selection to 90 %, s", 1003708, 100094742, 0.04133, 5.567, 1.06, 1.22),
+        ("weights", MEMORY, 1003708, 100094742, 40.86, 1749.0, 0.84, 0.64),
+        ("images", "importance pass, s", 112, 1792, 0.2876, 4.599, 0.99, 1.17),
+        ("images", "selection to 90 %, s", 112, 1792, 0.5226, 0.5804, 0.03, 0.12),
+        ("images", MEMORY, 112, 1792, 502.2, 446.1, -0.03, -0.2),
+        ("groups", "importance pass, s", 2, 50, 1.888, 2.287, 0.08, 0.02),
+        ("groups", "selection to 90 %, s", 2, 50, 0.3637, 3.971, 0.75, 1.2),
+        ("groups", MEMORY, 2, 50, 273.4, 2042.0, 0.64, 0.77),
+    )
+]
+pd.DataFrame(GROWTH).set_index(["over", "what grows"])
 
 
 # %% [markdown]

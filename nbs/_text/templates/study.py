@@ -42,7 +42,8 @@ display(
 weak = too_weak(done)
 print(
     "\n".join(weak)
-    or "Yes: every dense network is above twice the accuracy of guessing (with two classes, half-way to perfection) and above naming the commonest class."
+    or "Yes: every dense network is above twice the accuracy of guessing (with two classes,"
+    " half-way to perfection) and above naming the commonest class."
 )
 
 # %% [markdown]

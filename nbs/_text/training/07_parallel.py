@@ -682,7 +682,8 @@ wrapped = team.wrap(net)                                   # held, for the avera
 (wrapped(x[part]).mean() * team.weight(len(part), 5) * team.size).backward()
 assert abs(net.weight.grad.item() - 3) < 1e-12             # the mean of 1 … 5, and not of (2, 4.5)
 team.wait()
-if team.main: print(f"{team.size} processes: sum {mine.item():g}, gradient {net.weight.grad.item():g}")
+gradient = net.weight.grad.item()
+if team.main: print(f"{team.size} processes: sum {mine.item():g}, gradient {gradient:g}")
 """)
 with chdir(home):
     said = launch("pair", [], 2)

@@ -4,8 +4,8 @@
 # > A small grid is planned, run by two workers, interrupted and taken up again; then the same on GPU servers, Slurm and Ray
 
 # %% [markdown]
-# One run is one throw of the dice. A comparison needs methods × rates × seeds, dozens or hundreds of runs, and those are made overnight, on machines that are restarted, by people who are asleep. `fairgrape sweep` makes each run of a grid once, whatever fails in between. This page goes through
-# such a night in small: four runs on rendered faces, two workers, and a Ctrl-C in the middle. The last part says what changes on GPUs and clusters; the commands there were *not* run on this page, and each says so.
+# One run says little. A comparison needs methods × rates × seeds, dozens or hundreds of runs. They run overnight, unattended, on machines that restart. `fairgrape sweep` makes each run of a grid once, whatever fails in between. This page goes through
+# such a night on a small scale: four runs on rendered faces, two workers, and a Ctrl-C in the middle. The last part says what changes on GPUs and clusters; the commands there were *not* run on this page, and each says so.
 
 # %%
 import os
@@ -45,7 +45,7 @@ def show(fig, caption, description):
 
 
 # %% [markdown]
-# What is typed into a shell stands here after a `$`. The function below hands it to `main`, which is what the command `fairgrape` calls, and shows what was said, without the names of temporary folders.
+# Shell commands stand after a `$`. The function below passes them to `main`, which the command `fairgrape` calls, and shows the output without the names of temporary folders.
 
 # %%
 def shell(command):
@@ -67,7 +67,7 @@ def clean(said):
 # %% [markdown]
 # ## The grid
 #
-# A YAML file. A line is a setting; a list multiplies; `cells` is for what does not multiply. The small numbers make each run a matter of seconds. In the last line is a mistake, as there is in most first grids: rendered faces have no column `hair`.
+# A YAML file. A line is a setting; a list multiplies; `cells` is for what does not multiply. The small numbers make each run a matter of seconds. The last line has a mistake, as most first grids do: rendered faces have no column `hair`.
 
 # %%
 grid = home / "grid.yaml"
@@ -104,7 +104,7 @@ pd.DataFrame(read_grid(str(grid)))[
 assert len(read_grid(str(grid))) == 2 + 1 + 1
 
 # %% [markdown]
-# A setting that no run can have stops the grid at once, before anything is read or trained.
+# An impossible setting stops the grid at once, before anything is read or trained.
 
 # %%
 status, said = shell(f"fairgrape sweep {grid} --rate '0.9 1.5'")
@@ -115,7 +115,7 @@ assert status == 2 and "rate" in said and not RUNS.exists()
 # %% [markdown]
 # ## The plan
 #
-# `--dry_run` reads the labels and says for each run where it would lie and what would be done. The folder's name ends in a hash of every setting that changes the result, so equal settings find the equal folder, today and in a year. Here the mistake comes to light: a run that cannot be planned will not stop the others.
+# `--dry_run` reads the labels and says for each run where it would lie and what would be done. The folder's name ends in a hash of every setting that changes the result, so equal settings find the equal folder, today and in a year. Here the mistake shows: one run cannot be planned, which does not stop the others.
 
 # %%
 status, said = shell(f"fairgrape sweep {grid} --dry_run")
@@ -132,7 +132,7 @@ assert (
 # %% [markdown]
 # ## Two workers, and a Ctrl-C
 #
-# Pruned networks start from a dense one. Two seeds are two dense networks, so both workers can begin at once, each with its share of the cores. The third run starts from the same network as the first. It is not set to work before that one is trained, since it could only wait for it.
+# Pruned networks start from a dense one. Two seeds are two dense networks, so both workers can begin at once, each with its share of the cores. The third run starts from the same network as the first. It starts only when that network is trained, since it would have to wait for it.
 #
 # This sweep is a process of its own, as in a terminal. When a run is done and others are under way we look at `fairgrape status`, as one would from another terminal, and then send what Ctrl-C sends.
 
@@ -174,7 +174,7 @@ said = (home / "sweep.log").read_text()
 print(clean(said))
 
 # %% [markdown]
-# What the sweep has to say: a line for each thing that happened (on a terminal it is a table that refreshes), then what is there, what is left, and the command that goes on. The exit status is 130, as after any Ctrl-C. Workers and their kernels are gone with the sweep.
+# The sweep prints a line for each event (on a terminal it is a table that refreshes), then what is there, what is left, and the command that goes on. The exit status is 130, as after any Ctrl-C. Workers and their kernels are gone with the sweep.
 
 # %%
 #| slow
@@ -201,7 +201,7 @@ assert status == 0 and "stopped" in said and "1 failed" in said and "running" no
 # %% [markdown]
 # ## Going on
 #
-# The same command. What is done is left alone, and what was broken off goes on from its last checkpoint: after each epoch and each selection there is one. That holds after a power cut as well, there is just nobody then who says goodbye.
+# The same command. What is done is left alone, and interrupted runs go on from their last checkpoint; there is one after each epoch and each selection. A power cut is no different.
 
 # %%
 #| slow
@@ -301,7 +301,7 @@ assert (
 )
 
 # %% [markdown]
-# With the mistake mended the last run is the same as the first, and nothing is left to do. More seeds or methods are added in the same way: write them in and start the command again.
+# With the mistake corrected the last run is the same as the first, and nothing is left to do. More seeds or methods are added in the same way: write them in and start the command again.
 
 # %%
 #| slow
@@ -316,7 +316,7 @@ assert status == 0 and said.count("nothing, it is there") == 3
 # %% [markdown]
 # ## The report
 #
-# Left to itself, a sweep ends with [the report](reading_the_report.ipynb) over its runs folder: a page to send to someone (`runs/report.html`) and the notebook that made it. `fairgrape report` makes it at any time. The same as a table, here:
+# Unless interrupted, a sweep ends with [the report](reading_the_report.ipynb) over its runs folder: a page to send to someone (`runs/report.html`) and the notebook that made it. `fairgrape report` makes it at any time. The same as a table, here:
 
 # %%
 #| slow
@@ -348,7 +348,7 @@ assert (
 assert len(list(RUNS.glob("*-dense-*"))) == 2  # a dense network for each seed, trained once
 
 # %% [markdown]
-# One epoch on a few hundred faces of 16 pixels teaches nothing (guessing gives 20 %), and so neither do these figures. What they show is that the machinery works, interruption and all.
+# One epoch on a few hundred faces of 16 pixels teaches nothing (guessing gives 20 %), and so neither do these figures. They only show that sweeps work, interruptions included.
 #
 # ## On a server with GPUs
 #
@@ -359,7 +359,7 @@ assert len(list(RUNS.glob("*-dense-*"))) == 2  # a dense network for each seed, 
 # fairgrape sweep grid.yaml --gpus_per_run 2       # not run here
 # ```
 #
-# Which worker would get what, on a machine with four GPUs and 32 cores, can be asked without one:
+# You can ask, without such a machine, which worker gets what on four GPUs and 32 cores:
 
 # %%
 #| slow
@@ -382,7 +382,7 @@ else:
     raise AssertionError("five workers were given four GPUs")
 
 # %% [markdown]
-# A machine's GPUs that are spoken for are left out in the usual way, `CUDA_VISIBLE_DEVICES=2,3 fairgrape sweep …`. On a GPU the paper's protocol is the default: leave out of the grid everything that made it small here. `fairgrape calibrate` times a machine for two minutes and says how many hours the protocol would take on it
+# Leave out GPUs that are in use in the usual way, `CUDA_VISIBLE_DEVICES=2,3 fairgrape sweep …`. On a GPU the paper's protocol is the default: leave out of the grid everything that made it small here. `fairgrape calibrate` times a machine for two minutes and says how many hours the protocol would take on it
 # ([sizing](../studies/05_sizing.ipynb)).
 #
 # ## Several GPUs for one run
@@ -432,13 +432,34 @@ assert [one_cell(read_grid(str(grid)), n)[0].parameters["method"] for n in (0, 2
 # The same cells as tasks of a Ray cluster. A node that dies takes its runs with it; they are started on another one, and where the runs folder is shared they go on from their checkpoints. With `--fetch` each node has a runs folder of its own, and finished runs come back as files.
 # [Ray sweep](../sweep/08_ray.ipynb) runs on two nodes on one machine, and its test takes one of them away in the middle.
 #
+# ## What a run survives
+#
+# After each epoch and each selection a run writes a checkpoint: weights, masks, optimizer, random states, number of threads and history. It is one file, renamed into place, with a checksum; safetensors and JSON, never a pickle. Started again on the same machine, a run ends with the same masks and metrics, bit for bit, as if it had never been killed, and repeats at most one epoch.
+# `make faults` kills it a hundred times to see ([checkpoints](../training/04_journal.ipynb); a report of such a campaign is [faults.md](../../runs/showcase/faults.md)).
+#
+# A run counts as done when every cell of its notebook went through, `metrics.json`, which is written last, is there, and both came from the code that is installed now. A finished run of older code is made again and the old one kept in `runs/.older/`, unless `--accept_older` lets it count. A sweep computes with the code and the data that it was planned with: a run that would meet others fails and says so.
+# Under `nohup` a sweep goes on when the connection is lost. Each run is a process of its own with a kernel of its own, so each imports torch and the rest, which takes some ten seconds on a slow core.
+#
+# ## Larger runs
+#
+# `--precision bf16`, `--accumulate 4` and `--compiled True` are settings as well. The importance of G groups for every weight lies where there is room: on the device, on the host or in mapped files (`--keep_on`). With several processes, batch norm is SyncBatchNorm on CUDA and local to each process on a CPU.
+# None of the CUDA paths has run on a GPU yet: they were written for one and tested on a CPU, with two gloo processes and bf16 autocast.
+#
+# A grid does not need a file. The options are the grid, and with small networks on a CPU there may be as many workers as cores:
+#
+# ```bash
+# fairgrape sweep --method "ws snip" --rate "0.9 0.99" --dataset synthetic --workers 4        # not run here
+# ```
+#
+# In a YAML grid a text is one value (`groups: skin tone` is one column) and a list multiplies. In settings.ini and on the command line blanks separate values; "double quotes" keep a name together.
+#
 # ## In short
 #
 # | what happens | what to do |
 # |---|---|
 # | Ctrl-C, a reboot, a time limit | start the same command again |
 # | a run crashed | nothing: it is tried twice more; then read its log in `runs/.logs` |
-# | a run failed with a reason | mend the grid or the data, start the command again |
+# | a run failed with a reason | correct the grid or the data, start the command again |
 # | started twice by mistake | nothing: two sweeps on one runs folder never do a run twice |
 # | the code changed in between | finished runs are made again and the old ones kept in `runs/.older`; `--accept_older` lets them count |
 # | exit status | 0 all there, 1 some failed, 2 nothing could start, 130 Ctrl-C |

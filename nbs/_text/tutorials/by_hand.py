@@ -4,7 +4,7 @@
 # > Six weights, two groups, every number on the page
 
 # %% [markdown]
-# Pruning a layer is a choice of weights. This page makes one such choice with pencil and paper: a layer of six weights, two groups of people, one image of each. Every number can be checked in the head, and each is then
+# To prune a layer is to choose weights. This page makes one such choice with pencil and paper: a layer of six weights, two groups of people, one image of each. You can check every number in your head, and each is then
 # compared with what the library computes. The names used below (importance, share, target, deficit) are those of the paper and of the reference notebooks.
 
 # %%
@@ -17,11 +17,19 @@ import torch.nn.functional as F
 from IPython.display import HTML
 from torch import nn
 
-from fairgrape.method.importance import ByGroup, group_importance
-from fairgrape.method.masks import apply_masks, get_masks, prunable
-from fairgrape.method.pruning import prune_fair, schedule
-from fairgrape.method.selection import select_fair
-from fairgrape.method.selectors import keep_count, select_top, target_share
+from fairgrape import (
+    ByGroup,
+    apply_masks,
+    get_masks,
+    group_importance,
+    prunable,
+    prune_fair,
+    schedule,
+    select_fair,
+    select_top,
+    target_share,
+)
+from fairgrape.method.selectors import keep_count
 from fairgrape.report.figures import html_figure
 from fairgrape.report.selection_steps import html_choices
 
@@ -29,7 +37,7 @@ NAMES = [f"w{i}" for i in range(6)]
 
 
 # %% [markdown]
-# Pictures here carry their description in words, as the `alt` of an HTML picture. It stays with the notebook in Jupyter, on an exported page and on the site.
+# Each picture has a description in words, the `alt` of an HTML picture. It stays with the notebook in Jupyter, on an exported page and on the site.
 
 # %%
 def show(fig, caption, description):
@@ -70,7 +78,7 @@ assert [F.mse_loss(net(x[[g]]), y[[g]]).item() for g in (0, 1)] == [0.25, 0.25]
 # %% [markdown]
 # ## Importance
 #
-# How much would a group's loss change if one weight were removed? To first order by the weight times the gradient of that group's loss. It is squared, so that a gain counts like a loss:
+# How much would a group's loss change if one weight were removed? To first order, by the weight times the gradient of that group's loss. The square makes a gain count like a loss:
 #
 # $$I_g(w) = \left(w \cdot \frac{\partial L_g}{\partial w}\right)^2$$
 #
@@ -95,11 +103,11 @@ by_library = group_importance(net, ByGroup(loader, groups=2), F.mse_loss, groups
 assert torch.equal(by_library[""][:, 0], importance)
 
 # %% [markdown]
-# Group 0 needs w0 most, group 1 needs w5, for which group 0 has no use at all. And group 0's numbers are larger: its image is louder.
+# Group 0 needs w0 most. Group 1 needs w5, for which group 0 has no use at all. And group 0's numbers are larger: its image is louder.
 #
 # ## The target shares
 #
-# All importance together is 90 + 30 = 120. Group 0 holds 90 of it, three quarters; group 1 holds a quarter. FairGRAPE asks that the weights which are kept divide in the same way:
+# All importance together is 90 + 30 = 120. Group 0 holds 90 of it, three quarters; group 1 holds a quarter. FairGRAPE asks the kept weights to divide in the same way:
 #
 # $$P_0 = 90/120 = 0.75, \qquad P_1 = 30/120 = 0.25$$
 
@@ -114,10 +122,10 @@ assert importance.sum(1).tolist() == [90, 30] and target.tolist() == [0.75, 0.25
 # %% [markdown]
 # ## The choice, step by step
 #
-# Half is to be pruned, so three of six weights stay. They are chosen one at a time. Before each choice both groups' *current* shares are worked out from the weights that are kept so far; with none kept, each group counts as holding half. The group
-# that falls furthest short of its target chooses, and it takes its own favourite among what is left.
+# Half is to be pruned, so three of six weights stay. They are chosen one at a time. Before each choice both groups' *current* shares are computed from the weights kept so far. With none kept, each group counts as holding half. The group
+# furthest below its target chooses next, and takes the weight it values most among those left.
 #
-# The loop below is all there is to it. It writes a row for every step.
+# The loop below is the whole algorithm. It writes a row for every step.
 
 # %%
 def step_by_step(importance, k):
@@ -180,7 +188,7 @@ assert steps.held_0.tolist() == [36, 36, 61] and steps.held_1.tolist() == [0, 16
 assert steps.new_share_1.round(3).tolist() == [0, 0.308, 0.247]
 
 # %% [markdown]
-# The same as pictures to turn, with the slider or the arrow keys. On the left each weight has a bar for each group, filled if the weight is kept; on the right are the shares, with the targets as black lines. These pictures are
+# The same as a series of pictures: use the slider or the arrow keys. On the left each weight has a bar for each group, filled if the weight is kept; on the right are the shares, with the targets as black lines. These pictures are
 # drawn from the library's own selector, so the words under them should be those of the table.
 
 # %%
@@ -202,7 +210,7 @@ assert (
 # %% [markdown]
 # ## The library's choice, and the group-blind one
 #
-# `select_fair` makes the same choice. `select_top` looks at one number a weight, both groups' importances added up, and keeps the three largest: 36, 29 and 17. Group 1's 16 on w5 does not make it, since nobody else wants that weight.
+# `select_fair` makes the same choice. `select_top` looks at one number per weight, the sum of both groups' importances, and keeps the three largest: 36, 29 and 17. Group 1's 16 on w5 is dropped, since group 0 has no use for that weight.
 
 # %%
 everything = torch.ones(6, dtype=torch.bool)
@@ -274,10 +282,10 @@ show(
 )
 
 # %% [markdown]
-# The two choices differ in one weight of three, and group 1's share falls to a quarter of its target with one and stays with the other.
+# The two choices differ in one weight of three. With the group-blind one, group 1's share falls to a quarter of its target; with FairGRAPE it stays.
 #
 # One caution. The choice is greedy: it looks one step ahead, and with six weights a single one can overshoot. Asked for four weights, group 1 is short by 0.003 after the third, chooses w4, and ends with 0.309; the group-blind choice
-# picks up w5 as its fourth and ends with 0.214, nearer to the target by chance. In a layer of thousands of weights one step moves a share by a hair, and FairGRAPE stays at the target.
+# picks up w5 as its fourth and ends with 0.214, nearer to the target by chance. In a layer of thousands of weights one step hardly moves a share, and FairGRAPE stays at the target.
 
 # %%
 four = step_by_step(importance, k=4)
@@ -306,7 +314,7 @@ assert (
 
 # %% [markdown]
 # One step of gradient descent on both images, learning rate 0.02. The gradient is $e_0 x_0 + e_1 x_1$ with the errors −8.5 and −3.5: for w0 −8.5 · 3 = −25.5, for w1 −8.5 · 5 + 3.5 · 2 = −35.5, for w5 −3.5. So w0 becomes 2 + 0.02 · 25.5 = 2.51, w1
-# becomes −0.29, w5 becomes 4.07. The pruned weights have a gradient too, but no optimizer ever sees it: the mask stands between them.
+# becomes −0.29, w5 becomes 4.07. The pruned weights have a gradient too, but the mask keeps it from the optimizer.
 
 # %%
 def retrain(model, step=1):
@@ -332,7 +340,7 @@ assert abs(F.mse_loss(net(x), y).item() - (3.42**2 + 4.85**2) / 2) < 1e-4  # 17.
 assert get_masks(net)[""].tolist() == [fair.tolist()] and prunable(net)[""] is net
 
 # %% [markdown]
-# The loss of both images together fell from 42.25 to 17.6. Group 0's did from 72.25 to 11.7, and group 1's *rose* from 12.25 to 23.5: the optimizer minimises the sum, and there FairGRAPE has no say. It chooses weights, nothing else.
+# The loss of both images together fell from 42.25 to 17.6. Group 0's did from 72.25 to 11.7, and group 1's *rose* from 12.25 to 23.5: the optimizer minimises the sum, and FairGRAPE does not change that. It only chooses weights.
 #
 # ## Once more, from the top
 #
@@ -369,7 +377,7 @@ assert torch.allclose(again.weight, torch.tensor([[2.51, 0, 0, 0, 0, 4.07]]))
 # %% [markdown]
 # After one step of retraining the importances are new ones: for w0, w1 and w5 they are 2653, 98 and 0 for group 0 and 0, 32 and 1559 for group 1. The targets are new as well, 0.634 and 0.366. Group 0 chooses w0, then group 1 chooses w5.
 #
-# That is the whole method. A real layer has thousands of weights and two or more groups, the importance comes from thousands of images, and the choice is computed in another way to be fast; but it is equal to this loop, weight for weight.
+# That is the whole method. A real layer has thousands of weights and two or more groups, the importance comes from thousands of images, and the choice is computed by a faster algorithm. Its result equals this loop's, weight for weight.
 # Where to go on: [importance](../method/01_importance.ipynb), [selection](../method/02_selection.ipynb), [the loop of all steps](../method/03_pruning.ipynb), [a first real network](first_net.ipynb), [your own](own_model.ipynb).
 
 # %%

@@ -4,8 +4,8 @@
 # > In five minutes: rendered faces, one dense network, two pruned ones, and who paid for it
 
 # %% [markdown]
-# No download and no GPU. The faces are drawn by this package: five expressions to be told apart, four skin tones as groups. The darker two lose contrast in bad light, so any network is worse for them; that effect is known because it was put there.
-# All of it runs on one core, in one to three minutes depending on what else the machine has to do (the time is printed below). A section near the end says what so short a training can show and what it cannot.
+# No download and no GPU. The faces are drawn by this package: five expressions to be told apart, four skin tones as groups. The darker two lose contrast in bad light, so any network is worse for them. We know the effect because we put it there.
+# All of it runs on one core in one to three minutes (the time is printed below). A section near the end says what such a short training can show and what it cannot.
 
 # %%
 import tempfile
@@ -18,18 +18,12 @@ import pandas as pd
 import torch
 from IPython.display import HTML
 
-from fairgrape.data.appearance import synthetic_table
-from fairgrape.data.synthetic import render_faces
-from fairgrape.experiment.run import run
-from fairgrape.experiment.settings import Settings
-from fairgrape.method.masks import prunable
-from fairgrape.method.pruning import schedule
+from fairgrape import Settings, load_run, prunable, render_faces, run, schedule, synthetic_table
 from fairgrape.method.selectors import keep_count
 from fairgrape.networks.models import build_model
 from fairgrape.report.comparison import display_table, report_table, verdicts
 from fairgrape.report.figures import html_figure
 from fairgrape.report.run_plots import plot_groups, plot_history, plot_shares
-from fairgrape.report.runs import load_run
 
 
 def show(fig, caption, description=""):
@@ -74,7 +68,7 @@ assert len(faces) == 20 and table.expression.nunique() == 5 and table.tone.nuniq
 # %% [markdown]
 # ## Settings
 #
-# One record says everything about a run. The defaults are the paper's protocol, for a GPU; here all is made small. 98 % of the weights are to go, and each pruning step keeps a quarter of those that are left.
+# One record describes a whole run. The defaults are the paper's protocol, for a GPU; here everything is small. 98 % of the weights are pruned, and each pruning step keeps a quarter of those that are left.
 
 # %%
 settings = Settings(
@@ -109,7 +103,7 @@ places = dict(
 assert [float(rate) for rate in schedule(0.98, 0.25)] == [0.75, 0.9375, 0.98]
 
 # %% [markdown]
-# A setting that cannot be is refused here, not after an hour.
+# An impossible setting is refused here, not after an hour.
 
 # %%
 for wrong in (dict(rate=98), dict(method="fairgrapes"), dict(epochs="4,1,1")):
@@ -123,7 +117,7 @@ for wrong in (dict(rate=98), dict(method="fairgrapes"), dict(epochs="4,1,1")):
 # %% [markdown]
 # ## The dense network
 #
-# `run` does one experiment and gives back its folder; `load_run` reads the folder. First the network that everything else starts from.
+# `run` makes one experiment and returns its folder; `load_run` reads the folder. First comes the network that everything else starts from.
 
 # %%
 #| slow
@@ -140,7 +134,7 @@ show(plot_history(dense.history), "Did training settle? Losses above, validation
 assert dense.metrics["accuracy_dense"] > 35 and len(dense.history) == 5
 
 # %% [markdown]
-# It did not settle: five epochs of a thousand images are a beginning. The two darker tones are served worse, as they were meant to be. That is a disparity of the *dense* network; the question of pruning is what changes.
+# It has not converged: five epochs of a thousand images are a beginning. Its accuracy is lower for the two darker tones, as intended. That is a disparity of the *dense* network; pruning is judged by what changes.
 
 # %%
 #| slow
@@ -166,7 +160,7 @@ pruned = load_run(run(settings, **places))
 pruned.steps[["step", "rate", "kept", "score_s", "select_s", "retrain_s"]].round(2)
 
 # %% [markdown]
-# What was promised, checked to the weight: every layer keeps 2 % of its weights (rounded down, and at least one), and every other weight is exactly 0, also after all that training.
+# The promise, checked weight by weight: every layer keeps 2 % of its weights (rounded down, and at least one), and every other weight is exactly 0, also after all that training.
 
 # %%
 #| slow
@@ -221,7 +215,7 @@ assert abs(pruned.metrics["accuracy_dense"] - dense.metrics["accuracy_dense"]) <
 #
 # ## Against what?
 #
-# A number needs another one beside it. Magnitude pruning in the same steps, with the same epochs after each, differs in nothing but what is kept: the largest weights, whoever needs them.
+# A result needs a baseline. Magnitude pruning in the same steps, with the same epochs after each, differs only in what it keeps: the largest weights, whoever needs them.
 
 # %%
 #| slow
@@ -257,7 +251,7 @@ assert {int(m.sum()) for m in magnitude.masks.values()} == {
 # %% [markdown]
 # ## What a minute's training can show
 #
-# That the machinery works: the rate, the zeros, the shares, the table. *Not* that one method is better. Three reasons:
+# It shows that the code works: the rate, the zeros, the shares, the table. It does *not* show that one method is better, for three reasons:
 #
 # - The dense network was not finished. Pruned networks had eight epochs more, so tones *gain*, and ρ counts a gain like a loss.
 # - There are about 680 test images a tone, and one seed. Train with another one (`replace(settings, seed=1)`) and see how far the numbers move.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # No group labels
 #
-# > Clusters in the place of groups: what they find on rendered faces, and what FairGRAPE makes of them
+# > Clusters instead of groups: what they find on rendered faces, and how FairGRAPE does with them
 
 # %% [markdown]
-# Most image sets have no column that says who is in the picture. The paper's last study asks whether FairGRAPE can do without: cluster the images by what the dense network makes of them, and keep each *cluster's* share of the importance.
-# Here the true groups are known, since they were drawn, so it can be seen what the clusters are, and what they are not. The data, the network and the schedule are those of [your first pruned net](first_net.ipynb).
+# Most image sets have no column that says who is in the picture. The paper's last study asks whether FairGRAPE can do without it: cluster the images by the dense network's features, and keep each *cluster's* share of the importance.
+# Here the true groups are known, since they were drawn, so we can see what the clusters are and what they are not. The data, the network and the schedule are those of [your first pruned net](first_net.ipynb).
 
 # %%
 import tempfile
@@ -17,13 +17,11 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
+from fairgrape import Settings, disparities, load_run, run
 from fairgrape.experiment.clusters import clusters_table, load_clusters
 from fairgrape.experiment.preparation import prepare
-from fairgrape.experiment.run import run
-from fairgrape.experiment.settings import Settings
 from fairgrape.report.comparison import display_table, report_table, verdicts
 from fairgrape.report.figures import html_figure
-from fairgrape.report.runs import load_run
 
 settings = Settings(
     dataset="synthetic",
@@ -60,12 +58,12 @@ def show(fig, caption, description):
 # %% [markdown]
 # ## Two places for clusters
 #
-# There are two settings, and they mean different things:
+# Two settings mean different things:
 #
-# - `importance_groups="clusters"`: clusters decide whose importance shares are *kept*. The groups that are *compared* at the end are still those of `groups`. That is how one finds out what clusters are worth, where labels are there to judge by.
+# - `importance_groups="clusters"`: clusters decide whose importance shares are *kept*. The groups that are *compared* at the end are still those of `groups`. Use it to find out what clusters are worth where labels exist to judge by.
 # - `groups="clusters"`: there are no labels at all. Clusters are kept and compared. A ρ over clusters is a disparity between kinds of images, not between people.
 #
-# `clusters=4` says how many; 0 lets the silhouette choose. `importance_cap` is left at 0 here, all training images: a cap would take as many images of each *tone*, and so use the labels that are to be done without.
+# `clusters=4` says how many; 0 lets the silhouette choose. `importance_cap` is left at 0 here, all training images: a cap would take equally many images of each *tone*, and so use the labels that we want to do without.
 
 # %%
 found = replace(settings, importance_groups="clusters", clusters=4)
@@ -163,7 +161,7 @@ show(
 # the network was trained to tell apart, but they are not found either.
 #
 # What is found is a mixture of both. One small cluster is nearly all surprised faces, one mostly sad ones; one mostly angry, happy and neutral faces, nearly all of the two lighter tones. Eight in ten images of the darker tones, whatever they express, lie together in
-# cluster-1. A cluster collects what the network *sees* alike, and in the faces of the darker tones it sees little. But nobody could have told from the clusters alone that skin has to do with it.
+# cluster-1. A cluster collects what looks alike to the *network*, and in the faces of the darker tones it sees little. But the clusters alone do not tell that skin is the reason.
 #
 # ## FairGRAPE by clusters, and by the true tones
 #
@@ -215,7 +213,7 @@ assert min(same.values()) < 1 and kept_by_both > 0.02
 # | FairGRAPE by 4 clusters | 71.5 | 1.5 [0.0, 3.3] | 70.6 | 1.5 [0.0, 3.2] | 66.5 | 5.5 [3.1, 7.4] |
 # | group-blind importance | 68.6 | 1.2 [0.0, 3.1] | 70.8 | 1.6 [0.0, 3.3] | 67.0 | 5.3 [2.8, 7.1] |
 #
-# At seeds 0 and 1 every ρ lies inside its noise floor: nothing was found, for clusters or against them. At seed 2, whose dense network had learnt least (49.7 %), clusters and the group-blind choice have a ρ above the floor and the true tones have not; but the intervals overlap, and
+# At seeds 0 and 1 every ρ lies inside its noise floor: there is no evidence for clusters or against them. At seed 2, whose dense network had learnt least (49.7 %), clusters and the group-blind choice have a ρ above the floor and the true tones have not; but the intervals overlap, and
 # what is unequal there are *gains*: all tones are better served than before, tone-2 by 25 points. The clusters' row lies near the group-blind one at each of the three seeds, which is no more than a hint; three unfinished networks are no evidence. `fairgrape study clusters` asks the same question
 # under the paper's protocol.
 #
@@ -225,8 +223,6 @@ assert min(same.values()) < 1 and kept_by_both > 0.02
 
 # %%
 #| slow
-from fairgrape.judge.compare import disparities
-
 answers = by_clusters.predictions
 right = {
     which: (answers[f"{which}_expression"] == answers.label_expression).to_numpy(float)
@@ -254,12 +250,12 @@ assert (
 )
 
 # %% [markdown]
-# The same two networks, the same test images, and two figures that differ. The one over clusters is neither wrong nor a substitute: it says that kinds of images fared differently, and which people are in them it does not say. `groups="clusters"` reports it under that name.
+# The same two networks and test images give two different figures. The one over clusters is not wrong, but it is no substitute: it says that kinds of images fared differently, not which people are in them. `groups="clusters"` reports it under that name.
 #
 # ## In short
 #
 # - Clusters can take the place of groups without a line of code: `importance_groups="clusters"`, or `groups="clusters"` where nobody is labelled.
-# - They are what the *network* tells apart. Whether they have to do with people can only be seen where labels are: label a few hundred test images, and look at `clusters_table`.
+# - They are what the *network* tells apart. Whether they correspond to people can only be seen with labels: label a few hundred test images, and look at `clusters_table`.
 # - A small disparity over clusters is no evidence of a small disparity over people.
 #
 # More: [clusters](../experiment/04_clusters.ipynb); the study on real data sets is `fairgrape study clusters --dataset utkface`.

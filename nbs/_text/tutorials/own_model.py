@@ -7,14 +7,14 @@
 # Nothing in the method is about faces. The library part of this package (masks, importance, selection, pruning) knows neither images nor data sets, so it can prune a network that you already have. It takes three lines:
 #
 # ```python
-# from fairgrape.method.pruning import prune_fair
+# from fairgrape import prune_fair
 # loader = DataLoader(data, batch_size=64)       # yields (input, target, group): the training data, in a fixed order
 # prune_fair(model, loader, rate=0.9, groups=2, retrain=train_a_little)
 # ```
 #
 # Two cases follow: a network of 1-D convolutions that listens to signals, and a small transformer that reads sentences. Each has a majority and a minority whose inputs look different. Both data sets are made up here from a seed.
 #
-# A word on how they were made, because data that suits a method proves nothing. The data, the networks, the rates and the retraining were settled with the dense network and magnitude pruning alone, until the
+# How they were made matters, because data that suits a method proves nothing. The data, the networks, the rates and the retraining were chosen with the dense network and magnitude pruning alone, until the
 # minority clearly paid for pruning at every seed that was tried. FairGRAPE was run for the first time after that.
 # One thing was changed when its first results were known, though by looking at WS alone: the retraining at the end of the second case was cut from three epochs to one, since at one seed of three the disparity of WS had been 5.6 points,
 # too near the 5 that is asserted below.
@@ -29,17 +29,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fairgrape.method.importance import ByGroup, group_importance
-from fairgrape.method.masks import get_masks, plain_state, prunable, sparsity
-from fairgrape.method.pruning import prune, prune_fair, schedule
-from fairgrape.method.selectors import keep_count, select_top
-from fairgrape.methods.scores import magnitude_score
+from fairgrape import (
+    ByGroup,
+    get_masks,
+    group_importance,
+    magnitude_score,
+    plain_state,
+    prunable,
+    prune,
+    prune_fair,
+    schedule,
+    select_top,
+    sparsity,
+)
+from fairgrape.method.selectors import keep_count
 
 SEED = 0
 
 
 # %% [markdown]
-# Your training loop stays yours. This is one for both cases; all it has to do for pruning is to train whatever weights the network shows it. The masks hold by themselves.
+# You keep your training loop. The one below serves both cases; all it has to do is train the network's parameters. The masks hold by themselves.
 
 # %%
 def fit(model, data, loss, epochs, lr=1e-3, seed=SEED):
@@ -115,7 +124,7 @@ assert sounds.tensors[2].bincount().tolist() == [1800, 200] and sounds_test[
 assert torch.equal(signals(torch.zeros(5).long(), 3)[0], signals(torch.zeros(5).long(), 3)[0])
 
 # %%
-#| fig-alt: Eight noisy signals: sine, square, rising and falling, of the majority above and, quieter, of the minority below
+#| fig-alt: Noisy signals, four shapes: the majority above, and below it, quieter, the minority
 x, shape, g = sounds_test
 fig, axes = plt.subplots(2, 4, figsize=(9, 2.6), sharex=True, sharey=True, layout="constrained")
 for (group, kind), axis in zip(((i, j) for i in range(2) for j in range(4)), axes.flat):
@@ -156,7 +165,7 @@ heard = {"dense": accuracy(ear, sounds_test, lambda out: out.argmax(1))}
 table(heard)
 
 # %% [markdown]
-# Dense, both groups are served almost equally well, so what comes next is the work of pruning. 85 % of the weights go; the head has only 128 weights and is left dense with `ignore=`. A name that matches nothing would leave nothing dense, without a word, so it is an error:
+# The dense network is almost equally accurate for both groups, so any difference below comes from pruning. 85 % of the weights go; the head has only 128 weights and is left dense with `ignore=`. A name that matches no layer would silently leave nothing dense, so it is an error:
 
 # %%
 try:
@@ -215,7 +224,7 @@ table(heard)
 assert gap(heard["dense"], heard["FairGRAPE"]) < gap(heard["dense"], heard["WS"]) - 5
 
 # %% [markdown]
-# Those extra epochs are an advantage that has nothing to do with groups. Three more rows take it apart: FairGRAPE in one shot, to be held against WS; then WS with as many epochs after its one shot, and magnitude in the very same steps, to be held against FairGRAPE.
+# Those extra epochs are an advantage that has nothing to do with groups. Three more rows separate the two: FairGRAPE in one shot, to compare with WS; then WS with as many epochs after its one shot, and magnitude in the very same steps, to compare with FairGRAPE.
 # The first and the last of these pairs differ in score and selector alone.
 
 # %%
@@ -243,8 +252,8 @@ table(heard)
 # | magnitude, same steps | 2.4 | 4.1 | 17.4 | 14.6 | 7.9 | 9.3 |
 # | FairGRAPE | 9.7 | 8.1 | 11.3 | 9.3 | 13.4 | 10.4 |
 #
-# FairGRAPE reduces the disparity of WS to about a quarter, but here the extra retraining does that, not the selection: held against either magnitude row with as many epochs, FairGRAPE has the higher disparity at three seeds of five and the lower one at two.
-# It varies less from seed to seed; no more can be said for it. The one-shot rows teach caution too: at seed 1 the disparity is small because the majority had fallen to 53 % as well. Never read a disparity without the accuracies beside it.
+# FairGRAPE reduces the disparity of WS to about a quarter, but here the extra retraining does that, not the selection: compared with either magnitude row of as many epochs, FairGRAPE has the higher disparity at three seeds of five and the lower one at two.
+# It varies less from seed to seed; that is all. The one-shot rows need caution too: at seed 1 the disparity is small because the majority had fallen to 53 % as well. Never read a disparity without the accuracies beside it.
 
 # %% [markdown]
 # What does hold whatever the data: the rate to the weight, in every layer; zeros that retraining did not move; and the head, dense.
@@ -280,7 +289,7 @@ assert max(kept.values()) > min(kept.values()) + 0.05  # no longer the same frac
 # %% [markdown]
 # ### Taking the network home
 #
-# Whoever uses the pruned network need not know about masks. `plain_state` gives the weights under their ordinary names, zeros included, and they load strictly into a network that was never pruned:
+# Users of the pruned network need not know about masks. `plain_state` gives the weights under their ordinary names, zeros included, and they load strictly into a network that was never pruned:
 
 # %%
 home = Ear()
@@ -293,7 +302,7 @@ f"{int((home.body[4].weight == 0).sum())} of {home.body[4].weight.numel()} weigh
 # %% [markdown]
 # ## Sentences and a transformer
 #
-# No convolution at all this time, and a loss of one's own. A sentence is 12 tokens of filler, in which one word is good or bad and a negation may stand anywhere; the negation turns the meaning round. A minority of 15 % speaks
+# This time there is no convolution at all, and the loss is your own. A sentence is 12 tokens of filler, in which one word is good or bad and a negation may stand anywhere; the negation turns the meaning round. A minority of 15 % speaks
 # a dialect: same filler, but good and bad words of its own and its own negation. Neither token alone tells the answer, so the network must learn the interaction once for each dialect.
 
 # %%
@@ -371,7 +380,7 @@ table(read)
 
 
 # %% [markdown]
-# 90 % is pruned, with an epoch of retraining after each step again. The loss is any function of output and target that is a mean over the batch, here the binary cross-entropy of a logit. It is handed over, for the importance, beside the loader:
+# 90 % is pruned, with an epoch of retraining after each step again. The loss is any function of output and target that is a mean over the batch, here the binary cross-entropy of a logit. It is passed beside the loader, for the importance:
 
 # %%
 def reread(model, step):
@@ -428,10 +437,10 @@ assert all(
 # | magnitude, same steps | 2.6 | 21.1 | 9.0 | 5.4 | 0.7 | 7.8 |
 # | FairGRAPE | 1.2 | 0.6 | 0.7 | 1.0 | 0.1 | 0.7 |
 #
-# In the same steps with the same retraining FairGRAPE's disparity is lower at all five seeds, and it never exceeds 1.2 points. That part is owed to score and selection. Against WS with as many epochs after its one shot there is less to see:
+# In the same steps with the same retraining FairGRAPE's disparity is lower at all five seeds, and it never exceeds 1.2 points. That part comes from score and selection. Against WS with as many epochs after its one shot there is less to see:
 # lower at two seeds, by 4.8 and 1.2 points, and higher at three, by about a point at most. In one shot it is lower at four of five, though at three of these the majority pays more than under WS.
 #
-# So two tasks, two answers. What the method buys depends on task, network, rate and above all on how much retraining the others get. Give a baseline the same epochs before you believe a difference.
+# Two tasks, two answers. What the method gains depends on task, network and rate, and above all on how much retraining the others get. Give a baseline the same epochs before you believe a difference.
 
 # %% [markdown]
 # ## A selector of your own
@@ -452,7 +461,7 @@ assert select_dearest(
 ).tolist() == [True, False, True]
 
 # %% [markdown]
-# It goes into the same loop, with the group importance as the score. In one shot, to be held against the one-shot rows above it:
+# It goes into the same loop, with the group importance as the score. In one shot, to compare with the one-shot rows above:
 
 # %%
 own, batches = copy.deepcopy(reader), ByGroup(many, groups=2)
@@ -472,4 +481,4 @@ assert all(
 )
 
 # %% [markdown]
-# Over the five seeds its disparity is 8.8, 32.6, 11.8, 30.7 and 10.2 points, much like FairGRAPE's in one shot. A new idea costs three lines here; whether it is worth more than the old one, runs must tell.
+# Over the five seeds its disparity is 8.8, 32.6, 11.8, 30.7 and 10.2 points, much like FairGRAPE's in one shot. A new idea costs three lines here. Only runs can tell whether it is better than the old one.

@@ -4,7 +4,7 @@
 # > What ρ, ψ, their interval and their noise floor say, on predictions whose truth is known
 
 # %% [markdown]
-# A report has a line such as "ρ 4.4 [2.4, 6.0], floor of ρ: mean 1.4, 95 % 2.5". This page teaches to read it, on made-up predictions: nobody is in the pictures, no network is trained, and the truth is known because it is put in. Three truths are looked at:
+# A report has a line such as "ρ 4.4 [2.4, 6.0], floor of ρ: mean 1.4, 95 % 2.5". This page teaches you to read it, on made-up predictions. There are no people and no networks, and we know the truth because we put it in. There are three cases:
 #
 # 1. every group loses the same, so there is *no* disparity;
 # 2. one group loses 5 points more than the others;
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from fairgrape.judge.compare import disparities, interval_table
+from fairgrape import disparities, interval_table
 from fairgrape.judge.disparity import disparity, noise_floor, paired_bootstrap
 from fairgrape.judge.tables import group_table
 from fairgrape.report.figures import html_figure
@@ -98,7 +98,7 @@ def row(rho):
 pd.DataFrame({f"{n} images a group": row(rho) for n, rho in drawn.items()}).round(1)
 
 # %% [markdown]
-# Nothing is there to be found, and with 50 images a group ρ is about 4 or 5 points all the same.
+# There is nothing to find, and yet ρ is about 4 or 5 points with 50 images per group.
 #
 # The numbers can be worked out. An image's difference is −1 with chance 0.08 and +1 with chance 0.04, so its variance is 0.12 − 0.04² = 0.1184, and Δ of a group of $n$ has a standard deviation of $\sigma = 100\sqrt{0.1184/n}$ points: 4.87, 2.43 and 1.09.
 # For four such numbers ρ is 0.921 σ on average, and below $\sigma\sqrt{7.81/3} = 1.61\,\sigma$ in 95 cases of 100 (7.81 is the 95 % quantile of χ² with three degrees of freedom).
@@ -113,7 +113,7 @@ assert all(abs(np.quantile(rho, 0.95) / (1.614 * sigma[n]) - 1) < 0.12 for n, rh
 
 # %% [markdown]
 # In reality there is one test set, and nobody knows the truth. The **noise floor** estimates the two rows above from that one test set: it shifts all groups to one common loss and draws the images anew. Its mean says what ρ would be on average if
-# there were nothing; its 95 % value (`floor` in the tables here) is what a ρ is held against.
+# there were nothing; compare a ρ with its 95 % value (`floor` in the tables here).
 
 # %%
 def floor_of(changes, n, seed):
@@ -175,7 +175,7 @@ show(
 )
 
 # %% [markdown]
-# So the first question to any ρ is: **is it above its floor?** A ρ of 4 is nothing with 50 images a group, and a lot with 1,000. Four times the images halve the floor.
+# So the first question about any ρ is: **is it above its floor?** A ρ of 4 is nothing with 50 images a group, and a lot with 1,000. Four times the images halve the floor.
 #
 # Even so, one test set in twenty lies above its floor by chance alone. A report of a hundred runs has a few of these.
 
@@ -196,9 +196,9 @@ assert abs(floor[50] / floor[200] - 2) < 0.15 and floor[50] > 7 and floor[1000] 
 # %% [markdown]
 # ## A real disparity of 5 points
 #
-# Now group D truly loses 9 points and the others 4. What should the figures be? The mean of −4, −4, −4, −9 is −5.25. The deviations are three times 1.25 and −3.75; squared and added, 18.75; divided by three, 6.25. So
+# Now group D truly loses 9 points and the others 4. What are the true values? The mean of −4, −4, −4, −9 is −5.25. The deviations are three times 1.25 and −3.75; squared and added, 18.75; divided by three, 6.25. So
 #
-# - **ρ**, the standard deviation, is √6.25 = 2.5, *half* of the 5 points that anybody would call the disparity;
+# - **ρ**, the standard deviation, is √6.25 = 2.5, *half* of the 5 points that most people would call the disparity;
 # - **ψ**, how much more the worst group loses than all images together, is 9 − 5.25 = 3.75;
 # - the **range** is 5.
 
@@ -212,7 +212,7 @@ truth
 assert truth == {"rho": 2.5, "psi": 3.75, "range": 5}
 
 # %% [markdown]
-# What the report would print for one test set of each size:
+# The report would print this for one test set of each size:
 
 # %%
 lines = pd.concat(
@@ -233,7 +233,7 @@ assert (
 
 
 # %% [markdown]
-# One test set is luck. Of 40 test sets of each size, how many intervals hold the truth, and how many show that there is *some* disparity, by beginning above 0?
+# One test set is luck. In 40 test sets of each size, how many intervals contain the truth? And how many begin above 0, so that they show *some* disparity?
 
 # %%
 def many(changes, n, trials=40):
@@ -307,7 +307,7 @@ show(
 )
 
 # %% [markdown]
-# The intervals keep their promise at every size: about 95 in 100 hold the truth. What changes is what they can show. With 50 images a group a disparity of 5 points goes unseen nearly always, with 200 mostly, with 1,000 about one time in ten. A study with
+# The intervals are right at every size: about 95 in 100 contain the truth. What changes is what they can show. With 50 images a group a disparity of 5 points goes unseen nearly always, with 200 mostly, with 1,000 about one time in ten. A study with
 # small groups cannot show that a method is good, nor that it is not.
 
 # %%

@@ -24,12 +24,17 @@ import torch.nn.functional as F
 from IPython.display import HTML
 from torch import nn
 
-from fairgrape.experiment.settings import Settings
-from fairgrape.method.importance import group_importance
-from fairgrape.method.masks import apply_masks, get_masks
-from fairgrape.method.pruning import prune, schedule
-from fairgrape.method.selection import select_fair
-from fairgrape.method.selectors import select_top, target_share
+from fairgrape import (
+    Settings,
+    apply_masks,
+    get_masks,
+    group_importance,
+    prune,
+    schedule,
+    select_fair,
+    select_top,
+    target_share,
+)
 from fairgrape.methods.registry import METHODS, rewind
 from fairgrape.methods.released import (
     RELEASED,
