@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
-import papermill
-from traitlets.config import Config
+if TYPE_CHECKING:
+    from traitlets.config import Config
 
 # %% ../../nbs/sweep/01_kernels.ipynb #ed241076
 def template(
@@ -60,6 +60,8 @@ def _is_bar(output: dict) -> bool:
 
 def _publish(part: Path, out: Path):
     "Give an executed notebook its own name, without progress bars."
+    import nbformat  # here, since most commands execute no notebook
+
     book = nbformat.read(part, 4)
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -72,8 +74,10 @@ def _publish(part: Path, out: Path):
 
 # %% ../../nbs/sweep/01_kernels.ipynb #b6b5cc55
 @contextmanager
-def _sockets() -> Iterator[Config]:
+def _sockets() -> "Iterator[Config]":
     "papermill's configuration, for as long as the folder of its sockets is there."
+    from traitlets.config import Config
+
     # a socket's whole path may have some 100 characters
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
     with tempfile.TemporaryDirectory(
@@ -94,6 +98,8 @@ def run_notebook(
     """Execute a template. Raises: papermill's error if a cell fails (the notebook is written
     all the same).
     """
+    import papermill
+
     part, shown = (
         out.with_name(f".{out.name}.part.ipynb"),
         (dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}),

@@ -16,13 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
-import papermill
-from traitlets.config import Config
+if TYPE_CHECKING:
+    from traitlets.config import Config
 
 # %%
 from dataclasses import fields
+
+import nbformat
+import papermill
 
 tmp = Path(tempfile.mkdtemp())
 
@@ -155,6 +158,8 @@ def _is_bar(output: dict) -> bool:
 
 def _publish(part: Path, out: Path):
     "Give an executed notebook its own name, without progress bars."
+    import nbformat  # here, since most commands execute no notebook
+
     book = nbformat.read(part, 4)
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -212,8 +217,10 @@ assert [o.text for o in nbformat.read(tmp / "out.ipynb", 4).cells[0].outputs] ==
 # %%
 #| export
 @contextmanager
-def _sockets() -> Iterator[Config]:
+def _sockets() -> "Iterator[Config]":
     "papermill's configuration, for as long as the folder of its sockets is there."
+    from traitlets.config import Config
+
     # a socket's whole path may have some 100 characters
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
     with tempfile.TemporaryDirectory(
@@ -249,6 +256,8 @@ def run_notebook(
     """Execute a template. Raises: papermill's error if a cell fails (the notebook is written
     all the same).
     """
+    import papermill
+
     part, shown = (
         out.with_name(f".{out.name}.part.ipynb"),
         (dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}),

@@ -19,7 +19,8 @@ from torch import nn
 
 from fairgrape.method.importance import ByGroup, group_importance
 from fairgrape.method.masks import apply_masks, get_masks, prunable
-from fairgrape.method.pruning import prune_fair, schedule
+from fairgrape.method.pruning import prune_fair
+from fairgrape.method.schedule import schedule
 from fairgrape.method.selection import select_fair
 from fairgrape.method.selectors import keep_count, select_top, target_share
 from fairgrape.report.figures import html_figure

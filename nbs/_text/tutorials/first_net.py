@@ -23,7 +23,7 @@ from fairgrape.data.synthetic import render_faces
 from fairgrape.experiment.run import run
 from fairgrape.experiment.settings import Settings
 from fairgrape.method.masks import prunable
-from fairgrape.method.pruning import schedule
+from fairgrape.method.schedule import schedule
 from fairgrape.method.selectors import keep_count
 from fairgrape.networks.models import build_model
 from fairgrape.report.comparison import display_table, report_table, verdicts

@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fairgrape.method.importance import ByGroup, group_importance
 from fairgrape.method.masks import get_masks, plain_state, prunable, sparsity
-from fairgrape.method.pruning import prune, prune_fair, schedule
+from fairgrape.method.pruning import prune, prune_fair
+from fairgrape.method.schedule import schedule
 from fairgrape.method.selectors import keep_count, select_top
 from fairgrape.methods.scores import magnitude_score
 

@@ -27,13 +27,13 @@ from torch import nn
 from fairgrape.experiment.settings import Settings
 from fairgrape.method.importance import group_importance
 from fairgrape.method.masks import apply_masks, get_masks
-from fairgrape.method.pruning import prune, schedule
+from fairgrape.method.pruning import prune
+from fairgrape.method.schedule import schedule
 from fairgrape.method.selection import select_fair
 from fairgrape.method.selectors import select_top, target_share
-from fairgrape.methods.registry import METHODS, rewind
+from fairgrape.methods.recovery import rewind
+from fairgrape.methods.registry import METHODS, RELEASED, as_released
 from fairgrape.methods.released import (
-    RELEASED,
-    as_released,
     redrawn,
     released_blind,
     select_one_more,
