@@ -201,7 +201,11 @@ def _settings_options(
 
 def _run_command(commands):
     "`fairgrape run`"
-    one = commands.add_parser("run", help="one run of the prune notebook")
+    one = commands.add_parser(
+        "run",
+        help="one run of the prune notebook",
+        usage="fairgrape run [-f FILE] [--accept_older] [--SETTING VALUE ...]",
+    )
     one.add_argument("-f", "--file", help="YAML file of parameters; options override it")
     one.add_argument(
         "--accept_older", action="store_true", help="let a finished run of older code count"
@@ -259,7 +263,11 @@ def _engine_options(command: argparse.ArgumentParser):
 # %% ../nbs/01_cli.ipynb #5aa2d534
 def _sweep_command(commands):
     "`fairgrape sweep`"
-    many = commands.add_parser("sweep", help="all runs of a grid, each once, then the report")
+    many = commands.add_parser(
+        "sweep",
+        help="all runs of a grid, each once, then the report",
+        usage="fairgrape sweep [GRID] [OPTIONS] [--SETTING VALUES ...]",
+    )
     many.add_argument(
         "grid",
         nargs="?",
@@ -283,7 +291,10 @@ def _study_command(commands):
     "`fairgrape study`; its data set is a row of the protocol, not a setting"
     epilog = f"studies: {', '.join(study_names())}; data sets: {', '.join(protocol_rows())}"
     ask = commands.add_parser(
-        "study", help="one of the paper's questions: its runs and its page", epilog=epilog
+        "study",
+        help="one of the paper's questions: its runs and its page",
+        epilog=epilog,
+        usage="fairgrape study NAME --dataset ROW [OPTIONS] [--SETTING VALUES ...]",
     )
     ask.add_argument("study", choices=study_names(), metavar="NAME")
     ask.add_argument(

@@ -163,8 +163,12 @@ def bounds_of(
     about: About,  # A setting
 ) -> str:  # E.g. "above 0 and below 1"; "": any number
     "A setting's bounds in words."
-    bounds = dict(above=about.above, below=about.below)
-    bounds |= {"at least": about.least, "at most": about.most}
+    bounds = {
+        "at least": about.least,
+        "above": about.above,
+        "at most": about.most,
+        "below": about.below,
+    }
     return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
 
 
