@@ -16,7 +16,7 @@ _DEFINED_IN = {
     # prune a network of one's own
     "prune_fair": "method.pruning",
     "prune": "method.pruning",
-    "schedule": "method.pruning",
+    "schedule": "method.schedule",
     "group_importance": "method.importance",
     "ByGroup": "method.importance",
     "target_share": "method.selectors",

@@ -12,23 +12,22 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
-import papermill
-
-from .data.catalog import DATASETS, check_dataset
-from .data.findings import set_text
-from .experiment.paths import inside, read_yaml, root
-from .experiment.settings import KNOWN, PLACES
-from .report.runs import find_runs
+from .data.archives import DATASETS
+from .experiment.paths import inside, plain_name, read_yaml, root
+from fairgrape.experiment.settings import (
+    KNOWN,
+    PLACES,
+    Places,
+    Settings,
+    bounds_of,
+    from_parameters,
+    words_of,
+)
 from .studies.studies import load_study, protocol_rows, study_cells, study_names
 from .sweep.grid import LISTS, dry_run, numbered, one_cell, plan, read_grid, several
-from .sweep.jobs import working_on
-from .sweep.kernels import run_notebook
-from .sweep.local import Local
-from .sweep.record import status
-from .sweep.runner import absolute, execute
-from .sweep.sweep import Interrupted, failures, folders, sweep
 
 # %% ../nbs/01_cli.ipynb #151a9420
 def report(
@@ -38,6 +37,9 @@ def report(
     """Run the report template; its notebook lies in the runs folder. Raises: ValueError for a
     page outside of it.
     """
+    from fairgrape.sweep.jobs import working_on
+    from fairgrape.sweep.kernels import run_notebook
+
     runs_root = Path(runs_root).resolve()
     if not runs_root.is_dir():
         raise FileNotFoundError(f"no runs folder at {runs_root}: give another with --runs_root")
@@ -82,11 +84,15 @@ def study(
         {k: v for k, v in given.items() if k in PLACES},
         {k: v for k, v in given.items() if k not in PLACES},
     )
-    ended = sweep(
-        [cell | places for cell in study_cells(load_study(name), row, fast, changed)],
-        show=log,
-        **how,
-    )
+    cells = [cell | places for cell in study_cells(load_study(name), row, fast, changed)]
+    numbered(cells)  # refuses what cannot be before anything is imported
+
+    from fairgrape.sweep.jobs import working_on
+    from fairgrape.sweep.kernels import run_notebook
+    from fairgrape.sweep.runner import absolute
+    from fairgrape.sweep.sweep import failures, folders, sweep
+
+    ended = sweep(cells, show=log, **how)
     done, failed = folders(ended), failures(ended)
     if not done:
         raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
@@ -112,6 +118,8 @@ def engine_of(args: argparse.Namespace):
     ImportError where Ray is asked for and not installed.
     """
     if args.engine == "local":
+        from fairgrape.sweep.local import Local
+
         return Local(args.workers, args.gpus_per_run, getattr(args, "device", ""))
     from fairgrape.sweep.ray import OnRay
 
@@ -132,6 +140,10 @@ def run_sweep(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(dry_run(plan(chosen, args.accept_older)))
         return 0
+
+    from fairgrape.report.runs import find_runs
+    from fairgrape.sweep.sweep import failures, folders, sweep
+
     ended = sweep(
         chosen,
         engine_of(args),
@@ -161,16 +173,37 @@ def run_sweep(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 # %% ../nbs/01_cli.ipynb #fe6ee3e9
-def _settings_options(command: argparse.ArgumentParser, leave_out: tuple = ()):
+_WORDS = {int: "N", float: "X", bool: "True|False", str: "TEXT"}  # a type on the command line
+
+
+def _settings_options(
+    command: argparse.ArgumentParser, leave_out: tuple = (), records: tuple = (Settings, Places)
+):
     "Every setting and place of a run as an option; what is not given is not there"
-    for name in KNOWN:
-        if name not in leave_out:
-            command.add_argument(f"--{name}", default=argparse.SUPPRESS)
+    chapters = {}
+    for f in [f for record in records for f in fields(record)]:
+        about = f.metadata["about"]
+        if f.name in leave_out:
+            continue
+        if about.chapter not in chapters:
+            chapters[about.chapter] = command.add_argument_group(about.chapter)
+        said = "; ".join(filter(None, (words_of(about), bounds_of(about))))
+        default = "none" if f.default == "" else f.default
+        chapters[about.chapter].add_argument(
+            f"--{f.name}",
+            default=argparse.SUPPRESS,
+            metavar=_WORDS[f.type],
+            help=f"{said} (default: {default})".replace("%", "%%"),
+        )
 
 
 def _run_command(commands):
     "`fairgrape run`"
-    one = commands.add_parser("run", help="one run of the prune notebook")
+    one = commands.add_parser(
+        "run",
+        help="one run of the prune notebook",
+        usage="fairgrape run [-f FILE] [--accept_older] [--SETTING VALUE ...]",
+    )
     one.add_argument("-f", "--file", help="YAML file of parameters; options override it")
     one.add_argument(
         "--accept_older", action="store_true", help="let a finished run of older code count"
@@ -228,7 +261,11 @@ def _engine_options(command: argparse.ArgumentParser):
 # %% ../nbs/01_cli.ipynb #5aa2d534
 def _sweep_command(commands):
     "`fairgrape sweep`"
-    many = commands.add_parser("sweep", help="all runs of a grid, each once, then the report")
+    many = commands.add_parser(
+        "sweep",
+        help="all runs of a grid, each once, then the report",
+        usage="fairgrape sweep [GRID] [OPTIONS] [--SETTING VALUES ...]",
+    )
     many.add_argument(
         "grid",
         nargs="?",
@@ -252,7 +289,10 @@ def _study_command(commands):
     "`fairgrape study`; its data set is a row of the protocol, not a setting"
     epilog = f"studies: {', '.join(study_names())}; data sets: {', '.join(protocol_rows())}"
     ask = commands.add_parser(
-        "study", help="one of the paper's questions: its runs and its page", epilog=epilog
+        "study",
+        help="one of the paper's questions: its runs and its page",
+        epilog=epilog,
+        usage="fairgrape study NAME --dataset ROW [OPTIONS] [--SETTING VALUES ...]",
     )
     ask.add_argument("study", choices=study_names(), metavar="NAME")
     ask.add_argument(
@@ -318,8 +358,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "fairgrape",
         description=(
-            "Prune classifiers and see who pays for it. Options without a help text are parameters"
-            " of nbs/templates/prune.ipynb."
+            "Prune classifiers and see who pays for it. `fairgrape run --help` explains every"
+            " setting of a run."
         ),
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -343,7 +383,13 @@ def _parameters(args: argparse.Namespace) -> dict:
 
 # %% ../nbs/01_cli.ipynb #51896550
 def _run(args: argparse.Namespace) -> int:
-    print(execute(_parameters(args), accept_older=args.accept_older))
+    given = _parameters(args)
+    _, places = from_parameters(given)  # refuses what cannot be before anything is imported
+    plain_name(places.get("name", ""))
+
+    from fairgrape.sweep.runner import execute
+
+    print(execute(given, accept_older=args.accept_older))
     return 0
 
 
@@ -353,11 +399,16 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
+    from fairgrape.sweep.record import status
+
     status(args.runs_root, args.all)
     return 0
 
 
 def _calibrate(args: argparse.Namespace) -> int:
+    if not 1 <= args.seconds <= 86_400:
+        raise ValueError(f"seconds = {args.seconds:g}: choose 1 to 86,400 seconds (a day)")
+
     from fairgrape.studies.sizing import calibrate_and_tell
 
     print(calibrate_and_tell(args.seconds, args.device, args.runs_root))
@@ -365,6 +416,9 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
+    from fairgrape.data.catalog import check_dataset
+    from fairgrape.data.findings import set_text
+
     check = check_dataset(
         args.dataset,
         args.data_path or None,
@@ -409,6 +463,23 @@ COMMANDS: dict[str, Callable] = dict(
 )
 
 
+def _stopped(
+    error: Exception,  # What a command raised
+) -> int:  # The exit status
+    "Say on standard error what stopped a run or a sweep. Raises: the error, if it is none of them."
+    import papermill
+
+    from fairgrape.sweep.sweep import Interrupted
+
+    if isinstance(error, papermill.PapermillExecutionError):
+        print(f"fairgrape: the notebook stopped: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    if not isinstance(error, RuntimeError):
+        raise error
+    print(f"fairgrape: {error}", file=sys.stderr)
+    return 128 + signal.SIGINT if isinstance(error, Interrupted) else 2
+
+
 def main(
     arguments: list[str] | None = None,  # Default: the command line
 ) -> int:  # 0 done, 1 a run failed, 2 it could not start, 130 interrupted
@@ -418,12 +489,11 @@ def main(
     args.again = shlex.join(["fairgrape", *given])
     try:
         return COMMANDS[args.command](args)
-    except (KeyboardInterrupt, Interrupted) as e:
+    except KeyboardInterrupt as e:
         print(f"fairgrape: {str(e) or 'stopped before anything was started'}", file=sys.stderr)
         return 128 + signal.SIGINT
-    except papermill.PapermillExecutionError as e:
-        print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as e:
+    except (ValueError, TypeError, OSError, ImportError) as e:
         print(f"fairgrape: {e}", file=sys.stderr)
         return 2
+    except Exception as e:
+        return _stopped(e)

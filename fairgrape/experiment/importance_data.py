@@ -26,7 +26,7 @@ from fairgrape.experiment.clusters import (
 )
 from .preparation import Job, run_folder
 from .settings import form
-from ..methods.registry import balanced_rows
+from ..methods.scores import balanced_rows
 from ..training.parallel import ALONE, Team
 from ..training.stages import seed_of, seeded
 

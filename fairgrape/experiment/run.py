@@ -46,9 +46,10 @@ from .results import ALL_LAYERS, Trained, at_work, journal_of, save_run
 from .settings import Settings, form, from_parameters
 from ..method.importance import group_importance
 from ..method.masks import get_masks, plain_state
-from ..method.pruning import Step, prune, schedule
+from ..method.pruning import Step, prune
+from ..method.schedule import schedule
 from ..method.selectors import target_share
-from ..methods.registry import SHARED, rewind
+from ..methods.recovery import rewind
 from ..networks.models import task_loss
 from ..training.files import code_version
 from ..training.journal import Journal
@@ -128,7 +129,7 @@ def scorer(
     s, how, seen = job.settings, form(job.settings), importance_images(job, images)
     found, more = (
         score_batches(job, seen, device),
-        (dict(team=team, keep_on=keep_on) if how.score in SHARED else {}),
+        (dict(team=team, keep_on=keep_on) if how.shared else {}),
     )
     if how.mixed:
         found.passes = passes  # one pass a step, each in another order

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['magnitude_score', 'stream', 'random_score', 'group_score', 'importance_score', 'batch_statistics', 'mean_over',
-           'times_weight', 'snip_score', 'hessian_product', 'grasp_score']
+           'times_weight', 'snip_score', 'hessian_product', 'grasp_score', 'balanced_rows']
 
 # %% ../../nbs/methods/02_scores.ipynb #cb3cecce
 import hashlib
@@ -197,3 +197,33 @@ def grasp_score(
         flat.check()
         Hg = mean_over(layers, batches, lambda x, y: hessian_product(model, layers, x, y, flat, g))
     return times_weight(layers, Hg)
+
+# %% ../../nbs/methods/02_scores.ipynb #f664c278
+def _fill_up(drawn: Tensor, order: Tensor, head: Tensor, each: int):
+    """Mark rows of `order` as drawn until every class of `head` has `each`, or no row is left;
+    in place
+    """
+    for c in head.unique():
+        mine, lacking = (
+            order[(head == c)[order] & ~drawn[order]],
+            each - int((head[drawn] == c).sum()),
+        )
+        drawn[mine[: max(0, lacking)]] = True
+
+# %% ../../nbs/methods/02_scores.ipynb #a5a537dc
+def balanced_rows(
+    labels: Tensor,  # Class codes, shape `(n,)`, or `(n, heads)`
+    each: int = 10,  # Images of each class of each head, where there are so many
+    seed: int = 0,  # Which ones
+) -> Tensor:  # Indices into `labels`, mixed, so that they can be cut into parts
+    """Draw rows in which every class of every head has at least `each`; with one head exactly
+    so many. Source of 10: the public code.
+    """
+    if each < 1:
+        raise ValueError(f"each = {each}: draw at least 1 image of each class")
+    labels = labels.reshape(len(labels), -1).cpu()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    for head in labels.T:
+        _fill_up(drawn, order, head, each)
+    return order[drawn[order]]

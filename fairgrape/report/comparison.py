@@ -15,7 +15,7 @@ import pandas as pd
 from ..judge.compare import collapsed
 from ..judge.disparity import disparity
 from ..methods import registry as baselines
-from ..methods.released import as_released
+from ..methods.registry import as_released
 from .runs import ADDED, Run, experiment, variant
 
 # %% ../../nbs/report/06_comparison.ipynb #02b64a6a

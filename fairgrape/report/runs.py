@@ -17,6 +17,7 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..experiment.settings import Settings, abouts
 from ..methods import registry as baselines
 
 # %% ../../nbs/report/05_runs.ipynb #dade2866
@@ -144,15 +145,18 @@ def find_runs(
     return runs
 
 # %% ../../nbs/report/05_runs.ipynb #be96aab4
-# settings that older runs lack
-ADDED = dict(
-    steps="published",
-    as_released=False,
-    importance_on="",
-    importance_groups="",
-    clusters=0,
-    imbalance="",
-)
+# settings that older runs lack, with their defaults
+ADDED = {
+    name: Settings.__dataclass_fields__[name].default
+    for name in (
+        "steps",
+        "as_released",
+        "importance_on",
+        "importance_groups",
+        "clusters",
+        "imbalance",
+    )
+}
 
 
 def variant(
@@ -172,17 +176,20 @@ def variant(
     return ", ".join([s["method"], *said])
 
 # %% ../../nbs/report/05_runs.ipynb #28970d9d
-COMMON = dict(
-    weights="weights",
-    classes="classes",
-    imbalance="imbalance",
-    split="split",
-    limit="limited to",
-    epochs="epochs",
-    lrs="learning rates",
-    batch="batch",
-    augment="augmentation",
-)
+COMMON = {
+    name: abouts(Settings)[name].label or name
+    for name in (
+        "weights",
+        "classes",
+        "imbalance",
+        "split",
+        "limit",
+        "epochs",
+        "lrs",
+        "batch",
+        "augment",
+    )
+}
 
 
 def experiment(

@@ -27,9 +27,9 @@ from ..method.selection import select_masks
 from ..networks.builders import plain_model
 from ..networks.models import task_loss
 from .costs import network_work
-from ..training.epochs import PRECISIONS, adam, memory_order, predict, train_epoch
+from ..training.epochs import adam, memory_order, predict, train_epoch
 from ..training.out_of_memory import memory_errors
-from ..training.stages import seeded
+from ..training.stages import PRECISIONS, seeded
 
 # %% ../../nbs/studies/04_calibration.ipynb #75fcfbed
 def power_law(

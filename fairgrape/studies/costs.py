@@ -20,8 +20,7 @@ from ..experiment.preparation import Job
 from ..experiment.run import epochs_of
 from ..experiment.settings import Settings, form
 from ..method.masks import prunable
-from ..method.pruning import schedule
-from ..methods.registry import BLIND
+from ..method.schedule import schedule
 from ..networks.builders import plain_model
 from ..networks.inspect import LAYERS
 from .studies import protocol
@@ -156,7 +155,7 @@ def scored_images(
 ) -> int:  # Images forward and backward in one step
     "How many images a method's score sees in a step (`importance_on` would make them fewer)."
     s, how = settings, form(settings)
-    if how.score in BLIND:
+    if how.blind:
         return 0
     if how.batches == "one":
         return min(s.batch, counts.train)

@@ -29,8 +29,8 @@ from fairgrape.studies.costs import (
     row_settings,
     sweep_cost,
 )
-from ..training.epochs import PRECISIONS
 from ..training.files import write_json
+from ..training.stages import PRECISIONS
 
 # %% ../../nbs/studies/05_sizing.ipynb #5c82115d
 def _nearest(calibration: Mapping, network: str, image_size: int, precision: str) -> Mapping:

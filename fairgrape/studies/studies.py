@@ -12,16 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from ..experiment.paths import read_yaml
 from ..experiment.settings import Settings
-from ..report.comparison import report_table
-from ..report.page import write_report
-from ..report.runs import Run, experiment
-from .by_layer import plot_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fairgrape.report.runs import Run
 
 # %% ../../nbs/studies/01_studies.ipynb #55806887
 @dataclass(frozen=True)
@@ -150,15 +149,19 @@ def weak_line(
     commonest: list[float],
 ) -> float:  # Accuracy (percent), mean over the heads
     "The dense accuracy below which a study says nothing."
+    import numpy as np  # here, since a study is chosen without it
+
     guess, naming = np.mean([100 / k for k in sizes]), np.mean(commonest)
     return float(max(min(2 * guess, (100 + guess) / 2), naming + (100 - naming) / 10))
 
 # %% ../../nbs/studies/01_studies.ipynb #87fb1ebd
 def dense_and_line(
-    run: Run,  # A study's run
+    run: "Run",  # A study's run
     # Percent: what the dense network reached on the test images, and what it must
 ) -> tuple[float, float]:
     "The dense network's accuracy, and the line below which it says nothing."
+    import pandas as pd
+
     rates = pd.DataFrame(run.metrics["rates"])
     per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
     return run.metrics["accuracy_dense"], weak_line(
@@ -168,9 +171,11 @@ def dense_and_line(
 
 # %% ../../nbs/studies/01_studies.ipynb #1ac04a6f
 def too_weak(
-    runs: list[Run],  # A study's runs
+    runs: "list[Run]",  # A study's runs
 ) -> list[str]:  # A sentence for each dense network that is too weak
     "Which dense networks are too weak to tell anything."
+    from fairgrape.report.runs import experiment
+
     said = {}
     for run in runs:
         what, (accuracy, line) = (
@@ -185,7 +190,7 @@ def too_weak(
     return list(said.values())
 
 # %% ../../nbs/studies/01_studies.ipynb #a58fc589
-def fast_form(runs: list[Run]) -> str:
+def fast_form(runs: "list[Run]") -> str:
     "How far the fast form is from the paper's protocol"
     s, of = (
         runs[0].settings,
@@ -207,7 +212,7 @@ def study_intro(
     study: Study,  # The question
     row: str,  # The data set and task
     fast: bool,  # Whether this is the form for two cores
-    runs: list[Run],  # Its runs
+    runs: "list[Run]",  # Its runs
 ) -> list[str]:  # Paragraphs
     "What the page says before the numbers."
     seeds = len({r.settings["seed"] for r in runs})
@@ -232,11 +237,15 @@ def study_page(
     study: Study,  # The question
     row: str,  # The data set and task
     fast: bool,  # Whether this is the form for two cores
-    runs: list[Run],  # Its runs
+    runs: "list[Run]",  # Its runs
     out: Path,  # The HTML page; the table goes beside it as CSV
-    layers: Mapping[str, pd.DataFrame] | None = None,  # From `run_layers`
+    layers: "Mapping[str, pd.DataFrame] | None" = None,  # From `run_layers`
 ) -> Path:  # The page
     "Write a study's page and its table."
+    from fairgrape.report.comparison import report_table
+    from fairgrape.report.page import write_report
+    from fairgrape.studies.by_layer import plot_layers
+
     tables = [
         (t.round(2).reset_index(), f"{label}: each layer pruned by itself, nothing retrained")
         for label, t in (layers or {}).items()

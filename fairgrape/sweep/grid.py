@@ -13,29 +13,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..experiment.dense import device_of, starting_network
 from ..experiment.paths import plain_name, read_settings, read_yaml
-from ..experiment.preparation import Job, check_images, check_job, own_names
-from ..experiment.settings import KNOWN, from_parameters, identity
-from .jobs import RunJob, state_of
-from .runner import check_keep_on, job_of, prepared
+from ..experiment.settings import KNOWN, Settings, abouts, from_parameters, identity
 from ..training.files import code_version
+
+if TYPE_CHECKING:
+    from fairgrape.experiment.preparation import Job
+    from fairgrape.sweep.jobs import RunJob
 
 # %% ../../nbs/sweep/04_grid.ipynb #0a69849b
 # settings that may have several values in one line of text
-LISTS = (
-    "dataset",
-    "task",
-    "groups",
-    "network",
-    "image_size",
-    "method",
-    "rate",
-    "keep",
-    "scope",
-    "seed",
-)
+LISTS = tuple(name for name, about in abouts(Settings).items() if about.several)
 
 
 def several(name: str, value) -> list:
@@ -172,7 +162,7 @@ class Cell:
     index: int  # Its number in the grid, from 0
     parameters: dict  # Settings and places
     words: str  # What tells it from the others
-    job: RunJob | None = None  # What its worker gets, once it is planned
+    job: "RunJob | None" = None  # What its worker gets, once it is planned
     # waiting, running, elsewhere (another sweep does it), done, complete (it was there already),
     # or failed
     state: str = "waiting"
@@ -189,7 +179,7 @@ class Cell:
 
 # %% ../../nbs/sweep/04_grid.ipynb #b8c77920
 # settings that need no name in a line
-SAID = ("dataset", "task", "network", "method", "rate", "scope")
+SAID = tuple(name for name, about in abouts(Settings).items() if about.bare)
 
 
 def _words(cell: Mapping, names) -> str:
@@ -249,7 +239,7 @@ def one_cell(
 
 # %% ../../nbs/sweep/04_grid.ipynb #686c1665
 # settings that decide which rows of which table
-DATA = ("dataset", "data_path", "task", "groups", "classes", "imbalance", "split", "limit")
+DATA = tuple(name for name, about in abouts(Settings).items() if about.rows)
 
 
 def _same_data(settings, where: Mapping) -> tuple:
@@ -264,11 +254,16 @@ def _same_data(settings, where: Mapping) -> tuple:
     )
 
 # %% ../../nbs/sweep/04_grid.ipynb #ffedd303
-def planner() -> Callable[[dict], tuple[Job, dict]]:
+def planner() -> "Callable[[dict], tuple[Job, dict]]":
     "`prepared`, which reads the labels once for all settings on the same data."
+    # here, since a grid is read and checked without torch
+    from fairgrape.experiment.dense import device_of, starting_network
+    from fairgrape.experiment.preparation import check_images, check_job, own_names
+    from fairgrape.sweep.runner import check_keep_on, prepared
+
     read, weights = {}, set()
 
-    def prepare(parameters: dict) -> tuple[Job, dict]:
+    def prepare(parameters: dict) -> "tuple[Job, dict]":
         settings, where = from_parameters(parameters)
         if (key := _same_data(settings, where)) not in read:
             read[key] = prepared(parameters)[0]
@@ -293,6 +288,9 @@ def plan(
     accept_older: bool = False,  # Let finished runs of other code count
 ) -> list[Cell]:  # The same, with their jobs and states
     "Find out for each cell where it lies and whether it is there already."
+    from fairgrape.sweep.jobs import state_of
+    from fairgrape.sweep.runner import job_of
+
     prepare, code = planner(), code_version()
     for cell in cells:
         try:

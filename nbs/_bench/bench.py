@@ -15,6 +15,7 @@ nbs/_bench/bench.py --only a,g --quick`.
     same cores
     g  growth      importance, selection and peak memory over weights (1 M to 100 M), images and
     groups (2 to 50): exponents and a plot
+    h  start       help, status and refusals of the command against `import torch`
 
 Each measurement runs in a process of its own with its own number of threads; sides take turns, and
 medians are reported.
@@ -1199,6 +1200,39 @@ def bench_g(args):
 # The table
 
 
+COMMANDS = {  # what answers at once -> the arguments, or a program
+    "fairgrape --help": ["--help"],
+    "fairgrape run --help": ["run", "--help"],
+    "fairgrape status": ["status"],
+    "a refused setting": ["run", "--rate", "1.5"],
+    "import fairgrape": None,
+}
+
+
+def bench_h(args):
+    "Commands that need no torch, each beside `import torch` in a process of its own"
+    program = "import sys; from fairgrape.start import main; sys.exit(main())"
+
+    def start(code, arguments):
+        subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True)
+
+    for what, arguments in COMMANDS.items():
+        code = "import fairgrape" if arguments is None else program
+        found = alternate(
+            3 if args.quick else 7,
+            torch=partial(start, "import torch", []),
+            command=partial(start, code, arguments or []),
+        )
+        yield row(
+            "h",
+            f"{what}, against import torch",
+            1,
+            found["command"],
+            found["command"] / found["torch"],
+            0.3,
+        )
+
+
 def row(section, what, threads, seconds, ratio=None, limit=None, record=None, peak=None) -> dict:
     return dict(
         section=section,
@@ -1248,7 +1282,16 @@ def table(rows: list[dict]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-SECTIONS = dict(a=bench_a, b=bench_b, c=bench_c, d=bench_d, e=bench_e, f=bench_f, g=bench_g)
+SECTIONS = dict(
+    a=bench_a,
+    b=bench_b,
+    c=bench_c,
+    d=bench_d,
+    e=bench_e,
+    f=bench_f,
+    g=bench_g,
+    h=bench_h,
+)
 JOBS = dict(
     select=job_select,
     plain=job_plain,

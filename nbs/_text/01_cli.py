@@ -14,28 +14,29 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
-import papermill
-
-from fairgrape.data.catalog import DATASETS, check_dataset
-from fairgrape.data.findings import set_text
-from fairgrape.experiment.paths import inside, read_yaml, root
-from fairgrape.experiment.settings import KNOWN, PLACES
-from fairgrape.report.runs import find_runs
+from fairgrape.data.archives import DATASETS
+from fairgrape.experiment.paths import inside, plain_name, read_yaml, root
+from fairgrape.experiment.settings import (
+    KNOWN,
+    PLACES,
+    Places,
+    Settings,
+    bounds_of,
+    from_parameters,
+    words_of,
+)
 from fairgrape.studies.studies import load_study, protocol_rows, study_cells, study_names
 from fairgrape.sweep.grid import LISTS, dry_run, numbered, one_cell, plan, read_grid, several
-from fairgrape.sweep.jobs import working_on
-from fairgrape.sweep.kernels import run_notebook
-from fairgrape.sweep.local import Local
-from fairgrape.sweep.record import status
-from fairgrape.sweep.runner import absolute, execute
-from fairgrape.sweep.sweep import Interrupted, failures, folders, sweep
 
 # %%
 import contextlib
 import io
+import subprocess
 import tempfile
+from dataclasses import dataclass
 from types import SimpleNamespace
 from unittest.mock import Mock, patch
 
@@ -45,10 +46,13 @@ import yaml
 from PIL import Image
 
 from fairgrape.experiment.preparation import is_complete
+from fairgrape.experiment.settings import setting
 from fairgrape.sweep.kernels import notebook_is_whole
+from fairgrape.sweep.local import Local
+from fairgrape.sweep.sweep import Interrupted, folders, sweep
 
 # %% [markdown]
-# What the library can do, said in a shell. Every option that is not about the command itself is a setting of a run, with the name it has in the notebook. A set of one's own, as small as it can be, for the examples:
+# What the library can do, said in a shell. Every option that is not about the command itself is a setting of a run, with the name it has in the notebook. A command imports torch and the other large libraries only once its settings are checked, so help and refusals come at once. A set of one's own, as small as it can be, for the examples:
 
 # %%
 home = Path(tempfile.mkdtemp())
@@ -103,6 +107,9 @@ def report(
     """Run the report template; its notebook lies in the runs folder. Raises: ValueError for a
     page outside of it.
     """
+    from fairgrape.sweep.jobs import working_on
+    from fairgrape.sweep.kernels import run_notebook
+
     runs_root = Path(runs_root).resolve()
     if not runs_root.is_dir():
         raise FileNotFoundError(f"no runs folder at {runs_root}: give another with --runs_root")
@@ -196,11 +203,15 @@ def study(
         {k: v for k, v in given.items() if k in PLACES},
         {k: v for k, v in given.items() if k not in PLACES},
     )
-    ended = sweep(
-        [cell | places for cell in study_cells(load_study(name), row, fast, changed)],
-        show=log,
-        **how,
-    )
+    cells = [cell | places for cell in study_cells(load_study(name), row, fast, changed)]
+    numbered(cells)  # refuses what cannot be before anything is imported
+
+    from fairgrape.sweep.jobs import working_on
+    from fairgrape.sweep.kernels import run_notebook
+    from fairgrape.sweep.runner import absolute
+    from fairgrape.sweep.sweep import failures, folders, sweep
+
+    ended = sweep(cells, show=log, **how)
     done, failed = folders(ended), failures(ended)
     if not done:
         raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
@@ -247,9 +258,9 @@ except (ValueError, TypeError) as e:
 else:
     raise AssertionError("an unknown setting was accepted")
 with (
-    patch(f"{study.__module__}.sweep"),
-    patch(f"{study.__module__}.folders", return_value=[]),
-    patch(f"{study.__module__}.failures", return_value=["ws-0.5: no space left"]),
+    patch("fairgrape.sweep.sweep.sweep"),
+    patch("fairgrape.sweep.sweep.folders", return_value=[]),
+    patch("fairgrape.sweep.sweep.failures", return_value=["ws-0.5: no space left"]),
 ):
     try:
         study("rates", "synthetic", fast=True)
@@ -271,6 +282,8 @@ def engine_of(args: argparse.Namespace):
     ImportError where Ray is asked for and not installed.
     """
     if args.engine == "local":
+        from fairgrape.sweep.local import Local
+
         return Local(args.workers, args.gpus_per_run, getattr(args, "device", ""))
     from fairgrape.sweep.ray import OnRay
 
@@ -285,7 +298,7 @@ def engine_of(args: argparse.Namespace):
 
 # %%
 asked = argparse.Namespace(engine="local", workers=2, gpus_per_run=0, device="cpu")
-with patch(f"{engine_of.__module__}.Local") as local:
+with patch("fairgrape.sweep.local.Local") as local:
     engine_of(asked)
 local.call_args.args
 
@@ -315,6 +328,10 @@ def run_sweep(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(dry_run(plan(chosen, args.accept_older)))
         return 0
+
+    from fairgrape.report.runs import find_runs
+    from fairgrape.sweep.sweep import failures, folders, sweep
+
     ended = sweep(
         chosen,
         engine_of(args),
@@ -398,29 +415,49 @@ assert code == 0 and "the page" in said and reported.call_args.args[0] == done[0
 with patch(f"{run_sweep.__module__}.report") as reported:
     swept(no_report=False, cell=0)
 assert not reported.called
-with patch(f"{run_sweep.__module__}.failures", return_value=["ws-0.5: no space left"]):
+with patch("fairgrape.sweep.sweep.failures", return_value=["ws-0.5: no space left"]):
     code, said = swept()
 assert code == 1 and "failed: ws-0.5: no space left" in said and said.count("prune.ipynb") == 2
 assert swept(groups="hue")[0] == 2  # none of them could even be planned
 
-
 # %% [markdown]
 # ## The commands
 #
-# Each command is added by a function of its own. What a reader of `--help` sees about the command itself comes first; the settings of a run follow without a text, since the notebook explains them.
+# Each command is added by a function of its own. What a reader of `--help` sees about the command itself comes first; the settings of a run follow, in the chapters of [the record](experiment/02_settings.ipynb), each with its sentence, bounds and default.
 
 # %%
 #| export
-def _settings_options(command: argparse.ArgumentParser, leave_out: tuple = ()):
+_WORDS = {int: "N", float: "X", bool: "True|False", str: "TEXT"}  # a type on the command line
+
+
+def _settings_options(
+    command: argparse.ArgumentParser, leave_out: tuple = (), records: tuple = (Settings, Places)
+):
     "Every setting and place of a run as an option; what is not given is not there"
-    for name in KNOWN:
-        if name not in leave_out:
-            command.add_argument(f"--{name}", default=argparse.SUPPRESS)
+    chapters = {}
+    for f in [f for record in records for f in fields(record)]:
+        about = f.metadata["about"]
+        if f.name in leave_out:
+            continue
+        if about.chapter not in chapters:
+            chapters[about.chapter] = command.add_argument_group(about.chapter)
+        said = "; ".join(filter(None, (words_of(about), bounds_of(about))))
+        default = "none" if f.default == "" else f.default
+        chapters[about.chapter].add_argument(
+            f"--{f.name}",
+            default=argparse.SUPPRESS,
+            metavar=_WORDS[f.type],
+            help=f"{said} (default: {default})".replace("%", "%%"),
+        )
 
 
 def _run_command(commands):
     "`fairgrape run`"
-    one = commands.add_parser("run", help="one run of the prune notebook")
+    one = commands.add_parser(
+        "run",
+        help="one run of the prune notebook",
+        usage="fairgrape run [-f FILE] [--accept_older] [--SETTING VALUE ...]",
+    )
     one.add_argument("-f", "--file", help="YAML file of parameters; options override it")
     one.add_argument(
         "--accept_older", action="store_true", help="let a finished run of older code count"
@@ -440,6 +477,15 @@ def parsed(add, *arguments):
             return said.getvalue().splitlines()[-1]
 
 
+
+def help_of(add, name: str) -> str:
+    "The help of a command made by `add`"
+    parser = argparse.ArgumentParser("fairgrape")
+    commands = parser.add_subparsers()
+    add(commands)
+    return " ".join(commands.choices[name].format_help().split())
+
+
 print(
     parsed(_run_command, "run", "-f", "p.yaml", "--rate", "0.5"),
     parsed(_run_command, "run", "--rates", "0.5"),
@@ -452,6 +498,30 @@ assert parsed(_run_command, "run", "--accept_older", "--keep_on", "host") == dic
     command="run", file=None, accept_older=True, keep_on="host"
 )
 assert "unrecognized" in parsed(_run_command, "run", "--rates", "0.5")
+
+# %%
+told = help_of(_run_command, "run")
+print(told[told.index("method: --method") :][:400])
+
+# %%
+for f in [*fields(Settings), *fields(Places)]:
+    assert f"--{f.name} " in told and words_of(f.metadata["about"]) in told, f.name
+assert (
+    "--rate X pruning rate, the fraction of weights removed; above 0 and below 1 (default: 0.99)"
+    in told
+)
+assert "--split TEXT how images are divided: photo (80/10/10 by photograph" in told
+
+
+@dataclass(frozen=True)
+class More(Settings):
+    dropout: float = setting(0.0, "share of features dropped, in %", "training", below=1)
+
+
+wider = argparse.ArgumentParser("fairgrape")
+_settings_options(wider, records=(More,))
+wider = " ".join(wider.format_help().split())
+assert "--dropout X share of features dropped, in %; below 1 (default: 0.0)" in wider
 
 
 # %% [markdown]
@@ -535,7 +605,11 @@ assert "invalid int" in parsed(
 #| export
 def _sweep_command(commands):
     "`fairgrape sweep`"
-    many = commands.add_parser("sweep", help="all runs of a grid, each once, then the report")
+    many = commands.add_parser(
+        "sweep",
+        help="all runs of a grid, each once, then the report",
+        usage="fairgrape sweep [GRID] [OPTIONS] [--SETTING VALUES ...]",
+    )
     many.add_argument(
         "grid",
         nargs="?",
@@ -559,7 +633,10 @@ def _study_command(commands):
     "`fairgrape study`; its data set is a row of the protocol, not a setting"
     epilog = f"studies: {', '.join(study_names())}; data sets: {', '.join(protocol_rows())}"
     ask = commands.add_parser(
-        "study", help="one of the paper's questions: its runs and its page", epilog=epilog
+        "study",
+        help="one of the paper's questions: its runs and its page",
+        epilog=epilog,
+        usage="fairgrape study NAME --dataset ROW [OPTIONS] [--SETTING VALUES ...]",
     )
     ask.add_argument("study", choices=study_names(), metavar="NAME")
     ask.add_argument(
@@ -688,8 +765,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "fairgrape",
         description=(
-            "Prune classifiers and see who pays for it. Options without a help text are parameters"
-            " of nbs/templates/prune.ipynb."
+            "Prune classifiers and see who pays for it. `fairgrape run --help` explains every"
+            " setting of a run."
         ),
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -755,7 +832,13 @@ for name in ("bad.yaml", "list.yaml", "twice.yaml", "none.yaml"):
 # %%
 #| export
 def _run(args: argparse.Namespace) -> int:
-    print(execute(_parameters(args), accept_older=args.accept_older))
+    given = _parameters(args)
+    _, places = from_parameters(given)  # refuses what cannot be before anything is imported
+    plain_name(places.get("name", ""))
+
+    from fairgrape.sweep.runner import execute
+
+    print(execute(given, accept_older=args.accept_older))
     return 0
 
 
@@ -765,11 +848,16 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
+    from fairgrape.sweep.record import status
+
     status(args.runs_root, args.all)
     return 0
 
 
 def _calibrate(args: argparse.Namespace) -> int:
+    if not 1 <= args.seconds <= 86_400:
+        raise ValueError(f"seconds = {args.seconds:g}: choose 1 to 86,400 seconds (a day)")
+
     from fairgrape.studies.sizing import calibrate_and_tell
 
     print(calibrate_and_tell(args.seconds, args.device, args.runs_root))
@@ -777,6 +865,9 @@ def _calibrate(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace) -> int:
+    from fairgrape.data.catalog import check_dataset
+    from fairgrape.data.findings import set_text
+
     check = check_dataset(
         args.dataset,
         args.data_path or None,
@@ -827,6 +918,14 @@ assert (
 with patch("fairgrape.studies.sizing.calibrate_and_tell", return_value="two days") as calibrate:
     assert told(_calibrate, seconds=5.0, device="cpu", runs_root="r") == (0, "two days\n")
 assert calibrate.call_args.args == (5.0, "cpu", "r")
+for seconds in (0.0, -5.0, float("nan"), 1e9):
+    try:
+        _calibrate(argparse.Namespace(seconds=seconds, device="cpu", runs_root="r"))
+    except ValueError as e:
+        print(e)
+        assert str(e).endswith("choose 1 to 86,400 seconds (a day)")
+    else:
+        raise AssertionError(f"{seconds} seconds were accepted")
 
 
 # %%
@@ -898,6 +997,23 @@ COMMANDS: dict[str, Callable] = dict(
 )
 
 
+def _stopped(
+    error: Exception,  # What a command raised
+) -> int:  # The exit status
+    "Say on standard error what stopped a run or a sweep. Raises: the error, if it is none of them."
+    import papermill
+
+    from fairgrape.sweep.sweep import Interrupted
+
+    if isinstance(error, papermill.PapermillExecutionError):
+        print(f"fairgrape: the notebook stopped: {error.ename}: {error.evalue}", file=sys.stderr)
+        return 1
+    if not isinstance(error, RuntimeError):
+        raise error
+    print(f"fairgrape: {error}", file=sys.stderr)
+    return 128 + signal.SIGINT if isinstance(error, Interrupted) else 2
+
+
 def main(
     arguments: list[str] | None = None,  # Default: the command line
 ) -> int:  # 0 done, 1 a run failed, 2 it could not start, 130 interrupted
@@ -907,15 +1023,14 @@ def main(
     args.again = shlex.join(["fairgrape", *given])
     try:
         return COMMANDS[args.command](args)
-    except (KeyboardInterrupt, Interrupted) as e:
+    except KeyboardInterrupt as e:
         print(f"fairgrape: {str(e) or 'stopped before anything was started'}", file=sys.stderr)
         return 128 + signal.SIGINT
-    except papermill.PapermillExecutionError as e:
-        print(f"fairgrape: the notebook stopped: {e.ename}: {e.evalue}", file=sys.stderr)
-        return 1
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as e:
+    except (ValueError, TypeError, OSError, ImportError) as e:
         print(f"fairgrape: {e}", file=sys.stderr)
         return 2
+    except Exception as e:
+        return _stopped(e)
 
 
 # %%
@@ -948,6 +1063,9 @@ for problem, status_of, said in (
 # %%
 for wrong in (
     ["run", "--rate", "1.5"],
+    ["run", "--threads", "1000000000"],
+    ["run", "--processes", "-1"],
+    ["calibrate", "--seconds", "0"],
     ["sweep", "nothing"],
     ["sweep", "--method", "ws snip", "--rate", "0.9 1.5"],
     ["sweep", "demo", "--cell", "99"],
@@ -967,6 +1085,45 @@ code, said = say(
     *[o for o in options if o not in ("--data_path", tiny["data_path"])],
 )
 assert code == 2 and "/nowhere" in said  # no cell could be planned
+
+# %% [markdown]
+# Help and refusals import none of the large libraries. Each of these runs in a process of its own and lists which of them it has imported at its end.
+
+# %%
+LARGE = ("torch", "pandas", "sklearn", "matplotlib", "numba", "papermill")
+
+
+def imported(*arguments: str) -> tuple[int, str]:
+    "Exit status of a command, and the large libraries that it has imported"
+    program = (
+        "import sys\nfrom fairgrape.start import main\ntry:\n    code = main(sys.argv[1:])\n"
+        "except SystemExit as e:\n    code = e.code\n"
+        f"print(code, *[m for m in {LARGE} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True
+    )
+    code, *found = done.stderr.splitlines()[-1].split()
+    return int(code), " ".join(found)
+
+
+at_once = [
+    (["--help"], 0),
+    (["run", "--help"], 0),
+    (["study", "--help"], 0),
+    (["status", "--runs_root", str(home)], 0),
+    (["run", "--rate", "1.5"], 2),
+    (["run", "--dataset", "imdb"], 2),
+    (["run", "--as_released", "True", "--method", "random"], 2),
+    (["run", "--rates", "0.5"], 2),
+    (["sweep", "demo", "--rate", "2"], 2),
+    (["sweep", "nothing"], 2),
+    (["study", "rates", "--dataset", "utkface", "--rate", "2"], 2),
+    (["calibrate", "--seconds", "0"], 2),
+]
+for arguments, code in at_once:
+    assert imported(*arguments) == (code, ""), arguments
+print(len(at_once), "commands; none imported", ", ".join(LARGE))
 
 # %%
 code, said = say("run", "-f", str(home / "p.yaml"), "--rate", "0.5")

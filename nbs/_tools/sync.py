@@ -3,6 +3,7 @@ newer of a notebook and its text wins.
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,32 @@ def plain(book: Path):
         )
 
 
+def parameter_cell():
+    """Write the settings' parameter cell into the run's template, made by the package as it is
+    exported now
+    """
+    text = TEXT / "templates" / "prune.py"
+    if not text.exists():
+        return
+    program = "from fairgrape.experiment.settings import parameter_cell; print(parameter_cell())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=NBS.parent,
+        env=os.environ | dict(PYTHONPATH=str(NBS.parent)),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    old = text.read_text(encoding="utf-8")
+    begin = '# %% tags=["parameters"]\n'
+    before, rest = old.split(begin, 1)
+    after = rest[rest.index("\n# %%") :]
+    new = before + begin + done.stdout + after
+    if new != old:
+        text.write_text(new, encoding="utf-8")
+        call("jupytext", "--quiet", "--sync", text)
+
+
 def sync():
     "jupytext both ways, export, clean, and jupytext again since cleaning touches the notebooks"
     call("jupytext", "--quiet", "--sync", *texts())
@@ -50,6 +77,7 @@ def sync():
         if '"kernelspec"' not in notebook(text).read_text(encoding="utf-8"):
             call("jupytext", "--quiet", "--set-kernel", "python3", notebook(text))
     call("nbdev-export")
+    parameter_cell()
     call("nbdev-clean")
     for text in texts():
         plain(notebook(text))

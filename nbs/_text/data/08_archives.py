@@ -482,6 +482,9 @@ SOURCES = dict(
     ),
 )
 
+# all sets that have a name; "folder" is one's own
+DATASETS = ("synthetic", *SOURCES, "folder")
+
 
 def _mark(archive: Path) -> str:
     "Eight hexadecimal digits of the archive's size and time."

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from fairgrape.data.appearance import synthetic_table
-from fairgrape.data.archives import SOURCES
+from fairgrape.data.archives import DATASETS, SOURCES
 from fairgrape.data.celeba import read_celeba
 from fairgrape.data.celeba_labels import CELEBA_HEADS
 from fairgrape.data.check import SetCheck, check_data
@@ -137,7 +137,6 @@ _READERS = dict(
     people=read_people,
     folder=read_folder,
 )
-DATASETS = ["synthetic", *_READERS]
 
 
 # %% [markdown]

@@ -9,20 +9,23 @@
 # %%
 #| export
 import ast
+import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from types import ModuleType
 
+from fairgrape.data.archives import DATASETS
 from fairgrape.experiment.paths import system_path
-from fairgrape.method.pruning import schedule
-from fairgrape.method.selection import SCOPES
-from fairgrape.methods.registry import BLIND, METHODS, Method, method, touches
-from fairgrape.methods.released import as_released
-from fairgrape.training.epochs import PRECISIONS
-from fairgrape.training.stages import stages
+from fairgrape.method.schedule import SCOPES, schedule
+from fairgrape.methods.registry import METHODS, Method, as_released, method, touches
+from fairgrape.training.stages import PRECISIONS, stages
 
 # %%
 import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -70,6 +73,113 @@ print(refused(check_settings, SimpleNamespace(mood="bad")))
 # the example is not to stay
 assert CHECKS.pop() is check_mood and check_settings(SimpleNamespace(mood="bad")) is None
 
+# %% [markdown]
+# ## One line per setting
+#
+# A setting is one line of the record below: its type, its default, a sentence of help, and what its value may be. The notebook's parameter cell, the options of the command line, the checks, the identity of a run and the table further down are made from that line. Whoever adds a setting adds a line.
+
+# %%
+#| export
+FIRST = "0.1.0"  # the version of the first runs
+
+
+@dataclass(frozen=True)
+class About:
+    "What is known of a setting beside its type and default"
+
+    help: str  # One sentence, without a capital and a full stop
+    chapter: str  # The heading under which it stands in help and tables
+    label: str = ""  # Its name in a report; empty: the setting's name
+    # What its value may be: words, or word → explanation; empty: any
+    choices: Mapping | tuple = ()
+    least: float | None = None  # The smallest value
+    most: float | None = None  # The largest value
+    above: float | None = None  # The value is larger than this
+    below: float | None = None  # The value is smaller than this
+    null: str | None = None  # The word for nothing, which a null in YAML means
+    path: bool = False  # It can hold a path
+    several: bool = False  # In a grid its text is split into several values
+    bare: bool = False  # Its value needs no name in the line that describes a run
+    rows: bool = False  # It decides which rows of which table are used
+    identity: bool = True  # It changes the result; without that it does not identify a run
+    dense: bool = True  # It changes the dense network
+    later: bool = False  # Some runs are older; it identifies a run only if it is not the default
+    since: str = FIRST  # The version that brought it
+
+    @property
+    def added(self) -> bool:
+        "Whether some runs are older than this setting"
+        return self.later or self.since != FIRST
+
+
+def setting(
+    default,  # The default, whose type is the annotation's
+    help: str,  # One sentence
+    chapter: str,  # The heading under which it stands
+    **more,  # The other fields of `About`
+):  # A field of a dataclass
+    "A setting: a dataclass field that carries what is known of it."
+    return field(default=default, metadata=dict(about=About(help, chapter, **more)))
+
+
+def abouts(
+    *records: type,  # Dataclasses made of `setting`
+) -> dict[str, About]:  # Setting → what is known of it
+    "What is known of the settings of some records, in order."
+    return {f.name: f.metadata["about"] for record in records for f in fields(record)}
+
+
+# %%
+@dataclass(frozen=True)
+class Toy:
+    rate: float = setting(0.9, "share of weights removed", "method", above=0, below=1)
+    order: str = setting("up", "which go first", "method", choices=("up", "down"), since="0.2.0")
+
+
+abouts(Toy)["rate"]
+
+# %%
+assert list(abouts(Toy)) == ["rate", "order"] and Toy().rate == 0.9
+assert (abouts(Toy)["rate"].added, abouts(Toy)["order"].added) == (False, True)
+
+
+# %% [markdown]
+# Choices and bounds in words, for help texts and comments:
+
+# %%
+#| export
+def words_of(
+    about: About,  # A setting
+) -> str:  # E.g. "the parts: photo (by photograph), person or official"
+    "A setting's help, with its choices."
+    if not about.choices:
+        return about.help
+    why = about.choices if isinstance(about.choices, Mapping) else {}
+    said = [f"{word} ({why[word]})" if why.get(word) else word for word in about.choices]
+    return f"{about.help}: {', '.join(said[:-1])} or {said[-1]}"
+
+
+def bounds_of(
+    about: About,  # A setting
+) -> str:  # E.g. "above 0 and below 1"; "": any number
+    "A setting's bounds in words."
+    bounds = {
+        "at least": about.least,
+        "above": about.above,
+        "at most": about.most,
+        "below": about.below,
+    }
+    return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
+
+
+# %%
+print(words_of(abouts(Toy)["order"]), "|", bounds_of(abouts(Toy)["rate"]))
+assert words_of(abouts(Toy)["order"]) == "which go first: up or down"
+assert words_of(About("the part", "data", choices=dict(a="one", b="", c="two"))) == (
+    "the part: a (one), b or c (two)"
+)
+assert bounds_of(abouts(Toy)["rate"]) == "above 0 and below 1" and bounds_of(About("", "")) == ""
+assert bounds_of(About("", "", least=0, most=4096)) == "at least 0 and at most 4,096"
 
 # %% [markdown]
 # A run is a function of its settings. They are one frozen record whose defaults are the paper's protocol (section 4), meant for a GPU; the same names are the parameters of the notebook that papermill runs and the options
@@ -77,71 +187,213 @@ assert CHECKS.pop() is check_mood and check_settings(SimpleNamespace(mood="bad")
 
 # %%
 #| export
+_METHODS = {"dense": "no pruning"} | dict.fromkeys(METHODS, "")
+_FORMS = dict(published="as the method was published")
+_SPLITS = dict(
+    photo="80/10/10 by photograph, always seed 42", person="by identity", official="the set's own"
+)
+_FITS = dict(
+    crop="its middle", squeeze="all of it, as in the public code", pad="all, with black bars"
+)
+_SCOPES = dict(layer="the same rate in every layer", **{"global": "one budget for all"})
+
+
 @dataclass(frozen=True)
 class Settings:
     "Everything that decides a run's result; the defaults are the paper's protocol"
 
-    # synthetic, utkface, fairface, celeba, people (ImageNet's person subtree) or folder (one's
-    # own)
-    dataset: str = "fairface"
-    data_path: str = ""  # Archive or folder of the set; empty: looked for under the data root
-    # Label column to predict; "race*gender" crosses two, "race+gender" has a head for each;
-    # CelebA: "attributes", 39 heads
-    task: str = "race"
-    # Label column whose groups are compared; "race*gender" crosses two; "clusters": found in the
-    # dense network's features
-    groups: str = "race"
-    # Classes to keep, as "race=White,Black;gender=Male", or to leave out, as
-    # "race!=Others;gender*Bald!=Female*yes"; empty: the set's usual ones
-    classes: str = ""
-    # "race=White:0.2" keeps all White images and every other with probability 0.2, before the
-    # split
-    imbalance: str = ""
-    # photo: 80/10/10 by photograph, always seed 42; person: by identity; official: the set's own
-    split: str = "photo"
-    limit: int = 0  # Use at most so many images, drawn at random (seed 42); 0: all
-    # Use the images that are there; without it a missing file of the set is an error
-    partial: bool = False
-    # Any torchvision classifier by name, timm:NAME, efficientnet_lite0, or the small resnet10
-    network: str = "resnet34"
-    # imagenet, none, or the path of a dense network's weights, which is then taken as it is
-    weights: str = "imagenet"
-    image_size: int = 224  # Side of the square images, pixels
-    # A rectangle becomes a square: crop (its middle), squeeze (all of it, as in the public code)
-    # or pad (all, with black bars)
-    fit: str = "crop"
-    # dense (no pruning), fairgrape, importance, ws, magnitude, lottery, lottery_short, snip, grasp
-    # or random
-    method: str = "fairgrape"
-    rate: float = 0.99  # Pruning rate, the fraction of weights removed
-    keep: float = 0.9  # Fraction kept at each pruning step (iterative methods)
-    steps: str = "published"  # published: as the method was published; iterative or one shot
-    # published: as the method was published; layer: the same rate in every layer; global: one
-    # budget for all
-    scope: str = "published"
-    as_released: bool = False  # The public code's importance and selection instead of the paper's
-    epochs: str = "13,3,3"  # Epochs of each training stage, dense and after pruning
-    lrs: str = "1e-4,1e-5,1e-6"  # Adam's learning rate in each stage
-    retrain_epochs: int = 3  # Epochs after each pruning step
-    retrain_lr: float = 1e-5  # Learning rate after each pruning step
-    batch: int = 64  # Images in a training batch
-    importance_batch: int = 64  # Most images of one group in an importance batch
-    importance_cap: int = 0  # Most images of a group that are used for the importance; 0: all
-    # Training images that the importance sees, as "race=White" or "race!=White"; empty: all
-    importance_on: str = ""
-    # Groups whose importance shares are kept, where they are not those compared; "clusters" as for
-    # groups
-    importance_groups: str = ""
-    clusters: int = 0  # How many clusters, where groups are clusters; 0: chosen by silhouette
-    augment: str = "paper"  # paper, flip or none
-    precision: str = "fp32"  # fp32, bf16 or fp16 (importance then in fp32)
-    seed: int = 0  # Initial weights, order of images, augmentation; not the split
-    bootstrap: int = 2000  # Resamples for the intervals
-    # Parts in which a training batch goes through the network, where it does not fit in memory at
-    # once
-    accumulate: int = 1
-    # Let torch.compile make the network faster (needs a C++ compiler; other last digits)
-    compiled: bool = False
+    dataset: str = setting(
+        "fairface",
+        "data set: synthetic, utkface, fairface, celeba, people or folder (your own)",
+        "data",
+        several=True,
+        bare=True,
+        rows=True,
+    )
+    data_path: str = setting(
+        "",
+        "archive or folder of the set; empty: looked for under the data root",
+        "data",
+        path=True,
+        rows=True,
+        identity=False,
+    )
+    task: str = setting(
+        "race",
+        'label column to predict; "a*b" crosses two, "a+b" has a head for each; CelebA:'
+        ' "attributes", 39 heads',
+        "data",
+        several=True,
+        bare=True,
+        rows=True,
+    )
+    groups: str = setting(
+        "race",
+        'label column whose groups are compared; "a*b" crosses two; "clusters": found in the'
+        " dense network's features",
+        "data",
+        several=True,
+        rows=True,
+    )
+    classes: str = setting(
+        "",
+        'classes to keep, as "race=White,Black;gender=Male", or to leave out, as'
+        ' "race!=Others"; empty: the usual ones',
+        "data",
+        rows=True,
+    )
+    imbalance: str = setting(
+        "",
+        '"race=White:0.2" keeps all White images and others with probability 0.2, before the'
+        " split; empty: all",
+        "data",
+        rows=True,
+        later=True,
+    )
+    split: str = setting("photo", "how images are divided", "data", choices=_SPLITS, rows=True)
+    limit: int = setting(
+        0,
+        "use only so many images, drawn at random (seed 42); 0: all",
+        "data",
+        label="limited to",
+        least=0,
+        rows=True,
+    )
+    partial: bool = setting(
+        False,
+        "use the images that are there; otherwise a missing file of the set is an error",
+        "data",
+        later=True,
+    )
+    network: str = setting(
+        "resnet34",
+        "a torchvision classifier, timm:NAME, efficientnet_lite0, or the small resnet10",
+        "network",
+        several=True,
+        bare=True,
+    )
+    weights: str = setting(
+        "imagenet",
+        "imagenet, none, or the path of a dense network's weights, which are used unchanged",
+        "network",
+        null="none",
+        path=True,
+    )
+    image_size: int = setting(
+        224, "side of the square images, pixels", "network", least=16, several=True
+    )
+    fit: str = setting(
+        "crop", "how a rectangle becomes a square", "network", choices=_FITS, later=True
+    )
+    method: str = setting(
+        "fairgrape", "pruning method", "method", choices=_METHODS, several=True, bare=True
+    )
+    rate: float = setting(
+        0.99,
+        "pruning rate, the fraction of weights removed",
+        "method",
+        above=0,
+        below=1,
+        several=True,
+        bare=True,
+    )
+    keep: float = setting(
+        0.9,
+        "fraction kept at each pruning step (iterative methods)",
+        "method",
+        above=0,
+        below=1,
+        several=True,
+    )
+    steps: str = setting(
+        "published",
+        "pruning in steps or at once",
+        "method",
+        choices=_FORMS | {"iterative": "", "one shot": ""},
+    )
+    scope: str = setting(
+        "published",
+        "which weights share a budget",
+        "method",
+        choices=_FORMS | {scope: _SCOPES[scope] for scope in SCOPES},
+        several=True,
+        bare=True,
+    )
+    as_released: bool = setting(
+        False,
+        "the public code's importance and selection instead of the paper's",
+        "method",
+        later=True,
+        dense=False,
+    )
+    epochs: str = setting(
+        "13,3,3", "epochs of each training stage, dense and after pruning", "training"
+    )
+    lrs: str = setting(
+        "1e-4,1e-5,1e-6", "Adam's learning rate in each stage", "training", label="learning rates"
+    )
+    retrain_epochs: int = setting(3, "epochs after each pruning step", "training", least=1)
+    retrain_lr: float = setting(1e-5, "learning rate after each pruning step", "training", above=0)
+    batch: int = setting(64, "images in a training batch", "training", least=2)
+    importance_batch: int = setting(
+        64, "most images of one group in an importance batch", "importance", least=1
+    )
+    importance_cap: int = setting(
+        0, "most images of a group that are used for the importance; 0: all", "importance", least=0
+    )
+    importance_on: str = setting(
+        "",
+        'training images that the importance sees, as "race=White" or "race!=White"; empty: all',
+        "importance",
+        later=True,
+    )
+    importance_groups: str = setting(
+        "",
+        'groups whose importance shares are kept, if not those compared; "clusters" as for groups',
+        "importance",
+        later=True,
+    )
+    clusters: int = setting(
+        0,
+        "number of clusters, where groups are clusters; 0: chosen by silhouette",
+        "importance",
+        least=0,
+        later=True,
+        dense=False,
+    )
+    augment: str = setting(
+        "paper",
+        "augmentation of training images",
+        "training",
+        label="augmentation",
+        choices=("paper", "flip", "none"),
+        null="none",
+    )
+    precision: str = setting(
+        "fp32", "arithmetic of training (importance: fp32)", "training", choices=PRECISIONS
+    )
+    seed: int = setting(
+        0,
+        "initial weights, order of images, augmentation; not the split",
+        "training",
+        least=0,
+        most=2**32 - 1,
+        several=True,
+    )
+    bootstrap: int = setting(2000, "resamples for the intervals", "judging", least=100, most=10**6)
+    accumulate: int = setting(
+        1,
+        "parts in which a training batch goes through the network, to save memory",
+        "training",
+        least=1,
+        later=True,
+    )
+    compiled: bool = setting(
+        False,
+        "use torch.compile: faster, needs a C++ compiler, other last digits",
+        "training",
+        later=True,
+    )
 
     def __post_init__(self):
         check_settings(self)
@@ -218,21 +470,20 @@ for wrong in (
 ):
     print(refused(typed, *wrong))
 
+
 # %%
 #| export
-NULLS = dict(weights="none", augment="none")  # settings that have a word for nothing
-
-
 def no_null(
     name: str,  # A setting or a place
     # Its value; None where YAML has `null` or a line without a value, and papermill has `None`
     given,
     default,  # The setting's default
+    null: str | None = None,  # The setting's word for nothing, if it has one
 ):  # The value that is meant
     "A null as the value it means: nothing. Raises: ValueError where the setting cannot be nothing."
     if given is not None:
         return given
-    meant = NULLS.get(name, "" if default == "" else None)
+    meant = null if null is not None or default != "" else ""
     if meant is None:
         raise ValueError(
             f"{name} = null: this setting needs a value; give one, or leave the line out, which"
@@ -242,11 +493,9 @@ def no_null(
 
 
 # %%
-print(no_null("weights", None, "imagenet"), no_null("classes", None, ""), no_null("seed", 3, 0))
-assert (
-    no_null("weights", None, "imagenet") == no_null("augment", None, "paper") == "none"
-    and no_null("data_path", None, "") == ""
-)
+print(no_null("weights", None, "imagenet", "none"), no_null("classes", None, ""))
+assert no_null("weights", None, "imagenet", "none") == "none" and no_null("seed", 3, 0) == 3
+assert no_null("data_path", None, "") == ""
 for name, default in (
     ("rate", 0.99),
     ("limit", 0),
@@ -265,9 +514,8 @@ def check_types(s: Settings):
     nothing
     """
     for f in fields(s):
-        object.__setattr__(
-            s, f.name, typed(f.name, no_null(f.name, getattr(s, f.name), f.default), f.type)
-        )
+        given = no_null(f.name, getattr(s, f.name), f.default, f.metadata["about"].null)
+        object.__setattr__(s, f.name, typed(f.name, given, f.type))
 
 
 # %%
@@ -286,8 +534,22 @@ assert Settings(weights=None, augment=None, classes=None) == Settings(
     weights="none", augment="none", classes=""
 )
 for f in fields(Settings):  # no null becomes a default
-    if f.name not in NULLS and f.default != "":
+    if f.metadata["about"].null is None and f.default != "":
         assert refused(Settings, **{f.name: None}).startswith(f"{f.name} = null: ")
+
+
+# %%
+#| export
+@settings_check
+def check_dataset(s: Settings):
+    "Raise ValueError for a data set that has no reader"
+    if s.dataset not in DATASETS:
+        raise ValueError(f"unknown dataset {s.dataset!r}: choose one of {', '.join(DATASETS)}")
+
+
+# %%
+print(refused(Settings, dataset="imdb"))
+assert refused(Settings, dataset="imdb").startswith("unknown dataset 'imdb': choose one of synth")
 
 
 # %%
@@ -295,7 +557,7 @@ for f in fields(Settings):  # no null becomes a default
 @settings_check
 def check_paths(s: Settings):
     "Write paths as this system knows them, or raise ValueError"
-    for name in ("data_path", "weights"):
+    for name in [name for name, about in abouts(s).items() if about.path]:
         object.__setattr__(s, name, system_path(name, getattr(s, name)))
 
 
@@ -305,6 +567,7 @@ assert Settings(data_path="~/faces", weights="~/own.pth", method="ws") == Settin
 )
 print(refused(Settings, data_path=r"C:\faces") if os.name != "nt" else "")
 
+
 # %% [markdown]
 # ## Choices and bounds
 #
@@ -312,43 +575,32 @@ print(refused(Settings, data_path=r"C:\faces") if os.name != "nt" else "")
 
 # %%
 #| export
-CHOICES = dict(
-    method=("dense", *METHODS),
-    steps=("published", "iterative", "one shot"),
-    scope=("published", *SCOPES),
-    split=("photo", "person", "official"),
-    fit=("crop", "squeeze", "pad"),
-    augment=("paper", "flip", "none"),
-    precision=tuple(PRECISIONS),
-)
-LEAST = dict(
-    image_size=16,
-    batch=2,
-    importance_batch=1,
-    importance_cap=0,
-    limit=0,
-    clusters=0,
-    retrain_epochs=1,
-    retrain_lr=0,
-    bootstrap=100,
-    seed=0,
-    accumulate=1,
-)
-MOST = dict(seed=2**32 - 1, bootstrap=10**6)
+def _fault(value, default, about: About) -> str:
+    "What is wrong with a value, in words; empty: nothing"
+    if about.choices and value not in about.choices:
+        return f"choose one of {', '.join(about.choices)}"
+    if about.least is not None and not value >= about.least:
+        return f"it must be at least {about.least}"
+    if about.most is not None and not value <= about.most:
+        return f"it must be at most {about.most}"
+    high = about.above is None or value > about.above
+    low = about.below is None or value < about.below
+    return "" if high and low else f"choose a number {bounds_of(about)}, such as {default}"
 
 
 @settings_check
 def check_values(s: Settings):
-    "Raise ValueError for a word that is no choice, or a number that is too small"
-    for name, choices in CHOICES.items():
-        if getattr(s, name) not in choices:
-            raise ValueError(f"{name} = {getattr(s, name)!r}: choose one of {', '.join(choices)}")
-    for name, least in LEAST.items():
-        if not getattr(s, name) >= least:
-            raise ValueError(f"{name} = {getattr(s, name)}: it must be at least {least}")
-    for name, most in MOST.items():
-        if getattr(s, name) > most:
-            raise ValueError(f"{name} = {getattr(s, name)}: it must be at most {most}")
+    "Raise ValueError for a word that is no choice, or a number out of its bounds"
+    for f in fields(s):
+        value = getattr(s, f.name)
+        fault = _fault(value, f.default, f.metadata["about"])
+        if fault:
+            raise ValueError(f"{f.name} = {value!r}: {fault}")
+
+
+@settings_check
+def check_parts(s: Settings):
+    "Raise ValueError for a single cluster, or for parts of a batch that are too small"
     if s.clusters == 1:
         raise ValueError(
             "clusters = 1: one cluster is no grouping; choose 2 or more, or 0 to have the number"
@@ -360,6 +612,14 @@ def check_values(s: Settings):
             f" choose 1 to {s.batch // 2}"
         )
 
+
+# %%
+told = [_fault(value, 0.9, abouts(Toy)["rate"]) for value in (0.5, 1.0, float("nan"))]
+print(told)
+assert told == ["", *["choose a number above 0 and below 1, such as 0.9"] * 2]
+assert _fault("left", "up", abouts(Toy)["order"]) == "choose one of up, down"
+assert _fault(5000, 0, About("", "", least=0, most=4096)) == "it must be at most 4096"
+assert _fault(-1, 0, About("", "", least=0, most=4096)) == "it must be at least 0"
 
 # %%
 for wrong in (
@@ -432,7 +692,7 @@ def form(
     asked = {
         k: getattr(settings, k) for k in ("steps", "scope") if getattr(settings, k) != "published"
     }
-    return replace(how, **asked)
+    return how.but(**asked)
 
 
 # %%
@@ -475,7 +735,7 @@ assert {m for m in METHODS if needs_initial(method(m))} == {
     "lottery",
     "lottery_short",
 }
-assert not needs_initial(replace(method("lottery"), rewind_to="trained"))
+assert not needs_initial(method("lottery").but(rewind_to="trained"))
 
 
 # %% [markdown]
@@ -554,7 +814,7 @@ def check_importance(s: Settings):
     grouped = [
         f"{k} = {getattr(s, k)!r}" for k in ("importance_on", "importance_groups") if getattr(s, k)
     ]
-    if grouped and (how.batches != "all" or how.score in BLIND):
+    if grouped and (how.batches != "all" or how.blind):
         raise ValueError(
             f"{grouped[0]}: {s.method} does not score by the images of groups; use it with"
             " fairgrape or importance"
@@ -596,34 +856,43 @@ assert (
 
 # %%
 #| export
-# where and how, not what: they do not change the result
-PLACES = (
-    "name",
-    "data_root",
-    "runs_root",
-    "cache_root",
-    "device",
-    "threads",
-    "processes",
-    "keep_on",
-    "progress",
-)
-KNOWN = tuple(f.name for f in fields(Settings)) + PLACES
+_WHERE = "where and how"
+
+
+@dataclass(frozen=True)
+class Places:
+    "Where and how a run is computed; nothing here changes its result"
+
+    name: str = setting("", "the run folder's name; empty: made of the settings", _WHERE)
+    data_root: str = setting("", "folder of the data sets; empty: settings.ini", _WHERE)
+    runs_root: str = setting("", "folder of the runs; empty: settings.ini", _WHERE)
+    cache_root: str = setting("", "folder of decoded images; empty: settings.ini", _WHERE)
+    device: str = setting("", "cuda, cuda:1, cpu …; empty: CUDA where there is one", _WHERE)
+    threads: int = setting(0, "CPU threads; 0: the machine's choice", _WHERE, least=0, most=4096)
+    processes: int = setting(
+        1, "processes that share this one run, one to a GPU", _WHERE, least=0, most=1024
+    )
+    keep_on: str = setting(
+        "auto",
+        "where the importance lies: auto, device, host, or a folder, where memory is short",
+        _WHERE,
+    )
+    progress: bool = setting(True, "show progress bars", _WHERE)
+
+    def __post_init__(self):
+        check_types(self)
+        check_values(self)
+
+
+PLACES = tuple(abouts(Places))
+KNOWN = tuple(abouts(Settings, Places))
 
 
 def _places(given: Mapping) -> dict:
     "Places in their types. Raises: TypeError or ValueError for one that cannot be."
-    kinds = dict(name=str, device=str, threads=int, processes=int, progress=bool)
-    defaults = dict(threads=0, processes=1, progress=True, keep_on="auto")
+    places = Places(**given)
     # a null that means "" says nothing
-    given = {k: v for k, v in given.items() if no_null(k, v, defaults.get(k, "")) == v}
-    places = {k: typed(k, v, kinds[k]) if k in kinds else v for k, v in given.items()}
-    for k in ("threads", "processes"):
-        if places.get(k, 0) < 0:
-            raise ValueError(
-                f"{k} = {places[k]}: it cannot be negative; 0 leaves the choice to the machine"
-            )
-    return places
+    return {k: getattr(places, k) for k, v in given.items() if v is not None}
 
 
 # %%
@@ -634,6 +903,9 @@ assert _places(dict(name=None, runs_root=None, device="")) == dict(device="")
 for wrong in (
     dict(threads="abc"),
     dict(threads=-1),
+    dict(threads=10**9),
+    dict(processes=-2),
+    dict(processes=1025),
     dict(processes=1.5),
     dict(progress="perhaps"),
     dict(threads=None),
@@ -757,16 +1029,8 @@ for wrong in (
 # %%
 #| export
 STEPS = ("keep", "retrain_epochs", "retrain_lr")  # of methods in steps
-OF_METHODS = {
-    "rate",
-    "steps",
-    "scope",
-    *STEPS,
-    "importance_batch",
-    "importance_cap",
-    "importance_on",
-    "importance_groups",
-}
+# settings that only some methods have
+OF_METHODS = {name for how in METHODS.values() for name in touches(how)}
 
 
 def unused(
@@ -775,10 +1039,13 @@ def unused(
     """Which settings do not touch this method. `data_path` never does: the data speak for
     themselves.
     """
+    known = abouts(settings)
+    never = {name for name, about in known.items() if not about.identity}
     if settings.method == "dense":
-        return {"data_path", "as_released", "clusters", *OF_METHODS}
+        return never | OF_METHODS | {name for name, about in known.items() if not about.dense}
     how = form(settings)
-    return {"data_path", *OF_METHODS - set(touches(how)), *STEPS * (how.steps == "one shot")}
+    one_shot = STEPS if how.steps == "one shot" else ()
+    return never | OF_METHODS - set(touches(how)) | set(one_shot)
 
 
 # %%
@@ -800,25 +1067,12 @@ assert unused(Settings(method="importance")) == {
 } and "keep" not in unused(Settings(method="ws", steps="iterative"))
 assert unused(Settings(method="dense")) == {"data_path", "as_released", "clusters", *OF_METHODS}
 
+
 # %% [markdown]
 # A setting that came later is left out as well while it has its default: runs made before it was there keep their names. And `steps` is left out where it is the method's own, for the same reason.
 
 # %%
 #| export
-# settings younger than some runs, with their defaults
-LATER = dict(
-    partial=False,
-    fit="crop",
-    imbalance="",
-    as_released=False,
-    importance_on="",
-    importance_groups="",
-    clusters=0,
-    accumulate=1,
-    compiled=False,
-)
-
-
 def identity(
     settings: Settings,  # A run's settings
 ) -> dict:  # Those that change its result
@@ -830,11 +1084,11 @@ def identity(
     )
     if settings.method != "dense" and mine["steps"] == method(settings.method).steps:
         mine.pop("steps")
-    return {
-        k: v
-        for k, v in mine.items()
-        if k not in unused(settings) and not (k in LATER and v == LATER[k])
+    by_default = {
+        f.name for f in fields(settings) if f.metadata["about"].added and mine[f.name] == f.default
     }
+    left_out = by_default | unused(settings)
+    return {k: v for k, v in mine.items() if k not in left_out}
 
 
 # %%
@@ -856,9 +1110,131 @@ assert (
     identity(Settings(fit="squeeze"))["fit"] == "squeeze"
     and identity(Settings(partial=True))["partial"] is True
 )
-assert identity(Settings(importance_on="race=White"))["importance_on"] == "race=White" and not set(
-    LATER
-) & set(identity(Settings()))
+assert identity(Settings(importance_on="race=White"))["importance_on"] == "race=White"
+younger = {name for name, about in abouts(Settings).items() if about.added}
+assert younger == {
+    "partial",
+    "fit",
+    "imbalance",
+    "as_released",
+    "importance_on",
+    "importance_groups",
+    "clusters",
+    "accumulate",
+    "compiled",
+}
+assert not younger & set(identity(Settings()))
 assert identity(Settings(method="snip")) == identity(
     Settings(method="snip", scope="global")
 ) and "steps" not in identity(Settings(method="dense", steps="one shot"))
+
+
+# %% [markdown]
+# ## What else is made of the record
+#
+# The parameter cell of [the run's notebook](../templates/prune.ipynb), as `make sync` writes it there:
+
+# %%
+#| export
+def parameter_cell(
+    *records: type,  # Records made of `setting`; none: `Settings` and `Places`
+) -> str:  # The cell's source, an assignment a line, with comments
+    "The parameter cell of the template."
+    lines = []
+    for f in [f for record in records or (Settings, Places) for f in fields(record)]:
+        value = json.dumps(f.default) if f.type is str else repr(f.default)
+        line = f"{f.name}: {f.type.__name__} = {value}"
+        said = words_of(f.metadata["about"])
+        if len(beside := f"{line}  # {said}") <= 100:
+            lines.append(beside)
+        else:
+            lines += [*textwrap.wrap(said, 98, initial_indent="# ", subsequent_indent="# "), line]
+    return "\n".join(lines)
+
+
+# %%
+print(parameter_cell(Toy))
+print(*parameter_cell().splitlines()[:9], sep="\n")
+
+# %%
+assert parameter_cell(Toy) == (
+    'rate: float = 0.9  # share of weights removed\norder: str = "up"  # which go first: up or down'
+)
+assert max(map(len, parameter_cell().splitlines())) <= 100
+found = {}
+exec(parameter_cell(), found)
+assert from_parameters({k: v for k, v in found.items() if k != "__builtins__"})[0] == Settings()
+
+
+# %% [markdown]
+# And the table of all settings.
+
+# %%
+#| export
+def settings_table(
+    *records: type,  # Records made of `setting`; none: `Settings` and `Places`
+):  # A `pandas.DataFrame` with a row for each setting
+    "All settings: chapter, type, default, bounds, meaning."
+    import pandas as pd  # here, since a check needs no pandas
+
+    rows = {
+        f.name: {
+            "chapter": f.metadata["about"].chapter,
+            "type": f.type.__name__,
+            "default": str(f.default),
+            "bounds": bounds_of(f.metadata["about"]),
+            "since": f.metadata["about"].since,
+            "meaning": words_of(f.metadata["about"]),
+        }
+        for record in records or (Settings, Places)
+        for f in fields(record)
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("setting")
+
+
+# %%
+with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
+    display(settings_table())
+
+# %%
+assert list(settings_table().index) == list(KNOWN)
+assert settings_table().loc["rate", ["chapter", "type", "default", "bounds"]].tolist() == [
+    "method",
+    "float",
+    "0.99",
+    "above 0 and below 1",
+]
+assert settings_table(Toy).loc["order", "since"] == "0.2.0"
+
+
+# %% [markdown]
+# A setting is added by a line. Here one is, in a record that has all others too: its text is read, its bounds hold, the cell and the table have it, and runs from before it keep their identity.
+
+# %%
+@dataclass(frozen=True)
+class More(Settings):
+    dropout: float = setting(
+        0.0, "share of features dropped", "training", least=0, below=1, since="0.2.0"
+    )
+
+
+print(parameter_cell(More).splitlines()[-1])
+print(refused(More, dropout=1.0))
+
+# %%
+assert More(dropout="0.5").dropout == 0.5
+assert refused(More, dropout=-0.1) == "dropout = -0.1: it must be at least 0"
+assert refused(More, dropout="much") == "dropout = 'much': it must be float"
+assert identity(More()) == identity(Settings())
+assert identity(More(dropout=0.5)) == identity(Settings()) | dict(dropout=0.5)
+assert settings_table(More).index[-1] == "dropout"
+
+# %% [markdown]
+# The record needs none of the large libraries, so a wrong setting is refused before they are imported.
+
+# %%
+said = "import sys; from fairgrape.experiment.settings import Settings; Settings(as_released=True); "
+said += "print([m for m in ('torch', 'numpy', 'pandas', 'numba') if m in sys.modules])"
+done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+print(done.stdout)
+assert done.stdout == "[]\n"

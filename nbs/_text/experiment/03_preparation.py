@@ -856,7 +856,6 @@ assert (
 for wrong, where in (
     (dict(task="colour"), {}),
     (dict(groups="hue"), {}),
-    (dict(dataset="imdb"), {}),
     (dict(classes="tint=green"), {}),
     (dict(classes="tint"), {}),
     (dict(limit=3), {}),

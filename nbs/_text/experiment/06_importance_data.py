@@ -27,7 +27,7 @@ from fairgrape.experiment.clusters import (
 )
 from fairgrape.experiment.preparation import Job, run_folder
 from fairgrape.experiment.settings import form
-from fairgrape.methods.registry import balanced_rows
+from fairgrape.methods.scores import balanced_rows
 from fairgrape.training.parallel import ALONE, Team
 from fairgrape.training.stages import seed_of, seeded
 

@@ -47,9 +47,10 @@ from fairgrape.experiment.results import ALL_LAYERS, Trained, at_work, journal_o
 from fairgrape.experiment.settings import Settings, form, from_parameters
 from fairgrape.method.importance import group_importance
 from fairgrape.method.masks import get_masks, plain_state
-from fairgrape.method.pruning import Step, prune, schedule
+from fairgrape.method.pruning import Step, prune
+from fairgrape.method.schedule import schedule
 from fairgrape.method.selectors import target_share
-from fairgrape.methods.registry import SHARED, rewind
+from fairgrape.methods.recovery import rewind
 from fairgrape.networks.models import task_loss
 from fairgrape.training.files import code_version
 from fairgrape.training.journal import Journal
@@ -298,7 +299,7 @@ def scorer(
     s, how, seen = job.settings, form(job.settings), importance_images(job, images)
     found, more = (
         score_batches(job, seen, device),
-        (dict(team=team, keep_on=keep_on) if how.score in SHARED else {}),
+        (dict(team=team, keep_on=keep_on) if how.shared else {}),
     )
     if how.mixed:
         found.passes = passes  # one pass a step, each in another order

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from fairgrape.method.device import Transfers, fair_job, keep_shares
-from fairgrape.method.selectors import exact, keep_count, pieces_left, select_top
+from fairgrape.method.schedule import SCOPES, exact
+from fairgrape.method.selectors import keep_count, pieces_left, select_top
 
 # %%
 from hypothesis import given
@@ -218,6 +219,7 @@ assert (
     and select_each({}, select_fair) == {}
 )
 
+
 # %% [markdown]
 # ## Layer or global scope
 #
@@ -228,9 +230,6 @@ assert (
 
 # %%
 #| export
-SCOPES = ("layer", "global")
-
-
 def check_scope(masks: Mapping[str, Tensor], rate, scope: str):
     "Raise ValueError for an unknown scope, or where a global rate would empty a layer"
     if scope not in SCOPES:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairgrape.method.schedule import exact
+
 
 # %% [markdown]
 # Pruning a layer is a choice of `k` of its weights. Every selector has one signature, `(importance, mask, k, weight, layer) → mask`, so that a new method is one small function.
@@ -22,25 +24,7 @@ from torch import Tensor
 #
 # ## How many to keep
 #
-# `int((1 - 0.9) * 1000)` is 99: binary floats cannot hold 0.9. The number of weights kept decides what "a rate of 0.9" means, so it is computed
-# from the decimal number that was written down, as an exact fraction.
-
-# %%
-#| export
-def exact(rate: float | str | Fraction) -> Fraction:
-    "The decimal number that `rate` was written as"
-    return rate if isinstance(rate, Fraction) else Fraction(str(rate))
-
-
-# %%
-print(exact(0.9), Fraction(0.9))
-assert exact(0.9) == Fraction(9, 10) == exact("0.9") == exact(Fraction(9, 10)) and exact(
-    0.975
-) ** 2 == Fraction(950625, 1000000)
-
-
-# %% [markdown]
-# Rounding goes down, so a rate is never missed on the dense side, but for the last weight: a layer without any would cut the network through.
+# The number kept decides what "a rate of 0.9" means, so rates are [exact fractions](09_schedule.ipynb): `int((1 - 0.9) * 1000)` is 99, since binary floats cannot hold 0.9. Rounding goes down, so a rate is never missed on the dense side, but for the last weight: a layer without any would cut the network through.
 
 # %%
 #| export

@@ -8,249 +8,104 @@
 
 # %%
 #| export
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
-
-from fairgrape.method.selection import Select, select_fair
-from fairgrape.method.selectors import select_top
-from fairgrape.methods.scores import (
-    grasp_score,
-    group_score,
-    importance_score,
-    magnitude_score,
-    random_score,
-    snip_score,
-)
+from importlib import import_module
 
 # %%
-import torch.nn.functional as F
+import subprocess
+import sys
 
-from fairgrape.method.masks import apply_masks, get_masks, plain_state
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fairgrape.method.masks import get_masks
 from fairgrape.method.pruning import prune
+from fairgrape.method.selection import select_fair
+from fairgrape.method.selectors import select_top
+from fairgrape.methods.scores import magnitude_score
 
 
 # %% [markdown]
 # What tells two pruning methods apart is seldom their loop. It is the number that a weight is given (the score), who gets a say in the choice (the selector), which weights are looked at (the trained ones or those that training
 # starts from), and whether it is done at once or in steps. A method here is those few things and nothing else. The loop, the retraining and the counting are shared, so a difference in results is a difference of method.
 #
-# The scores are those of [18a](02_scores.ipynb). Two building blocks are still missing, a batch for GraSP and the way back for the lottery ticket; then comes the table of methods.
+# The scores are those of [scores](02_scores.ipynb); the lottery ticket's way back is in [recovery](05_recovery.ipynb).
 #
-# ## A class-balanced batch
+# ## A function by its address
 #
-# GraSP's batch holds equally many images of each class, ten in the authors' code: a class that a small batch misses would have no gradient to preserve. With several heads an image counts for each of its heads, so
-# the rows are drawn head after head, and only as many as a class still lacks.
+# The command line checks settings before it imports torch, and a check has to know each method. So the table names a method's functions by their addresses in the package, and a function is imported when it is used.
 
 # %%
 #| export
-def _fill_up(drawn: Tensor, order: Tensor, head: Tensor, each: int):
-    """Mark rows of `order` as drawn until every class of `head` has `each`, or no row is left;
-    in place
-    """
-    for c in head.unique():
-        mine, lacking = (
-            order[(head == c)[order] & ~drawn[order]],
-            each - int((head[drawn] == c).sum()),
-        )
-        drawn[mine[: max(0, lacking)]] = True
+def _address(
+    function: Callable | str,  # A function, or its address
+) -> str:  # E.g. "methods.scores.group_score"; outside the package with the whole module
+    "Where a function is defined. A function without a name has none: \"\"."
+    if isinstance(function, str):
+        return function
+    module, name = (getattr(function, k, "") for k in ("__module__", "__qualname__"))
+    return f"{module}.{name}".removeprefix("fairgrape.") if name else ""
 
 
-# %% [markdown]
-# Six images, three of class 0, two of class 1, one of class 2, taken from the back. Image 5 is drawn already and is the only one of its class, so class 2 lacks one that it cannot get. A second head then finds one of its classes served by what is there.
-
-# %%
-drawn, backwards = torch.arange(6) == 5, torch.arange(5, -1, -1)
-_fill_up(drawn, backwards, torch.tensor([0, 0, 0, 1, 1, 2]), each=2)
-print(drawn.tolist())
-assert drawn.nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
-# class 0 has four of them, class 1 is image 1
-_fill_up(drawn, backwards, torch.tensor([0, 1, 0, 0, 0, 0]), each=2)
-assert drawn.nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
-_fill_up(drawn, backwards, torch.tensor([7, 0, 0, 0, 0, 0]), each=2)
-assert drawn.all()
+def _function(
+    held: Callable | str,  # A function, or its address
+) -> Callable:  # The function
+    "Import a function by its address. Raises: AttributeError if the module has no such name."
+    if not isinstance(held, str):
+        return held
+    module, _, name = held.rpartition(".")
+    return getattr(import_module(f"fairgrape.{module}"), name)
 
 
 # %%
-#| export
-def balanced_rows(
-    labels: Tensor,  # Class codes, shape `(n,)`, or `(n, heads)`
-    each: int = 10,  # Images of each class of each head, where there are so many
-    seed: int = 0,  # Which ones
-) -> Tensor:  # Indices into `labels`, mixed, so that they can be cut into parts
-    """Draw rows in which every class of every head has at least `each`; with one head exactly
-    so many. Source of 10: the public code.
-    """
-    if each < 1:
-        raise ValueError(f"each = {each}: draw at least 1 image of each class")
-    labels = labels.reshape(len(labels), -1).cpu()
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    drawn = torch.zeros(len(labels), dtype=torch.bool)
-    for head in labels.T:
-        _fill_up(drawn, order, head, each)
-    return order[drawn[order]]
-
+_address(magnitude_score), _function("methods.scores.magnitude_score").__name__
 
 # %%
-labels = torch.tensor([0] * 50 + [1] * 5 + [2] * 20)
-rows = balanced_rows(labels, each=4)
-print(rows.tolist(), labels[rows].bincount().tolist())
-assert labels[rows].bincount().tolist() == [4, 4, 4] and labels[
-    balanced_rows(labels, 10)
-].bincount().tolist() == [10, 5, 10]
-assert torch.equal(balanced_rows(labels, 4), rows) and not torch.equal(
-    balanced_rows(labels, 4, seed=1), rows
+assert _address(magnitude_score) == "methods.scores.magnitude_score" == _address(
+    "methods.scores.magnitude_score"
 )
-heads = (torch.rand(500, 39, generator=torch.Generator().manual_seed(0)) < 0.3).long()
-drawn = heads[balanced_rows(heads, each=10)]
-# 39 two-way heads share their images
-assert len(drawn) < 100 and min(int(drawn.sum(0).min()), int((1 - drawn).sum(0).min())) >= 10
+assert _function("methods.scores.magnitude_score") is magnitude_score is _function(magnitude_score)
+assert _address(torch.nn.functional.relu) == "torch.nn.functional.relu"
 try:
-    balanced_rows(labels, 0)
-except ValueError as e:
+    _function("methods.scores.no_score")
+except AttributeError as e:
     print(e)
 else:
-    raise AssertionError("an empty batch was drawn")
+    raise AssertionError("a score that does not exist was found")
 
 
 # %% [markdown]
-# ## Rewinding
-#
-# The lottery ticket keeps a mask and throws the training away: after each pruning step the weights that stay go back to what they were *before* training, and the round begins anew. `rewind` does that
-# under masks that already hold. Batch norm's statistics go back too, since they belong to those weights.
+# A field of this kind takes either and gives the function.
 
 # %%
 #| export
-def _home(name: str, own: Mapping[str, Tensor]) -> str:
-    """Where a plain name's tensor lives in a network that may be masked: under the
-    parametrization, if there is one
-    """
-    module, _, last = name.rpartition(".")
-    masked = f"{module}{'.' if module else ''}parametrizations.{last}.original"
-    return masked if masked in own else name
+class _Function:
+    "A field that holds a function or its address; reading it gives the function."
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, owner, kind=None):
+        if owner is None:  # the class itself: the field has no default
+            raise AttributeError(self.name)
+        return _function(vars(owner)[self.name])
+
+    def __set__(self, owner, value):
+        vars(owner)[self.name] = value
 
 
 # %%
-half = apply_masks(
-    nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)),
-    {"0": torch.tensor([[True, False], [True, True]])},
-)
-[_home(name, half.state_dict()) for name in ("0.weight", "0.bias", "1.weight")]
-
-# %%
-assert (
-    _home("0.weight", half.state_dict()) == "0.parametrizations.weight.original"
-    and _home("1.weight", half.state_dict()) == "1.weight"
-)
-# the network is the layer: its name is ""
-alone = apply_masks(nn.Linear(2, 1), {"": torch.tensor([[True, False]])})
-assert (
-    _home("weight", alone.state_dict()) == "parametrizations.weight.original"
-    and _home("bias", alone.state_dict()) == "bias"
-)
+class Holder:
+    score = _Function()
 
 
-# %% [markdown]
-# Masks are the only thing that an earlier state may lack. Anything else that is missing, new or of another shape means that the weights are another network's, and training would go on from nonsense.
-
-# %%
-#| export
-def rewind(
-    model: nn.Module,  # A network, masked or not, changed in place; its masks stay
-    # Weights under their plain names, e.g. the network's `state_dict()` before training
-    state: Mapping[str, Tensor],
-) -> nn.Module:  # The same network
-    """Put earlier weights back under the masks. Raises: ValueError if `state` is not of this
-    network. Source: Frankle & Carbin 2019.
-    """
-    own = model.state_dict()
-    home = {_home(name, own): value for name, value in state.items()}
-    masks = {
-        name: value
-        for name, value in own.items()
-        if name.endswith("parametrizations.weight.0.mask")
-    }
-    wrong = sorted(set(home) ^ set(own) - set(masks)) or sorted(
-        n for n in home if home[n].shape != own[n].shape
-    )
-    if wrong:
-        raise ValueError(
-            f"weights of another network, different in {', '.join(wrong[:5])}: rewind to its own"
-            " earlier state"
-        )
-    model.load_state_dict(home | masks)
-    return model
-
-
-# %%
-def deep_net(depth=3, outputs=3):
-    torch.manual_seed(0)
-
-    def block(i):
-        return (
-            nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-        )
-
-    parts = [part for i in range(depth) for part in block(i)]
-    return nn.Sequential(
-        *parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, outputs)
-    )
-
-
-net = deep_net()
-before = {n: t.clone() for n, t in net.state_dict().items()}
-with torch.no_grad():
-    for p in net.parameters():
-        p += 1  # "training"
-    net[1].running_mean += 7
-mask = torch.zeros(8, 3, 3, 3, dtype=torch.bool)
-mask[0, 0, 0] = True
-apply_masks(net, {"0": mask})
-rewind(net, before)
-print(net[0].weight[0, 0].detach(), before["0.weight"][0, 0], sep="\n")
-assert (
-    torch.equal(net[0].weight, before["0.weight"] * mask) and net[1].running_mean.abs().max() == 0
-)
-after = plain_state(net)
-assert rewind(
-    alone, {"weight": torch.tensor([[3.0, 4.0]]), "bias": torch.ones(1)}
-).weight.tolist() == [[3, 0]]
-assert all(torch.equal(after[n], before[n]) for n in before if n != "0.weight")
-for bad in (
-    {n: t for n, t in before.items() if n != "1.bias"},
-    before | {"0.weight": torch.ones(8, 1, 3, 3)},
-):
-    try:
-        rewind(net, bad)
-    except ValueError as e:
-        print(e)
-    else:
-        raise AssertionError("another network's weights were taken")
-
-# %% [markdown]
-# In the loop it is a part of `retrain`: back to the start, then train. Here the training is noise, to show that each round begins from the same weights:
-
-# %%
-torch.manual_seed(0)
-ticket, rounds = nn.Sequential(nn.Linear(6, 6)), []
-start = {n: t.clone() for n, t in ticket.state_dict().items()}
-
-
-def round_of(model, step):
-    rewind(model, start)
-    rounds.append(model[0].weight.detach().clone())
-    with torch.no_grad():
-        model[0].parametrizations.weight.original.normal_()
-
-
-prune(ticket, 0.75, magnitude_score, select_top, keep=0.5, retrain=round_of, on_step=print)
-print([int((w != 0).sum()) for w in rounds])
-assert [int((w != 0).sum()) for w in rounds] == [18, 9] and all(
-    torch.equal(w[w != 0], start["0.weight"][w != 0]) for w in rounds
-)
+holder = Holder()
+holder.score = "methods.scores.magnitude_score"
+assert holder.score is magnitude_score
+assert vars(holder) == dict(score="methods.scores.magnitude_score")
+holder.score.__name__
 
 
 # %% [markdown]
@@ -258,7 +113,7 @@ assert [int((w != 0).sum()) for w in rounds] == [18, 9] and all(
 #
 # A method's fields say what its published form is. `steps` and `scope` are only that form: both are settings of a run, and one that deviates is labelled so. `start` says which weights are scored, and pruned: the trained ones, or those that
 # training starts from. `rewind` and `rounds` belong to the lottery. `groups` is whether the score is taken for each group or for one group of everybody, and `batches` which training images it sees: all of them, in near-equal batches; one batch; one
-# class-balanced batch. Scores in `BLIND` see none.
+# class-balanced batch. A `blind` score sees none.
 #
 # Lottery comes twice. As published every round trains with the full schedule, which at 44 steps is 44 trainings; `lottery_short` gives each round only as many epochs as FairGRAPE has after a step, at the schedule's first rate, since rewound weights must be learnt anew; it says that it is not the published form. Random pruning and
 # iterative magnitude are no baselines of the paper, but they are the two that tell most: what is any score worth, and what are groups and gradients worth beyond plain magnitude in the same steps.
@@ -272,9 +127,11 @@ class Method:
     """
 
     name: str  # As it is called in settings and tables
-    # (model, batches, loss, groups, ignore, autocast, seed) → score, `(G, *weight)`
-    score: Callable[..., dict[str, Tensor]]
-    select: Select  # (importance, mask, k, weight, layer) → mask
+    # (model, batches, loss, groups, ignore, autocast, seed) → score, `(G, *weight)`; a function,
+    # or its address in the package
+    score: Callable | str = _Function()
+    # (importance, mask, k, weight, layer) → mask; a function, or its address in the package
+    select: Callable | str = _Function()
     steps: str  # The published form: "iterative" or "one shot"
     scope: str  # The published form: "layer" or "global"
     published: str  # The published form, in words
@@ -288,6 +145,20 @@ class Method:
     # Training images that the score sees: "all", "one" batch, or one "balanced" batch
     batches: str = "all"
     mixed: bool = False  # Batches mix the groups and are augmented (the public code)
+
+    @property
+    def blind(self) -> bool:
+        "Whether its score looks at no image"
+        return _address(vars(self)["score"]) in _BLIND
+
+    @property
+    def shared(self) -> bool:
+        "Whether several processes can divide its score's batches"
+        return _address(vars(self)["score"]) in _SHARED
+
+    def but(self, **changes) -> "Method":
+        "The same method with other fields; no function is imported for it."
+        return Method(**(vars(self) | changes))
 
 
 # %% [markdown]
@@ -321,19 +192,20 @@ assert (own.start, own.rewind, own.rewind_to, own.rounds, own.groups, own.batche
 )
 
 # %% [markdown]
-# And the nine there are. Two sets say what else a score decides: whether it looks at images at all, and whether several processes may divide its batches.
+# And the nine there are. The two properties of a score stand here too.
 
 # %%
 #| export
-BLIND = (magnitude_score, random_score)  # scores that look at no image
-SHARED = (group_score, importance_score)  # scores whose batches several processes can divide
+_BLIND = ("methods.scores.magnitude_score", "methods.scores.random_score")  # see no image
+# several processes can divide their batches
+_SHARED = ("methods.scores.group_score", "methods.scores.importance_score")
 
 _NONE = "no published form: the lottery with short rounds"
 _METHODS = (
     Method(
         "fairgrape",
-        group_score,
-        select_fair,
+        "methods.scores.group_score",
+        "method.selection.select_fair",
         "iterative",
         "layer",
         groups=True,
@@ -344,16 +216,16 @@ _METHODS = (
     ),
     Method(
         "ws",
-        magnitude_score,
-        select_top,
+        "methods.scores.magnitude_score",
+        "method.selectors.select_top",
         "one shot",
         "layer",
         published="magnitude per layer, one shot from the trained network (Han et al. 2015)",
     ),
     Method(
         "lottery",
-        magnitude_score,
-        select_top,
+        "methods.scores.magnitude_score",
+        "method.selectors.select_top",
         "iterative",
         "layer",
         rewind=True,
@@ -364,12 +236,12 @@ _METHODS = (
         ),
     ),
     Method(
-        "lottery_short", magnitude_score, select_top, "iterative", "layer", _NONE, rewind=True
+        "lottery_short", "methods.scores.magnitude_score", "method.selectors.select_top", "iterative", "layer", _NONE, rewind=True
     ),
     Method(
         "importance",
-        importance_score,
-        select_top,
+        "methods.scores.importance_score",
+        "method.selectors.select_top",
         "iterative",
         "layer",
         published=(
@@ -379,8 +251,8 @@ _METHODS = (
     ),
     Method(
         "snip",
-        snip_score,
-        select_top,
+        "methods.scores.snip_score",
+        "method.selectors.select_top",
         "one shot",
         "global",
         start="initial",
@@ -391,8 +263,8 @@ _METHODS = (
     ),
     Method(
         "grasp",
-        grasp_score,
-        select_top,
+        "methods.scores.grasp_score",
+        "method.selectors.select_top",
         "one shot",
         "global",
         start="initial",
@@ -404,16 +276,16 @@ _METHODS = (
     ),
     Method(
         "random",
-        random_score,
-        select_top,
+        "methods.scores.random_score",
+        "method.selectors.select_top",
         "one shot",
         "layer",
         published="random per layer, one shot",
     ),
     Method(
         "magnitude",
-        magnitude_score,
-        select_top,
+        "methods.scores.magnitude_score",
+        "method.selectors.select_top",
         "iterative",
         "layer",
         published="magnitude per layer, iterative with retraining (Han et al. 2015)",
@@ -450,9 +322,46 @@ assert [(n, m.rounds) for n, m in METHODS.items() if m.rewind] == [
 ]
 
 # %% [markdown]
+# Nothing of torch is imported for all this, and two methods can be told apart without it.
+
+# %%
+said = (
+    "import sys; from fairgrape.methods.registry import METHODS; "
+    "print([m.name for m in METHODS.values() if m.blind], "
+    "[m.name for m in METHODS.values() if m.shared], 'torch' in sys.modules)"
+)
+done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
+print(done.stdout)
+
+# %%
+assert done.stdout == (
+    "['ws', 'lottery', 'lottery_short', 'random', 'magnitude'] ['fairgrape', 'importance'] False\n"
+)
+short = METHODS["lottery"].but(rounds="short")
+assert (short.rounds, METHODS["lottery"].rounds, short.name) == ("short", "full", "lottery")
+
+
+# %% [markdown]
 # Each one prunes, in its published form, through the same call. Of 216, 576, 576 and 24 weights a fifth stays: of each layer, or of all together.
 
 # %%
+def deep_net(depth=3, outputs=3):
+    torch.manual_seed(0)
+
+    def block(i):
+        return (
+            nn.Conv2d(3 if i == 0 else 8, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
+
+    parts = [part for i in range(depth) for part in block(i)]
+    return nn.Sequential(
+        *parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(8, outputs)
+    )
+
+
+torch.manual_seed(0)
 one_group_each = [(torch.randn(12, 3, 8, 8), torch.arange(12) % 3, g) for g in range(2)]
 for m in METHODS.values():
     net = deep_net()
@@ -487,6 +396,89 @@ except ValueError as e:
 else:
     raise AssertionError("an unknown method was accepted")
 
+# %% [markdown]
+# ## As released
+#
+# The paper's public code departs from its text. [As released](03_released.ipynb) rebuilds each departure; here is what it changes in a method.
+
+# %%
+#| export
+_PASS = "piled-up gradients, Adam steps and batch norm in training mode on a scratch copy"
+_lottery = dict(
+    select="methods.released.select_strict_single",
+    rewind_to="trained",
+    rounds="short",
+    published="public code: strict threshold, rewound to the trained weights, short rounds",
+)
+RELEASED = dict(
+    fairgrape=dict(
+        score="methods.released_pass.released_importance",
+        select="methods.released.select_released",
+        mixed=True,
+        published=(
+            f"public code: {_PASS}; last group divided; two candidates a choice; "
+            "P in float32, k from a float"
+        ),
+    ),
+    ws=dict(select="methods.released.select_strict_single", published="public code: strict threshold"),
+    lottery=_lottery,
+    lottery_short=_lottery,
+    importance=dict(
+        score="methods.released.released_blind",
+        select="methods.released.select_strict",
+        groups=True,
+        mixed=True,
+        published=f"public code: group 0's importance from {_PASS}; strict threshold",
+    ),
+    snip=dict(
+        score="methods.released.released_snip",
+        select="methods.released.select_strict",
+        published="public code: scored on a copy with new weights; strict threshold",
+    ),
+    grasp=dict(
+        score="methods.released.released_grasp",
+        select="methods.released.select_one_more",
+        published="public code: scored on a copy with a new head; one too many",
+    ),
+)
+
+
+# %% [markdown]
+# Whatever a method's published form says beyond these fields stays: scope, steps, start. Two methods have no released form, and each is refused with its own reason.
+
+# %%
+#| export
+def as_released(
+    method: Method,  # A method of `METHODS`
+) -> Method:  # The same as the public code does it
+    """The public code's variant of a method.
+
+    Raises: ValueError for random, which raises there, and for a method that the public code does
+    not have.
+    """
+    there = f"choose {', '.join(RELEASED)}"
+    if method.name == "random":
+        raise ValueError(
+            f"as_released: the public code's Random raises at its first layer: {there}"
+        )
+    if method.name not in RELEASED:
+        raise ValueError(f"as_released: the public code has no method {method.name!r}: {there}")
+    return method.but(**RELEASED[method.name])
+
+
+# %%
+as_released(METHODS["lottery"]).published
+
+# %%
+assert {n for n in METHODS if n not in RELEASED} == {"random", "magnitude"}
+assert as_released(METHODS["snip"]).scope == "global" and as_released(METHODS["ws"]).blind
+try:
+    as_released(METHODS["random"])
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("random as released was made up")
+
 
 # %% [markdown]
 # And as a table, with the published form of each and the settings that change a run of it. A setting that is not listed does not touch the method: WS looks at no image, so `importance_cap` means nothing to it. (`keep` and the retraining count where a run is iterative.)
@@ -504,7 +496,7 @@ def touches(
         method.rewind and method.rewind_to == "initial",
     )
     steps = ["keep", *["retrain_epochs"] * short, *["retrain_lr"] * (short and not rewound)]
-    images = method.batches == "all" and method.score not in BLIND and not method.mixed
+    images = method.batches == "all" and not method.blind and not method.mixed
     seen = ["importance_batch", "importance_cap", "importance_on"] * images
     return ["rate", "steps", "scope", *steps, *seen, *["importance_groups"] * method.groups]
 
@@ -532,7 +524,7 @@ def _row(m: Method) -> dict:
     )
     images = (
         "none"
-        if m.score in BLIND
+        if m.blind
         else {"all": "all", "one": "one batch", "balanced": "one class-balanced batch"}[m.batches]
     )
     return {

@@ -650,3 +650,80 @@ kept = select_masks(
 )
 print(kept)
 assert kept["a"].tolist() == [False, True, False]
+
+
+# %% [markdown]
+# ## A class-balanced batch
+#
+# GraSP's batch holds equally many images of each class, ten in the authors' code: a class that a small batch misses would have no gradient to preserve. With several heads an image counts for each of its heads, so
+# the rows are drawn head after head, and only as many as a class still lacks.
+
+# %%
+#| export
+def _fill_up(drawn: Tensor, order: Tensor, head: Tensor, each: int):
+    """Mark rows of `order` as drawn until every class of `head` has `each`, or no row is left;
+    in place
+    """
+    for c in head.unique():
+        mine, lacking = (
+            order[(head == c)[order] & ~drawn[order]],
+            each - int((head[drawn] == c).sum()),
+        )
+        drawn[mine[: max(0, lacking)]] = True
+
+
+# %% [markdown]
+# Six images, three of class 0, two of class 1, one of class 2, taken from the back. Image 5 is drawn already and is the only one of its class, so class 2 lacks one that it cannot get. A second head then finds one of its classes served by what is there.
+
+# %%
+drawn, backwards = torch.arange(6) == 5, torch.arange(5, -1, -1)
+_fill_up(drawn, backwards, torch.tensor([0, 0, 0, 1, 1, 2]), each=2)
+print(drawn.tolist())
+assert drawn.nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
+# class 0 has four of them, class 1 is image 1
+_fill_up(drawn, backwards, torch.tensor([0, 1, 0, 0, 0, 0]), each=2)
+assert drawn.nonzero().flatten().tolist() == [1, 2, 3, 4, 5]
+_fill_up(drawn, backwards, torch.tensor([7, 0, 0, 0, 0, 0]), each=2)
+assert drawn.all()
+
+
+# %%
+#| export
+def balanced_rows(
+    labels: Tensor,  # Class codes, shape `(n,)`, or `(n, heads)`
+    each: int = 10,  # Images of each class of each head, where there are so many
+    seed: int = 0,  # Which ones
+) -> Tensor:  # Indices into `labels`, mixed, so that they can be cut into parts
+    """Draw rows in which every class of every head has at least `each`; with one head exactly
+    so many. Source of 10: the public code.
+    """
+    if each < 1:
+        raise ValueError(f"each = {each}: draw at least 1 image of each class")
+    labels = labels.reshape(len(labels), -1).cpu()
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    for head in labels.T:
+        _fill_up(drawn, order, head, each)
+    return order[drawn[order]]
+
+
+# %%
+labels = torch.tensor([0] * 50 + [1] * 5 + [2] * 20)
+rows = balanced_rows(labels, each=4)
+print(rows.tolist(), labels[rows].bincount().tolist())
+assert labels[rows].bincount().tolist() == [4, 4, 4] and labels[
+    balanced_rows(labels, 10)
+].bincount().tolist() == [10, 5, 10]
+assert torch.equal(balanced_rows(labels, 4), rows) and not torch.equal(
+    balanced_rows(labels, 4, seed=1), rows
+)
+heads = (torch.rand(500, 39, generator=torch.Generator().manual_seed(0)) < 0.3).long()
+drawn = heads[balanced_rows(heads, each=10)]
+# 39 two-way heads share their images
+assert len(drawn) < 100 and min(int(drawn.sum(0).min()), int((1 - drawn).sum(0).min())) >= 10
+try:
+    balanced_rows(labels, 0)
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("an empty batch was drawn")

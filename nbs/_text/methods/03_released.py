@@ -11,7 +11,6 @@
 import copy
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 
@@ -22,8 +21,8 @@ from torch import Tensor, nn
 from fairgrape.method.device import falling_magnitude
 from fairgrape.method.fast import njit, radix_order
 from fairgrape.method.masks import PRUNABLE, original, prunable
-from fairgrape.method.selectors import check_selection, exact, select_top
-from fairgrape.methods.registry import Method
+from fairgrape.method.schedule import exact
+from fairgrape.method.selectors import check_selection, select_top
 from fairgrape.methods.released_pass import released_importance
 from fairgrape.methods.scores import grasp_score, snip_score, stream
 
@@ -34,7 +33,7 @@ from fairgrape.method.masks import get_masks
 from fairgrape.method.pruning import prune
 from fairgrape.method.selection import select_fair, select_masks
 from fairgrape.method.selectors import by_magnitude, keep_count, target_share
-from fairgrape.methods.registry import METHODS
+from fairgrape.methods.registry import METHODS, RELEASED, as_released
 from fairgrape.methods.scores import group_score, importance_score
 
 
@@ -610,76 +609,15 @@ assert not torch.equal(theirs["0"], own["0"])
 # defined, so no figure of the public code's own making exists.
 #
 # ## The switch
-
-# %%
-#| export
-_PASS = "piled-up gradients, Adam steps and batch norm in training mode on a scratch copy"
-_lottery = dict(
-    select=select_strict_single,
-    rewind_to="trained",
-    rounds="short",
-    published="public code: strict threshold, rewound to the trained weights, short rounds",
-)
-RELEASED = dict(
-    fairgrape=dict(
-        score=released_importance,
-        select=select_released,
-        mixed=True,
-        published=(
-            f"public code: {_PASS}; last group divided; two candidates a choice; "
-            "P in float32, k from a float"
-        ),
-    ),
-    ws=dict(select=select_strict_single, published="public code: strict threshold"),
-    lottery=_lottery,
-    lottery_short=_lottery,
-    importance=dict(
-        score=released_blind,
-        select=select_strict,
-        groups=True,
-        mixed=True,
-        published=f"public code: group 0's importance from {_PASS}; strict threshold",
-    ),
-    snip=dict(
-        score=released_snip,
-        select=select_strict,
-        published="public code: scored on a copy with new weights; strict threshold",
-    ),
-    grasp=dict(
-        score=released_grasp,
-        select=select_one_more,
-        published="public code: scored on a copy with a new head; one too many",
-    ),
-)
-
-
-# %% [markdown]
-# Whatever a method's published form says beyond these fields stays: scope, steps, start. Two methods have no released form, and each is refused with its own reason.
-
-# %%
-#| export
-def as_released(
-    method: Method,  # A method of `METHODS`
-) -> Method:  # The same as the public code does it
-    """The public code's variant of a method.
-
-    Raises: ValueError for random, which raises there, and for a method that the public code does
-    not have.
-    """
-    there = f"choose {', '.join(RELEASED)}"
-    if method.name == "random":
-        raise ValueError(
-            f"as_released: the public code's Random raises at its first layer: {there}"
-        )
-    if method.name not in RELEASED:
-        raise ValueError(f"as_released: the public code has no method {method.name!r}: {there}")
-    return replace(method, **RELEASED[method.name])
-
+#
+# Which of these functions stands for which method is part of [the table of methods](01_registry.ipynb); `as_released` makes the one of the other.
 
 # %%
 {name: as_released(METHODS[name]).published for name in RELEASED}
 
 # %%
+assert all(callable(as_released(METHODS[name]).score) for name in RELEASED)
+assert all(callable(as_released(METHODS[name]).select) for name in RELEASED)
 lottery = as_released(METHODS["lottery"])
 assert (lottery.rewind, lottery.rewind_to, lottery.rounds, lottery.name) == (
     True,

@@ -19,6 +19,7 @@ import pandas as pd
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fairgrape.experiment.settings import Settings, abouts
 from fairgrape.methods import registry as baselines
 
 # %% [markdown]
@@ -362,15 +363,18 @@ assert len(caught) == 2 and all(
 
 # %%
 #| export
-# settings that older runs lack
-ADDED = dict(
-    steps="published",
-    as_released=False,
-    importance_on="",
-    importance_groups="",
-    clusters=0,
-    imbalance="",
-)
+# settings that older runs lack, with their defaults
+ADDED = {
+    name: Settings.__dataclass_fields__[name].default
+    for name in (
+        "steps",
+        "as_released",
+        "importance_on",
+        "importance_groups",
+        "clusters",
+        "imbalance",
+    )
+}
 
 
 def variant(
@@ -431,17 +435,20 @@ assert variant(dict(method="ws", importance_on="a=b")) == "ws, importance on a=b
 
 # %%
 #| export
-COMMON = dict(
-    weights="weights",
-    classes="classes",
-    imbalance="imbalance",
-    split="split",
-    limit="limited to",
-    epochs="epochs",
-    lrs="learning rates",
-    batch="batch",
-    augment="augmentation",
-)
+COMMON = {
+    name: abouts(Settings)[name].label or name
+    for name in (
+        "weights",
+        "classes",
+        "imbalance",
+        "split",
+        "limit",
+        "epochs",
+        "lrs",
+        "batch",
+        "augment",
+    )
+}
 
 
 def experiment(

@@ -17,7 +17,7 @@ import pandas as pd
 from fairgrape.judge.compare import collapsed
 from fairgrape.judge.disparity import disparity
 from fairgrape.methods import registry as baselines
-from fairgrape.methods.released import as_released
+from fairgrape.methods.registry import as_released
 from fairgrape.report.runs import ADDED, Run, experiment, variant
 
 # %% [markdown]

@@ -13,22 +13,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib.resources import files
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from fairgrape.experiment.paths import read_yaml
 from fairgrape.experiment.settings import Settings
-from fairgrape.report.comparison import report_table
-from fairgrape.report.page import write_report
-from fairgrape.report.runs import Run, experiment
-from fairgrape.studies.by_layer import plot_layers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fairgrape.report.runs import Run
 
 # %%
 import tempfile
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import yaml
 from PIL import Image
 
@@ -361,6 +362,8 @@ def weak_line(
     commonest: list[float],
 ) -> float:  # Accuracy (percent), mean over the heads
     "The dense accuracy below which a study says nothing."
+    import numpy as np  # here, since a study is chosen without it
+
     guess, naming = np.mean([100 / k for k in sizes]), np.mean(commonest)
     return float(max(min(2 * guess, (100 + guess) / 2), naming + (100 - naming) / 10))
 
@@ -381,10 +384,12 @@ assert weak_line([4], [80]) == 82  # a set with one group of four in five
 # %%
 #| export
 def dense_and_line(
-    run: Run,  # A study's run
+    run: "Run",  # A study's run
     # Percent: what the dense network reached on the test images, and what it must
 ) -> tuple[float, float]:
     "The dense network's accuracy, and the line below which it says nothing."
+    import pandas as pd
+
     rates = pd.DataFrame(run.metrics["rates"])
     per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
     return run.metrics["accuracy_dense"], weak_line(
@@ -420,9 +425,11 @@ assert dense_and_line(example(45.0)) == (45, 50) and dense_and_line(example(81.0
 # %%
 #| export
 def too_weak(
-    runs: list[Run],  # A study's runs
+    runs: "list[Run]",  # A study's runs
 ) -> list[str]:  # A sentence for each dense network that is too weak
     "Which dense networks are too weak to tell anything."
+    from fairgrape.report.runs import experiment
+
     said = {}
     for run in runs:
         what, (accuracy, line) = (
@@ -504,7 +511,7 @@ changed("kept", keep=0.5)
 
 # %%
 #| export
-def fast_form(runs: list[Run]) -> str:
+def fast_form(runs: "list[Run]") -> str:
     "How far the fast form is from the paper's protocol"
     s, of = (
         runs[0].settings,
@@ -541,7 +548,7 @@ def study_intro(
     study: Study,  # The question
     row: str,  # The data set and task
     fast: bool,  # Whether this is the form for two cores
-    runs: list[Run],  # Its runs
+    runs: "list[Run]",  # Its runs
 ) -> list[str]:  # Paragraphs
     "What the page says before the numbers."
     seeds = len({r.settings["seed"] for r in runs})
@@ -597,11 +604,15 @@ def study_page(
     study: Study,  # The question
     row: str,  # The data set and task
     fast: bool,  # Whether this is the form for two cores
-    runs: list[Run],  # Its runs
+    runs: "list[Run]",  # Its runs
     out: Path,  # The HTML page; the table goes beside it as CSV
-    layers: Mapping[str, pd.DataFrame] | None = None,  # From `run_layers`
+    layers: "Mapping[str, pd.DataFrame] | None" = None,  # From `run_layers`
 ) -> Path:  # The page
     "Write a study's page and its table."
+    from fairgrape.report.comparison import report_table
+    from fairgrape.report.page import write_report
+    from fairgrape.studies.by_layer import plot_layers
+
     tables = [
         (t.round(2).reset_index(), f"{label}: each layer pruned by itself, nothing retrained")
         for label, t in (layers or {}).items()

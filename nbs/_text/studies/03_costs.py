@@ -21,8 +21,7 @@ from fairgrape.experiment.preparation import Job
 from fairgrape.experiment.run import epochs_of
 from fairgrape.experiment.settings import Settings, form
 from fairgrape.method.masks import prunable
-from fairgrape.method.pruning import schedule
-from fairgrape.methods.registry import BLIND
+from fairgrape.method.schedule import schedule
 from fairgrape.networks.builders import plain_model
 from fairgrape.networks.inspect import LAYERS
 from fairgrape.studies.studies import protocol
@@ -316,7 +315,7 @@ def scored_images(
 ) -> int:  # Images forward and backward in one step
     "How many images a method's score sees in a step (`importance_on` would make them fewer)."
     s, how = settings, form(settings)
-    if how.score in BLIND:
+    if how.blind:
         return 0
     if how.batches == "one":
         return min(s.batch, counts.train)

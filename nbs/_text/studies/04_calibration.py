@@ -29,9 +29,9 @@ from fairgrape.method.selection import select_masks
 from fairgrape.networks.builders import plain_model
 from fairgrape.networks.models import task_loss
 from fairgrape.studies.costs import network_work
-from fairgrape.training.epochs import PRECISIONS, adam, memory_order, predict, train_epoch
+from fairgrape.training.epochs import adam, memory_order, predict, train_epoch
 from fairgrape.training.out_of_memory import memory_errors
-from fairgrape.training.stages import seeded
+from fairgrape.training.stages import PRECISIONS, seeded
 
 # %%
 import json

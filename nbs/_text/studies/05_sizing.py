@@ -31,8 +31,8 @@ from fairgrape.studies.costs import (
     row_settings,
     sweep_cost,
 )
-from fairgrape.training.epochs import PRECISIONS
 from fairgrape.training.files import write_json
+from fairgrape.training.stages import PRECISIONS
 
 # %%
 import json

@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 
-import nbformat
-import papermill
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
@@ -29,6 +27,9 @@ from dataclasses import fields
 from unittest.mock import patch
 
 from jupyter_client.kernelspec import KernelSpec
+
+import nbformat
+import papermill
 
 tmp = Path(tempfile.mkdtemp())
 
@@ -161,6 +162,8 @@ def _is_bar(output: dict) -> bool:
 
 def _publish(part: Path, out: Path):
     "Give an executed notebook its own name, without progress bars."
+    import nbformat  # here, since most commands execute no notebook
+
     book = nbformat.read(part, 4)
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -265,8 +268,10 @@ assert "ipykernel_launcher" in own
 # %%
 #| export
 @contextmanager
-def _sockets() -> Iterator[Config]:
+def _sockets() -> "Iterator[Config]":
     "papermill's configuration, for as long as the folder of its sockets is there."
+    from traitlets.config import Config
+
     # a socket's whole path may have some 100 characters
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
     with tempfile.TemporaryDirectory(
@@ -316,6 +321,8 @@ def run_notebook(
     """Execute a template. Raises: papermill's error if a cell fails (the notebook is written
     all the same); RuntimeError if the kernel does not start.
     """
+    import papermill
+
     source = name if isinstance(name, Path) else template(name)
     part, made = out.with_name(f".{out.name}.part.ipynb"), not out.parent.exists()
     shown = dict(log_output=log, stdout_file=sys.stdout, stderr_file=sys.stderr) if log else {}

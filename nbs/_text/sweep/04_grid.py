@@ -14,21 +14,26 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fairgrape.experiment.dense import device_of, starting_network
 from fairgrape.experiment.paths import plain_name, read_settings, read_yaml
-from fairgrape.experiment.preparation import Job, check_images, check_job, own_names
-from fairgrape.experiment.settings import KNOWN, from_parameters, identity
-from fairgrape.sweep.jobs import RunJob, state_of
-from fairgrape.sweep.runner import check_keep_on, job_of, prepared
+from fairgrape.experiment.settings import KNOWN, Settings, abouts, from_parameters, identity
 from fairgrape.training.files import code_version
+
+if TYPE_CHECKING:
+    from fairgrape.experiment.preparation import Job
+    from fairgrape.sweep.jobs import RunJob
 
 # %%
 import tempfile
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 from PIL import Image
+
+from fairgrape.sweep.jobs import RunJob
+from fairgrape.sweep.runner import job_of, prepared
 
 tmp = Path(tempfile.mkdtemp())
 
@@ -43,18 +48,7 @@ tmp = Path(tempfile.mkdtemp())
 # %%
 #| export
 # settings that may have several values in one line of text
-LISTS = (
-    "dataset",
-    "task",
-    "groups",
-    "network",
-    "image_size",
-    "method",
-    "rate",
-    "keep",
-    "scope",
-    "seed",
-)
+LISTS = tuple(name for name, about in abouts(Settings).items() if about.several)
 
 
 def several(name: str, value) -> list:
@@ -401,7 +395,7 @@ class Cell:
     index: int  # Its number in the grid, from 0
     parameters: dict  # Settings and places
     words: str  # What tells it from the others
-    job: RunJob | None = None  # What its worker gets, once it is planned
+    job: "RunJob | None" = None  # What its worker gets, once it is planned
     # waiting, running, elsewhere (another sweep does it), done, complete (it was there already),
     # or failed
     state: str = "waiting"
@@ -428,7 +422,7 @@ cell.state, cell.tries
 # %%
 #| export
 # settings that need no name in a line
-SAID = ("dataset", "task", "network", "method", "rate", "scope")
+SAID = tuple(name for name, about in abouts(Settings).items() if about.bare)
 
 
 def _words(cell: Mapping, names) -> str:
@@ -565,7 +559,7 @@ one_cell(three, 2)
 # %%
 #| export
 # settings that decide which rows of which table
-DATA = ("dataset", "data_path", "task", "groups", "classes", "imbalance", "split", "limit")
+DATA = tuple(name for name, about in abouts(Settings).items() if about.rows)
 
 
 def _same_data(settings, where: Mapping) -> tuple:
@@ -621,11 +615,16 @@ dict(
 
 # %%
 #| export
-def planner() -> Callable[[dict], tuple[Job, dict]]:
+def planner() -> "Callable[[dict], tuple[Job, dict]]":
     "`prepared`, which reads the labels once for all settings on the same data."
+    # here, since a grid is read and checked without torch
+    from fairgrape.experiment.dense import device_of, starting_network
+    from fairgrape.experiment.preparation import check_images, check_job, own_names
+    from fairgrape.sweep.runner import check_keep_on, prepared
+
     read, weights = {}, set()
 
-    def prepare(parameters: dict) -> tuple[Job, dict]:
+    def prepare(parameters: dict) -> "tuple[Job, dict]":
         settings, where = from_parameters(parameters)
         if (key := _same_data(settings, where)) not in read:
             read[key] = prepared(parameters)[0]
@@ -679,21 +678,21 @@ tiny = dict(
     runs_root=str(tmp / "runs"),
     cache_root=str(tmp / "cache"),
 )
-alone, reads = prepared, []
+reads = []
 
 
-def prepared(parameters):
+def counted(parameters):
     reads.append(parameters["task"])
-    return alone(parameters)
+    return prepared(parameters)
 
 
-prepare = planner()
+with patch("fairgrape.sweep.runner.prepared", counted):
+    prepare = planner()
 planned = [
     prepare(tiny | dict(method="ws", rate=rate, task=task))
     for task in ("shade", "tint")
     for rate in (0.5, 0.6, 0.7)
 ]
-prepared = alone
 reads
 
 # %%
@@ -720,6 +719,9 @@ def plan(
     accept_older: bool = False,  # Let finished runs of other code count
 ) -> list[Cell]:  # The same, with their jobs and states
     "Find out for each cell where it lies and whether it is there already."
+    from fairgrape.sweep.jobs import state_of
+    from fairgrape.sweep.runner import job_of
+
     prepare, code = planner(), code_version()
     for cell in cells:
         try:

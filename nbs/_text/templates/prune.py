@@ -8,50 +8,74 @@
 # `runs/<name>-<hash of every setting that changes the result>/`; if that folder is complete already, the notebook only shows it.
 
 # %% tags=["parameters"]
-dataset: str = "fairface"         # synthetic, utkface, fairface, celeba, people (ImageNet's person subtree) or folder (one's own)
-data_path: str = ""               # archive or folder of the set; empty: looked for under the data root
-task: str = "race"                # label column to predict; "race*gender" crosses two, "race+gender" has a head for each; CelebA: "attributes", 39 heads
-groups: str = "race"              # label column whose groups are compared; "race*gender" crosses two; "clusters": found in the dense network's features
-classes: str = ""                 # classes to keep, column by column (see Settings); empty: the usual ones
-imbalance: str = ""               # keep all images of some classes and thin out the others, before the split (see Settings)
-split: str = "photo"              # photo: 80/10/10 by photograph, always seed 42; person: by identity; official: the set's own
-limit: int = 0                    # use only so many images, drawn at random (seed 42); 0: all
-partial: bool = False             # use the images that are there; without it a missing file of the set is an error
-network: str = "resnet34"         # any torchvision classifier by name, timm:NAME, efficientnet_lite0, or the small resnet10
-weights: str = "imagenet"         # imagenet, none, or the path of a dense network's weights, which is then taken as it is
-image_size: int = 224             # side of the square images, pixels
-fit: str = "crop"                 # a rectangle becomes a square: crop (its middle), squeeze (all of it, as in the public code) or pad (all, with black bars)
-method: str = "fairgrape"         # dense (no pruning), fairgrape, importance, ws, magnitude, lottery, lottery_short, snip, grasp or random
-rate: float = 0.99                # pruning rate, the fraction of weights removed
-keep: float = 0.9                 # fraction kept at each pruning step (iterative methods)
-steps: str = "published"          # published: as the method was published; iterative or one shot
-scope: str = "published"          # published: as the method was published; layer: the same rate in every layer; global: one budget for all
-as_released: bool = False         # the public code's importance and selection instead of the paper's
-epochs: str = "13,3,3"            # epochs of each training stage, dense and after pruning
-lrs: str = "1e-4,1e-5,1e-6"       # Adam's learning rate in each stage
-retrain_epochs: int = 3           # epochs after each pruning step
-retrain_lr: float = 1e-5          # learning rate after each pruning step
-batch: int = 64                   # images in a training batch
-importance_batch: int = 64        # most images of one group in an importance batch
-importance_cap: int = 0           # most images of a group that are used for the importance; 0: all
-importance_on: str = ""           # training images that the importance sees, by their labels (see Settings); empty: all
-importance_groups: str = ""       # groups whose importance shares are kept, where they are not those compared; "clusters" as for groups
-clusters: int = 0                 # how many clusters, where groups are clusters; 0: chosen by silhouette
-augment: str = "paper"            # paper, flip or none
-precision: str = "fp32"           # fp32, bf16 or fp16 (importance then in fp32)
-seed: int = 0                     # initial weights, order of images, augmentation; not the split
-bootstrap: int = 2000             # resamples for the intervals
-accumulate: int = 1               # parts in which a training batch goes through the network, where it does not fit in memory at once
-compiled: bool = False            # let torch.compile make the network faster (needs a C++ compiler; other last digits)
-name: str = ""                    # the run folder's name; empty: made of the settings
-data_root: str = ""               # folder of the data sets; empty: settings.ini
-runs_root: str = ""               # folder of the runs; empty: settings.ini
-cache_root: str = ""              # folder of decoded images; empty: settings.ini
-device: str = ""                  # cuda, cuda:1, cpu …; empty: CUDA where there is one
-threads: int = 0                  # CPU threads; 0: as they are
-processes: int = 1                # processes that share this one run, one to a GPU
-keep_on: str = "auto"             # where the importance lies: auto, device, host, or a folder for files, where memory is short
-progress: bool = True             # show progress bars
+# data set: synthetic, utkface, fairface, celeba, people or folder (your own)
+dataset: str = "fairface"
+data_path: str = ""  # archive or folder of the set; empty: looked for under the data root
+# label column to predict; "a*b" crosses two, "a+b" has a head for each; CelebA: "attributes", 39
+# heads
+task: str = "race"
+# label column whose groups are compared; "a*b" crosses two; "clusters": found in the dense
+# network's features
+groups: str = "race"
+# classes to keep, as "race=White,Black;gender=Male", or to leave out, as "race!=Others"; empty:
+# the usual ones
+classes: str = ""
+# "race=White:0.2" keeps all White images and others with probability 0.2, before the split;
+# empty: all
+imbalance: str = ""
+# how images are divided: photo (80/10/10 by photograph, always seed 42), person (by identity) or
+# official (the set's own)
+split: str = "photo"
+limit: int = 0  # use only so many images, drawn at random (seed 42); 0: all
+# use the images that are there; otherwise a missing file of the set is an error
+partial: bool = False
+# a torchvision classifier, timm:NAME, efficientnet_lite0, or the small resnet10
+network: str = "resnet34"
+# imagenet, none, or the path of a dense network's weights, which are used unchanged
+weights: str = "imagenet"
+image_size: int = 224  # side of the square images, pixels
+# how a rectangle becomes a square: crop (its middle), squeeze (all of it, as in the public code)
+# or pad (all, with black bars)
+fit: str = "crop"
+# pruning method: dense (no pruning), fairgrape, ws, lottery, lottery_short, importance, snip,
+# grasp, random or magnitude
+method: str = "fairgrape"
+rate: float = 0.99  # pruning rate, the fraction of weights removed
+keep: float = 0.9  # fraction kept at each pruning step (iterative methods)
+# pruning in steps or at once: published (as the method was published), iterative or one shot
+steps: str = "published"
+# which weights share a budget: published (as the method was published), layer (the same rate in
+# every layer) or global (one budget for all)
+scope: str = "published"
+as_released: bool = False  # the public code's importance and selection instead of the paper's
+epochs: str = "13,3,3"  # epochs of each training stage, dense and after pruning
+lrs: str = "1e-4,1e-5,1e-6"  # Adam's learning rate in each stage
+retrain_epochs: int = 3  # epochs after each pruning step
+retrain_lr: float = 1e-05  # learning rate after each pruning step
+batch: int = 64  # images in a training batch
+importance_batch: int = 64  # most images of one group in an importance batch
+importance_cap: int = 0  # most images of a group that are used for the importance; 0: all
+# training images that the importance sees, as "race=White" or "race!=White"; empty: all
+importance_on: str = ""
+# groups whose importance shares are kept, if not those compared; "clusters" as for groups
+importance_groups: str = ""
+clusters: int = 0  # number of clusters, where groups are clusters; 0: chosen by silhouette
+augment: str = "paper"  # augmentation of training images: paper, flip or none
+precision: str = "fp32"  # arithmetic of training (importance: fp32): fp32, bf16 or fp16
+seed: int = 0  # initial weights, order of images, augmentation; not the split
+bootstrap: int = 2000  # resamples for the intervals
+accumulate: int = 1  # parts in which a training batch goes through the network, to save memory
+compiled: bool = False  # use torch.compile: faster, needs a C++ compiler, other last digits
+name: str = ""  # the run folder's name; empty: made of the settings
+data_root: str = ""  # folder of the data sets; empty: settings.ini
+runs_root: str = ""  # folder of the runs; empty: settings.ini
+cache_root: str = ""  # folder of decoded images; empty: settings.ini
+device: str = ""  # cuda, cuda:1, cpu …; empty: CUDA where there is one
+threads: int = 0  # CPU threads; 0: the machine's choice
+processes: int = 1  # processes that share this one run, one to a GPU
+# where the importance lies: auto, device, host, or a folder, where memory is short
+keep_on: str = "auto"
+progress: bool = True  # show progress bars
 
 # %% [markdown]
 # A name that is not in the list above is an error, and so is a setting that cannot be; both are found here, before an image is read.

@@ -13,7 +13,12 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    import torch
+
+# %%
 import torch
 
 
@@ -134,6 +139,15 @@ for wrong in [
     else:
         raise AssertionError(f"{wrong} was accepted")
 
+# %% [markdown]
+# ## Precision
+#
+# The words for the arithmetic of training. What each one means to torch stands in [epochs](03_epochs.ipynb).
+
+# %%
+#| export
+PRECISIONS = ("fp32", "bf16", "fp16")
+
 
 # %% [markdown]
 # ## Randomness
@@ -176,12 +190,14 @@ assert all(0 <= seed_of(n, "x") < 2**63 for n in range(100)) and seed_of(1, 23) 
 @contextmanager
 def seeded(
     seed: int,  # The seed, from `seed_of`
-    device: torch.device | str = "cpu",  # Where the work is done
+    device: "torch.device | str" = "cpu",  # Where the work is done
     # A generator on the CPU with the same seed, for the order of the images
-) -> Iterator[torch.Generator]:
+) -> "Iterator[torch.Generator]":
     """Make everything random within depend on `seed` alone, and leave the caller's generators
     as they were.
     """
+    import torch  # here, since settings are checked without it
+
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with (
         torch.random.fork_rng(devices=cuda),

@@ -21,7 +21,7 @@ from fairgrape.data.loaders import Images, batches
 from fairgrape.networks.models import predict_classes, task_loss
 from fairgrape.training.out_of_memory import memory_errors
 from fairgrape.training.parallel import ALONE, Team
-from fairgrape.training.stages import seed_of, seeded
+from fairgrape.training.stages import PRECISIONS, seed_of, seeded
 
 # %%
 import copy
@@ -36,7 +36,7 @@ from unittest.mock import patch
 
 # %%
 #| export
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+_HALF = dict(bf16=torch.bfloat16, fp16=torch.float16)
 
 
 def autocast(
@@ -50,7 +50,7 @@ def autocast(
         )
     return torch.autocast(
         torch.device(device).type,
-        PRECISIONS[precision] or torch.bfloat16,
+        _HALF.get(precision, torch.bfloat16),
         enabled=precision != "fp32",
     )
 

@@ -35,10 +35,9 @@ from fairgrape import (
     select_top,
     target_share,
 )
-from fairgrape.methods.registry import METHODS, rewind
+from fairgrape.methods.recovery import rewind
+from fairgrape.methods.registry import METHODS, RELEASED, as_released
 from fairgrape.methods.released import (
-    RELEASED,
-    as_released,
     redrawn,
     released_blind,
     select_one_more,
