@@ -249,6 +249,7 @@ def write_people(
 
 # the pictures of a pruned run, by how their alternative texts begin
 PRUNED = (
+    "Change of each group's validation accuracy",
     "Learning curves over",
     "Share of weights kept",
     "Accuracy of the dense",

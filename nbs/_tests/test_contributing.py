@@ -167,7 +167,7 @@ def test_the_study_runs_the_method_on_the_data_set(copy):
     looks_right(page.with_suffix(".ipynb"), *COMPARED, tables=1)
     books = list((copy / "runs").glob("portraits-*/prune.ipynb"))
     for book in books:
-        looks_right(book, *PRUNED, tables=3)
+        looks_right(book, *PRUNED, tables=4)
     assert len(books) == 2
 
 
