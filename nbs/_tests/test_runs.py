@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
-from fixtures import COMPARED, PRUNED, looks_right
+from fixtures import BY_GROUP, COMPARED, PRUNED, looks_right
 from PIL import Image
 
 from fairgrape.cli import main, report
@@ -106,7 +106,7 @@ def test_a_run_leaves_everything(first):
         c.metadata["papermill"]["exception"] is False for c in book.cells if c.cell_type == "code"
     )
     # images of each group, steps, accuracies, disparities
-    looks_right(first / "prune.ipynb", *PRUNED, tables=4)
+    looks_right(first / "prune.ipynb", *BY_GROUP, tables=4)
     assert (
         set(run.metrics["disparities"]) == {"rho", "psi", "range"}
         and abs(run.metrics["sparsity"] - 0.9) < 1e-3
@@ -202,7 +202,7 @@ def test_two_processes_with_empty_caches_agree_bit_for_bit(own, first, tmp_path)
         done = command(tiny(own, tmp_path), "--cell", "0", name="sweep")
     (again,) = tmp_path.glob("runs/*-fairgrape-*")
     assert done.returncode == 0 and f"{again / 'prune.ipynb'}" in done.stdout, done.stderr
-    looks_right(again / "prune.ipynb", *PRUNED, tables=4)
+    looks_right(again / "prune.ipynb", *BY_GROUP, tables=4)
     assert again.name == first.name and again != first
     for name in ("masks.safetensors", "model.safetensors"):
         assert (again / name).read_bytes() == (first / name).read_bytes(), name
@@ -238,7 +238,7 @@ def test_the_report_shows_its_pictures(first):
     page = report(first.parent)
     looks_right(page.with_suffix(".ipynb"), *COMPARED, tables=1)
     assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == len(COMPARED) + len(
-        PRUNED
+        BY_GROUP
     )
 
 

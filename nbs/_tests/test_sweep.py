@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import yaml
-from fixtures import PRUNED, looks_right
+from fixtures import PRUNED, looks_right, pictures_of
 from signals import heard
 from test_runs import FAIRGRAPE, own, tiny  # noqa: F401  (own is a fixture)
 
@@ -135,14 +135,14 @@ def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(own
             state_of(folder, code_version()) == "complete"
             and (tmp_path / "runs" / ".logs" / f"{folder.name}.log").read_text().count("--- ") >= 1
         )
-        looks_right(folder / "prune.ipynb", *PRUNED, tables=4)
+        looks_right(folder / "prune.ipynb", *pictures_of(folder), tables=4)
 
     settings, _ = from_parameters(tiny(own, tmp_path, epochs="3"))
     alone = [
         sys.executable,
         "-c",
         (
-            "from fairgrape.experiment.run import *;"
+            "from fairgrape import Settings, run;"
             f" print(run(Settings(**{dict(vars(settings))!r}), threads=1, progress=False,"
             f" data_root={str(tmp_path)!r}, runs_root={str(tmp_path / 'alone')!r},"
             f" cache_root={str(tmp_path / 'cache')!r}))"

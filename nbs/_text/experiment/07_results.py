@@ -382,7 +382,8 @@ step_table(two, measured)
 # %%
 paid = step_table(two, measured)
 assert paid.columns.tolist()[-4:] == ["sparsity", "val:all", "val:blue", "val:red"]
-assert paid[["step", "kept", "sparsity"]].values.tolist() == [[0, 100, 0], [1, 50, 0.5], [2, 10, 0.9]]
+assert paid.kept.tolist() == [100, 50, 10] and paid.sparsity.tolist() == [0, 0.5, 0.9]
+assert paid.step.tolist() == [0, 1, 2]
 assert paid[["val:all", "val:blue"]].fillna(-1).values.tolist() == [[90, 92], [-1, -1], [80, 88]]
 assert paid["val:red"].fillna(-1).tolist() == [86, -1, -1] and paid.step.dtype == int
 # nothing was measured: as it always was
