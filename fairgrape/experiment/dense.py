@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['device_of', 'set_up', 'fits', 'images_of', 'initial_network', 'starting_network', 'placed', 'fit', 'test_classes',
-           'load_dense', 'dense_network']
+           'validation_accuracy', 'ready', 'opened', 'load_dense', 'dense_network']
 
 # %% ../../nbs/experiment/05_dense.ipynb #b25cf4a7
 import os
@@ -155,6 +155,47 @@ def test_classes(
         ),
         job.sizes,
     ).numpy()
+
+# %% ../../nbs/experiment/05_dense.ipynb #90b93b7d
+def validation_accuracy(
+    job: Job,  # Settings and data, with clusters where they are compared
+    images: Images,  # The job's images
+    model: nn.Module,  # The network, as it is now
+    device: str | torch.device = "cpu",  # Where to compute
+    team: Team = ALONE,  # The processes that share the images
+    # Percent right: of all images, then of each group; None for a group without an image
+) -> list[float | None]:
+    "Accuracy on the validation images, the mean over the heads, for all and for each group."
+    s, training = job.settings, model.training
+    logits = predict(
+        model, images, "val", job.sizes, 4 * s.batch, s.precision, device=device, team=team
+    )
+    model.train(training)
+    rows = images.rows["val"]
+    right = (predict_classes(logits, job.sizes) == images.labels[rows].cpu()).double().mean(1)
+    group = images.groups[rows].cpu()
+    parts = [right, *(right[group == g] for g in range(job.G))]
+    return [100 * part.mean().item() if len(part) else None for part in parts]
+
+# %% ../../nbs/experiment/05_dense.ipynb #bec80d54
+def ready(job: Job) -> torch.device:
+    "The run's device, set up when it is first asked for. Raises: ValueError if it is not there."
+    here = job.machine
+    if "device" not in here.opened:
+        name = here.device if here.team.size == 1 else str(here.team.device)
+        here.opened["device"] = set_up(name, here.threads)
+    return here.opened["device"]
+
+
+def opened(job: Job) -> Images:
+    "The run's images, decoded and opened when they are first asked for"
+    here, device = job.machine, ready(job)
+    if "images" not in here.opened:
+        with here.team.main_first():
+            starting_network(job)  # says now if its weights cannot be had
+        with here.team.main_first():
+            here.opened["images"] = images_of(job, device, here.shows is True)
+    return here.opened["images"]
 
 # %% ../../nbs/experiment/05_dense.ipynb #4ce2e125
 def load_dense(job: Job, folder: Path, device) -> Trained:

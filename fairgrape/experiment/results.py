@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALL_LAYERS', 'HISTORY', 'Trained', 'predictions_table', 'commit', 'environment', 'settings_record', 'choice_table',
-           'write_tables', 'write_tensors', 'run_metrics', 'save_run', 'at_work', 'journal_of']
+           'step_table', 'write_tables', 'write_tensors', 'run_metrics', 'save_run', 'at_work', 'journal_of']
 
 # %% ../../nbs/experiment/07_results.ipynb #0b6aff13
 import importlib.metadata as metadata
@@ -161,6 +161,31 @@ def choice_table(
     ]
     return pd.DataFrame(table, columns=["step", "layer", "group", "target", "kept"])
 
+# %% ../../nbs/experiment/07_results.ipynb #a9953553
+def step_table(
+    steps: list[Step],  # What each pruning step did
+    # From the journal: `groups`, and `rows` of step and accuracies, of all and of each group;
+    # None: nothing was measured
+    validation: dict | None = None,
+    # Columns of `Step`, `sparsity`, and percent right on the validation images: `val:all`,
+    # `val:<group>`
+) -> pd.DataFrame:
+    "A row for the dense network and one for each pruning step."
+    table = pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps])
+    if not validation or not steps:
+        return table
+    total = steps[0].total
+    dense = Step(0, 0.0, kept=total, total=total, score_s=0.0, select_s=0.0, retrain_s=0.0)
+    table = pd.concat([pd.DataFrame([asdict(dense) | dict(sparsity=0.0)]), table])
+    columns = [f"val:{name}" for name in ("all", *validation["groups"])]
+    measured = {step: values for step, values in validation["rows"]}
+    accuracy = pd.DataFrame(
+        [measured.get(step, [None] * len(columns)) for step in table.step],
+        columns=columns,
+        dtype=float,
+    )
+    return table.reset_index(drop=True).join(accuracy)
+
 # %% ../../nbs/experiment/07_results.ipynb #a1e7efbf
 # of a training history, a row an epoch
 HISTORY = [
@@ -188,7 +213,7 @@ def write_tables(
     choices.csv where groups had a say in it
     """
     pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
-    pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(
+    step_table(steps, pruned.journal.facts.get("validation")).to_csv(
         folder / "steps.csv", index=False
     )
     if layers is not None:

@@ -50,6 +50,32 @@ class Run:
         return pd.read_csv(file, dtype=dict(layer=str, group=str), keep_default_na=False)
 
     @cached_property
+    def by_step(self) -> pd.DataFrame:
+        """What each step left, and did to each group: `step` (0: the dense network), `rate`,
+        `kept`, `seconds`, and `val:…` (percent right) where the run measured it
+        """
+        table = _read(self.path / "steps.csv")
+        if table.empty:
+            return table
+        parts = [c for c in ("score_s", "select_s", "retrain_s") if c in table]
+        table = table.assign(seconds=table[parts].sum(axis=1))
+        head = [c for c in ("step", "rate", "kept", "seconds") if c in table]
+        return table[head + [c for c in table if c.startswith("val:")]]
+
+    @cached_property
+    def paid(self) -> pd.DataFrame:
+        """Change of the validation accuracy since the dense network, in points: `step`, `rate`,
+        `all`, and a column a group; empty where a run measured none
+        """
+        table = self.by_step
+        columns = [c for c in table if c.startswith("val:")]
+        if not columns:
+            return pd.DataFrame(columns=["step", "rate", "all"])
+        change = table[columns] - table[columns].iloc[0]
+        change = change.rename(columns=lambda c: c.removeprefix("val:"))
+        return table[["step", "rate"]].join(change)[table["val:all"].notna()]
+
+    @cached_property
     def weights(self) -> dict[str, Tensor]:
         return load_file(self.path / "model.safetensors")
 
@@ -116,7 +142,12 @@ def load_run(
             f"{path} is not a finished run, it lacks {', '.join(missing)}: {first}run it again with"
             " the same settings"
         )
-    return Run(path, *(_read(path / name) for name in SMALL))
+    tables = {name: _read(path / name) for name in SMALL}
+    steps = tables["steps.csv"]
+    if len(steps):
+        # without the dense network, which is no pruning step
+        tables["steps.csv"] = steps[steps.step > 0].reset_index(drop=True)
+    return Run(path, *tables.values())
 
 # %% ../../nbs/report/05_runs.ipynb #48b85adb
 def find_runs(

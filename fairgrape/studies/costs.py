@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..experiment.preparation import Job
-from ..experiment.run import epochs_of
+from ..experiment.run import epochs_of, measured_after
 from ..experiment.settings import Settings, form
 from ..method.masks import prunable
 from ..method.schedule import schedule
@@ -190,7 +190,8 @@ def _images(s: Settings, counts: Counts, steps: int) -> tuple[int, int, int]:
         if steps
         else 0
     )
-    return epochs * counts.train, scored, epochs * counts.val + counts.test
+    looks = sum(bool(measured_after(s, i + 1)) for i in range(steps)) + (steps > 0)
+    return epochs * counts.train, scored, (epochs + looks) * counts.val + counts.test
 
 # %% ../../nbs/studies/03_costs.ipynb #ceb58d3f
 def cost(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEPT', 'SHOWN', 'record_of', 'clock', 'remaining', 'run_row', 'headline', 'sweep_table', 'Show', 'held', 'sweeps',
-           'status']
+           'single_runs', 'single_line', 'status']
 
 # %% ../../nbs/sweep/07_record.ipynb #ff0d0ffd
 import fcntl
@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -256,17 +256,58 @@ def _fate(record: Mapping) -> str:
     return "stopped" if any(c["state"] == "waiting" for c in record["cells"]) else "ended"
 
 # %% ../../nbs/sweep/07_record.ipynb #a7c84502
+def single_runs(
+    runs_root: Path,  # The runs folder
+    records: Sequence[Mapping] = (),  # From `sweeps`; what a living one computes is no single run
+) -> list[dict]:  # name, progress, held, updated (seconds since 1970); the latest last
+    "The runs that were begun, are not complete, and belong to no sweep that is under way."
+    swept = {
+        Path(cell[kind]).name
+        for record in records
+        if record["alive"]
+        for cell in record["cells"]
+        for kind in ("folder", "dense")
+        if cell[kind]
+    }
+    found = []
+    for file in Path(runs_root).glob("*/progress.json"):
+        folder = file.parent
+        if folder.name in swept or (folder / "metrics.json").is_file():
+            continue
+        with suppress(OSError):  # it may be complete by now
+            found.append(
+                dict(
+                    name=folder.name,
+                    progress=read_progress(folder),
+                    held=held(folder.parent / ".locks" / f"{folder.name}.lock"),
+                    updated=file.stat().st_mtime,
+                )
+            )
+    return sorted(found, key=lambda one: one["updated"])
+
+
+def single_line(
+    one: Mapping,  # From `single_runs`
+    now: float,  # Seconds since 1970
+) -> str:
+    "How far a single run is, when it last said so, and whether somebody computes it."
+    left, age = remaining(one["progress"]), clock(now - one["updated"])
+    ahead = f", {clock(left)} to go" if left is not None else ""
+    fate = "under way" if one["held"] else "not running; start it again and it goes on from there"
+    return f"{one['name']}: {progress_text(one['progress'])}{ahead} ({fate}; {age} ago)"
+
+# %% ../../nbs/sweep/07_record.ipynb #e2f5f20b
 def status(
     runs_root: str | Path | None = None,  # The runs folder; default: settings.ini
     every: bool = False,  # All sweeps and all cells
     width: int | None = None,  # Characters in a line; None: the terminal's
 ) -> int:  # Sweeps under way
-    "Print the sweeps under way, or else the last one."
+    "Print the sweeps under way, or else the last one, and the single runs that are not complete."
     home, console, now = root("runs", runs_root), Console(width=width), time.time()
     found = sweeps(home)
-    alive = [r for r in found if r["alive"]]
-    if not found:
-        console.print(f"no sweep was started on {home}", soft_wrap=True)
+    alive, single = [r for r in found if r["alive"]], single_runs(home, found)
+    if not found and not single:
+        console.print(f"no sweep was started on {home}, and no run is under way", soft_wrap=True)
     for record in found if every else alive or found[-1:]:
         about = (
             f"{_fate(record)}; {record['host']}, process {record['pid']}, started"
@@ -274,4 +315,6 @@ def status(
         )
         console.print(Text(f"\n{record['command'] or record['id']} ({about})"), soft_wrap=True)
         console.print(sweep_table(record, now, 10**6 if every else 40, every))
+    for one in single:
+        console.print(Text(single_line(one, now)), soft_wrap=True)
     return len(alive)

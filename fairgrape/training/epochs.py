@@ -14,7 +14,6 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from tqdm import tqdm
 
 from ..data.loaders import Images, batches
 from ..networks.models import predict_classes, task_loss
@@ -196,7 +195,7 @@ def train_epoch(
     sizes: list[int],  # Number of classes of each head
     scaler: torch.amp.GradScaler,  # Scales the loss under fp16, else does nothing
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
-    bar: tqdm | None = None,  # Progress, moved on by every batch
+    bar=None,  # Progress with a method `update`, called after every batch
     where: str = "this epoch",  # The place, for the message of an error
     accumulate: int = 1,  # Parts in which a piece goes through the network
     team: Team = ALONE,  # The processes that share each batch

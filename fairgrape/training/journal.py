@@ -151,6 +151,16 @@ def _values(journal: Journal, random: Mapping) -> dict:
         torch=torch.__version__,
     )
 
+# %% ../../nbs/training/04_journal.ipynb #aa3b5635
+@patch
+def of_all(
+    self: Journal,
+    label: str,  # What is trained
+) -> str:  # "step 3" as "step 3 of 44", where the number of steps is known
+    "A label for people."
+    steps = self.facts.get("steps_in_all")
+    return f"{label} of {steps}" if steps and label.startswith("step ") else label
+
 # %% ../../nbs/training/04_journal.ipynb #3a435ad9
 @patch
 def write(

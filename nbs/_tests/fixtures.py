@@ -249,13 +249,21 @@ def write_people(
 
 # the pictures of a pruned run, by how their alternative texts begin
 PRUNED = (
+    "Change of each group's validation accuracy",
     "Learning curves over",
     "Share of weights kept",
     "Accuracy of the dense",
     "Share of importance",
 )
+# of a run whose score knows groups: what each choice kept of their shares as well
+BY_GROUP = (*PRUNED[:4], "Each group's share of the importance that", *PRUNED[4:])
 # of a report or a study, for one experiment
 COMPARED = ("Disparity ρ with", "Change of accuracy", "Disparity ρ against")
+
+
+def pictures_of(folder: Path) -> tuple[str, ...]:
+    "The pictures of a pruned run: `BY_GROUP` where its folder has the choices of a score by group."
+    return BY_GROUP if (folder / "choices.csv").is_file() else PRUNED
 
 
 def picture_is_drawn(data: str):

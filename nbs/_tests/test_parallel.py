@@ -370,9 +370,9 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(own, together, tmp_
     only_slow(request, "several whole runs of two processes")
     places, folder = roots(tmp_path), tmp_path / "runs" / together.name
     code = (
-        "import json, sys; from fairgrape.experiment.run import *; from fairgrape.training.parallel"
-        " import *; run_together(2, Settings(**json.loads(sys.argv[1])), threads=2, device='cpu',"
-        " **json.loads(sys.argv[2]))"
+        "import json, sys; from fairgrape import Settings; from fairgrape.experiment.run import"
+        " run_together; run_together(2, Settings(**json.loads(sys.argv[1])), threads=2,"
+        " device='cpu', **json.loads(sys.argv[2]))"
     )
     command = [sys.executable, "-c", code, json.dumps(vars(tiny(own))), json.dumps(places)]
     dense = run_folder(dense_job(prepare(tiny(own), **places, progress=False)))

@@ -81,7 +81,7 @@ def test_a_node_dies_in_the_middle(request, own, tmp_path, fetch):  # noqa: F811
     )
     assert all(notebook_is_whole(Path(c.job.folder) / "prune.ipynb") for c in cells)
     for cell in cells:
-        looks_right(Path(cell.job.folder) / "prune.ipynb", *PRUNED, tables=3)
+        looks_right(Path(cell.job.folder) / "prune.ipynb", *PRUNED, tables=4)
     (record,) = sweeps(tmp_path / "runs")
     assert {c["state"] for c in record["cells"]} == {"done"} and not record["alive"]
     metrics = [json.loads((Path(c.job.folder) / "metrics.json").read_text()) for c in cells]

@@ -2,6 +2,7 @@
 same settings give the same bits.
 """
 
+import ast
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
-from fixtures import COMPARED, PRUNED, looks_right
+from fixtures import BY_GROUP, COMPARED, PRUNED, looks_right
 from PIL import Image
 
 from fairgrape.cli import main, report
@@ -22,6 +23,7 @@ from fairgrape.experiment.run import run
 from fairgrape.experiment.settings import from_parameters
 from fairgrape.report.runs import load_run
 from fairgrape.sweep.kernels import template
+from fairgrape.training.journal import Journal
 
 FAIRGRAPE = Path(sys.executable).with_name("fairgrape")
 
@@ -103,8 +105,8 @@ def test_a_run_leaves_everything(first):
     assert all(
         c.metadata["papermill"]["exception"] is False for c in book.cells if c.cell_type == "code"
     )
-    # images of each group, accuracies, disparities
-    looks_right(first / "prune.ipynb", *PRUNED, tables=3)
+    # images of each group, steps, accuracies, disparities
+    looks_right(first / "prune.ipynb", *BY_GROUP, tables=4)
     assert (
         set(run.metrics["disparities"]) == {"rho", "psi", "range"}
         and abs(run.metrics["sparsity"] - 0.9) < 1e-3
@@ -120,6 +122,78 @@ def test_a_run_leaves_everything(first):
     assert run.environment["threads"] == 1 and run.settings["scope"] == "layer"
 
 
+def test_the_template_is_four_calls_and_shows_what_they_left():
+    "Each call in a cell of its own; nothing else in the notebook computes a result"
+    calls = ("prepare", "dense", "pruned", "save")
+    cells = [c.source for c in nbformat.read(template(), 4).cells if c.cell_type == "code"]
+    alone = [
+        "job = prepare(settings, **places)",
+        "first = dense(job)",
+        "last = pruned(job, first)",
+    ]
+    assert [c for c in cells if c in alone] == alone
+    called = [
+        node.func.id
+        for cell in cells
+        for node in ast.walk(ast.parse(cell))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    ]
+    assert [name for name in called if name in calls] == list(calls)
+    imported = {
+        name.name
+        for cell in cells
+        for node in ast.walk(ast.parse(cell))
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("fairgrape.experiment")
+        for name in node.names
+    }
+    assert imported == {
+        *calls,
+        "from_parameters",
+        "group_counts",
+        "clusters_table",
+        "load_clusters",
+    }
+
+
+def test_a_run_says_what_each_step_did_to_each_group(first):
+    run, steps = load_run(first), pd.read_csv(first / "steps.csv")
+    assert steps["step"].tolist() == [0, 1, 2, 3] and np.allclose(
+        steps["rate"], [0, 0.6, 0.84, 0.9]
+    )
+    assert steps["kept"][0] == steps["total"][0] and run.steps["step"].tolist() == [1, 2, 3]
+    # the network that is measured is the one that its training kept
+    best = run.history[run.history["kept"]].set_index("label")["val_accuracy"]
+    assert np.allclose(steps["val:all"], best[["dense", "step 1", "step 2", "step 3"]])
+    assert run.paid[["all", "blue", "red"]].iloc[0].tolist() == [0, 0, 0] and len(run.paid) == 4
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("label", ["step 2: masks are set", "step 3: masks are set"])
+def test_a_run_that_is_killed_between_steps_measures_the_same(own, first, tmp_path, label):
+    settings, places = from_parameters(
+        {k: v for k, v in tiny(own, tmp_path).items() if k != "threads"}
+    )
+    write = Journal.write
+
+    def and_stop(self, model, where="", *more):
+        write(self, model, where, *more)
+        if where == label:
+            raise Cut
+
+    with patch.object(Journal, "write", and_stop), pytest.raises(Cut):
+        run(settings, "cpu", 1, False, **places)
+    again = run(settings, "cpu", 1, False, **places)
+    assert again.name == first.name and load_run(again).environment["resumed"] == 1
+    seconds = ["score_s", "select_s", "retrain_s"]
+    tables = [pd.read_csv(f / "steps.csv").drop(columns=seconds) for f in (again, first)]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+    for name in ("masks.safetensors", "model.safetensors"):
+        assert (again / name).read_bytes() == (first / name).read_bytes(), name
+
+
 def test_two_processes_with_empty_caches_agree_bit_for_bit(own, first, tmp_path):
     """`fairgrape run`, and one cell of a sweep, on a machine where MPLBACKEND is set, as it is
     on many servers
@@ -128,7 +202,7 @@ def test_two_processes_with_empty_caches_agree_bit_for_bit(own, first, tmp_path)
         done = command(tiny(own, tmp_path), "--cell", "0", name="sweep")
     (again,) = tmp_path.glob("runs/*-fairgrape-*")
     assert done.returncode == 0 and f"{again / 'prune.ipynb'}" in done.stdout, done.stderr
-    looks_right(again / "prune.ipynb", *PRUNED, tables=3)
+    looks_right(again / "prune.ipynb", *BY_GROUP, tables=4)
     assert again.name == first.name and again != first
     for name in ("masks.safetensors", "model.safetensors"):
         assert (again / name).read_bytes() == (first / name).read_bytes(), name
@@ -157,14 +231,14 @@ def test_papermill_by_itself(own, tmp_path):
     assert [
         load_run(f).settings["scope"] for f in (tmp_path / "runs").iterdir() if "-ws-" in f.name
     ] == ["global"]
-    looks_right(tmp_path / "out.ipynb", *PRUNED, tables=3)
+    looks_right(tmp_path / "out.ipynb", *PRUNED, tables=4)
 
 
 def test_the_report_shows_its_pictures(first):
     page = report(first.parent)
     looks_right(page.with_suffix(".ipynb"), *COMPARED, tables=1)
     assert page.read_text(encoding="utf-8").count("data:image/png;base64,") == len(COMPARED) + len(
-        PRUNED
+        BY_GROUP
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import yaml
-from fixtures import PRUNED, looks_right
+from fixtures import PRUNED, looks_right, pictures_of
 from signals import heard
 from test_runs import FAIRGRAPE, own, tiny  # noqa: F401  (own is a fixture)
 
@@ -135,14 +135,14 @@ def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(own
             state_of(folder, code_version()) == "complete"
             and (tmp_path / "runs" / ".logs" / f"{folder.name}.log").read_text().count("--- ") >= 1
         )
-        looks_right(folder / "prune.ipynb", *PRUNED, tables=3)
+        looks_right(folder / "prune.ipynb", *pictures_of(folder), tables=4)
 
     settings, _ = from_parameters(tiny(own, tmp_path, epochs="3"))
     alone = [
         sys.executable,
         "-c",
         (
-            "from fairgrape.experiment.run import *;"
+            "from fairgrape import Settings, run;"
             f" print(run(Settings(**{dict(vars(settings))!r}), threads=1, progress=False,"
             f" data_root={str(tmp_path)!r}, runs_root={str(tmp_path / 'alone')!r},"
             f" cache_root={str(tmp_path / 'cache')!r}))"
@@ -172,7 +172,7 @@ def test_runs_of_other_code_are_made_again_or_accepted(own, tmp_path):  # noqa: 
         (made / "environment.json").write_text(json.dumps(environment | dict(code="before")))
     assert [c.state for c in sweep(given, show=False, accept_older=True)] == ["complete"]
     assert [c.state for c in sweep(given, show=False)] == ["done"]
-    looks_right(folder / "prune.ipynb", *PRUNED, tables=3)
+    looks_right(folder / "prune.ipynb", *PRUNED, tables=4)
     assert (
         code_of(folder) == environment["code"]
         and {f.name[-7:] for f in (tmp_path / "runs" / ".older").iterdir()} == {"-before"}
@@ -197,7 +197,7 @@ def test_a_run_whose_worker_dies_is_made_again(own, tmp_path):  # noqa: F811
     (ended,) = sweep([tiny(own, tmp_path, method="dense", epochs="1")], engine, show=False)
     assert ended.state == "done" and ended.tries == 2 and not failures([ended])
     # a dense run has its learning curves only
-    looks_right(Path(ended.job.folder) / "prune.ipynb", PRUNED[0], tables=2)
+    looks_right(Path(ended.job.folder) / "prune.ipynb", PRUNED[1], tables=2)
 
 
 def test_what_is_wrong_with_the_data_fails_alone_and_is_not_tried_again(own, tmp_path):  # noqa: F811

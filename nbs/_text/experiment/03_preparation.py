@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -46,6 +47,7 @@ from fairgrape.method.masks import get_masks
 from fairgrape.method.selection import check_scope
 from fairgrape.networks.builders import plain_model
 from fairgrape.networks.inspect import check_network
+from fairgrape.training.parallel import ALONE, Team, team_of
 
 # %%
 from PIL import Image
@@ -104,6 +106,47 @@ own.table.head(3)
 
 
 # %% [markdown]
+# ## The machine
+#
+# Where a run computes changes how long it takes, not what it is. So this is kept apart from the settings: it has no part in the run folder's name.
+
+# %%
+#| export
+@dataclass(eq=False)
+class Machine:
+    "Where and how a run computes, and what it has opened there"
+
+    device: str = ""  # A device's name; empty: CUDA where there is one
+    threads: int = 0  # CPU threads; 0: as they are
+    keep_on: str = "auto"  # Where the importance lies: auto, device, host, or a folder
+    processes: int = 1  # How many processes are to share the run
+    # True: a live line; False: plain lines, as for a file; None: nothing
+    progress: bool | None = True
+    team: Team = ALONE  # The processes that share the run, this one among them
+    data_root: str | Path | None = None  # Folder of the data sets, as it was given
+    started: float = field(default_factory=time.perf_counter)  # When the run began
+    opened: dict = field(default_factory=dict)  # Device, images and lock, once they are in use
+
+    @property
+    def shows(self) -> bool | str:
+        "What this process shows: True a live line, `lines` a plain line an epoch, False nothing"
+        if not self.team.main or self.progress is None:
+            return False
+        return self.progress or "lines"
+
+
+# %%
+here = Machine(device="cpu", threads=2)
+here.shows, replace(here, team=Team(1, 2)).shows
+
+# %%
+# process 0 alone shows progress
+assert here.shows is True and replace(here, progress=False).shows == "lines"
+assert replace(here, progress=None).shows is False
+assert not replace(here, team=Team(1, 2)).shows and here.opened == {}
+
+
+# %% [markdown]
 # ## Settings with their data
 #
 # What comes out of this notebook knows its heads, its groups, its split, and the folder that it will fill. The rest of the project takes such a job and asks no file for labels again.
@@ -128,6 +171,7 @@ class Job:
     clusters: Clusters | None = None
     # What was read off the table once; jobs on the same table share it
     known: dict = field(default_factory=dict, repr=False, compare=False)
+    machine: Machine = field(default_factory=Machine, repr=False, compare=False)
 
     @property
     def sizes(self) -> list[int]:
@@ -799,6 +843,9 @@ assert [str(w.message) for w in caught] == [
 assert "none of the images" in refused(check_part, replace(own, table=own.table[:0]))
 
 
+# %% [markdown]
+# `prepare` is the first of the four calls that make a run ([experiment](08_run.ipynb) has the other three). It opens no image and touches no GPU, so a sweep can prepare hundreds of runs before it starts one.
+
 # %%
 #| export
 def prepare(
@@ -807,7 +854,8 @@ def prepare(
     runs_root: str | Path | None = None,  # Folder of the runs; default: settings.ini
     cache_root: str | Path | None = None,  # Folder of decoded images; default: settings.ini
     name: str = "",  # Another name for the run folder
-    progress: bool = True,  # Show progress bars while archives are unpacked
+    progress: bool | None = True,  # A live line; False: a plain line an epoch; None: nothing
+    **machine,  # device, threads, keep_on, processes: see `Machine`
 ) -> Job:  # Settings and data, checked
     """Read the labels and check everything that can be checked before work starts.
 
@@ -815,7 +863,10 @@ def prepare(
     fault.
     """
     plain_name(name)
-    data = _read(settings, data_root, progress)
+    team = team_of(machine.get("device", ""))
+    here = Machine(**machine, progress=progress, team=team, data_root=data_root)
+    with team.main_first():  # one unpacks what has to be unpacked
+        data = _read(settings, data_root, here.shows is True)
     settings = own_names(settings, data.notes.get("aliases", {}))
     check_columns(data.table, settings)
     specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
@@ -833,6 +884,7 @@ def prepare(
         runs_root=writable(root("runs", runs_root)),
         cache_root=root("cache", cache_root),
         name=name,
+        machine=here,
     )
     check_job(job)
     return job
@@ -847,6 +899,9 @@ assert (
     and job.labels.shape == (160, 1)
     and job.table["split"].value_counts()["train"] == 128
 )
+there = prepare(tiny, device="cpu", threads=2, **places)
+assert (there.machine.device, there.machine.threads, there.machine.opened) == ("cpu", 2, {})
+assert there.machine.started > job.machine.started
 assert prepare(replace(tiny, task="shade+tint"), **places).sizes == [2, 2] and list(
     prepare(replace(tiny, task="shade*tint"), **places).heads
 ) == ["shade*tint"]

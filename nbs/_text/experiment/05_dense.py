@@ -39,7 +39,7 @@ from unittest.mock import patch
 
 from PIL import Image
 
-from fairgrape.experiment.preparation import prepare
+from fairgrape.experiment.preparation import Machine, prepare
 from fairgrape.experiment.settings import Settings
 
 # %% [markdown]
@@ -411,6 +411,101 @@ classes = test_classes(job, images, Bright(), "cpu")
 right = classes[:, 0] == images.labels[images.rows["test"], 0].numpy()
 print(classes.shape, f"{100 * right.mean():.0f} % right")
 assert classes.shape == (16, 1) and right.all()
+
+
+# %% [markdown]
+# How well the network does for each group on the way is asked of the validation images, never of the test part. One pass over them is the whole price. The network is left in the mode in which it was found, so that whatever comes next
+# goes as if nobody had looked.
+
+# %%
+#| export
+def validation_accuracy(
+    job: Job,  # Settings and data, with clusters where they are compared
+    images: Images,  # The job's images
+    model: nn.Module,  # The network, as it is now
+    device: str | torch.device = "cpu",  # Where to compute
+    team: Team = ALONE,  # The processes that share the images
+    # Percent right: of all images, then of each group; None for a group without an image
+) -> list[float | None]:
+    "Accuracy on the validation images, the mean over the heads, for all and for each group."
+    s, training = job.settings, model.training
+    logits = predict(
+        model, images, "val", job.sizes, 4 * s.batch, s.precision, device=device, team=team
+    )
+    model.train(training)
+    rows = images.rows["val"]
+    right = (predict_classes(logits, job.sizes) == images.labels[rows].cpu()).double().mean(1)
+    group = images.groups[rows].cpu()
+    parts = [right, *(right[group == g] for g in range(job.G))]
+    return [100 * part.mean().item() if len(part) else None for part in parts]
+
+
+# %%
+class Fixed(nn.Module):
+    "Says dark for all images but the first"
+
+    def forward(self, x):
+        light = torch.arange(len(x)) == 0
+        return torch.stack([~light, light], 1).float()
+
+
+three = replace(images, rows=images.rows | dict(val=torch.tensor([1, 2, 3])))
+validation_accuracy(job, three, Fixed())
+
+# %%
+# images 1 to 3 are light, dark, light and blue, blue, red: the first two are right, the third is
+# wrong
+assert np.allclose(validation_accuracy(job, three, Fixed()), [200 / 3, 100, 0])
+blue = replace(images, rows=images.rows | dict(val=torch.tensor([1, 2])))
+assert validation_accuracy(job, blue, Fixed()) == [100, 100, None]
+(learning := Fixed()).train()
+validation_accuracy(job, three, learning)
+assert learning.training and not Fixed().eval().training
+
+
+# %% [markdown]
+# ## Opened once
+#
+# The calls that make a run ask for its device and its images as they need them. Both are made ready once and kept with the job's machine. A device that is not there, or weights that cannot be had, are said before the first image is decoded.
+
+# %%
+#| export
+def ready(job: Job) -> torch.device:
+    "The run's device, set up when it is first asked for. Raises: ValueError if it is not there."
+    here = job.machine
+    if "device" not in here.opened:
+        name = here.device if here.team.size == 1 else str(here.team.device)
+        here.opened["device"] = set_up(name, here.threads)
+    return here.opened["device"]
+
+
+def opened(job: Job) -> Images:
+    "The run's images, decoded and opened when they are first asked for"
+    here, device = job.machine, ready(job)
+    if "images" not in here.opened:
+        with here.team.main_first():
+            starting_network(job)  # says now if its weights cannot be had
+        with here.team.main_first():
+            here.opened["images"] = images_of(job, device, here.shows is True)
+    return here.opened["images"]
+
+
+# %%
+here = replace(job, machine=Machine(device="cpu", progress=False))
+print(ready(here), opened(here).names)
+assert opened(here) is opened(replace(here, clusters=None)) and ready(here) == torch.device("cpu")
+for machine, settings, said in (
+    (Machine(device="abacus"), tiny, "device = 'abacus'"),
+    (Machine(device="cpu"), replace(tiny, weights=str(home / "none.safetensors")), "none.safe"),
+):
+    with patch(f"{opened.__module__}.images_of", side_effect=AssertionError("images were read")):
+        try:
+            opened(replace(job, settings=settings, machine=machine))
+        except (ValueError, FileNotFoundError) as e:
+            print(str(e).replace(str(home), "…")[:90])
+            assert said in str(e)
+        else:
+            raise AssertionError(f"{said} was accepted")
 
 
 # %% [markdown]

@@ -341,6 +341,56 @@ assert choice_table(**chosen).values.tolist() == [
 ]
 assert choice_table([], []).columns.tolist() == ["step", "layer", "group", "target", "kept"]
 
+
+# %% [markdown]
+# The steps, with what they did to each group. Row 0 is the dense network, so a group's change is its column less its first value. A step that no training follows has no accuracy of its own: nobody keeps such a network.
+
+# %%
+#| export
+def step_table(
+    steps: list[Step],  # What each pruning step did
+    # From the journal: `groups`, and `rows` of step and accuracies, of all and of each group;
+    # None: nothing was measured
+    validation: dict | None = None,
+    # Columns of `Step`, `sparsity`, and percent right on the validation images: `val:all`,
+    # `val:<group>`
+) -> pd.DataFrame:
+    "A row for the dense network and one for each pruning step."
+    table = pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps])
+    if not validation or not steps:
+        return table
+    total = steps[0].total
+    dense = Step(0, 0.0, kept=total, total=total, score_s=0.0, select_s=0.0, retrain_s=0.0)
+    table = pd.concat([pd.DataFrame([asdict(dense) | dict(sparsity=0.0)]), table])
+    columns = [f"val:{name}" for name in ("all", *validation["groups"])]
+    measured = {step: values for step, values in validation["rows"]}
+    accuracy = pd.DataFrame(
+        [measured.get(step, [None] * len(columns)) for step in table.step],
+        columns=columns,
+        dtype=float,
+    )
+    return table.reset_index(drop=True).join(accuracy)
+
+
+# %%
+two = [
+    Step(1, 0.5, kept=50, total=100, score_s=0.5, select_s=0.1, retrain_s=2.0),
+    Step(2, 0.9, kept=10, total=100, score_s=0.5, select_s=0.1, retrain_s=2.0),
+]
+measured = dict(groups=["blue", "red"], rows=[[0, [90.0, 92.0, 86.0]], [2, [80.0, 88.0, None]]])
+step_table(two, measured)
+
+# %%
+paid = step_table(two, measured)
+assert paid.columns.tolist()[-4:] == ["sparsity", "val:all", "val:blue", "val:red"]
+assert paid.kept.tolist() == [100, 50, 10] and paid.sparsity.tolist() == [0, 0.5, 0.9]
+assert paid.step.tolist() == [0, 1, 2]
+assert paid[["val:all", "val:blue"]].fillna(-1).values.tolist() == [[90, 92], [-1, -1], [80, 88]]
+assert paid["val:red"].fillna(-1).tolist() == [86, -1, -1] and paid.step.dtype == int
+# nothing was measured: as it always was
+assert step_table(two).step.tolist() == [1, 2] and "val:all" not in step_table(two)
+assert step_table([], measured).empty
+
 # %% [markdown]
 # Tables: what was logged on the way, and the predictions.
 
@@ -372,7 +422,7 @@ def write_tables(
     choices.csv where groups had a say in it
     """
     pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
-    pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps]).to_csv(
+    step_table(steps, pruned.journal.facts.get("validation")).to_csv(
         folder / "steps.csv", index=False
     )
     if layers is not None:

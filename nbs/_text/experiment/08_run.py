@@ -11,7 +11,8 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -22,12 +23,12 @@ from fairgrape.data.loaders import Images, group_batches
 from fairgrape.experiment.dense import (
     dense_network,
     fit,
-    images_of,
     initial_network,
+    opened,
     placed,
-    set_up,
-    starting_network,
+    ready,
     test_classes,
+    validation_accuracy,
 )
 from fairgrape.experiment.importance_data import (
     Shown,
@@ -55,7 +56,7 @@ from fairgrape.networks.models import task_loss
 from fairgrape.training.files import code_version
 from fairgrape.training.journal import Journal
 from fairgrape.training.out_of_memory import memory_errors
-from fairgrape.training.parallel import ALONE, Team, launch, team_of
+from fairgrape.training.parallel import ALONE, Team, launch
 from fairgrape.training.stages import Stage, stages
 
 # %% [markdown]
@@ -78,11 +79,13 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
+from fairgrape.experiment.dense import images_of
 from fairgrape.experiment.preparation import dense_job
-from fairgrape.experiment.results import choice_table
+from fairgrape.experiment.results import choice_table, step_table
 from fairgrape.method.masks import apply_masks
 from fairgrape.networks.models import build_model
 from fairgrape.networks.weights import load_weights
+from fairgrape.training.files import Busy, lock
 
 # %% [markdown]
 # The example: 160 little pictures, whose brightness is the task and whose tint is the group.
@@ -123,7 +126,7 @@ tiny = Settings(
 places = dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False)
 job = prepare(tiny, **places)
 images = images_of(job, progress=False)
-dense = dense_network(job, images, progress=False)
+unpruned = dense_network(job, images, progress=False)
 
 
 # the same data, other settings
@@ -131,7 +134,7 @@ def asking(**more):
     return replace(job, settings=replace(tiny, **more))
 
 
-[(row["label"], row["epoch"], round(row["val_accuracy"], 1)) for row in dense.history]
+[(row["label"], row["epoch"], round(row["val_accuracy"], 1)) for row in unpruned.history]
 
 
 # %% [markdown]
@@ -185,12 +188,44 @@ assert after_a_step(method="snip") == after_a_step(method="grasp", steps="iterat
 
 # %%
 #| export
+def steps_of(s: Settings) -> int:
+    "Pruning steps of a run"
+    return len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None))
+
+
+def measured_after(
+    s: Settings,  # A run's settings
+    step: int,  # 1, 2, …
+) -> str:  # "step", "final", or "" where no training follows the step
+    "The training that follows a pruning step, after which the groups' accuracy is measured."
+    if step_plan(s) and not (form(s).rewind and step == steps_of(s)):
+        return "step"
+    return "final" if step == steps_of(s) else ""
+
+
+# %%
+def trainings(**more):
+    s = replace(tiny, **more)
+    return [measured_after(s, i) for i in range(1, steps_of(s) + 1)]
+
+
+{m: trainings(method=m) for m in ("fairgrape", "lottery", "ws", "snip")}
+
+# %%
+assert trainings() == ["step"] * 4 and trainings(method="ws") == ["final"]
+# the last round of the lottery is the final training; SNIP prunes before there is any
+assert trainings(method="lottery") == ["step"] * 3 + ["final"]
+assert trainings(method="snip", steps="iterative") == ["", "", "", "final"]
+
+
+# %%
+#| export
 def epochs_of(s: Settings) -> int:
     "Epochs of a run, those of its dense network not counted"
     full = sum(stage.epochs for stage in stages(s.epochs, s.lrs))
     if s.method == "dense":
         return full
-    steps = len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None)) - form(s).rewind
+    steps = steps_of(s) - form(s).rewind
     return full + steps * sum(stage.epochs for stage in step_plan(s))
 
 
@@ -219,7 +254,7 @@ def between_steps(
     s, how, plan = job.settings, form(job.settings), step_plan(job.settings)
     if not plan:
         return None
-    last = len(schedule(s.rate, s.keep if how.steps == "iterative" else None))
+    last = steps_of(s)
     back = (
         {
             k: v.clone()
@@ -262,12 +297,12 @@ initial = initial_network(job).state_dict()
 assert said == [("step 1", 3), ("step 2", 3), ("step 3", 3)] and all(
     torch.equal(v, again.model.state_dict()[k]) for k, v in initial.items()
 )
-assert between_steps(asking(method="ws"), dense.model, None) is None
+assert between_steps(asking(method="ws"), unpruned.model, None) is None
 said.clear()
-[between_steps(job, dense.model, note)(dense.model, step) for step in (3, 4)]
+[between_steps(job, unpruned.model, note)(unpruned.model, step) for step in (3, 4)]
 assert said == [("step 3", 1), ("step 4", 1)]
 # FairGRAPE trains after the last step too, and never goes back
-assert not torch.equal(dense.model.fc.weight, initial["fc.weight"])
+assert not torch.equal(unpruned.model.fc.weight, initial["fc.weight"])
 with patch.object(Journal, "begun", lambda self, label: label == "step 2"):
     half = dense_network(job, images, progress=False).model
     after = between_steps(asking(method="lottery"), half, note)
@@ -329,7 +364,7 @@ def scorer(
 
 # %%
 def scored(passes=0, **more):
-    return scorer(asking(**more), images, passes, progress=False)(dense.model)["fc"]
+    return scorer(asking(**more), images, passes, progress=False)(unpruned.model)["fc"]
 
 
 {
@@ -344,9 +379,9 @@ def scored(passes=0, **more):
 
 # %%
 assert len(scored()) == 2 and len(scored(importance_on="tint=red")) == len(scored(method="ws")) == 1
-assert torch.equal(scored(method="ws")[0], dense.model.fc.weight.detach().abs())
+assert torch.equal(scored(method="ws")[0], unpruned.model.fc.weight.detach().abs())
 by_hand = group_importance(
-    dense.model, group_batches(images, "train", 64, 0, 0), lambda out, y: task_loss(out, y, [2]), 2
+    unpruned.model, group_batches(images, "train", 64, 0, 0), lambda out, y: task_loss(out, y, [2]), 2
 )["fc"]
 assert torch.equal(scored(), by_hand) and not torch.equal(scored(precision="bf16"), by_hand)
 released = dict(as_released=True, method="importance", batch=64)
@@ -362,7 +397,7 @@ def short(*args, **kw):
 with patch(f"{scorer.__module__}.form", return_value=replace(form(tiny), score=short)):
     full = scorer(job, images, progress=False)
 try:
-    full(dense.model)
+    full(unpruned.model)
 except MemoryError as e:
     print(str(e)[:150])
 else:
@@ -400,9 +435,9 @@ def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, cho
 
 # %%
 journal, first = Journal(), Step(1, 0.5, 50, 100, 0.1, 0.1, None)
-told = note_steps(journal, dense.model, print)
+told = note_steps(journal, unpruned.model, print)
 told["on_select"](first)
-half = note_steps(journal, dense.model, None)["done"]
+half = note_steps(journal, unpruned.model, None)["done"]
 told["on_step"](replace(first, retrain_s=3.0))
 half, journal.steps
 
@@ -413,10 +448,41 @@ assert (
     and journal.selected is None
     and journal.steps == [asdict(replace(first, retrain_s=3.0))]
 )
-assert note_steps(journal, dense.model, None)["done"] == [replace(first, retrain_s=3.0)]
+assert note_steps(journal, unpruned.model, None)["done"] == [replace(first, retrain_s=3.0)]
 with patch.object(Journal, "write") as write:
-    note_steps(journal, dense.model, None)["on_select"](first)
-assert write.call_args.args == (dense.model, "step 1: masks are set")
+    note_steps(journal, unpruned.model, None)["on_select"](first)
+assert write.call_args.args == (unpruned.model, "step 1: masks are set")
+
+
+# %% [markdown]
+# Who pays, and when: the accuracy of each group on the validation images, for the dense network and after the training that follows each step. It is kept in the journal, so a run that was cut off does not measure twice. It costs one pass over
+# the validation images a step, which every epoch of the training makes as well.
+
+# %%
+#| export
+def note_validation(
+    journal: Journal,  # Its `facts` keep the rows
+    groups: list[str],  # The groups that are compared
+    step: int,  # Which pruning step; 0: the dense network
+    measure: Callable[[], list],  # Accuracy of all, and of each group
+):
+    "Measure the accuracies of a step, unless an earlier process did."
+    found = journal.facts.setdefault("validation", dict(groups=list(groups), rows=[]))
+    if step not in [row[0] for row in found["rows"]]:
+        found["rows"].append([step, measure()])
+
+
+# %%
+seen = Journal()
+for step, values in ((0, [90.0, 92.0, 86.0]), (1, [80.0, 88.0, None]), (1, [0.0, 0.0, 0.0])):
+    note_validation(seen, ["blue", "red"], step, lambda: values)
+seen.facts
+
+# %%
+assert seen.facts["validation"] == dict(
+    groups=["blue", "red"], rows=[[0, [90.0, 92.0, 86.0]], [1, [80.0, 88.0, None]]]
+)
+assert json.loads(json.dumps(seen.facts)) == seen.facts  # as a checkpoint keeps it
 
 
 # %% [markdown]
@@ -537,7 +603,7 @@ def prune_network(
         images,
         len(journal.steps) + (journal.selected is not None),
         device,
-        progress,
+        progress is True,
         keep_on,
         team,
     )
@@ -545,10 +611,27 @@ def prune_network(
     def trains(net, label, plan):
         fit(job, images, net, label, plan, journal, device, progress, team)
 
+    journal.facts["steps_in_all"] = steps_of(s)  # for those who watch
+
+    def measure(step, net):
+        note_validation(
+            journal,
+            job.group_names,
+            step,
+            lambda: validation_accuracy(job, images, net, device, team),
+        )
+
+    def finished(step):
+        if measured_after(s, step.step) == "step":
+            measure(step.step, model)
+        if on_step is not None:
+            on_step(step)
+
+    measure(0, dense.model)
     # before the network is brought to where it was: a lottery may go back to these weights
     after = between_steps(job, model, trains, journal)
     watched = Choices(score, importance_images(job, images).names, how.scope, journal)
-    told = note_steps(journal, model, on_step, watched)
+    told = note_steps(journal, model, finished, watched)
     steps = prune(
         journal.restore(model),
         s.rate,
@@ -560,6 +643,8 @@ def prune_network(
         **told,
     )
     trains(model, "final", stages(s.epochs, s.lrs))
+    if measured_after(s, steps_of(s)) == "final":
+        measure(steps_of(s), model)
     return (
         Trained(model, journal.history, test_classes(job, images, model, device, team), journal),
         steps,
@@ -567,7 +652,7 @@ def prune_network(
 
 
 # %%
-snip, steps = prune_network(asking(method="snip"), images, dense, progress=False)
+snip, steps = prune_network(asking(method="snip"), images, unpruned, progress=False)
 {row["label"] for row in snip.history}, len(steps)
 
 # %%
@@ -576,7 +661,7 @@ assert {row["label"] for row in snip.history} == {"final"}
 assert (
     abs(1 - sum(int(m.sum()) for m in get_masks(snip.model).values()) / steps[0].total - 0.9) < 1e-4
 )
-assert all(m.all() for m in get_masks(dense.model).values())
+assert all(m.all() for m in get_masks(unpruned.model).values())
 
 # %%
 short = replace(job, settings=replace(tiny, rate=0.6, keep=0.7), runs_root=home / "short")
@@ -599,6 +684,17 @@ assert (
     kept.step.unique().tolist() == [1, 2, 3]
     and kept.groupby(["step", "layer"])[["target", "kept"]].sum().sub(1).abs().max(axis=None) < 1e-9
 )
+paid = step_table(steps, fair.journal.facts["validation"])
+assert paid.step.tolist() == [0, 1, 2, 3] and paid["val:all"].notna().all()
+assert paid["val:all"][0] == validation_accuracy(job, images, unpruned.model)[0]
+# the best epoch of a step's training is the one that is measured
+trained = pd.DataFrame([row for row in fair.history if row["kept"]]).set_index("label")
+assert np.allclose(paid["val:all"][1:], trained.val_accuracy[["step 1", "step 2", "step 3"]])
+sizes = [int((images.groups[images.rows["val"]] == g).sum()) for g in (0, 1)]
+of_all = (paid[["val:blue", "val:red"]] * sizes).sum(axis=1) / sum(sizes)
+assert np.allclose(of_all, paid["val:all"])
+# SNIP's network is trained at the end alone
+assert [row[0] for row in snip.journal.facts["validation"]["rows"]] == [0, 1]
 # the choice keeps the shares; one group of everybody has none
 assert (kept.target - kept.kept).abs().median() < 1e-3 and "choices" not in snip.journal.facts
 assert np.allclose([step.sparsity for step in steps], [0.3, 0.51, 0.6], atol=1e-4) and len(
@@ -647,7 +743,7 @@ def share_table(
 
 
 # %%
-shares = share_table(job, images, dense.model)
+shares = share_table(job, images, unpruned.model)
 shares.head(3)
 
 # %%
@@ -660,7 +756,7 @@ assert np.allclose(
 )
 pruned_shares = share_table(job, images, snip.model)
 assert (pruned_shares["kept"] < pruned_shares["weights"]).any() and not share_table(
-    job, images, dense.model, cap=5
+    job, images, unpruned.model, cap=5
 ).equals(shares)
 
 
@@ -693,71 +789,184 @@ assert (both["before:red"] == shares["red"]).all() and (
 
 
 # %% [markdown]
-# ## One run
+# ## Four calls
 #
-# The notebook that papermill runs takes these steps one by one and shows what each gives; as functions they are these lines. The dense network's folder is left before the pruned one's is entered, since others may wait for it. And
-# whoever had to wait looks first whether there is anything left to do.
+# A run is `prepare → dense → pruned → save`, here, in the notebook that papermill runs, and in each of several processes that share a run. `prepare` gave the job ([preparation](03_preparation.ipynb)). A call whose folder is complete already
+# has nothing to do and says `None`, and the next one takes that for an answer.
 
 # %%
 #| export
-def prune_and_save(
-    job: Job,
-    images: Images,
-    dense: Trained,
-    start: float,
-    device,
-    progress: bool = True,
-    keep_on: str = "auto",
-    team: Team = ALONE,
-):
-    """The second half of a run, from the dense network to the saved results; `start` is when
-    the run began, on the clock of `time.perf_counter`
-    """
-    job, images = find_clusters(job, images, dense.model, device, team)
-    with at_work(run_folder(job), team):
-        if team.agree(is_complete(run_folder(job))):
-            return
-        before = share_table(job, images, dense.model, device, keep_on=keep_on, team=team)
-        pruned, steps = prune_network(
-            job, images, dense, device, progress, print if progress else None, keep_on, team
+def dense(
+    job: Job,  # From `prepare`
+) -> Trained | None:  # The dense network; None: the run is complete already
+    """Train the network before pruning, or load it from its folder.
+
+    Where the job asks for several processes, they are started here and make the whole run."""
+    here, folder = job.machine, run_folder(job)
+    check_images(job)
+    if here.team.agree(is_complete(folder)):
+        return None
+    if here.processes > 1 and here.team.size == 1:
+        roots = dict(runs_root=job.runs_root, cache_root=job.cache_root, data_root=here.data_root)
+        told = dict(device=here.device, keep_on=here.keep_on, name=job.name) | roots
+        run_together(
+            here.processes,
+            job.settings,
+            here.threads,
+            **{k: v for k, v in told.items() if v not in (None, "")},
         )
-        layers = layer_table(
-            before, share_table(job, images, pruned.model, device, keep_on=keep_on, team=team)
-        )
-        if team.main:
-            save_run(
-                job, dense, pruned, steps, layers, time.perf_counter() - start, device, team.size
-            )
-        team.wait()
+        return None
+    return dense_network(job, opened(job), ready(job), here.shows, here.team)
 
 
 # %%
-small = replace(job, settings=replace(tiny, method="ws", rate=0.5), runs_root=home / "halves")
-prune_and_save(
-    small,
-    images,
-    dense_network(job, images, progress=False),
-    time.perf_counter() - 100,
-    "cpu",
-    progress=False,
-)
-metrics = json.loads((run_folder(small) / "metrics.json").read_text())
-print(round(metrics["sparsity"], 3), metrics["seconds"] > 100)
-assert (
-    metrics["steps"] == 1
-    and abs(metrics["sparsity"] - 0.5) < 1e-3
-    and 100 < metrics["seconds"] < 1000
-)
-assert (
-    pd.read_csv(run_folder(small) / "layers.csv")["kept"]
-    < pd.read_csv(run_folder(small) / "layers.csv")["weights"]
-).any()
-# it is there
-with patch(
-    f"{prune_and_save.__module__}.prune_network", side_effect=AssertionError("it was pruned twice")
-):
-    prune_and_save(small, images, dense, 0.0, "cpu")
+fresh = dict(data_root=home, cache_root=home / "cache", progress=False, device="cpu")
+small = prepare(replace(tiny, method="ws", rate=0.5), runs_root=home / "four", **fresh)
+first = dense(small)
+[(row["label"], row["epoch"], round(row["val_accuracy"], 1)) for row in first.history]
 
+# %%
+assert is_complete(run_folder(dense_job(small))) and not is_complete(run_folder(small))
+assert (first.predictions == dense_network(job, images, progress=False).predictions).all()
+shared = prepare(small.settings, runs_root=home / "four", processes=2, threads=4, **fresh)
+with patch(f"{dense.__module__}.run_together", create=True) as started:
+    assert dense(shared) is None
+assert started.call_args.args == (2, small.settings, 4)
+assert started.call_args.kwargs == dict(
+    device="cpu",
+    keep_on="auto",
+    data_root=home,
+    runs_root=home / "four",
+    cache_root=home / "cache",
+)
+
+
+# %% [markdown]
+# The dense network's folder is free again before the pruned one's is entered, since other runs may wait for it. Whoever had to wait for the pruned one's looks first whether there is anything left to do. The lock is held until the run is saved.
+
+# %%
+#| export
+@dataclass(frozen=True)
+class Pruned:
+    "A pruned network, and how it came about"
+
+    job: Job  # The job, with its clusters where they were found
+    network: Trained  # The network, its history and its predictions
+    steps: list[Step]  # What each pruning step did
+    layers: pd.DataFrame  # From `layer_table`
+
+
+def release(job: Job):
+    "Let others compute this run."
+    job.machine.opened.pop("lock", ExitStack()).close()
+
+
+def pruned(
+    job: Job,  # From `prepare`
+    first: Trained | None,  # From `dense`; pruned in place
+) -> Pruned | None:  # The pruned network; None: there is nothing to prune
+    "Prune and retrain the dense network, with a line for each step."
+    if first is None or job.settings.method == "dense":
+        return None
+    here, device = job.machine, ready(job)
+    release(job)  # what a call that was cut off may hold
+    job, images = find_clusters(job, opened(job), first.model, device, here.team)
+    with ExitStack() as held:
+        held.enter_context(at_work(run_folder(job), here.team))
+        if here.team.agree(is_complete(run_folder(job))):
+            return None
+        how = dict(keep_on=here.keep_on, team=here.team)
+        before = share_table(job, images, first.model, device, **how)
+        on_step = print if here.shows else None
+        network, steps = prune_network(job, images, first, device, here.shows, on_step, **how)
+        layers = layer_table(before, share_table(job, images, network.model, device, **how))
+        here.opened["lock"] = held.pop_all()
+    return Pruned(job, network, steps, layers)
+
+
+# %%
+last = pruned(small, first)
+step_table(last.steps, last.network.journal.facts["validation"]).round(3)
+
+# %%
+lock_of = home / "four" / ".locks" / f"{run_folder(small).name}.lock"
+
+
+def is_free(path):
+    try:
+        with lock(path, wait=False):
+            return True
+    except Busy:
+        return False
+
+
+assert len(last.steps) == 1 and abs(last.steps[0].sparsity - 0.5) < 1e-3
+assert not is_free(lock_of) and not is_complete(run_folder(small))
+assert pruned(small, None) is None
+assert pruned(replace(small, settings=replace(tiny, method="dense")), first) is None
+# a call that fails lets go
+other = prepare(replace(tiny, method="ws", rate=0.6), runs_root=home / "four", **fresh)
+with patch(f"{pruned.__module__}.prune_network", side_effect=KeyboardInterrupt):
+    try:
+        pruned(other, first)
+    except KeyboardInterrupt:
+        pass
+assert is_free(home / "four" / ".locks" / f"{run_folder(other).name}.lock")
+
+
+# %%
+#| export
+def save(
+    job: Job,  # From `prepare`
+    first: Trained | None,  # From `dense`
+    last: Pruned | None,  # From `pruned`
+) -> Path:  # The run folder
+    "Write the run's folder. Raises: RuntimeError if there is nothing to write, and no run."
+    here = job.machine
+    if last is not None and here.team.main:
+        seconds = time.perf_counter() - here.started
+        save_run(
+            last.job,
+            first,
+            last.network,
+            last.steps,
+            last.layers,
+            seconds,
+            ready(job),
+            here.team.size,
+        )
+    here.team.wait()
+    release(job)
+    if not is_complete(run_folder(job)):
+        raise RuntimeError(f"{run_folder(job)} is not complete: call dense and pruned before save")
+    return run_folder(job)
+
+
+# %%
+small.machine.started -= 100  # as if it had begun earlier
+there = save(small, first, last)
+metrics = json.loads((there / "metrics.json").read_text())
+print(there.name, round(metrics["sparsity"], 3), metrics["seconds"] > 100)
+
+# %%
+assert there == run_folder(small) and is_complete(there) and is_free(lock_of)
+assert metrics["steps"] == 1 and abs(metrics["sparsity"] - 0.5) < 1e-3
+assert 100 < metrics["seconds"] < 1000
+assert (pd.read_csv(there / "layers.csv").eval("kept < weights")).any()
+# it is there, and nothing is done twice
+assert dense(small) is None and save(small, None, None) == there
+with patch(f"{pruned.__module__}.prune_network", side_effect=AssertionError("pruned twice")):
+    assert pruned(small, first) is None
+try:
+    save(other, None, None)
+except RuntimeError as e:
+    print(str(e).replace(str(home), "…"))
+else:
+    raise AssertionError("a run without results was saved")
+
+
+# %% [markdown]
+# In one go:
 
 # %%
 #| export
@@ -765,31 +974,18 @@ def run(
     settings: Settings,  # What to run
     device: str = "",  # Empty: CUDA where there is one
     threads: int = 0,  # CPU threads; 0: as they are
-    progress: bool = True,  # Show progress
+    progress: bool = True,  # Show progress; False: say nothing
     keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
-    **places,  # data_root, runs_root, cache_root, name: see `prepare`
+    **places,  # data_root, runs_root, cache_root, name, processes: see `prepare`
 ) -> Path:  # The run folder
     """Run one experiment, unless its folder is there already; started by `accelerate launch`,
     together with the other processes.
     """
-    team, start = team_of(device), time.perf_counter()
-    where, progress = (
-        set_up(device if team.size == 1 else str(team.device), threads),
-        progress and team.main,
-    )
-    with team.main_first():
-        job = prepare(settings, progress=progress, **places)
-    check_images(job)
-    if team.agree(is_complete(run_folder(job))):
-        return run_folder(job)
-    with team.main_first():
-        starting_network(job)
-    with team.main_first():
-        images = images_of(job, where, progress)
-    dense = dense_network(job, images, where, progress, team)
-    if settings.method != "dense":
-        prune_and_save(job, images, dense, start, where, progress, keep_on, team)
-    return run_folder(job)
+    how = dict(device=device, threads=threads, progress=progress or None, keep_on=keep_on)
+    job = prepare(settings, **how, **places)
+    first = dense(job)
+    last = pruned(job, first)
+    return save(job, first, last)
 
 
 # %%
@@ -835,7 +1031,7 @@ assert (dense_folder / "metrics.json").stat().st_mtime_ns == before and run(
     replace(tiny, method="dense"), **places
 ) == dense_folder
 print(ws.name.rsplit("-", 1)[0], "| steps:", pd.read_csv(ws / "steps.csv")["kept"].tolist())
-assert len(pd.read_csv(ws / "steps.csv")) == 1
+assert pd.read_csv(ws / "steps.csv")["step"].tolist() == [0, 1]  # the dense network, and one step
 
 # %% [markdown]
 # And one's own dense network, from its file: it is not trained, so the dense accuracy is that of the file, and there is no `dense` row in the history.

@@ -201,6 +201,93 @@ assert wide.get_figwidth() == 14 and [
 
 
 # %% [markdown]
+# ## Who pays, and when
+#
+# A loss may come with the first step or with the last. Here each group's accuracy on the validation images is drawn less the dense network's, at the rate that each step reached. Two points are a method that prunes in one step. The groups
+# of a validation part are small and there is no interval, so this says when to look; whether a group lost is said by the test images above.
+
+# %%
+#| export
+def plot_paid(
+    # A run's `paid`: step, rate, all, and a column a group, changes in points; step 0 is the
+    # dense network
+    paid: pd.DataFrame,
+) -> Figure:  # One panel: a line per group
+    """Change of each group's validation accuracy over the pruning steps.
+
+    Raises: ValueError if nothing was measured."""
+    if not len(paid):
+        raise ValueError(
+            "no accuracy by step: this run was not pruned, or it is older than that record"
+        )
+    groups = [c for c in paid if c not in ("step", "rate", "all") and paid[c].notna().any()]
+    fig, (ax,) = figure_of(size=(7, 3.8))
+    for g, name in enumerate(groups):
+        ax.plot(
+            paid.rate,
+            paid[name],
+            "-",
+            marker=MARKERS[g % 10],
+            color=PALETTE[g % 10],
+            mfc="white" if (g + g // 10) % 2 else None,
+            ms=5,
+            lw=1.2,
+            label=plain(name, 28),
+        )
+    ax.plot(paid.rate, paid["all"], "--", color="0.3", lw=1.6, label="all images")
+    ax.axhline(0, color="0.3", lw=0.8)
+    ax.set(xlabel="pruning rate reached", ylabel="Δ on validation images (points)")
+    ax.set_title("Who pays, and when")
+    names = [plain(name, 28) for name in groups]
+    fig.legend(loc="outside lower center", ncols=legend_columns([*names, "all images"]), fontsize=8)
+    last = paid.iloc[-1]
+    said = [
+        f"{name} {last[name]:+.1f} (lowest {paid[name].min():+.1f} at rate"
+        f" {paid.rate[paid[name].idxmin()]:.4g})"
+        for name in groups
+    ]
+    fig.set_label(
+        f"Change of each group's validation accuracy since the dense network, in points, over"
+        f" {len(paid) - 1} pruning steps. At rate {last.rate:.4g}: {', '.join(said)}."
+    )
+    return fig
+
+
+# %%
+paid = pd.DataFrame(
+    {
+        "step": [0, 1, 2, 3],
+        "rate": [0, 0.5, 0.75, 0.9],
+        "all": [0, 0.5, -2, -9.0],
+        "tone-1": [0, 1, -1, -4.0],
+        "tone-4": [0, -2, -6, -28.0],
+    }
+)
+show(plot_paid(paid), "tone-4 begins to pay at the second step")
+
+# %%
+fig = plot_paid(paid)
+(ax,) = fig.axes
+first, second, every, _ = ax.lines
+assert [line.get_label() for line in ax.lines[:3]] == ["tone-1", "tone-4", "all images"]
+assert list(second.get_xdata()) == [0, 0.5, 0.75, 0.9] and list(second.get_ydata()) == [0, -2, -6, -28]
+assert list(every.get_ydata()) == [0, 0.5, -2, -9] and first.get_marker() != second.get_marker()
+assert fig.get_label() == (
+    "Change of each group's validation accuracy since the dense network, in points, over 3 pruning"
+    " steps. At rate 0.9: tone-1 -4.0 (lowest -4.0 at rate 0.9), tone-4 -28.0 (lowest -28.0 at rate"
+    " 0.9)."
+)
+# one step, and a group without validation images
+assert len(plot_paid(paid.iloc[[0, 3]].assign(none=np.nan)).axes[0].lines) == 4
+try:
+    plot_paid(paid[:0])
+except ValueError as e:
+    print(e)
+else:
+    raise AssertionError("nothing was drawn")
+
+
+# %% [markdown]
 # ## Where the weights went
 #
 # With scope `layer` all layers keep the same fraction. With scope `global` they do not, and a layer that is nearly cut off shows here

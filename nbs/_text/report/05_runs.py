@@ -136,6 +136,32 @@ class Run:
         return pd.read_csv(file, dtype=dict(layer=str, group=str), keep_default_na=False)
 
     @cached_property
+    def by_step(self) -> pd.DataFrame:
+        """What each step left, and did to each group: `step` (0: the dense network), `rate`,
+        `kept`, `seconds`, and `val:…` (percent right) where the run measured it
+        """
+        table = _read(self.path / "steps.csv")
+        if table.empty:
+            return table
+        parts = [c for c in ("score_s", "select_s", "retrain_s") if c in table]
+        table = table.assign(seconds=table[parts].sum(axis=1))
+        head = [c for c in ("step", "rate", "kept", "seconds") if c in table]
+        return table[head + [c for c in table if c.startswith("val:")]]
+
+    @cached_property
+    def paid(self) -> pd.DataFrame:
+        """Change of the validation accuracy since the dense network, in points: `step`, `rate`,
+        `all`, and a column a group; empty where a run measured none
+        """
+        table = self.by_step
+        columns = [c for c in table if c.startswith("val:")]
+        if not columns:
+            return pd.DataFrame(columns=["step", "rate", "all"])
+        change = table[columns] - table[columns].iloc[0]
+        change = change.rename(columns=lambda c: c.removeprefix("val:"))
+        return table[["step", "rate"]].join(change)[table["val:all"].notna()]
+
+    @cached_property
     def weights(self) -> dict[str, Tensor]:
         return load_file(self.path / "model.safetensors")
 
@@ -258,7 +284,12 @@ def load_run(
             f"{path} is not a finished run, it lacks {', '.join(missing)}: {first}run it again with"
             " the same settings"
         )
-    return Run(path, *(_read(path / name) for name in SMALL))
+    tables = {name: _read(path / name) for name in SMALL}
+    steps = tables["steps.csv"]
+    if len(steps):
+        # without the dense network, which is no pruning step
+        tables["steps.csv"] = steps[steps.step > 0].reset_index(drop=True)
+    return Run(path, *tables.values())
 
 
 # %%
@@ -274,6 +305,42 @@ assert (
     and list(run.steps.step) == [1, 2]
     and run.environment["python"] == "3.11"
 )
+
+# %% [markdown]
+# Since 2026-11-28 a run also says what each step did to each group. Its table begins with the dense network, as step 0.
+
+# %%
+younger = write_example(root.parent / "younger")
+pd.DataFrame(
+    dict(
+        step=[0, 1, 2],
+        rate=[0, 0.5, 0.9],
+        kept=[100, 50, 10],
+        score_s=[0, 1, 1],
+        select_s=[0, 2, 2],
+        retrain_s=[0, 4, None],
+    )
+    | {"val:all": [90, None, 81.5], "val:tone-1": [92, None, 88], "val:tone-2": [84, None, 62]}
+).to_csv(younger / "steps.csv", index=False)
+run = load_run(younger)
+run.by_step
+
+# %%
+assert list(run.steps.step) == [1, 2] and list(run.by_step.step) == [0, 1, 2]
+assert list(run.by_step) == ["step", "rate", "kept", "seconds", *list(run.by_step)[4:]]
+assert list(run.by_step.seconds) == [0, 7, 3] and list(run.by_step)[4:6] == ["val:all", "val:tone-1"]
+# the step that nobody measured is left out
+assert run.paid.to_dict("list") == {
+    "step": [0, 2],
+    "rate": [0, 0.9],
+    "all": [0, -8.5],
+    "tone-1": [0, -4],
+    "tone-2": [0, -22],
+}
+older = load_run(path)
+assert list(older.by_step) == ["step", "kept", "seconds"] and older.paid.empty
+assert unpruned.by_step.empty and unpruned.paid.empty
+run.paid
 assert list(run.layers.layer) == ["conv1", "fc"]
 
 # %%

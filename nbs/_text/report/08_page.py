@@ -23,6 +23,7 @@ from fairgrape.report.run_plots import (
     plot_groups,
     plot_history,
     plot_kept_shares,
+    plot_paid,
     plot_shares,
     plot_sparsity,
 )
@@ -410,6 +411,16 @@ def _run_section(run: Run) -> str:
             "Learning curves; dotted lines part dense training, pruning steps and final training.",
         ),
     ]
+    if len(run.paid):
+        figures.append(
+            (
+                plot_paid(run.paid),
+                (
+                    "Who pays, and when: each group’s accuracy on the validation images after each"
+                    " step, less the dense network’s."
+                ),
+            )
+        )
     if len(run.choices):
         figures.append(
             (

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairgrape.experiment.preparation import Job
-from fairgrape.experiment.run import epochs_of
+from fairgrape.experiment.run import epochs_of, measured_after
 from fairgrape.experiment.settings import Settings, form
 from fairgrape.method.masks import prunable
 from fairgrape.method.schedule import schedule
@@ -374,7 +374,7 @@ assert candidates(Settings(method="ws"), fairface, 100) == 100
 candidates(Settings(rate=0.75, keep=0.5), fairface, weights=100)
 
 # %% [markdown]
-# All images of a run, by what is done with them. Beside the scores, a run that prunes makes two tables of importance shares, before and after.
+# All images of a run, by what is done with them. Beside the scores, a run that prunes makes two tables of importance shares, before and after, and measures each group on the validation images, before and after each step.
 
 # %%
 #| export
@@ -389,11 +389,12 @@ def _images(s: Settings, counts: Counts, steps: int) -> tuple[int, int, int]:
         if steps
         else 0
     )
-    return epochs * counts.train, scored, epochs * counts.val + counts.test
+    looks = sum(bool(measured_after(s, i + 1)) for i in range(steps)) + (steps > 0)
+    return epochs * counts.train, scored, (epochs + looks) * counts.val + counts.test
 
 
 # %% [markdown]
-# By hand, for a hundred training images of two groups, ten of validation and five to be judged at the end. Both tables take all hundred, since 2 · 256 are not there.
+# By hand, for a hundred training images of two groups, ten of validation and five to be judged at the end. Both tables take all hundred, since 2 · 256 are not there. The validation images are gone through after each of 8 epochs, and 3 times more: for the dense network and after both steps.
 
 # %%
 hundred = Counts(100, 10, 5, (2,), 2)
@@ -401,7 +402,7 @@ short = Settings(rate=0.75, keep=0.5, epochs="1,1", lrs="1e-3,1e-4", retrain_epo
 assert epochs_of(short) == 8 and _images(short, hundred, 2) == (
     8 * 100,
     2 * 100 + 2 * 100,
-    8 * 10 + 5,
+    8 * 10 + 3 * 10 + 5,
 )
 assert (
     _images(replace(short, method="dense"), hundred, 0) == (2 * 100, 0, 2 * 10 + 5)
@@ -504,7 +505,7 @@ assert seen == dict(gradient=expected.trained + expected.scored, none=expected.j
 on_disk = sum(f.stat().st_size for f in folder.iterdir() if f.suffix == ".safetensors")
 assert (
     abs(on_disk / cost(tiny, mine).kept - 1) < 0.01
-    and len(pd.read_csv(folder / "steps.csv")) == cost(tiny, mine).steps
+    and len(pd.read_csv(folder / "steps.csv")) == 1 + cost(tiny, mine).steps
 )
 assert len(pd.read_csv(folder / "history.csv")) == expected.epochs
 

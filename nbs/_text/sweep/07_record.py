@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -605,6 +605,78 @@ assert fates == ["under way", "was killed", "stopped", "ended"]
 fates
 
 
+# %% [markdown]
+# A run that was started by itself is in no sweep's record, but its folder has a progress file until it is complete. Whether somebody computes it is, again, asked of its lock.
+
+# %%
+#| export
+def single_runs(
+    runs_root: Path,  # The runs folder
+    records: Sequence[Mapping] = (),  # From `sweeps`; what a living one computes is no single run
+) -> list[dict]:  # name, progress, held, updated (seconds since 1970); the latest last
+    "The runs that were begun, are not complete, and belong to no sweep that is under way."
+    swept = {
+        Path(cell[kind]).name
+        for record in records
+        if record["alive"]
+        for cell in record["cells"]
+        for kind in ("folder", "dense")
+        if cell[kind]
+    }
+    found = []
+    for file in Path(runs_root).glob("*/progress.json"):
+        folder = file.parent
+        if folder.name in swept or (folder / "metrics.json").is_file():
+            continue
+        with suppress(OSError):  # it may be complete by now
+            found.append(
+                dict(
+                    name=folder.name,
+                    progress=read_progress(folder),
+                    held=held(folder.parent / ".locks" / f"{folder.name}.lock"),
+                    updated=file.stat().st_mtime,
+                )
+            )
+    return sorted(found, key=lambda one: one["updated"])
+
+
+def single_line(
+    one: Mapping,  # From `single_runs`
+    now: float,  # Seconds since 1970
+) -> str:
+    "How far a single run is, when it last said so, and whether somebody computes it."
+    left, age = remaining(one["progress"]), clock(now - one["updated"])
+    ahead = f", {clock(left)} to go" if left is not None else ""
+    fate = "under way" if one["held"] else "not running; start it again and it goes on from there"
+    return f"{one['name']}: {progress_text(one['progress'])}{ahead} ({fate}; {age} ago)"
+
+
+# %%
+alone = tmp / "alone"
+for name, age in (("ws-1", 60), ("fairgrape-2", 5), ("done-3", 1)):
+    (alone / name).mkdir(parents=True)
+    what = dict(label="step 3", epoch="2 of 3", done=10, total=40, seconds=100.0)
+    write_json(alone / name / "progress.json", what)
+    os.utime(alone / name / "progress.json", (NOW - age, NOW - age))
+(alone / "done-3" / "metrics.json").write_text("{}")
+(alone / ".locks").mkdir()
+with FileLock(alone / ".locks" / "fairgrape-2.lock"):
+    both = single_runs(alone)
+for one in both:
+    print(single_line(one, NOW))
+
+# %%
+assert [(one["name"], one["held"]) for one in both] == [("ws-1", False), ("fairgrape-2", True)]
+# 10 of 40 epochs took 100 seconds: 30 more take 300
+assert single_line(both[1], NOW) == (
+    "fairgrape-2: step 3, epoch 2 of 3 (10 of 40 epochs), 5:00 to go (under way; 0:05 ago)"
+)
+assert "not running" in single_line(both[0], NOW) and "1:00 ago" in single_line(both[0], NOW)
+swept = dict(alive=True, cells=[dict(folder=str(alone / "x"), dense=str(alone / "ws-1"))])
+assert [one["name"] for one in single_runs(alone, [swept])] == ["fairgrape-2"]
+assert len(single_runs(alone, [swept | dict(alive=False)])) == 2 and single_runs(tmp / "no") == []
+
+
 # %%
 #| export
 def status(
@@ -612,12 +684,12 @@ def status(
     every: bool = False,  # All sweeps and all cells
     width: int | None = None,  # Characters in a line; None: the terminal's
 ) -> int:  # Sweeps under way
-    "Print the sweeps under way, or else the last one."
+    "Print the sweeps under way, or else the last one, and the single runs that are not complete."
     home, console, now = root("runs", runs_root), Console(width=width), time.time()
     found = sweeps(home)
-    alive = [r for r in found if r["alive"]]
-    if not found:
-        console.print(f"no sweep was started on {home}", soft_wrap=True)
+    alive, single = [r for r in found if r["alive"]], single_runs(home, found)
+    if not found and not single:
+        console.print(f"no sweep was started on {home}, and no run is under way", soft_wrap=True)
     for record in found if every else alive or found[-1:]:
         about = (
             f"{_fate(record)}; {record['host']}, process {record['pid']}, started"
@@ -625,6 +697,8 @@ def status(
         )
         console.print(Text(f"\n{record['command'] or record['id']} ({about})"), soft_wrap=True)
         console.print(sweep_table(record, now, 10**6 if every else 40, every))
+    for one in single:
+        console.print(Text(single_line(one, now)), soft_wrap=True)
     return len(alive)
 
 
@@ -655,4 +729,7 @@ with FileLock(home / ".sweeps" / "1" / "lock"):
         and "grid.yaml (under way" in said(home)[1]
         and "was killed" not in said(home)[1]
     )
-assert said(tmp / "none") == (0, f"no sweep was started on {(tmp / 'none').resolve()}\n")
+none = f"no sweep was started on {(tmp / 'none').resolve()}, and no run is under way\n"
+assert said(tmp / "none") == (0, none)
+lines = said(alone)[1].splitlines()
+assert len(lines) == 2 and lines[1].startswith("fairgrape-2: step 3") and "sweep" not in lines[0]

@@ -87,45 +87,29 @@ settings, places = from_parameters(globals())
 settings
 
 # %%
-import time
-
 from fairgrape.data.tables import label_columns
-from fairgrape.experiment.clusters import clusters_table
-from fairgrape.experiment.dense import dense_network, images_of, set_up, starting_network
-from fairgrape.experiment.importance_data import find_clusters
-from fairgrape.experiment.preparation import (
-    check_images,
-    group_counts,
-    is_complete,
-    prepare,
-    run_folder,
-)
-from fairgrape.experiment.results import at_work, save_run
-from fairgrape.experiment.run import layer_table, prune_network, run_together, share_table
-from fairgrape.experiment.settings import form
+from fairgrape.experiment.clusters import clusters_table, load_clusters
+from fairgrape.experiment.preparation import group_counts, prepare
+from fairgrape.experiment.run import dense, pruned, save
 from fairgrape.report.run_plots import (
     plot_groups,
     plot_history,
     plot_kept_shares,
+    plot_paid,
     plot_shares,
     plot_sparsity,
 )
 from fairgrape.report.runs import load_run
 
-started = time.perf_counter()
-device, threads, together, keep = (
-    places.pop(k, v)
-    for k, v in (("device", ""), ("threads", 0), ("processes", 1), ("keep_on", "auto"))
-)
-where = set_up(device, threads)
+# %% [markdown]
+# ## The run
+#
+# A run is four calls. The first reads the labels and checks everything that can be checked before an image is opened.
+
+# %%
 job = prepare(settings, **places)
-check_images(job)
-folder = run_folder(job)
-print(f"{folder.name} on {where}" + (": complete already" if is_complete(folder) else ""))
 
 # %% [markdown]
-# ## The data
-#
 # How many images of each group are in each part. The validation part chooses epochs; the test part is touched once, at the end.
 
 # %%
@@ -133,58 +117,57 @@ if settings.groups != "clusters":
     display(group_counts(job))
 
 # %% [markdown]
-# ## The dense network
-#
-# Trained by the full schedule, or read from the run folder of the same settings; a file named by `weights` is taken as it is. Where groups are to be clusters, they are found in its features.
+# The second gives the dense network: trained by the full schedule, or read from the run folder of the same settings. A file named by `weights` is taken as it is.
 
 # %%
-# several processes share this run; everything below is then only shown
-if int(together) > 1 and not is_complete(folder):
-    run_together(
-        int(together),
-        settings,
-        threads,
-        device=device,
-        keep_on=keep,
-        **{k: v for k, v in places.items() if k != "progress"},
-    )
-if not is_complete(folder):
-    starting_network(job)  # says now if its weights cannot be had
-    images = images_of(job, where, progress)
-    dense = dense_network(job, images, where, progress)
-    job, images = find_clusters(job, images, dense.model, where)
-if job.clusters is not None:
-    display(job.clusters.table, clusters_table(job.clusters, job.table, label_columns(job.table)))
+first = dense(job)
 
 # %% [markdown]
-# ## Pruning
-#
-# Score, select, apply, and what the method does after each step; then the full schedule once more. A dense run has nothing to do here. After each epoch and each selection a checkpoint is written: if this notebook is
-# killed, run it again with the same parameters, and it goes on from there.
+# The third prunes it: score, select, apply, and what the method does after each step; then the full schedule once more. After each epoch and each selection a checkpoint is written. If this notebook is killed, run it again with the same
+# parameters, and it goes on from there.
 
 # %%
-if settings.method != "dense":
-    print(
-        f"{settings.method}: {form(settings).steps}, scope {form(settings).scope}. Published as:"
-        f" {form(settings).published}"
-    )
+last = pruned(job, first)
+
+# %% [markdown]
+# The fourth writes the folder, and the notebook shows what lies there. If the folder was complete at the start, the calls had nothing to do.
 
 # %%
-with at_work(folder):  # no other process computes this run meanwhile
-    if not is_complete(folder):
-        before = share_table(job, images, dense.model, where, keep_on=keep)
-        pruned, steps = prune_network(job, images, dense, where, progress, keep_on=keep)
-        layers = layer_table(before, share_table(job, images, pruned.model, where, keep_on=keep))
-        save_run(job, dense, pruned, steps, layers, time.perf_counter() - started, where)
-
-# %%
+folder = save(job, first, last)
 run = load_run(folder)
+run
+
+# %% [markdown]
+# ## What each step did
+#
+# The rate, the weights that were left, the seconds, and the accuracy on the validation images, of all and of each group. Step 0 is the dense network. A step is measured after the training that follows it; a method that trains only at the end is measured then.
+
+# %%
+import pandas as pd
+
+pd.set_option("display.html.use_mathjax", False)  # names of groups are no formulas
+if settings.method != "dense":
+    display(run.by_step.round(4))
+
+# %% [markdown]
+# Who pays, and when: how far each group's accuracy is from the dense network's.
+
+# %%
+if len(run.paid):
+    display(plot_paid(run.paid))
+
+# %%
 if len(run.history):
     display(plot_history(run.history))
 
 # %%
 if settings.method != "dense":
     display(plot_sparsity(run.layers))
+
+# %%
+if (found := folder / "clusters.safetensors").is_file():  # the groups that were found
+    clusters = load_clusters(found)
+    display(clusters.table, clusters_table(clusters, job.table, label_columns(job.table)))
 
 # %% [markdown]
 # ## Who paid for it
@@ -193,9 +176,6 @@ if settings.method != "dense":
 # sampling alone would show if all groups had lost the same. A ρ inside its floor says nothing; a small one is no licence to deploy.
 
 # %%
-import pandas as pd
-
-pd.set_option("display.html.use_mathjax", False)  # names of groups are no formulas
 pd.DataFrame(run.metrics["table"]).set_index("group").round(2)
 
 # %%

@@ -252,6 +252,82 @@ for nothing in (
 
 
 # %% [markdown]
+# Meanwhile somebody waits. One line says what is going on and how long the whole run still takes, by the epochs that are behind it. Where the output goes to a file, a plain line after each epoch is better.
+
+# %%
+#| export
+def left_words(seconds: float) -> str:
+    "`40 s left`, `12 min left` or `3.5 h left`"
+    if seconds < 90:
+        return f"{seconds:.0f} s left"
+    return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
+
+
+class Line:
+    "One line of progress over all epochs of a run"
+
+    def __init__(
+        self,
+        epochs: int,  # Epochs of this training
+        batches: int,  # Batches of an epoch
+        journal: Journal | None = None,  # Knows of the whole run
+        shown: bool | str = True,  # True: a live line; "lines": a plain line an epoch; or nothing
+    ):
+        self.journal, self.batches, self.shown = journal, max(batches, 1), shown
+        self.total = max(journal.total if journal else 0, epochs)
+        self.done = float(journal.epochs if journal else 0)  # with the part of an epoch
+        self.what, self.epoch, self.started = "", "", time.perf_counter()
+        self.bar = tqdm(
+            total=self.total,
+            initial=min(self.done, self.total),
+            bar_format="{desc} |{bar:20}|",
+            leave=False,
+            disable=shown is not True,
+        )
+
+
+@patch
+def words(self: Line) -> str:
+    "`step 3 of 44, epoch 2 of 3, 17 of 160 epochs, 12 min left`"
+    spent = self.journal.seconds if self.journal else time.perf_counter() - self.started
+    left = [left_words(spent / self.done * (self.total - self.done))] if self.done else []
+    count = f"{int(self.done + 1e-6)} of {self.total} epochs"
+    return ", ".join([self.what, f"epoch {self.epoch}", count, *left])
+
+
+@patch
+def update(self: Line):
+    "A batch is through"
+    self.done += 1 / self.batches
+    if not self.bar.disable:
+        self.bar.set_description_str(self.words(), refresh=False)
+        self.bar.update(1 / self.batches)
+
+
+@patch
+def end_epoch(self: Line):
+    "An epoch is through"
+    self.done = float(round(self.done))
+    if self.shown == "lines":
+        print(self.words(), flush=True)
+
+
+# %%
+line = Line(3, batches=2, journal=Journal(total=160, before=100.0), shown="lines")
+line.what, line.epoch, line.done = "step 3 of 44", "2 of 3", 16.0
+line.update()
+line.update()
+line.end_epoch()
+
+# %%
+assert (line.done, line.total) == (17, 160)
+# 17 epochs took 100 seconds, so 143 more take 841
+assert line.words() == "step 3 of 44, epoch 2 of 3, 17 of 160 epochs, 14 min left"
+assert [left_words(s) for s in (40, 720, 12600)] == ["40 s left", "12 min left", "3.5 h left"]
+assert Line(3, 2, shown=False).total == 3 and "left" not in Line(3, 2, shown=False).words()
+
+
+# %% [markdown]
 # The stage itself: an epoch, the look at the validation split, the journal, and again.
 
 # %%
@@ -262,12 +338,12 @@ def train_stage(
     stage: Stage,  # Learning rate and epochs
     epoch_seeds: list[int],  # One seed an epoch
     sizes: list[int],  # Number of classes of each head
-    where: str,  # The place, for the bar and for errors
+    where: str,  # The place, for errors
     batch: int = 64,  # Images a step
     augment: Callable | None = None,  # On batches of floats in [0, 1]
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = "cpu",  # Where to compute
-    progress: bool = True,  # Show a bar over all batches of the stage
+    line: Line | None = None,  # Progress, moved on by every batch
     optimizer: Callable = adam,  # (parameters, lr) -> optimizer
     # Told after each epoch; where it knows this stage, the stage goes on from there
     journal: Journal | None = None,
@@ -283,36 +359,32 @@ def train_stage(
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
     kept = _resume(journal, at, opt, scaler)
     net = torch.compile(team.wrap(model)) if compiled else team.wrap(model)
-    with tqdm(
-        total=stage.epochs * math.ceil(len(images.rows["train"]) / batch),
-        desc=where,
-        disable=not progress,
-        leave=False,
-    ) as bar:
-        for epoch, seed in list(enumerate(epoch_seeds))[len(kept.rows) :]:
-            start, here = time.perf_counter(), f"{where}, epoch {epoch + 1}"
-            with epoch_batches(images, batch, seed, augment, device, team) as (loader, whole):
-                train_loss = train_epoch(
-                    net, opt, loader, sizes, scaler, precision, bar, here, accumulate, team, whole
-                )
-            average_buffers(model, team)
-            val_loss, accuracy = evaluate_loss(
-                model, images, "val", sizes, 4 * batch, precision, device, team
+    line = line or Line(stage.epochs, 1, shown=False)
+    for epoch, seed in list(enumerate(epoch_seeds))[len(kept.rows) :]:
+        start, here = time.perf_counter(), f"{where}, epoch {epoch + 1}"
+        line.epoch = f"{epoch + 1} of {stage.epochs}"
+        with epoch_batches(images, batch, seed, augment, device, team) as (loader, whole):
+            train_loss = train_epoch(
+                net, opt, loader, sizes, scaler, precision, line, here, accumulate, team, whole
             )
-            check_finite(val_loss, f"{here}, validation")
-            bar.set_postfix(loss=f"{val_loss:.3f}", accuracy=f"{accuracy:.1f}")
-            kept.add(
-                model,
-                epoch=epoch,
-                lr=stage.lr,
-                train_loss=train_loss,
-                val_loss=val_loss,
-                val_accuracy=accuracy,
-                seconds=time.perf_counter() - start,
-            )
-            if journal:
-                _note(journal, at, kept, opt, scaler)
-                journal.write(model, where, f"{epoch + 1} of {stage.epochs}")
+        average_buffers(model, team)
+        val_loss, accuracy = evaluate_loss(
+            model, images, "val", sizes, 4 * batch, precision, device, team
+        )
+        check_finite(val_loss, f"{here}, validation")
+        kept.add(
+            model,
+            epoch=epoch,
+            lr=stage.lr,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            val_accuracy=accuracy,
+            seconds=time.perf_counter() - start,
+        )
+        if journal:
+            _note(journal, at, kept, opt, scaler)
+            journal.write(model, line.what or where, line.epoch)
+        line.end_epoch()
     return kept.put_back(model)
 
 
@@ -331,7 +403,6 @@ def run(epochs, seeds=range(10), lr=2e-2):
         [2, 3],
         "example",
         batch=16,
-        progress=False,
     )
 
 
@@ -478,7 +549,8 @@ def train(
     augment: str = "paper",  # 'paper', 'flip' or 'none'
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = "cpu",  # Where to compute
-    progress: bool = True,  # Show a bar for each stage
+    # True: a live line; "lines": a plain line after each epoch; False: nothing
+    progress: bool | str = True,
     history: list[dict] | None = None,  # Rows of earlier trainings, to go on from
     optimizer: Callable = adam,  # (parameters, lr) -> optimizer, rebuilt at each stage
     # Told after each epoch; stages that it knows as done are left out
@@ -506,11 +578,16 @@ def train(
     with memory_errors(f"training ({label})", advice):
         model.to(device, memory_format=memory_order(model, device))
         team.same(model.state_dict().values())
+        batches = math.ceil(len(images.rows["train"]) / batch)
+        line = Line(sum(stage.epochs for stage in stages), batches, journal, progress)
         for i, stage in enumerate(stages):
             if journal and journal.done(label, i):
                 continue
             seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
-            where, how = f"{label}, stage {i + 1}", (precision, device, progress, optimizer)
+            where, how = f"{label}, stage {i + 1}", (precision, device, line, optimizer)
+            line.what = journal.of_all(label) if journal else label
+            if len(stages) > 1:
+                line.what += f", stage {i + 1} of {len(stages)}"
             with team.synced(model):
                 rows = train_stage(
                     model,
@@ -531,6 +608,7 @@ def train(
             history += [dict(label=label, stage=i) | row for row in rows]
             if journal:
                 journal.unfinished = None
+        line.bar.close()
     return history
 
 

@@ -358,6 +358,27 @@ assert (
 # %%
 #| export
 @patch
+def of_all(
+    self: Journal,
+    label: str,  # What is trained
+) -> str:  # "step 3" as "step 3 of 44", where the number of steps is known
+    "A label for people."
+    steps = self.facts.get("steps_in_all")
+    return f"{label} of {steps}" if steps and label.startswith("step ") else label
+
+
+# %%
+counted = Journal(facts=dict(steps_in_all=44))
+[counted.of_all("step 3"), counted.of_all("final"), Journal().of_all("step 3")]
+
+# %%
+assert counted.of_all("step 3") == "step 3 of 44" and counted.of_all("dense") == "dense"
+assert Journal().of_all("step 3") == "step 3"
+
+
+# %%
+#| export
+@patch
 def write(
     self: Journal,
     model: nn.Module,  # The network as it is now, masks included
