@@ -7,7 +7,6 @@ __all__ = ['template', 'notebook_is_whole', 'run_notebook']
 
 # %% ../../nbs/sweep/01_kernels.ipynb #36340d91
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from pathlib import Path
 import nbformat
 import papermill
 from traitlets.config import Config
+
+from ..training.files import put
 
 # %% ../../nbs/sweep/01_kernels.ipynb #ed241076
 def template(
@@ -64,11 +65,8 @@ def _publish(part: Path, out: Path):
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
-    with part.open("w", encoding="utf-8") as file:
-        nbformat.write(book, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(out)
+    nbformat.write(book, part)
+    put(part, out)
 
 # %% ../../nbs/sweep/01_kernels.ipynb #b6b5cc55
 @contextmanager

@@ -9,7 +9,6 @@
 # %%
 #| export
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,8 @@ from pathlib import Path
 import nbformat
 import papermill
 from traitlets.config import Config
+
+from fairgrape.training.files import put
 
 # %%
 from dataclasses import fields
@@ -159,11 +160,8 @@ def _publish(part: Path, out: Path):
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
-    with part.open("w", encoding="utf-8") as file:
-        nbformat.write(book, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(out)
+    nbformat.write(book, part)
+    put(part, out)
 
 
 # %%
