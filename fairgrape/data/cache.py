@@ -17,13 +17,14 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from .tables import FaceData
+from ..training.files import cores, lock, write_json, writing
 
 # %% ../../nbs/data/20_cache.ipynb #d8791e42
 CACHE_VERSION = 2  # Raise it when `decode_image` or the layout changes
@@ -67,7 +68,7 @@ def _reserve(file, bytes_needed: int):
 
 # %% ../../nbs/data/20_cache.ipynb #aef0f3ce
 def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress: bool) -> int:
-    "Write all pixels to a new file and force them to the disk; their checksum."
+    "Write all pixels to a new file; their checksum."
     crc, bytes_needed = 0, len(data.table) * 3 * size * size
     bar = tqdm(
         total=len(data.table),
@@ -87,26 +88,27 @@ def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress:
             raise ValueError(
                 f"{data.name}: its loader gave {file.tell():,} bytes, not {bytes_needed:,}"
             )
-        file.flush()
-        os.fsync(file.fileno())
     return crc
 
 # %% ../../nbs/data/20_cache.ipynb #1e9fb12a
+# what a system or a network disk without locks says
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
 @contextmanager
 def _locked(folder: Path):
     """Hold the folder's lock; on systems or disks without locks, just go on (a rename is safe
     all the same).
     """
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
+    with ExitStack() as stack:
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except (ImportError, OSError):
-            yield
-            return
-        for left in folder.glob(".*.part"):
-            left.unlink(missing_ok=True)
+            stack.enter_context(lock(folder / ".lock"))
+        except (NotImplementedError, OSError) as e:
+            if isinstance(e, OSError) and e.errno not in _NO_LOCKS:
+                raise
+        else:
+            for left in folder.glob(".*.part"):
+                left.unlink(missing_ok=True)
         yield
 
 # %% ../../nbs/data/20_cache.ipynb #21c705ea
@@ -170,30 +172,12 @@ def open_cache(
 # %% ../../nbs/data/20_cache.ipynb #487929a8
 def _build(path: Path, data: FaceData, size: int, threads: int, progress: bool):
     "Write the cache and its JSON, each under another name first."
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with writing(path) as part:
         crc = _write_pixels(part, data, size, threads, progress)
         path.with_suffix(".json").unlink(missing_ok=True)
-        part.rename(path)
-        part.write_text(
-            json.dumps(
-                dict(
-                    set=data.name,
-                    shape=[len(data.table), 3, size, size],
-                    crc32=crc,
-                    version=CACHE_VERSION,
-                )
-            ),
-            encoding="utf-8",
-        )
-        part.rename(path.with_suffix(".json"))
-    finally:
-        part.unlink(missing_ok=True)
-
-# %% ../../nbs/data/20_cache.ipynb #1d7a904f
-def _free_threads() -> int:
-    "Cores that this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shape = [len(data.table), 3, size, size]
+    about = dict(set=data.name, shape=shape, crc32=crc, version=CACHE_VERSION)
+    write_json(path.with_suffix(".json"), about)
 
 # %% ../../nbs/data/20_cache.ipynb #6f5625c7
 def _cache_path(data: FaceData, size: int, root: Path) -> Path:
@@ -223,5 +207,5 @@ def image_cache(
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root):
             if open_cache(path, verify) is None:
-                _build(path, data, size, threads or _free_threads(), progress)
+                _build(path, data, size, threads or cores(), progress)
     return open_cache(path, verify)

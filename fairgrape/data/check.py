@@ -22,6 +22,7 @@ from tqdm import tqdm
 from .images import decode_image
 from .splits import split_table
 from .tables import FaceData, count_cells, label_columns
+from ..training.files import cores
 
 # %% ../../nbs/data/16_check.ipynb #71a5b884
 def all_splits(
@@ -89,7 +90,7 @@ def find_damaged(
     progress: bool = True,  # Show a progress bar
 ) -> dict[str, str]:  # By path, why the image cannot be decoded
     "Decode every image; which cannot be?"
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         found = tqdm(
             pool.map(lambda path: _trouble(root / path), paths),
             "decoding",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.loaders import Images, batches, get_batch, group_batches
+from ..data.loaders import Images, batches, drawn, get_batch, group_batches
 from ..data.tables import codes, matching
 from ..data.transforms import augmentation
 from fairgrape.experiment.clusters import (
@@ -67,17 +67,9 @@ def find_clusters(
 # %% ../../nbs/experiment/06_importance_data.ipynb #5634860b
 def capped(rows: Tensor, group: Tensor, cap: int, seed: int) -> Tensor:
     "At most `cap` rows of each group, those that `group_batches` takes"
-
-    def order(mine, g):
-        return mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(seed + g))][
-            :cap
-        ]
-
-    return (
-        torch.cat([order(rows[group[rows] == g], g) for g in group[rows].unique().tolist()])
-        .sort()
-        .values
-    )
+    present = group[rows].unique().tolist()
+    mine = [drawn(rows[group[rows] == g], seed + g, cap) for g in present]
+    return torch.cat(mine).sort().values
 
 # %% ../../nbs/experiment/06_importance_data.ipynb #e636a1d6
 def row_numbers(job: Job) -> Tensor:
@@ -171,7 +163,7 @@ class Mixed:
 # %% ../../nbs/experiment/06_importance_data.ipynb #1e7217fc
 def one_batch(rows: Tensor, size: int, seed: int) -> list[Tensor]:
     "At most `size` of these rows, drawn at random, as the only batch"
-    return [rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]]]
+    return [drawn(rows, seed, size)]
 
 # %% ../../nbs/experiment/06_importance_data.ipynb #6154278b
 LARGEST = 256  # A class-balanced batch larger than this is cut: it is differentiated twice

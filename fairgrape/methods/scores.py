@@ -7,7 +7,6 @@ __all__ = ['magnitude_score', 'stream', 'random_score', 'group_score', 'importan
            'times_weight', 'snip_score', 'hessian_product', 'grasp_score', 'balanced_rows']
 
 # %% ../../nbs/methods/02_scores.ipynb #cb3cecce
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..method.importance import Watched, group_importance, measuring, weight_gradients
 from ..method.masks import original, prunable
 from ..method.sums import wide
+from ..training.stages import seed_of
 
 # %% ../../nbs/methods/02_scores.ipynb #d2a80520
 def magnitude_score(
@@ -40,9 +40,7 @@ def stream(
     *what: str,  # What the numbers are for
 ) -> torch.Generator:  # On the CPU, so that a GPU gets the same numbers
     "A generator that shares its stream with no other use of the seed."
-    return torch.Generator().manual_seed(
-        int.from_bytes(hashlib.sha256(repr((seed, *what)).encode()).digest()[:8], "big") >> 1
-    )
+    return torch.Generator().manual_seed(seed_of(seed, *what))
 
 # %% ../../nbs/methods/02_scores.ipynb #110a1aa5
 def random_score(

@@ -7,7 +7,6 @@ __all__ = ['save_weights', 'load_weights', 'fit_state', 'match_order', 'lite0_st
 
 # %% ../../nbs/networks/03_weights.ipynb #b3ac6b00
 import importlib.util
-import os
 import pickle
 import re
 from http.client import HTTPException
@@ -20,6 +19,7 @@ from torchvision import models as tv
 
 from .builders import NETWORKS, network_builder, plain_model
 from .inspect import head_name
+from ..training.files import writing
 
 # %% ../../nbs/networks/03_weights.ipynb #b9941fc6
 def save_weights(
@@ -29,12 +29,8 @@ def save_weights(
     "Write tensors as safetensors, in one atomic step."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with writing(path) as part:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 # %% ../../nbs/networks/03_weights.ipynb #ab98b9ca

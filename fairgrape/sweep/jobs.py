@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..experiment.paths import inside
 from .kernels import notebook_is_whole
-from ..training.files import Busy, lock
+from ..training.files import Busy, lock, write_json
 
 # %% ../../nbs/sweep/02_jobs.ipynb #478852e3
 def code_of(folder: Path) -> str:
@@ -171,9 +171,7 @@ def outcome_file(job: Path) -> Path:
 
 def write_outcome(job: Path, outcome: Outcome):
     "Leave an outcome beside its job's file."
-    part = outcome_file(job).with_suffix(".part")
-    part.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-    part.replace(outcome_file(job))
+    write_json(outcome_file(job), asdict(outcome))
 
 # %% ../../nbs/sweep/02_jobs.ipynb #e44a040d
 def read_outcome(job: Path, status: int = 0, seconds: float = 0.0) -> Outcome:

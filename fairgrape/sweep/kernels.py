@@ -7,7 +7,6 @@ __all__ = ['template', 'notebook_is_whole', 'OwnKernel', 'run_notebook']
 
 # %% ../../nbs/sweep/01_kernels.ipynb #36340d91
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 from traitlets.config import Config
+
+from ..training.files import put
 
 # %% ../../nbs/sweep/01_kernels.ipynb #ed241076
 def template(
@@ -67,15 +68,14 @@ def _publish(part: Path, out: Path):
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
-    with part.open("w", encoding="utf-8") as file:
-        nbformat.write(book, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(out)
+    nbformat.write(book, part)
+    put(part, out)
 
 # %% ../../nbs/sweep/01_kernels.ipynb #c75154c9
 def _began(part: Path) -> bool:
     "Whether papermill has started a cell of a notebook."
+    import nbformat  # here, since most commands execute no notebook
+
     cells = nbformat.read(part, 4).cells
     return any(cell.metadata.get("papermill", {}).get("start_time") for cell in cells)
 

@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
 from ..experiment.paths import inside, plain_name, root, system_path
 from fairgrape.sweep.jobs import (
@@ -35,7 +34,7 @@ from fairgrape.sweep.jobs import (
     write_outcome,
 )
 from .kernels import run_notebook
-from ..training.files import code_version
+from ..training.files import Busy, code_version, lock
 
 # %% ../../nbs/sweep/03_runner.ipynb #7f81518a
 def check_keep_on(where: dict):
@@ -115,10 +114,10 @@ def _dense_aside(job: RunJob):
     if job.accept_older or not (dense / "metrics.json").is_file():
         return
     try:
-        with FileLock(dense.parent / ".locks" / f"{dense.name}.lock", timeout=0):
+        with lock(dense.parent / ".locks" / f"{dense.name}.lock", wait=False):
             if (dense / "metrics.json").is_file() and code_of(dense) != job.code:
                 set_aside(dense)
-    except Timeout:
+    except Busy:
         pass
 
 # %% ../../nbs/sweep/03_runner.ipynb #0208c915

@@ -16,14 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fastcore.basics import patch
-from filelock import FileLock
 
 from .grid import Cell, numbered, plan
 from .jobs import Outcome, RunJob, code_of, outcome_of
 from .local import Local, log_file
-from .record import Show, headline, held, record_of
+from .record import Show, headline, record_of
 from .runner import stoppable
-from ..training.files import write_json
+from ..training.files import held, lock, write_json
 
 # %% ../../nbs/sweep/06_sweep.ipynb #c8a0603e
 def dense_ready(job: RunJob) -> bool:
@@ -63,21 +62,14 @@ def settle(
     "Set a cell's state by how its run ended."
     cell.seconds, cell.reason = outcome.seconds, outcome.reason
     again = outcome.state == "crashed" and cell.tries <= retries
-    cell.state = (
-        "elsewhere"
-        if outcome.state == "busy"
-        else (
-            "waiting"
-            if again
-            else "failed"
-            if outcome.state in ("crashed", "failed")
-            else outcome.state
-        )
-    )
-    if again:
-        cell.after = now + PAUSE * 2 ** (cell.tries - 1)
-    if cell.state == "elsewhere":
-        cell.tries, cell.after = cell.tries - 1, now + LOOK
+    if outcome.state == "busy":
+        cell.state, cell.tries, cell.after = "elsewhere", cell.tries - 1, now + LOOK
+    elif again:
+        cell.state, cell.after = "waiting", now + PAUSE * 2 ** (cell.tries - 1)
+    elif outcome.state == "crashed":
+        cell.state = "failed"
+    else:
+        cell.state = outcome.state
     if cell.state == "failed" and cell.tries > 1:
         cell.reason += f" (tried {cell.tries} times)"
 
@@ -161,7 +153,7 @@ def run(self: Sweep, every: float = 0.25) -> list[Cell]:
     "Go on until nothing is left. Raises: Interrupted, after the workers were stopped."
     if self.folder is None:
         return self.cells
-    with stoppable(lambda: self.engine.stop(0)) as asked, FileLock(self.folder / "lock"), self.show:
+    with stoppable(lambda: self.engine.stop(0)) as asked, lock(self.folder / "lock"), self.show:
         try:
             while self.open and not asked.is_set():
                 self.turn(time.time())

@@ -25,6 +25,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from .files import cores
+
 # %% ../../nbs/training/07_parallel.ipynb #cb64f175
 @dataclass(frozen=True)
 class Team:
@@ -283,7 +285,7 @@ def launch(
         module,
         *map(str, arguments),
     ]
-    threads = threads or max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = threads or max(1, cores() // processes)
     with log.open("w", encoding="utf-8") as said:
         started = subprocess.Popen(
             command,

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from fairgrape.data.images import decode_image
 from fairgrape.data.splits import split_table
 from fairgrape.data.tables import FaceData, count_cells, label_columns
+from fairgrape.training.files import cores
 
 # %%
 import tempfile
@@ -230,7 +231,7 @@ def find_damaged(
     progress: bool = True,  # Show a progress bar
 ) -> dict[str, str]:  # By path, why the image cannot be decoded
     "Decode every image; which cannot be?"
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         found = tqdm(
             pool.map(lambda path: _trouble(root / path), paths),
             "decoding",

@@ -336,21 +336,25 @@ else:
 
 # %%
 #| export
-def _drawn(rows: Tensor, seed: int, cap: int) -> Tensor:
-    "Rows in the seed's order, at most `cap` of them (0: all)."
+def drawn(
+    rows: Tensor,  # Row numbers
+    seed: int,  # Decides their order
+    cap: int = 0,  # At most so many; 0: all
+) -> Tensor:  # Some of the rows, or all, mixed
+    "Rows in the seed's order, at most `cap` of them."
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))][
         : cap or None
     ]
 
 
 # %%
-_drawn(torch.arange(10, 20), seed=0, cap=3), _drawn(torch.arange(10, 20), seed=1, cap=3)
+drawn(torch.arange(10, 20), seed=0, cap=3), drawn(torch.arange(10, 20), seed=1, cap=3)
 
 # %%
 assert torch.equal(
-    _drawn(torch.arange(9), 0, 3), _drawn(torch.arange(9), 0, 0)[:3]
-) and not torch.equal(_drawn(torch.arange(9), 0, 3), _drawn(torch.arange(9), 1, 3))
-assert _drawn(torch.arange(10, 20), 0, 0).sort().values.tolist() == list(range(10, 20))
+    drawn(torch.arange(9), 0, 3), drawn(torch.arange(9), 0, 0)[:3]
+) and not torch.equal(drawn(torch.arange(9), 0, 3), drawn(torch.arange(9), 1, 3))
+assert drawn(torch.arange(10, 20), 0, 0).sort().values.tolist() == list(range(10, 20))
 
 
 # %% [markdown]
@@ -363,7 +367,7 @@ def _rows_by_group(images: Images, split: str, cap: int, seed: int) -> list[Tens
     rows = images.rows[split].cpu()
     group = images.groups.cpu()[rows]
     own = [
-        _drawn(rows[group == g], seed + g, cap)
+        drawn(rows[group == g], seed + g, cap)
         for g in range(len(images.names) or int(group.max()) + 1)
     ]
     empty = [images.names[g] if images.names else g for g, mine in enumerate(own) if not len(mine)]
@@ -390,7 +394,7 @@ assert [len(rows) for rows in own] == [150, 60, 30] and set(own[2].tolist()) == 
 assert [rows.tolist() for rows in _rows_by_group(images, "train", cap=35, seed=3)] == [
     rows[:35].tolist() for rows in own
 ]
-assert torch.equal(own[1], _drawn(torch.arange(300)[(digit == 5) | (digit == 6)], 3 + 1, 0))
+assert torch.equal(own[1], drawn(torch.arange(300)[(digit == 5) | (digit == 6)], 3 + 1, 0))
 unnamed = replace(images, names=())  # without names, groups are as many as the highest code says
 assert all(
     torch.equal(a, b) for a, b in zip(_rows_by_group(unnamed, "train", 0, 3), own, strict=True)

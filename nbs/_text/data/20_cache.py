@@ -19,13 +19,14 @@ import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from fairgrape.data.tables import FaceData
+from fairgrape.training.files import cores, lock, write_json, writing
 
 # %%
 import tempfile
@@ -34,6 +35,8 @@ from dataclasses import replace
 from unittest.mock import patch
 
 import pandas as pd
+
+from fairgrape.training.files import held
 
 tmp = Path(tempfile.mkdtemp())
 
@@ -189,7 +192,7 @@ with open(tmp / "room", "wb") as file, patch("os.posix_fallocate", create=True):
 # %%
 #| export
 def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress: bool) -> int:
-    "Write all pixels to a new file and force them to the disk; their checksum."
+    "Write all pixels to a new file; their checksum."
     crc, bytes_needed = 0, len(data.table) * 3 * size * size
     bar = tqdm(
         total=len(data.table),
@@ -209,13 +212,11 @@ def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress:
             raise ValueError(
                 f"{data.name}: its loader gave {file.tell():,} bytes, not {bytes_needed:,}"
             )
-        file.flush()
-        os.fsync(file.fileno())
     return crc
 
 
 # %% [markdown]
-# 300 images of 3 · 8 · 8 bytes; image 5 is grey 35 and lies where it should; and it does not depend on the number of threads. The room is there when the first image is loaded, the last byte when the file is forced to the disk; and a chunk has at most 256 images and 4 MiB.
+# 300 images of 3 · 8 · 8 bytes; image 5 is grey 35 and lies where it should; and it does not depend on the number of threads. The room is there when the first image is loaded; and a chunk has at most 256 images and 4 MiB.
 
 # %%
 crc = _write_pixels(tmp / "x.part", faces, 8, threads=2, progress=False)
@@ -236,9 +237,8 @@ def looking(rows, size):
 
 
 calls.clear()
-with patch("os.fsync", side_effect=lambda _: seen.append((tmp / "x.part").read_bytes()[-1])):
-    _write_pixels(tmp / "x.part", replace(faces, load=looking), 8, 1, False)
-assert seen == [300 * 3 * 8 * 8] * 2 + [7 * 299 % 256] and calls == [256, 44]
+_write_pixels(tmp / "x.part", replace(faces, load=looking), 8, 1, False)
+assert seen == [300 * 3 * 8 * 8] * 2 and calls == [256, 44]
 _write_pixels(tmp / "large.part", replace(faces, table=table[:7]), 512, 1, False)
 assert calls[2:] == [5, 2]  # 2^22 / (3 · 512 · 512) = 5.3
 try:
@@ -254,50 +254,50 @@ except ValueError as e:
 else:
     raise AssertionError("grey images were taken for coloured ones")
 
-
 # %% [markdown]
 # Two processes may want the same cache at the same time. One folder has one lock: the second waits and then finds the work done. Whoever holds the lock may also clear away what a killed
 # writer left.
 
 # %%
 #| export
+# what a system or a network disk without locks says
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
 @contextmanager
 def _locked(folder: Path):
     """Hold the folder's lock; on systems or disks without locks, just go on (a rename is safe
     all the same).
     """
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
+    with ExitStack() as stack:
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except (ImportError, OSError):
-            yield
-            return
-        for left in folder.glob(".*.part"):
-            left.unlink(missing_ok=True)
+            stack.enter_context(lock(folder / ".lock"))
+        except (NotImplementedError, OSError) as e:
+            if isinstance(e, OSError) and e.errno not in _NO_LOCKS:
+                raise
+        else:
+            for left in folder.glob(".*.part"):
+                left.unlink(missing_ok=True)
         yield
 
 
 # %%
-import fcntl
-
 (tmp / ".old.part").write_bytes(b"left by a killed writer")
-
-
-def is_free():
-    with open(tmp / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
-
-
 with _locked(tmp):
-    held = is_free(), (tmp / ".old.part").exists()
-print(held, is_free())
-assert held == (False, False) and is_free()
+    within = held(tmp / ".lock"), (tmp / ".old.part").exists()
+print(within, held(tmp / ".lock"))
+assert within == (True, False) and not held(tmp / ".lock")
+(tmp / ".old.part").write_bytes(b"perhaps somebody's who writes just now")
+with patch("filelock.FileLock.acquire", side_effect=OSError(errno.ENOLCK, "no locks")):
+    with _locked(tmp):
+        assert (tmp / ".old.part").exists()
+with patch("filelock.FileLock.acquire", side_effect=PermissionError(errno.EACCES, "barred")):
+    try:
+        with _locked(tmp):
+            raise AssertionError("a folder that cannot be written was passed over")
+    except PermissionError as e:
+        print(e)
+(tmp / ".old.part").unlink()
 
 # %% [markdown]
 # "No space left on device" helps nobody who does not know which device and how much. So a disk that refuses gets an error that says what is needed and what to do.
@@ -465,36 +465,25 @@ assert len(open_cache(str(tmp / "z.u8"))) == 17
 #| export
 def _build(path: Path, data: FaceData, size: int, threads: int, progress: bool):
     "Write the cache and its JSON, each under another name first."
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with writing(path) as part:
         crc = _write_pixels(part, data, size, threads, progress)
         path.with_suffix(".json").unlink(missing_ok=True)
-        part.rename(path)
-        part.write_text(
-            json.dumps(
-                dict(
-                    set=data.name,
-                    shape=[len(data.table), 3, size, size],
-                    crc32=crc,
-                    version=CACHE_VERSION,
-                )
-            ),
-            encoding="utf-8",
-        )
-        part.rename(path.with_suffix(".json"))
-    finally:
-        part.unlink(missing_ok=True)
+    shape = [len(data.table), 3, size, size]
+    about = dict(set=data.name, shape=shape, crc32=crc, version=CACHE_VERSION)
+    write_json(path.with_suffix(".json"), about)
 
 
 # %%
 (tmp / "own").mkdir()
-_build(tmp / "own" / "flat.u8", faces, 8, threads=1, progress=False)
+with patch("os.fsync", wraps=os.fsync) as forced:
+    _build(tmp / "own" / "flat.u8", faces, 8, threads=1, progress=False)
 json.loads((tmp / "own" / "flat.json").read_text())
 
 # %%
 assert json.loads((tmp / "own" / "flat.json").read_text()) == dict(
     set="flat", shape=[300, 3, 8, 8], crc32=crc, version=CACHE_VERSION
 )
+assert forced.call_count == 4  # both files, and the folder's list of names after each
 assert (
     sorted(p.name for p in (tmp / "own").iterdir()) == ["flat.json", "flat.u8"]
     and (open_cache(tmp / "own" / "flat.u8") == written).all()
@@ -514,24 +503,6 @@ except ValueError:
     )
 else:
     raise AssertionError("a cache of nothing was written")
-
-
-# %% [markdown]
-# A process on a shared server may be allowed fewer cores than the machine has, and more threads than those would only wait for each other.
-
-# %%
-#| export
-def _free_threads() -> int:
-    "Cores that this process may use."
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# %%
-# two cores of a larger machine
-with patch("os.sched_getaffinity", return_value={3, 5}, create=True):
-    allowed = _free_threads()
-assert allowed == 2 and 1 <= _free_threads() <= os.cpu_count()
-allowed
 
 
 # %% [markdown]
@@ -585,7 +556,7 @@ def image_cache(
         root.mkdir(parents=True, exist_ok=True)
         with _locked(root):
             if open_cache(path, verify) is None:
-                _build(path, data, size, threads or _free_threads(), progress)
+                _build(path, data, size, threads or cores(), progress)
     return open_cache(path, verify)
 
 

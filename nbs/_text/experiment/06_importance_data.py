@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from fairgrape.data.loaders import Images, batches, get_batch, group_batches
+from fairgrape.data.loaders import Images, batches, drawn, get_batch, group_batches
 from fairgrape.data.tables import codes, matching
 from fairgrape.data.transforms import augmentation
 from fairgrape.experiment.clusters import (
@@ -186,17 +186,9 @@ assert (first.clusters.codes == second.clusters.codes).all() and (
 #| export
 def capped(rows: Tensor, group: Tensor, cap: int, seed: int) -> Tensor:
     "At most `cap` rows of each group, those that `group_batches` takes"
-
-    def order(mine, g):
-        return mine[torch.randperm(len(mine), generator=torch.Generator().manual_seed(seed + g))][
-            :cap
-        ]
-
-    return (
-        torch.cat([order(rows[group[rows] == g], g) for g in group[rows].unique().tolist()])
-        .sort()
-        .values
-    )
+    present = group[rows].unique().tolist()
+    mine = [drawn(rows[group[rows] == g], seed + g, cap) for g in present]
+    return torch.cat(mine).sort().values
 
 
 # %%
@@ -448,7 +440,7 @@ assert x.shape == bent.shape and not torch.equal(x, bent)
 #| export
 def one_batch(rows: Tensor, size: int, seed: int) -> list[Tensor]:
     "At most `size` of these rows, drawn at random, as the only batch"
-    return [rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]]]
+    return [drawn(rows, seed, size)]
 
 
 # %%

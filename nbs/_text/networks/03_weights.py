@@ -9,7 +9,6 @@
 # %%
 #| export
 import importlib.util
-import os
 import pickle
 import re
 from http.client import HTTPException
@@ -22,8 +21,10 @@ from torchvision import models as tv
 
 from fairgrape.networks.builders import NETWORKS, network_builder, plain_model
 from fairgrape.networks.inspect import head_name
+from fairgrape.training.files import writing
 
 # %%
+import os
 import tempfile
 from unittest.mock import patch
 from urllib.error import URLError
@@ -53,12 +54,8 @@ def save_weights(
     "Write tensors as safetensors, in one atomic step."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with writing(path) as part:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in state.items()}, part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -9,7 +9,6 @@
 # %%
 #| export
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +20,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from traitlets import default
 from traitlets.config import Config
+
+from fairgrape.training.files import put
 
 # %%
 from dataclasses import fields
@@ -168,11 +169,8 @@ def _publish(part: Path, out: Path):
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
-    with part.open("w", encoding="utf-8") as file:
-        nbformat.write(book, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(out)
+    nbformat.write(book, part)
+    put(part, out)
 
 
 # %%
@@ -222,6 +220,8 @@ assert [o.text for o in nbformat.read(tmp / "out.ipynb", 4).cells[0].outputs] ==
 #| export
 def _began(part: Path) -> bool:
     "Whether papermill has started a cell of a notebook."
+    import nbformat  # here, since most commands execute no notebook
+
     cells = nbformat.read(part, 4).cells
     return any(cell.metadata.get("papermill", {}).get("start_time") for cell in cells)
 

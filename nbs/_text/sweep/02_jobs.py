@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fairgrape.experiment.paths import inside
 from fairgrape.sweep.kernels import notebook_is_whole
-from fairgrape.training.files import Busy, lock
+from fairgrape.training.files import Busy, lock, write_json
 
 # %%
 import io
@@ -408,16 +408,14 @@ def outcome_file(job: Path) -> Path:
 
 def write_outcome(job: Path, outcome: Outcome):
     "Leave an outcome beside its job's file."
-    part = outcome_file(job).with_suffix(".part")
-    part.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-    part.replace(outcome_file(job))
+    write_json(outcome_file(job), asdict(outcome))
 
 
 # %%
 write_outcome(tmp / "7.json", Outcome("done", seconds=2.5))
 assert json.loads((tmp / "7.out.json").read_text()) == dict(
     state="done", reason="", seconds=2.5, extra={}
-) and not list(tmp.glob("*.part"))
+) and not list(tmp.glob(".*.part"))
 outcome_file(tmp / "7.json").name
 
 

@@ -21,7 +21,6 @@ from datetime import datetime
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
 
 from fairgrape.experiment.paths import inside, plain_name, root, system_path
 from fairgrape.sweep.jobs import (
@@ -37,7 +36,7 @@ from fairgrape.sweep.jobs import (
     write_outcome,
 )
 from fairgrape.sweep.kernels import run_notebook
-from fairgrape.training.files import code_version
+from fairgrape.training.files import Busy, code_version, lock
 
 # %%
 import contextlib
@@ -52,7 +51,6 @@ import pandas as pd
 from PIL import Image
 
 from fairgrape.sweep.jobs import read_outcome
-from fairgrape.training.files import Busy
 
 tmp = Path(tempfile.mkdtemp())
 
@@ -281,10 +279,10 @@ def _dense_aside(job: RunJob):
     if job.accept_older or not (dense / "metrics.json").is_file():
         return
     try:
-        with FileLock(dense.parent / ".locks" / f"{dense.name}.lock", timeout=0):
+        with lock(dense.parent / ".locks" / f"{dense.name}.lock", wait=False):
             if (dense / "metrics.json").is_file() and code_of(dense) != job.code:
                 set_aside(dense)
-    except Timeout:
+    except Busy:
         pass
 
 
@@ -305,15 +303,14 @@ def made(folder: Path, code: str, whole: bool = False) -> Path:
 
 dense = made(tmp / "toy" / "dense-1", "before")
 toy = RunJob(str(tmp / "toy" / "ws-1"), {}, "now", str(dense))
-(tmp / "toy" / ".locks").mkdir()
 left = []
-for job_now, lock in (
+for job_now, taken in (
     (replace(toy, accept_older=True), "other.lock"),
     (replace(toy, code="before"), "other.lock"),
     (toy, "dense-1.lock"),
     (toy, "other.lock"),
 ):
-    with FileLock(tmp / "toy" / ".locks" / lock):
+    with lock(tmp / "toy" / ".locks" / taken):
         _dense_aside(job_now)
     left.append(dense.exists())
 assert left == [True, True, True, False] and [

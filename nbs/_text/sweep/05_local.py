@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastcore.basics import patch
-from joblib import cpu_count
 
 from fairgrape.sweep.jobs import Outcome, outcome_file, read_outcome
 from fairgrape.sweep.runner import stop_tree
-from fairgrape.training.files import write_json
+from fairgrape.training.files import cores, write_json
 
 if TYPE_CHECKING:
     from fairgrape.sweep.grid import Cell  # which imports torch
@@ -63,20 +62,6 @@ tmp = Path(tempfile.mkdtemp())
 THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # how many threads a process takes
 # threads that wait spin briefly, then sleep
 QUIET = dict(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="7000", KMP_BLOCKTIME="0")
-
-
-def cores() -> int:
-    "The cores that this process, or its container, may use."
-    return cpu_count(only_physical_cores=True)
-
-
-# %% [markdown]
-# Two threads of one core share its arithmetic, so physical cores are counted; and of those only the ones that a container, or a binding to some cores, leaves to this process.
-
-# %%
-bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-assert 1 <= cores() <= bound
-"all" if cores() == os.cpu_count() else "fewer than the machine has threads for"
 
 
 # %% [markdown]
@@ -279,7 +264,7 @@ class Local:
             () if device.startswith("cpu") else tuple(visible_gpus()),
             os.environ.get("OMP_NUM_THREADS", ""),
         )
-        self.slots = worker_slots(workers, gpus, gpus_per_run, cores())
+        self.slots = worker_slots(workers, gpus, gpus_per_run, cores(physical=True))
         if own.isdigit():
             self.slots = [
                 slot | {k: str(min(int(own), int(slot[k]))) for k in THREADS} for slot in self.slots

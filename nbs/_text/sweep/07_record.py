@@ -8,7 +8,6 @@
 
 # %%
 #| export
-import fcntl
 import json
 import os
 import sys
@@ -27,6 +26,7 @@ from rich.text import Text
 from fairgrape.experiment.paths import root
 from fairgrape.sweep.grid import Cell
 from fairgrape.sweep.jobs import progress_text, read_progress
+from fairgrape.training.files import held
 
 # %%
 import io
@@ -35,10 +35,8 @@ import tempfile
 from contextlib import redirect_stdout
 from functools import partial
 
-from filelock import FileLock
-
 from fairgrape.sweep.jobs import RunJob
-from fairgrape.training.files import write_json
+from fairgrape.training.files import lock, write_json
 
 tmp = Path(tempfile.mkdtemp())
 # plain text, rather than HTML in a notebook or colours on a terminal
@@ -499,36 +497,7 @@ assert told.getvalue()[8:] == " 3 of 4 there\n" and show.last == NOW + 60
 # %% [markdown]
 # ## From any terminal
 #
-# A sweep that was killed could not write that it ended. So nobody asks the record whether it is under way: a sweep holds a lock as long as it lives, and the system releases it. To look at a lock one need not be able to write it: the folder may be a colleague's.
-
-# %%
-#| export
-def held(lock: Path) -> bool:
-    "Whether someone holds this lock."
-    try:
-        descriptor = os.open(lock, os.O_RDONLY)
-    except (FileNotFoundError, PermissionError):
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-# %%
-with FileLock(tmp / "lock"):
-    assert held(tmp / "lock")
-held(tmp / "lock"), held(tmp / "none")
-
-# %%
-assert not held(tmp / "lock") and not held(tmp / "none") and not (tmp / "none").exists()
-with FileLock(tmp / "lock"):
-    (tmp / "lock").chmod(0o444)  # read only; root may write it all the same
-    assert held(tmp / "lock")
-
+# A sweep that was killed could not write that it ended. So nobody asks the record whether it is under way: a sweep holds a lock as long as it lives, and the system releases it.
 
 # %%
 #| export
@@ -576,7 +545,7 @@ assert [(r["id"], r["alive"], [c["state"] for c in r["cells"]]) for r in sweeps(
 assert (
     sweeps(home)[1]["cells"][1]["reason"] == "its sweep was killed" and sweeps(tmp / "none") == []
 )
-with FileLock(home / ".sweeps" / "2" / "lock"):
+with lock(home / ".sweeps" / "2" / "lock"):
     assert sweeps(home)[1]["alive"] and sweeps(home)[1]["cells"][1]["state"] == "running"
 
 
@@ -723,7 +692,7 @@ assert (
     and "ws 0.7" not in said(home)[1]
     and "ws 0.7" in said(home, every=True)[1]
 )
-with FileLock(home / ".sweeps" / "1" / "lock"):
+with lock(home / ".sweeps" / "1" / "lock"):
     assert (
         said(home)[0] == 1
         and "grid.yaml (under way" in said(home)[1]

@@ -182,6 +182,10 @@ assert all(0 <= seed_of(n, "x") < 2**63 for n in range(100)) and seed_of(1, 23) 
 
 
 # %% [markdown]
+# Whoever needs random numbers of its own names what they are for, here or in `stream` of [Scores](../methods/02_scores.ipynb), which makes a generator of such a seed. The draws that decide which images and rows a run sees are older than this rule and pinned by finished runs: they use the run's seed as it is
+# (`drawn` in [Loaders](../data/19_loaders.ipynb), `split_table`, the imbalance), or the seed with a photo's name or a face's place in the rendered set.
+
+# %% [markdown]
 # torchvision's augmentation and dropout draw from torch's global generator, so that one is seeded for the length of the epoch, and
 # the caller's state is put back afterwards. On a GPU cuDNN is told to use its deterministic algorithms.
 

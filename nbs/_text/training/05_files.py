@@ -106,7 +106,42 @@ with patch("os.fsync", side_effect=OSError("disk full")):
 
 
 # %% [markdown]
-# Results, settings and progress are JSON, and all of them are written this way.
+# Everything that a run leaves is written this way: `writing` lends a name to write under, and gives the file its own name if all went well. The name begins with a dot and carries the process's number, so that two writers do not meet and a killed one's rest is known as such.
+
+# %%
+#| export
+@contextmanager
+def writing(
+    path: Path,  # The file's name once it is whole
+) -> Iterator[Path]:  # Where to write it; gone afterwards
+    "Write a file in one atomic step: whole, or as it was before where the block raises."
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        put(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# %%
+with writing(home / "a") as part:
+    part.write_text("newest")
+part.name.replace(str(os.getpid()), "PID"), (home / "a").read_text()
+
+# %%
+assert (home / "a").read_text() == "newest" and not part.exists()
+try:
+    with writing(home / "a") as part:
+        part.write_text("half of")
+        raise KeyError("the writer fails")
+except KeyError:
+    assert (home / "a").read_text() == "newest" and not part.exists()
+else:
+    raise AssertionError("an error within was swallowed")
+
+
+# %% [markdown]
+# Results, settings and progress are JSON.
 
 # %%
 #| export
@@ -115,12 +150,8 @@ def write_json(
     what: Mapping,  # Plain values
 ) -> Path:  # The same path
     "Write JSON in one atomic step: the file is whole or not there."
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with writing(path) as part:
         part.write_text(json.dumps(what, indent=1, ensure_ascii=False), encoding="utf-8")
-        put(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
@@ -208,6 +239,74 @@ dying.join()
 with lock(home / "run.lock", wait=False):
     print("free again")
 assert dying.exitcode == 1
+
+
+# %% [markdown]
+# Whether somebody holds a lock can be asked without taking it, and without being able to write it: the folder may be a colleague's.
+
+# %%
+#| export
+def held(
+    path: Path,  # A lock's file, which need not be there
+) -> bool:
+    "Whether someone holds this lock."
+    import fcntl  # not on Windows
+
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, PermissionError):
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+# %%
+with lock(home / "run.lock"):
+    within = held(home / "run.lock")
+within, held(home / "run.lock"), held(home / "none.lock")
+
+# %%
+assert within and not held(home / "run.lock")
+assert not held(home / "none.lock") and not (home / "none.lock").exists()
+with lock(home / "run.lock"):
+    (home / "run.lock").chmod(0o444)  # read only; root may write it all the same
+    assert held(home / "run.lock")
+(home / "run.lock").chmod(0o644)
+
+
+# %% [markdown]
+# ## How many cores
+#
+# A process on a shared server may be allowed fewer cores than the machine has, by a binding or by a container's limit, and more threads than those would only wait for each other. Two threads of one physical core share its arithmetic: what computes counts physical cores, what decodes or waits
+# counts all.
+
+# %%
+#| export
+def cores(
+    physical: bool = False,  # Count two threads of one core as one
+) -> int:  # At least 1
+    "The cores that this process, or its container, may use."
+    from joblib import cpu_count  # takes a while, and few need it
+
+    return cpu_count(only_physical_cores=physical)
+
+
+# %%
+cores(), cores(physical=True)
+
+# %%
+bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+assert 1 <= cores(physical=True) <= cores() <= bound
+if hasattr(os, "sched_setaffinity"):  # bound to one core
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    assert cores() == cores(physical=True) == 1
+    os.sched_setaffinity(0, allowed)
 
 
 # %% [markdown]

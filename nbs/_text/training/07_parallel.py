@@ -27,6 +27,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from fastcore.basics import patch
 from torch import Tensor, nn
 
+from fairgrape.training.files import cores
+
 # %%
 from contextlib import chdir
 from unittest.mock import Mock
@@ -634,7 +636,7 @@ def launch(
         module,
         *map(str, arguments),
     ]
-    threads = threads or max(1, len(os.sched_getaffinity(0)) // processes)
+    threads = threads or max(1, cores() // processes)
     with log.open("w", encoding="utf-8") as said:
         started = subprocess.Popen(
             command,
