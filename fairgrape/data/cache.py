@@ -26,7 +26,7 @@ from tqdm import tqdm
 from .tables import FaceData
 
 # %% ../../nbs/data/20_cache.ipynb #d8791e42
-CACHE_VERSION = 2  # Raise it when `decode_image` or the layout changes
+CACHE_VERSION = 3  # Raise it when `decode_image` or the layout changes
 
 
 def cache_key(
