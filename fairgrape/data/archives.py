@@ -63,13 +63,35 @@ def _extract_tar(archive: Path, folder: Path, progress: bool):
             pass  # the compression's checksum comes last
 
 # %% ../../nbs/data/08_archives.ipynb #c004c867
+def _refuse_packing(archive: Path, members: list[zipfile.ZipInfo]):
+    "Raise ValueError for a zip that is whole, but packed in a way that Python cannot read."
+    again = "unpack it with another program and give the folder, or pack it again as a plain zip"
+    known = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+    known.add(getattr(zipfile, "ZIP_ZSTANDARD", zipfile.ZIP_STORED))
+    for member in members:
+        if member.flag_bits & 1:
+            raise ValueError(
+                f"{archive}: member {member.filename!r} is encrypted with a password: {again},"
+                " without a password"
+            )
+        if member.compress_type not in known:
+            names = {9: "Deflate64, as Windows does for more than 2 GB"}
+            method = names.get(member.compress_type, f"method {member.compress_type}")
+            raise ValueError(
+                f"{archive}: member {member.filename!r} is compressed with {method}, which Python"
+                f" cannot read: {again} (7-Zip: method Deflate)"
+            )
+
+# %% ../../nbs/data/08_archives.ipynb #81a3ae3d
 def _extract_zip(archive: Path, folder: Path, progress: bool):
     "Unpack a zip, each member looked at first, with the times that it gives."
     with zipfile.ZipFile(archive) as zipped:
+        _refuse_packing(archive, zipped.infolist())
         for member in tqdm(
             zipped.infolist(), f"unpacking {archive.name}", unit=" files", disable=not progress
         ):
             _refuse(archive, member.filename, not stat.S_ISLNK(member.external_attr >> 16))
+            member.filename = member.filename.replace("\\", "/")
             modified = time.mktime((*member.date_time, 0, 0, -1))
             os.utime(zipped.extract(member, folder), (modified, modified))
 

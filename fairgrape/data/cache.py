@@ -27,7 +27,7 @@ from .tables import FaceData
 from ..training.files import cores, lock, write_json, writing
 
 # %% ../../nbs/data/20_cache.ipynb #d8791e42
-CACHE_VERSION = 2  # Raise it when `decode_image` or the layout changes
+CACHE_VERSION = 3  # Raise it when `decode_image` or the layout changes
 
 
 def cache_key(

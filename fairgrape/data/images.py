@@ -23,8 +23,18 @@ def _refuse_deep(image: Image.Image, path: str | Path) -> None:
     )
 
 # %% ../../nbs/data/05_images.ipynb #57b55bff
+def _on_black(
+    image: Image.Image,  # Of any mode with 8 bits or less
+) -> Image.Image:  # RGB, of the same size
+    "An image in RGB; one with transparent pixels is laid on black."
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+
+# %% ../../nbs/data/05_images.ipynb #986d6172
 def _read_rgb(path: str | Path, least: int) -> Image.Image:
-    """The image upright and in RGB, its shorter side no less than `least` where the file has as
+    """The image upright and in RGB (on black, if it is transparent), its shorter side no less than `least` where the file has as
     much.
     """
     try:
@@ -41,7 +51,7 @@ def _read_rgb(path: str | Path, least: int) -> Image.Image:
             " label out"
         ) from e
     _refuse_deep(upright, path)
-    return upright.convert("RGB")
+    return _on_black(upright)
 
 # %% ../../nbs/data/05_images.ipynb #6b7cee79
 def centre_square(

@@ -19,6 +19,7 @@ from .archives import open_set
 from .fairface_hub import FAIRFACE, official_layout
 from fairgrape.data.label_files import (
     face_set,
+    line_of,
     named_labels,
     read_labels,
     refuse_dates,
@@ -31,7 +32,8 @@ from .tables import FaceData, label_columns
 # %% ../../nbs/data/07_readers.ipynb #46e667bd
 UTKFACE_RACES = ["White", "Black", "Asian", "Indian", "Others"]  # by the number in the file's name
 UTKFACE_GENDERS = ["Male", "Female"]
-_UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_(\d+) ?\.?jpg(\.chip)?(\.jpg)?")
+_UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_(\d+) ?\.?jpg(\.chip)?(\.jpg)?", re.IGNORECASE)
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def utkface_fields(
@@ -53,7 +55,7 @@ def _parsed_names(folder: Path) -> tuple[list[str], list[tuple], list[str]]:
     names = sorted(
         e.name
         for e in os.scandir(folder)
-        if e.name.lower().endswith((".jpg", ".jpeg")) and not e.name.startswith(".")
+        if e.name.lower().endswith(_IMAGE_ENDINGS) and not e.name.startswith(".")
     )
     fields = [utkface_fields(n) for n in names]
     return (
@@ -69,18 +71,18 @@ def _warn_skipped(skipped: list[str]):
         return
     named = ", ".join(skipped[:5]) + (" …" if len(skipped) > 5 else "")
     warnings.warn(
-        f"UTKFace: {len(skipped)} files are left out, their names are not age_gender_race_time:"
-        f" {named}",
+        f"UTKFace: {len(skipped)} files are left out, their names are not"
+        f" age_gender_race_time….jpg: {named}",
         stacklevel=3,
     )
 
 # %% ../../nbs/data/07_readers.ipynb #41529210
 def _image_folders(root: Path) -> list[Path]:
-    "The folder and those below it that hold JPEGs, but for those of the system (named .… and __…)."
+    "The folder and those below it that hold images, but for those of the system (named .… and __…)."
     found = []
     for place, below, names in os.walk(root, followlinks=True):
         below[:] = sorted(b for b in below if not b.startswith((".", "__")))
-        if any(n.lower().endswith((".jpg", ".jpeg")) and not n.startswith(".") for n in names):
+        if any(n.lower().endswith(_IMAGE_ENDINGS) and not n.startswith(".") for n in names):
             found.append(Path(place))
     return found
 
@@ -250,7 +252,8 @@ def _own_files(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{csv}: no column 'file' (or 'image'): its columns are {', '.join(text)}")
     twice = text[column].map(os.path.normpath).duplicated().to_numpy()
     if twice.any():
-        raise ValueError(f"{csv}, line {twice.argmax() + 2}: this file has a row already")
+        line = line_of(text, twice.argmax())
+        raise ValueError(f"{csv}, line {line}: this file has a row already")
     columns = dict(path=text[column], photo=text.get("photo", text[column]))
     refuse_missing(csv, columns["photo"])
     if "person" in text:
@@ -294,6 +297,25 @@ def _classes_or_not(csv: Path, values: pd.Series) -> pd.Series | pd.Categorical:
     return _own_label(csv, values)
 
 # %% ../../nbs/data/07_readers.ipynb #14bd3d79
+def _folder_of(
+    root: Path,  # A folder, or what an archive was unpacked to
+    csv: str,  # The CSV's name
+) -> Path:  # The folder that holds the CSV
+    """The folder itself, or the one inside that holds the CSV, as a zip of a folder has it.
+    Raises: ValueError where several do.
+    """
+    if (root / csv).is_file():
+        return root
+    inside = [file.parent for file in sorted(root.glob(f"*/{csv}")) if file.is_file()]
+    inside = [folder for folder in inside if not folder.name.startswith((".", "__"))]
+    if len(inside) > 1:
+        raise ValueError(
+            f"{root}: no {csv} here, but one in each of"
+            f" {', '.join(folder.name for folder in inside)}: give the path of one of them"
+        )
+    return inside[0] if inside else root
+
+# %% ../../nbs/data/07_readers.ipynb #1dbe4252
 def read_folder(
     path: str | Path,  # A folder, tar or zip that holds the CSV and the images, or the CSV itself
     data_root: str | Path = ".",  # Where an archive is unpacked to
@@ -304,7 +326,7 @@ def read_folder(
     "Read images of one's own. Raises: FileNotFoundError, ValueError."
     if Path(path).suffix.lower() == ".csv":
         path, csv = Path(path).parent, Path(path).name
-    root = open_set(path, data_root, progress=progress)
+    root = _folder_of(open_set(path, data_root, progress=progress), csv)
     text = read_labels(root / csv, [])
     table = _own_files(root / csv, text)
     for column in _label_names(root / csv, text):

@@ -228,13 +228,30 @@ def writable(folder: Path) -> Path:
 
 # %% ../../nbs/experiment/03_preparation.ipynb #91fcef6a
 def check_heads(job: Job):
-    "Raise ValueError for a task of one class"
+    "Raise ValueError for a task of one class; warn of a class without an image to train on"
+    train, lost = (job.table["split"] == "train").to_numpy(), []
     for task, names in job.heads.items():
         if len(names) < 2:
             raise ValueError(
                 f"task {task!r} has only the class {names}: a classifier needs two or more (classes"
                 f" = {job.settings.classes!r})"
             )
+    for head, (task, names) in enumerate(job.heads.items()):
+        everywhere, there = (
+            np.bincount(codes, minlength=len(names))
+            for codes in (job.labels[:, head], job.labels[train, head])
+        )
+        lost += [
+            f"{task} {names[c]!r} ({everywhere[c]} images)"
+            for c in np.flatnonzero((there == 0) & (everywhere > 0))
+        ]
+    if lost:
+        named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        warnings.warn(
+            f"no training image of {named}: the network cannot learn to answer that. Use another"
+            " split or more images (limit), or leave the class out (classes)",
+            stacklevel=3,
+        )
 
 # %% ../../nbs/experiment/03_preparation.ipynb #c8db802d
 # settings that name columns, and what joins them there

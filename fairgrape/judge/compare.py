@@ -17,13 +17,26 @@ from fairgrape.judge.disparity import (
     noise_floor,
     noise_interval,
     paired_bootstrap,
+    same_images,
 )
-from .tables import _some, check_groups, group_table, rates_table, unmeasured
+from fairgrape.judge.tables import (
+    _some,
+    check_groups,
+    class_codes,
+    group_table,
+    rates_table,
+    unmeasured,
+)
 
 # %% ../../nbs/judge/03_compare.ipynb #5aeccbfe
 def _right(values) -> np.ndarray:
     "Answers as numbers from 0 (wrong) to 1 (right). Raises: ValueError for others."
     numbers = np.asarray(values, dtype=float)
+    if numbers.ndim != 1:
+        raise ValueError(
+            f"whether a network was right has shape {numbers.shape}: it must be one number for each"
+            " image, shape (n,); with several heads, take the mean over them"
+        )
     if not ((numbers >= 0) & (numbers <= 1)).all():
         raise ValueError(
             "whether a network was right is 0 or 1 for each test image, or between where it has"
@@ -43,6 +56,7 @@ def interval_table(
     # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
 ) -> pd.DataFrame:
     "Accuracy and loss of each group, each with its bootstrap interval."
+    same_images(correct_dense=correct_dense, correct_pruned=correct_pruned, groups=groups)
     correct_dense, correct_pruned = _right(correct_dense), _right(correct_pruned)
     groups = group_codes(groups, names)
     table = group_table(correct_dense, correct_pruned, groups, names)
@@ -69,6 +83,7 @@ def disparities(
     level: float = 0.95,  # Coverage of the intervals
 ) -> pd.DataFrame:  # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
     "ρ, ψ and range with interval and noise floor."
+    same_images(correct_dense=correct_dense, correct_pruned=correct_pruned, groups=groups)
     diff = _right(correct_pruned) - _right(correct_dense)
     groups = group_codes(groups)  # tensors, lists and names are welcome
     n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
@@ -104,13 +119,32 @@ def _columns(
     labels, dense, pruned, images: int, heads: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "All three as `(images, heads)`. Raises: ValueError for arrays that do not fit one another"
-    y, d, p = (np.asarray(a).reshape(images, -1) for a in (labels, dense, pruned))
+
+    def columns(values):
+        values = np.asarray(values)
+        whole = values.ndim == 1 and values.size % max(images, 1) == 0
+        return values.reshape(images, -1) if whole else values
+
+    y, d, p = (columns(values) for values in (labels, dense, pruned))
     if y.shape == d.shape == p.shape == (images, heads):
         return y, d, p
     raise ValueError(
         f"labels {y.shape}, dense {d.shape} and pruned {p.shape} must all be {images} images ×"
         f" {heads} heads"
     )
+
+# %% ../../nbs/judge/03_compare.ipynb #ce7a52cd
+def _coded(
+    values: np.ndarray,  # Classes, shape `(n, heads)`: codes, or names
+    classes: dict[str, list[str]],  # For each head its name and the names of its classes
+    what: str,  # labels, dense or pruned, for the error
+) -> np.ndarray:  # Codes, shape `(n, heads)`, int64
+    "Codes of every head. Raises: ValueError with the head whose classes are coded otherwise."
+    heads = [
+        class_codes(values[:, h], names, what if len(classes) == 1 else f"{what} of {head}")
+        for h, (head, names) in enumerate(classes.items())
+    ]
+    return np.stack(heads, axis=1)
 
 # %% ../../nbs/judge/03_compare.ipynb #fe9650bd
 def _both_rates(y, dense, pruned, groups, class_names, group_names) -> pd.DataFrame:
@@ -221,7 +255,8 @@ def collapse_notes(
 
 # %% ../../nbs/judge/03_compare.ipynb #1cf98d51
 def compare(
-    labels: np.ndarray,  # True class codes, shape `(n,)` or `(n, heads)`
+    # True classes, shape `(n,)` or `(n, heads)`: codes in the order of `classes`, or names
+    labels: np.ndarray,
     dense: np.ndarray,  # Classes predicted by the dense net, same shape
     pruned: np.ndarray,  # Classes predicted by the pruned net, same shape
     groups: np.ndarray,  # Group code of each image, shape `(n,)`
@@ -236,7 +271,14 @@ def compare(
     """All that is measured on the test images, ready for JSON.
 
     Raises: ValueError for arrays that do not fit one another or groups that cannot be compared."""
-    y, d, p = _columns(labels, dense, pruned, len(groups), len(classes))
+    same_images(labels=labels, dense=dense, pruned=pruned, groups=groups)
+    y, d, p = (
+        _coded(values, classes, what)
+        for values, what in zip(
+            _columns(labels, dense, pruned, len(groups), len(classes)),
+            ("labels", "dense", "pruned"),
+        )
+    )
     right = (d == y).mean(axis=1), (p == y).mean(axis=1)
     table = interval_table(*right, groups, names, B, seed, level)
     of_head = {

@@ -7,12 +7,14 @@ __all__ = ['NO_GRAD', 'cut', 'codes_of', 'count_groups', 'ByGroup', 'measuring',
            'add_square', 'Watched', 'my_share', 'add_up', 'group_importance', 'mixed_importance']
 
 # %% ../../nbs/method/01_importance.ipynb #01a2c4d8
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from operator import index
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -143,17 +145,42 @@ class ByGroup:
         if isinstance(loader, Iterator):
             raise ValueError(f"the loader is a {type(loader).__name__}: {_NOTHING}")
         self.loader, self.groups, self.size = loader, groups, _whole("size", size)
-        self.counts = count_groups(loader, groups)
+        self.counts, self.told = count_groups(loader, groups), False
 
     def __len__(self) -> int:
         return sum(len(cut(n, self.size)) for n in self.counts)
 
 # %% ../../nbs/method/01_importance.ipynb #00aff954
 @patch
+def tell(
+    self: ByGroup,
+    seen: list[int],  # Images of each group in this pass
+):
+    "Warn, once, of a pass that differs from the count. Raises: ValueError for a group without any."
+    g = next(i for i, (n, m) in enumerate(zip(self.counts, seen)) if n != m)
+    differs = (
+        f"two passes over the loader differ: group {g} had {self.counts[g]} images when they were"
+        f" counted, and {seen[g]} in this pass"
+    )
+    if 0 in seen:
+        raise ValueError(
+            f"{differs}; group {seen.index(0)} has none in this pass, so its importance cannot be"
+            " estimated: use a loader of all images, without a sampler or drop_last"
+        )
+    if not self.told:
+        warnings.warn(
+            f"{differs}. Importance is measured on what each pass brings; for the same images each"
+            " time, use a loader without a random sampler, and without drop_last",
+            stacklevel=3,
+        )
+    self.told = True
+
+# %% ../../nbs/method/01_importance.ipynb #39ddfe03
+@patch
 def __iter__(self: ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
     "Batches of one group each, in the order in which they are full"
     sizes = [cut(n, self.size) for n in self.counts]
-    waiting = [None] * self.groups
+    waiting, seen = [None] * self.groups, [0] * self.groups
     for x, y, g in self.loader:
         for i in g.unique().tolist():
             mine = (x[g == i], y[g == i])
@@ -162,12 +189,19 @@ def __iter__(self: ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
                 if waiting[i] is None
                 else tuple(torch.cat(pair) for pair in zip(waiting[i], mine))
             )
-            while sizes[i] and len(waiting[i][0]) >= sizes[i][0]:
-                n = sizes[i].pop(0)
+            seen[i] += len(mine[0])
+            while len(waiting[i][0]) >= (sizes[i][0] if sizes[i] else self.size):
+                n = sizes[i].pop(0) if sizes[i] else self.size
                 yield *(t[:n] for t in waiting[i]), i
                 waiting[i] = tuple(t[n:] for t in waiting[i])
     if waiting == [None] * self.groups:
         raise ValueError(f"the loader yields nothing the second time: {_NOTHING}")
+    if seen == self.counts:
+        return
+    self.tell(seen)
+    for i, left in enumerate(waiting):
+        if len(left[0]):
+            yield *left, i
 
 # %% ../../nbs/method/01_importance.ipynb #ac7343d2
 @contextmanager
@@ -240,12 +274,41 @@ def _loss_of(model, x, y, loss, autocast=None) -> Tensor:
     return value
 
 
+_CHECKPOINTING = (
+    "the network uses activation checkpointing with use_reentrant=True, which gives no gradient of"
+    " single weights: call torch.utils.checkpoint.checkpoint with use_reentrant=False, or switch"
+    " checkpointing off while pruning"
+)
+_CHECKED = WeakSet()  # Networks in which a weight without a gradient has been looked into
+
+
+def _refuse_checkpointing(model: nn.Module, x: Tensor):
+    "Raise ValueError where a checkpointed block hides its weights; a network is looked at once."
+    if model in _CHECKED:
+        return
+    _CHECKED.add(model)
+    with warnings.catch_warnings(record=True) as said, torch.random.fork_rng():
+        warnings.simplefilter("always")
+        model(x)
+    if any("None of the inputs have requires_grad" in str(w.message) for w in said):
+        _CHECKED.discard(model)
+        raise ValueError(_CHECKPOINTING)
+
+
 def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Tensor | None]:
-    "∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part"
-    value = _loss_of(model, x, y, loss, autocast)
-    return torch.autograd.grad(
-        value, [original(layer) for layer in layers], allow_unused=True, **how
-    )
+    """∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part.
+    Raises: ValueError where activation checkpointing hides weights.
+    """
+    value, weights = _loss_of(model, x, y, loss, autocast), [original(layer) for layer in layers]
+    try:
+        gradients = torch.autograd.grad(value, weights, allow_unused=True, **how)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ValueError(_CHECKPOINTING) from error
+    if any(gradient is None for gradient in gradients):
+        _refuse_checkpointing(model, x)
+    return gradients
 
 # %% ../../nbs/method/01_importance.ipynb #a4e091e1
 @contextmanager

@@ -14,6 +14,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
@@ -214,6 +215,13 @@ def prunable(
     for name, module in model.named_modules():
         if not isinstance(module, PRUNABLE) or module in dense:
             continue
+        if is_lazy(original(module)):
+            raise ValueError(
+                f"{name}: this {type(module).__name__} has no weight before its first batch:"
+                " call the network once on a batch, then train and prune it"
+            )
+        if not original(module).numel():  # a layer without inputs or outputs
+            continue
         check_weight(name, module)
         if id(original(module)) not in seen:
             layers[name] = module
@@ -227,6 +235,26 @@ def prunable(
     return layers
 
 # %% ../../nbs/method/04_masks.ipynb #10f02775
+class _Watch:
+    "Lies on a computed weight, and warns at its end if it was changed in place."
+
+    def __init__(
+        self,
+        weight: Tensor,  # What reads as a layer's weight
+    ):
+        self.alias, self.version = weight.detach(), weight._version  # an alias counts along
+
+    def __del__(self):
+        if self.alias._version != self.version:
+            warnings.warn(
+                f"the weight of a masked layer, shape {tuple(self.alias.shape)}, was changed in"
+                " place, as nn.init does; that has no effect, since it is computed from the mask:"
+                " call layer.reset_parameters(), assign layer.weight = …, or change"
+                " fairgrape.method.masks.original(layer)",
+                stacklevel=2,
+            )
+
+# %% ../../nbs/method/04_masks.ipynb #3507502f
 class Masked(nn.Module):
     "Parametrization that reads as the weight where `mask` is True and as exactly 0 elsewhere"
 
@@ -238,7 +266,14 @@ class Masked(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return torch.where(self.mask, weight, weight.new_zeros(()))
+        masked = torch.where(self.mask, weight, weight.new_zeros(()))
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if type(masked) is Tensor and not traced and not masked.is_inference():
+            masked.watch = _Watch(masked)
+        return masked
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight  # what `layer.weight = …` puts under the mask
 
 # %% ../../nbs/method/04_masks.ipynb #8e26bfb8
 def check_masks(
@@ -276,6 +311,27 @@ def _holders(model: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, st
     ]
 
 # %% ../../nbs/method/04_masks.ipynb #388d255a
+def _reach_through(module: nn.Module):
+    "Let `reset_parameters` and the assignment of a parameter reach what lies under the masks."
+    kind, plain = type(module), type(module).__bases__[0]
+
+    def reset_parameters(self):
+        bare = plain.__new__(plain)
+        bare.__dict__.update(self.__dict__)
+        under = {n: p.original for n, p in self.parametrizations.items() if hasattr(p, "original")}
+        bare._parameters = {**self._parameters, **under}
+        plain.reset_parameters(bare)
+
+    def assign(self, name, value):
+        if isinstance(value, nn.Parameter) and parametrize.is_parametrized(self, name):
+            value = value.detach().clone()
+        plain.__setattr__(self, name, value)
+
+    kind.__setattr__ = assign
+    if hasattr(plain, "reset_parameters"):
+        kind.reset_parameters = reset_parameters
+
+# %% ../../nbs/method/04_masks.ipynb #eff2f2de
 def apply_masks(
     model: nn.Module,  # The network, changed in place
     masks: Mapping[str, Tensor],  # Layer name → True where a weight is kept, shape `(*weight)`
@@ -294,6 +350,7 @@ def apply_masks(
             masked = Masked(mask)
             for module, attribute in _holders(model, weight):
                 parametrize.register_parametrization(module, attribute, masked)
+                _reach_through(module)
     return model
 
 # %% ../../nbs/method/04_masks.ipynb #827d29a7

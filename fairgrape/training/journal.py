@@ -282,7 +282,9 @@ def restore(
     if not self.found:
         return model
     masks = {
-        name.removesuffix(MASK): mask for name, mask in self.network.items() if name.endswith(MASK)
+        f".{name}".removesuffix(MASK).removeprefix("."): mask
+        for name, mask in self.network.items()
+        if f".{name}".endswith(MASK)  # a network that is itself a layer has no name
     }
     if masks:
         apply_masks(model, masks)

@@ -53,10 +53,47 @@ for mode in ("I;16", "I;16B", "I", "F"):
         raise AssertionError(f"mode {mode} was accepted")
 
 
+# %% [markdown]
+# Published sets have no transparent pixels, but cut-outs of one's own may. A transparent pixel still has a colour in the file, often noise or the old background, which no viewer shows. Such an image is laid on black. Black is also the colour of the bars of `fit = pad`, and the colour that most programs write under full transparency.
+
+# %%
+#| export
+def _on_black(
+    image: Image.Image,  # Of any mode with 8 bits or less
+) -> Image.Image:  # RGB, of the same size
+    "An image in RGB; one with transparent pixels is laid on black."
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+
+
+# %%
+pixels = [(200, 100, 50, 255), (200, 100, 50, 0), (200, 100, 50, 51)]
+cut_out = Image.new("RGBA", (3, 1))
+cut_out.putdata(pixels)
+print([_on_black(cut_out).getpixel((x, 0)) for x in range(3)])
+
+# %%
+# 51 of 255 is a fifth: 40, 20 and 10 of 200, 100 and 50
+for x, wanted in enumerate([(200, 100, 50), (0, 0, 0), (40, 20, 10)]):
+    assert _on_black(cut_out).getpixel((x, 0)) == wanted
+grey = Image.new("LA", (1, 1), (90, 0))
+palette = Image.new("P", (1, 1), 0)
+palette.putpalette([9, 8, 7])
+assert _on_black(palette).getpixel((0, 0)) == (9, 8, 7)
+palette.info["transparency"] = 0
+for clear in (grey, palette):
+    assert _on_black(clear).getpixel((0, 0)) == (0, 0, 0)
+rng_colours = np.random.default_rng(0).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+rng_colours[..., 3] = 255  # opaque: every colour stays as it is
+assert np.array_equal(np.asarray(_on_black(Image.fromarray(rng_colours))), rng_colours[..., :3])
+
+
 # %%
 #| export
 def _read_rgb(path: str | Path, least: int) -> Image.Image:
-    """The image upright and in RGB, its shorter side no less than `least` where the file has as
+    """The image upright and in RGB (on black, if it is transparent), its shorter side no less than `least` where the file has as
     much.
     """
     try:
@@ -73,7 +110,7 @@ def _read_rgb(path: str | Path, least: int) -> Image.Image:
             " label out"
         ) from e
     _refuse_deep(upright, path)
-    return upright.convert("RGB")
+    return _on_black(upright)
 
 
 # %% [markdown]

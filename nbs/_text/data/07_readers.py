@@ -21,6 +21,7 @@ from fairgrape.data.archives import open_set
 from fairgrape.data.fairface_hub import FAIRFACE, official_layout
 from fairgrape.data.label_files import (
     face_set,
+    line_of,
     named_labels,
     read_labels,
     refuse_dates,
@@ -72,7 +73,8 @@ def plain(path, red):
 #| export
 UTKFACE_RACES = ["White", "Black", "Asian", "Indian", "Others"]  # by the number in the file's name
 UTKFACE_GENDERS = ["Male", "Female"]
-_UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_(\d+) ?\.?jpg(\.chip)?(\.jpg)?")
+_UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_(\d+) ?\.?jpg(\.chip)?(\.jpg)?", re.IGNORECASE)
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def utkface_fields(
@@ -108,14 +110,16 @@ assert utkface_fields("24_0_1_20170116220224657 .jpg.chip.jpg") == (
     "Black",
     "20170116220224657",
 )
+assert utkface_fields("26_1_2_20170116184024662.JPG") == (26, "Female", "Asian", "20170116184024662")
 assert (
-    utkface_fields("61_1_20170109150557335.jpg.chip.jpg") is None
+    utkface_fields("26_1_2_20170116184024662.png") is None
+    and utkface_fields("61_1_20170109150557335.jpg.chip.jpg") is None
     and utkface_fields("30_2_0_20170109150557335.jpg.chip.jpg") is None
 )
 
 
 # %% [markdown]
-# A folder in which a third of the names does not parse would still be a set, so whoever reads must learn what was left out. Names that begin with a dot
+# Cameras and Windows write `.JPG` for `.jpg`; both are read. An image of another format, `.png` for instance, is none of the set's files: it is counted as left out. A folder in which a third of the names does not parse would still be a set, so whoever reads must learn what was left out. Names that begin with a dot
 # are some systems' shadows of the images, not images.
 
 # %%
@@ -125,7 +129,7 @@ def _parsed_names(folder: Path) -> tuple[list[str], list[tuple], list[str]]:
     names = sorted(
         e.name
         for e in os.scandir(folder)
-        if e.name.lower().endswith((".jpg", ".jpeg")) and not e.name.startswith(".")
+        if e.name.lower().endswith(_IMAGE_ENDINGS) and not e.name.startswith(".")
     )
     fields = [utkface_fields(n) for n in names]
     return (
@@ -170,8 +174,8 @@ def _warn_skipped(skipped: list[str]):
         return
     named = ", ".join(skipped[:5]) + (" …" if len(skipped) > 5 else "")
     warnings.warn(
-        f"UTKFace: {len(skipped)} files are left out, their names are not age_gender_race_time:"
-        f" {named}",
+        f"UTKFace: {len(skipped)} files are left out, their names are not"
+        f" age_gender_race_time….jpg: {named}",
         stacklevel=3,
     )
 
@@ -201,11 +205,11 @@ assert (
 # %%
 #| export
 def _image_folders(root: Path) -> list[Path]:
-    "The folder and those below it that hold JPEGs, but for those of the system (named .… and __…)."
+    "The folder and those below it that hold images, but for those of the system (named .… and __…)."
     found = []
     for place, below, names in os.walk(root, followlinks=True):
         below[:] = sorted(b for b in below if not b.startswith((".", "__")))
-        if any(n.lower().endswith((".jpg", ".jpeg")) and not n.startswith(".") for n in names):
+        if any(n.lower().endswith(_IMAGE_ENDINGS) and not n.startswith(".") for n in names):
             found.append(Path(place))
     return found
 
@@ -674,7 +678,8 @@ def _own_files(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{csv}: no column 'file' (or 'image'): its columns are {', '.join(text)}")
     twice = text[column].map(os.path.normpath).duplicated().to_numpy()
     if twice.any():
-        raise ValueError(f"{csv}, line {twice.argmax() + 2}: this file has a row already")
+        line = line_of(text, twice.argmax())
+        raise ValueError(f"{csv}, line {line}: this file has a row already")
     columns = dict(path=text[column], photo=text.get("photo", text[column]))
     refuse_missing(csv, columns["photo"])
     if "person" in text:
@@ -785,6 +790,40 @@ assert isinstance(
 
 # %%
 #| export
+def _folder_of(
+    root: Path,  # A folder, or what an archive was unpacked to
+    csv: str,  # The CSV's name
+) -> Path:  # The folder that holds the CSV
+    """The folder itself, or the one inside that holds the CSV, as a zip of a folder has it.
+    Raises: ValueError where several do.
+    """
+    if (root / csv).is_file():
+        return root
+    inside = [file.parent for file in sorted(root.glob(f"*/{csv}")) if file.is_file()]
+    inside = [folder for folder in inside if not folder.name.startswith((".", "__"))]
+    if len(inside) > 1:
+        raise ValueError(
+            f"{root}: no {csv} here, but one in each of"
+            f" {', '.join(folder.name for folder in inside)}: give the path of one of them"
+        )
+    return inside[0] if inside else root
+
+
+# %%
+for folder in ("__MACOSX", "faces"):
+    (tmp / "zipped" / folder).mkdir(parents=True)
+    (tmp / "zipped" / folder / "labels.csv").touch()
+print(_folder_of(tmp / "zipped", "labels.csv").name)
+assert _folder_of(tmp / "zipped", "labels.csv") == tmp / "zipped/faces"
+assert _folder_of(tmp / "zipped/faces", "labels.csv") == tmp / "zipped/faces"
+assert _folder_of(tmp / "zipped", "other.csv") == tmp / "zipped"
+(tmp / "zipped/more").mkdir()
+(tmp / "zipped/more/labels.csv").touch()
+expect(ValueError, lambda data_root: _folder_of(tmp / "zipped", "labels.csv"))
+
+
+# %%
+#| export
 def read_folder(
     path: str | Path,  # A folder, tar or zip that holds the CSV and the images, or the CSV itself
     data_root: str | Path = ".",  # Where an archive is unpacked to
@@ -795,7 +834,7 @@ def read_folder(
     "Read images of one's own. Raises: FileNotFoundError, ValueError."
     if Path(path).suffix.lower() == ".csv":
         path, csv = Path(path).parent, Path(path).name
-    root = open_set(path, data_root, progress=progress)
+    root = _folder_of(open_set(path, data_root, progress=progress), csv)
     text = read_labels(root / csv, [])
     table = _own_files(root / csv, text)
     for column in _label_names(root / csv, text):

@@ -168,13 +168,61 @@ for name, kind in (
 
 # %%
 #| export
+def _refuse_packing(archive: Path, members: list[zipfile.ZipInfo]):
+    "Raise ValueError for a zip that is whole, but packed in a way that Python cannot read."
+    again = "unpack it with another program and give the folder, or pack it again as a plain zip"
+    known = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
+    known.add(getattr(zipfile, "ZIP_ZSTANDARD", zipfile.ZIP_STORED))
+    for member in members:
+        if member.flag_bits & 1:
+            raise ValueError(
+                f"{archive}: member {member.filename!r} is encrypted with a password: {again},"
+                " without a password"
+            )
+        if member.compress_type not in known:
+            names = {9: "Deflate64, as Windows does for more than 2 GB"}
+            method = names.get(member.compress_type, f"method {member.compress_type}")
+            raise ValueError(
+                f"{archive}: member {member.filename!r} is compressed with {method}, which Python"
+                f" cannot read: {again} (7-Zip: method Deflate)"
+            )
+
+
+# %%
+with zipfile.ZipFile(tmp / "plain.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
+    zipped.writestr("a.txt", "hello")
+    plain = zipped.infolist()
+assert _refuse_packing(tmp / "plain.zip", plain) is None
+for field, value, said in (
+    ("compress_type", 9, "compressed with Deflate64"),
+    ("compress_type", 97, "compressed with method 97"),
+    ("flag_bits", 1, "encrypted with a password"),
+):
+    odd = zipfile.ZipInfo("a.txt")
+    setattr(odd, field, value)
+    try:
+        _refuse_packing(tmp / "odd.zip", [*plain, odd])
+    except ValueError as e:
+        say(e)
+        assert said in str(e)
+    else:
+        raise AssertionError(f"{field} = {value} was accepted")
+
+
+# %% [markdown]
+# Older Windows programs write backslashes into the names. They separate folders there, and are read so here.
+
+# %%
+#| export
 def _extract_zip(archive: Path, folder: Path, progress: bool):
     "Unpack a zip, each member looked at first, with the times that it gives."
     with zipfile.ZipFile(archive) as zipped:
+        _refuse_packing(archive, zipped.infolist())
         for member in tqdm(
             zipped.infolist(), f"unpacking {archive.name}", unit=" files", disable=not progress
         ):
             _refuse(archive, member.filename, not stat.S_ISLNK(member.external_attr >> 16))
+            member.filename = member.filename.replace("\\", "/")
             modified = time.mktime((*member.date_time, 0, 0, -1))
             os.utime(zipped.extract(member, folder), (modified, modified))
 
@@ -196,6 +244,8 @@ time.localtime((tmp / "from-zip/set/a.txt").stat().st_mtime)[:6]
 assert (tmp / "from-zip/set/a.txt").read_text() == "hello" and time.localtime(
     (tmp / "from-zip/set/a.txt").stat().st_mtime
 )[:6] == (2001, 9, 9, 1, 46, 40)
+_extract_zip(zip_of("set\\b.txt"), tmp / "from-windows", progress=False)
+assert (tmp / "from-windows/set/b.txt").read_text() == "hello"
 for name, mode in (("../out.txt", stat.S_IFREG), ("link", stat.S_IFLNK)):
     try:
         _extract_zip(zip_of(name, mode), tmp / "bad", progress=False)

@@ -16,7 +16,7 @@ import stat
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -49,9 +49,11 @@ def say(error):
 
 # %%
 #| export
-def _check_lines(csv: str | Path) -> None:
-    """Raise ValueError for a column that is there twice, or a line with more or fewer fields
-    than the header.
+def _check_lines(csv: str | Path) -> list[int]:
+    """The line of the file in which each row begins; blank lines are no rows.
+
+    Raises: ValueError for a column that is there twice, or a line with more or fewer fields than
+    the header.
     """
     with open(csv, newline="", encoding="utf-8-sig") as file:
         lines = csv_lines.reader(file)
@@ -62,21 +64,28 @@ def _check_lines(csv: str | Path) -> None:
                 f"{csv}, line {lines.line_num}: the column {twice[0]!r} is there twice: rename one,"
                 " or take it out"
             )
+        begins, last = [], lines.line_num
         for fields in lines:
-            if fields and len(fields) != len(header):
+            begin, last = last + 1, lines.line_num  # a quoted field may go over several lines
+            if not fields or (len(fields) == 1 and fields[0].isspace()):
+                continue
+            begins.append(begin)
+            if len(fields) != len(header):
                 raise ValueError(
                     f"{csv}: not a readable CSV: line {lines.line_num} has {len(fields)} fields,"
                     f" the header {len(header)}"
                 )
+    return begins
 
 
 def _read_csv(csv: str | Path) -> pd.DataFrame:
-    """A CSV as text and nothing else, without columns that have neither name nor content.
-    Raises: ValueError where it is none.
+    """A CSV as text and nothing else, without columns that have neither name nor content. The
+    index holds the line of each row. Raises: ValueError where it is none.
     """
     try:
-        _check_lines(csv)
+        begins = _check_lines(csv)
         table = pd.read_csv(csv, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table.index = pd.Index(begins, name="line")
     except (
         pd.errors.ParserError,
         pd.errors.EmptyDataError,
@@ -94,6 +103,8 @@ def _read_csv(csv: str | Path) -> pd.DataFrame:
 _read_csv(tmp / "text.csv")
 
 # %%
+(tmp / "blank.csv").write_text('\nfile,tone\n\na,"dark\nbrown"\n   \nb,light\n\n\nc,light\n')
+assert _read_csv(tmp / "blank.csv").index.tolist() == [4, 7, 10]
 # NA is a name here, and 07 is no number
 assert _read_csv(tmp / "text.csv").to_numpy().tolist() == [["a.jpg", "NA", "07"]]
 (tmp / "empty.csv").write_text("")
@@ -211,15 +222,24 @@ assert not look_like_dates(pd.Series(["", "0-2", "40", "1999", "Mayor", "g1", "N
 
 # %%
 #| export
+def line_of(
+    values: pd.Series | pd.DataFrame,  # Rows of a label file
+    row: int,  # Which of them, from 0
+) -> int:  # The line of the file, from 1
+    "Where a row stands in its file: as `read_labels` counted, or below a header line."
+    return int(values.index[row]) if values.index.name == "line" else int(row) + 2
+
+
 def _where(csv: str | Path, values: pd.Series, bad: pd.Series) -> str:
     "Where the first bad label of a column stands, and what it is: the start of an error."
     row = bad.to_numpy().argmax()
-    return f"{csv}, line {row + 2}, column {values.name!r}: {values.iloc[row]!r}"
+    return f"{csv}, line {line_of(values, row)}, column {values.name!r}: {values.iloc[row]!r}"
 
 
 # %%
 damaged = pd.Series(["20-29", "03-Sep", "Oct-19"], name="age")
 print(_where("labels.csv", damaged, damaged != "20-29"))
+assert line_of(_read_csv(tmp / "blank.csv"), 1) == 7 and line_of(damaged, 1) == 3
 # line 1 is the header
 assert (
     _where("labels.csv", damaged, damaged != "20-29")
@@ -300,8 +320,8 @@ def refuse_missing(
             else "the field is empty"
         )
         raise ValueError(
-            f"{csv}, line {row + 2}, column {values.name!r}: no label, {what} ({missing.sum()} such"
-            " lines): take these rows out, or give the class another name"
+            f"{csv}, line {line_of(values, row)}, column {values.name!r}: no label, {what}"
+            f" ({missing.sum()} such lines): take these rows out, or give the class another name"
         )
     if n := int((values.str.strip() == "NA").sum()):
         warnings.warn(
@@ -552,6 +572,50 @@ assert "(1 of 2 are such)" in told
 
 
 # %% [markdown]
+# One name can be written in two ways: é is one character, or e with an accent added (macOS writes file names so). The two look alike, and no file system takes one for the other. A file that is not there under the name in the labels is looked for under the other form.
+
+# %%
+#| export
+def _composed(name: str) -> str:
+    "A name in the form in which é is one character."
+    return unicodedata.normalize("NFC", name)
+
+
+def as_on_disk(
+    root: Path,  # The folder that the paths are relative to
+    paths: Sequence[str],  # Image files, as the labels name them
+) -> list[str]:  # The same, with é and the like as the disk has them
+    "Paths in the Unicode form of the files that are there; others stay as they are."
+
+    @cache
+    def entries(folder: str) -> dict[str, str]:
+        try:
+            return {_composed(name): name for name in os.listdir(root / folder)}
+        except OSError:
+            return {}
+
+    def found(path: str) -> str:
+        if path.isascii() or os.path.exists(root / path):
+            return path
+        place = ""
+        for part in path.split("/"):
+            name = part if part in (".", "") else entries(place).get(_composed(part), part)
+            place = f"{place}/{name}" if place else name
+        return place
+
+    return [found(path) for path in paths]
+
+
+# %%
+two_characters, one_character = unicodedata.normalize("NFD", "Zoë"), "Zoë"
+(tmp / two_characters).mkdir()
+(tmp / two_characters / f"{two_characters}.png").write_text("1")
+found = as_on_disk(tmp, [f"{one_character}/{one_character}.png", "a", f"{one_character}.jpg"])
+print([len(path) for path in found])
+assert found == [f"{two_characters}/{two_characters}.png", "a", f"{one_character}.jpg"]
+
+
+# %% [markdown]
 # So every reader of files ends in one call. A run wants the whole set and stops at the first missing file. Whoever asks what a half-fetched set lacks wants to go on: without `strict` the
 # missing files are listed in `notes`, and their rows are left out.
 
@@ -584,6 +648,8 @@ def face_set(
     FileNotFoundError (with `strict`).
     """
     check_inside(root, table["path"])
+    table = table.reset_index(drop=True)
+    table["path"] = as_on_disk(root, table["path"])
     notes = dict(notes or {})
     if not strict:
         lost = _missing_files(root, table)

@@ -28,6 +28,7 @@ from fairgrape.data.demographics import (
 from fairgrape.data.label_files import (
     check_inside,
     face_set,
+    line_of,
     read_labels,
     refuse_lookalikes,
     refuse_missing,
@@ -73,8 +74,8 @@ def _named_genders(csv: Path, values: pd.Series, names: dict[str, str]) -> pd.Se
     gender = values.map(names)
     if (wrong := gender.isna().to_numpy()).any():
         raise ValueError(
-            f"{csv}, line {wrong.argmax() + 2}, column 'gender': {values[wrong.argmax()]!r} is not"
-            f" one of {', '.join(names)}"
+            f"{csv}, line {line_of(values, wrong.argmax())}, column 'gender':"
+            f" {values.iloc[wrong.argmax()]!r} is not one of {', '.join(names)}"
         )
     return gender
 
@@ -110,13 +111,13 @@ def _synsets_of(csv: Path, text: pd.DataFrame) -> pd.Series:
     if (wrong := synset.isna().to_numpy()).any():
         row = wrong.argmax()
         raise ValueError(
-            f"{csv}, line {row + 2}, column 'image_name': {text['image_name'][row]!r} is not named"
-            " as n10366966_42.JPEG"
+            f"{csv}, line {line_of(text, row)}, column 'image_name':"
+            f" {text['image_name'].iloc[row]!r} is not named as n10366966_42.JPEG"
         )
     mixed = (synset.groupby(text["classes"]).transform("nunique") > 1).to_numpy()
     if mixed.any():
         raise ValueError(
-            f"{csv}, column 'classes': number {text['classes'][mixed.argmax()]} stands for images"
+            f"{csv}, column 'classes': number {text['classes'].iloc[mixed.argmax()]} stands for images"
             " of several synsets"
         )
     return synset
@@ -191,12 +192,14 @@ def read_prepared(
     text = read_labels(csv, ["image_name", "classes"] if numbered else ["file", "class"])
     twice = text["image_name" if numbered else "file"].map(os.path.normpath).duplicated().to_numpy()
     if twice.any():
-        raise ValueError(f"{csv}, line {twice.argmax() + 2}: this image has a row already")
+        line = line_of(text, twice.argmax())
+        raise ValueError(f"{csv}, line {line}: this image has a row already")
     if numbered:
         return _numbered(csv, text)
     empty = (text["class"] == "").to_numpy()
     if empty.any():
-        raise ValueError(f"{csv}, line {empty.argmax() + 2}, column 'class': no class")
+        line = line_of(text, empty.argmax())
+        raise ValueError(f"{csv}, line {line}, column 'class': no class")
     refuse_missing(csv, text["class"])
     refuse_lookalikes(csv, text["class"])
     return pd.DataFrame(

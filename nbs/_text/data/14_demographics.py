@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fairgrape.data.label_files import read_labels
+from fairgrape.data.label_files import line_of, read_labels
 
 # %%
 import tempfile
@@ -128,8 +128,8 @@ def _scores(csv: Path, table: pd.DataFrame) -> pd.Series:
     score = pd.to_numeric(table[column], errors="coerce")
     if (wrong := score.isna().to_numpy()).any():
         raise ValueError(
-            f"{csv}, line {wrong.argmax() + 2}, column {column!r}:"
-            f" {table[column][wrong.argmax()]!r} is not a number"
+            f"{csv}, line {line_of(table, wrong.argmax())}, column {column!r}:"
+            f" {table[column].iloc[wrong.argmax()]!r} is not a number"
         )
     return score
 

@@ -53,7 +53,7 @@ tmp = Path(tempfile.mkdtemp())
 
 # %%
 #| export
-CACHE_VERSION = 2  # Raise it when `decode_image` or the layout changes
+CACHE_VERSION = 3  # Raise it when `decode_image` or the layout changes
 
 
 def cache_key(

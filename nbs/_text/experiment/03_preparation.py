@@ -478,18 +478,43 @@ example().table["split"].value_counts().to_dict()
 # %%
 #| export
 def check_heads(job: Job):
-    "Raise ValueError for a task of one class"
+    "Raise ValueError for a task of one class; warn of a class without an image to train on"
+    train, lost = (job.table["split"] == "train").to_numpy(), []
     for task, names in job.heads.items():
         if len(names) < 2:
             raise ValueError(
                 f"task {task!r} has only the class {names}: a classifier needs two or more (classes"
                 f" = {job.settings.classes!r})"
             )
+    for head, (task, names) in enumerate(job.heads.items()):
+        everywhere, there = (
+            np.bincount(codes, minlength=len(names))
+            for codes in (job.labels[:, head], job.labels[train, head])
+        )
+        lost += [
+            f"{task} {names[c]!r} ({everywhere[c]} images)"
+            for c in np.flatnonzero((there == 0) & (everywhere > 0))
+        ]
+    if lost:
+        named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
+        warnings.warn(
+            f"no training image of {named}: the network cannot learn to answer that. Use another"
+            " split or more images (limit), or leave the class out (classes)",
+            stacklevel=3,
+        )
 
 
 # %%
 print(refused(check_heads, replace(example(), heads=dict(shade=["dark", "light"], tint=["red"]))))
 assert check_heads(example()) is None
+job = example()
+train = (job.table["split"] == "train").to_numpy()
+unlearnt = replace(job, labels=np.where(train, 0, 1)[:, None], heads={"shade": ["dark", "light"]})
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    check_heads(unlearnt)
+print(said[0].message)
+assert f"no training image of shade 'light' ({(~train).sum()} images)" in str(said[0].message)
 
 # %% [markdown]
 # Settings join columns: `race*gender` crosses two, `race+gender` are two heads, and `clusters` is no column at all. So a column that is itself called like that is an error as soon as it is asked for, and what looks like a list of columns

@@ -11,7 +11,7 @@
 import numpy as np
 import pandas as pd
 
-from fairgrape.judge.disparity import group_codes
+from fairgrape.judge.disparity import group_codes, same_images
 
 # %%
 from fairlearn.metrics import MetricFrame
@@ -121,6 +121,7 @@ def group_table(
         MetricFrame,
     )
 
+    same_images(correct_dense=correct_dense, correct_pruned=correct_pruned, groups=groups)
     check_groups(groups, names)
     groups = group_codes(groups, names)
     metrics = {
@@ -187,6 +188,86 @@ assert two_heads.accuracy_dense.tolist() == [75, 100, 87.5] and two_heads.delta.
 # group and class; for CelebA, 39 heads and 20,000 test images, that took half a minute a comparison, where the count takes 0.1 seconds.
 
 # %% [markdown]
+# Labels and predictions are codes from 0 on, in the order of the class names, or the names themselves. Other codings (CelebA's −1 and 1, classes counted from 1, floats) are refused with the way to convert them: a wrong coding would shift every rate by a class.
+
+# %%
+#| export
+def _refuse_codes(codes: np.ndarray, names: list[str], what: str):
+    "Raise ValueError where class codes are not 0 … C − 1, with the coding they look like"
+    low, high, C = codes.min(), codes.max(), len(names)
+    if 0 <= low and high < C:
+        return
+    hint = ""
+    if C == 2 and set(np.unique(codes)) <= {-1, 1}:
+        hint = f"; {what} coded −1 and 1 are converted by ({what} + 1) // 2"
+    elif low >= 1 and high == C:
+        hint = f"; {what} counted from 1 are converted by {what} - 1"
+    raise ValueError(
+        f"{what} hold the class {low if low < 0 else high}, but codes are 0 to {C - 1}"
+        f" ({', '.join(map(str, names[:8]))}{' …' if C > 8 else ''}){hint}"
+    )
+
+
+# %%
+#| export
+def class_codes(
+    values: np.ndarray,  # Class of each image, shape `(n,)`: codes from 0 on, or names
+    names: list[str],  # Name of each class, in the order of the codes
+    what: str = "labels",  # What they are, for the error
+) -> np.ndarray:  # Code of each image, shape `(n,)`, int64
+    "Class codes from codes or names. Raises: ValueError for other codings."
+    values = np.asarray(values)
+    if values.ndim != 1:
+        raise ValueError(f"{what} have shape {values.shape}: it must be (n,), a class an image")
+    missing = int(pd.isna(values).sum())
+    if missing:
+        raise ValueError(f"{what}: {missing} of {len(values)} images have no class (NaN or None)")
+    if values.dtype.kind in "fc":
+        raise ValueError(
+            f"{what} are {values.dtype}: give class codes (astype(int), if they are whole numbers;"
+            " for scores, argmax over the classes or a threshold first)"
+        )
+    if values.dtype.kind in "iub":
+        codes = values.astype(np.int64)
+        if len(codes):
+            _refuse_codes(codes, names, what)
+        return codes
+    place = {name: code for code, name in enumerate(names)}
+    unknown = sorted({repr(value) for value in values.tolist() if value not in place})
+    if unknown:
+        raise ValueError(
+            f"{what} hold {', '.join(unknown[:5])}: the classes are"
+            f" {', '.join(map(repr, names[:8]))}{' …' if len(names) > 8 else ''}"
+        )
+    return np.array([place[value] for value in values.tolist()], dtype=np.int64)
+
+
+# %%
+class_codes(["yes", "no", "yes"], ["no", "yes"])
+
+# %%
+for same in ([1, 0, 1], np.array([1, 0, 1], np.uint8), [True, False, True], ["yes", "no", "yes"]):
+    assert class_codes(same, ["no", "yes"]).tolist() == [1, 0, 1]
+refused = {
+    "labels coded −1 and 1 are converted by (labels + 1) // 2": [-1, 1, 1],
+    "labels counted from 1 are converted by labels - 1": [1, 2, 1],
+    "hold the class 7, but codes are 0 to 1 (no, yes)": [0, 7, 1],
+    "labels are float64": [0.0, 1.0, 1.0],
+    "'maybe'": ["yes", "maybe", "no"],
+    "1 of 3 images have no class": [1, None, 0],
+    "shape (1, 3)": [[0, 1, 1]],
+}
+for said, wrong in refused.items():
+    try:
+        class_codes(wrong, ["no", "yes"])
+    except ValueError as e:
+        print(e)
+        assert said in str(e)
+    else:
+        raise AssertionError(f"{wrong} was accepted")
+
+
+# %% [markdown]
 # The count serves twice, here and where empty cells are looked for.
 
 # %%
@@ -213,8 +294,8 @@ else:
 # %%
 #| export
 def rates_table(
-    y_true: np.ndarray,  # True class code of each image, shape `(n,)`
-    y_pred: np.ndarray,  # Predicted class code, shape `(n,)`
+    y_true: np.ndarray,  # True class of each image, shape `(n,)`: codes, or names
+    y_pred: np.ndarray,  # Predicted class, shape `(n,)`
     groups: np.ndarray,  # Group of each image, shape `(n,)`: codes, or names
     class_names: list[str],  # Name of each class
     group_names: list[str],  # Name of each group
@@ -222,7 +303,12 @@ def rates_table(
 ) -> pd.DataFrame:
     "True and false positive rate of each class, for each group and for all images."
     G, C = len(group_names), len(class_names)
-    cells = _tally((group_codes(groups, group_names), y_true, y_pred), (G, C, C))
+    same_images(y_true=y_true, y_pred=y_pred, groups=groups)
+    true, found = (
+        class_codes(values, class_names, what)
+        for values, what in ((y_true, "labels"), (y_pred, "predictions"))
+    )
+    cells = _tally((group_codes(groups, group_names), true, found), (G, C, C))
     cells = np.concatenate([cells, cells.sum(axis=0, keepdims=True)])  # the last group is all
     n, found = cells.sum(axis=2), cells.diagonal(axis1=1, axis2=2)  # shape (G + 1, C)
     others, mistaken = n.sum(axis=1, keepdims=True) - n, cells.sum(axis=1) - found
@@ -248,6 +334,8 @@ rates.round(1)
 
 # %%
 assert rates_table(y_true, y_pred, named, ["happy", "calm", "sad"], names).equals(rates)
+classes = np.array(["happy", "calm", "sad"])
+assert rates_table(classes[y_true], classes[y_pred], groups, list(classes), names).equals(rates)
 # one of two found; one of the three others taken for happy
 assert np.allclose(rates.loc[("happy", "tone-1")], [2, 50, 100 / 3])
 assert np.allclose(rates.loc[("calm", "all")], [3, 100, 20])

@@ -212,6 +212,63 @@ for said, wrong in refused.items():
 
 
 # %% [markdown]
+# ## Do the rows belong together?
+#
+# Numbers are compared row by row, so row 5 must be the same image everywhere. Arrays carry no names for their rows; only their lengths can be compared. A pandas Series or table has an index, and two of them with different indices do not belong side by side: it is an error, since pandas would align them and numpy would not.
+
+# %%
+#| export
+def same_images(
+    **columns,  # By name, what is known of each image: arrays, lists, Series or tables
+):
+    "Raise ValueError unless all have one length, and those with a pandas index the same one."
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {n:,}" for name, n in lengths.items())
+        raise ValueError(f"each image needs one row in each array, but the lengths are {told}")
+    indexed = {
+        name: values.index
+        for name, values in columns.items()
+        if isinstance(values, (pd.Series, pd.DataFrame))
+    }
+    first = next(iter(indexed), None)
+    for name, index in indexed.items():
+        if index.equals(indexed[first]):
+            continue
+        same = len(index.symmetric_difference(indexed[first])) == 0
+        how = "has the same index in another order" if same else "has another index"
+        advice = (
+            f"bring them into one order ({name}.reindex({first}.index))"
+            if same
+            else "select the same images in both"
+        )
+        raise ValueError(
+            f"{name} {how} than {first}, and rows are compared by position: {advice},"
+            " or pass .to_numpy() where the rows do belong together"
+        )
+
+
+# %%
+sorted_by_name = pd.Series([1, 0, 1], index=["a.png", "b.png", "c.png"])
+as_drawn = sorted_by_name.loc[["c.png", "a.png", "b.png"]]
+same_images(dense=sorted_by_name, pruned=as_drawn.reindex(sorted_by_name.index), groups=[0, 1, 1])
+same_images(dense=sorted_by_name, pruned=as_drawn.to_numpy())
+for wrong, said in (
+    (as_drawn, "pruned has the same index in another order than dense"),
+    (as_drawn.reset_index(drop=True), "pruned has another index than dense"),
+    (as_drawn.to_frame(), "another order"),
+    ([0, 1], "the lengths are dense 3, pruned 2"),
+):
+    try:
+        same_images(dense=sorted_by_name, pruned=wrong)
+    except ValueError as e:
+        print(e)
+        assert said in str(e)
+    else:
+        raise AssertionError("rows of different images were put side by side")
+
+
+# %% [markdown]
 # ## How much would it move on other images?
 #
 # The bootstrap draws the test images again, with replacement, within each group. It draws *pairs*: an image brings both networks' answers,

@@ -19,8 +19,16 @@ from fairgrape.judge.disparity import (
     noise_floor,
     noise_interval,
     paired_bootstrap,
+    same_images,
 )
-from fairgrape.judge.tables import _some, check_groups, group_table, rates_table, unmeasured
+from fairgrape.judge.tables import (
+    _some,
+    check_groups,
+    class_codes,
+    group_table,
+    rates_table,
+    unmeasured,
+)
 
 
 # %% [markdown]
@@ -36,6 +44,11 @@ from fairgrape.judge.tables import _some, check_groups, group_table, rates_table
 def _right(values) -> np.ndarray:
     "Answers as numbers from 0 (wrong) to 1 (right). Raises: ValueError for others."
     numbers = np.asarray(values, dtype=float)
+    if numbers.ndim != 1:
+        raise ValueError(
+            f"whether a network was right has shape {numbers.shape}: it must be one number for each"
+            " image, shape (n,); with several heads, take the mean over them"
+        )
     if not ((numbers >= 0) & (numbers <= 1)).all():
         raise ValueError(
             "whether a network was right is 0 or 1 for each test image, or between where it has"
@@ -49,14 +62,14 @@ assert all(
     np.array_equal(_right(np.array([1, 0], dtype=kind)), [1.0, 0.0])
     for kind in (bool, np.uint8, np.int64, np.float32)
 )
-for wrong in ([0.0, 2.0], [-1, 0], [np.nan, 1.0]):
+for wrong in ([0.0, 2.0], [-1, 0], [np.nan, 1.0], [[0.0], [1.0]]):
     try:
         _right(wrong)
     except ValueError as e:
-        said = e
+        print(e)
+        assert ("shape (2, 1)" in str(e)) == (np.ndim(wrong) == 2)
     else:
         raise AssertionError(f"{wrong} was accepted")
-print(said)
 
 
 # %%
@@ -72,6 +85,7 @@ def interval_table(
     # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
 ) -> pd.DataFrame:
     "Accuracy and loss of each group, each with its bootstrap interval."
+    same_images(correct_dense=correct_dense, correct_pruned=correct_pruned, groups=groups)
     correct_dense, correct_pruned = _right(correct_dense), _right(correct_pruned)
     groups = group_codes(groups, names)
     table = group_table(correct_dense, correct_pruned, groups, names)
@@ -120,6 +134,13 @@ for wrong, said in (
 pd.testing.assert_frame_equal(
     interval_table(before.astype(bool), after.astype(np.uint8), who, four), shown
 )
+for wrong in (before[:, None], before[:-1], pd.Series(before).sample(frac=1, random_state=0)):
+    try:
+        interval_table(wrong, pd.Series(after), who, four)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError(f"shape {wrong.shape} was compared by position")
 width = shown.filter(like="_high").to_numpy() - shown.filter(like="_low").to_numpy()
 assert (width[:, 2] < width[:, 1]).all()  # pairs: the change is known better than the accuracy
 
@@ -141,6 +162,7 @@ def disparities(
     level: float = 0.95,  # Coverage of the intervals
 ) -> pd.DataFrame:  # Rows rho, psi, range; columns value, low, high, floor_mean, floor_95 (points)
     "ρ, ψ and range with interval and noise floor."
+    same_images(correct_dense=correct_dense, correct_pruned=correct_pruned, groups=groups)
     diff = _right(correct_pruned) - _right(correct_dense)
     groups = group_codes(groups)  # tensors, lists and names are welcome
     n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
@@ -195,6 +217,13 @@ for wrong in (who - 1, who / 2, who > 1, np.where(who, who, np.nan)):
         said = e
     else:
         raise AssertionError(f"{wrong} were accepted as groups")
+for wrong in (before[:, None], before[:-1], pd.Series(before).sample(frac=1, random_state=0)):
+    try:
+        disparities(wrong, pd.Series(after), who)
+    except ValueError as e:
+        said = e
+    else:
+        raise AssertionError(f"shape {wrong.shape} was compared by position")
 assert disparities(torch.as_tensor(before), torch.as_tensor(after), torch.as_tensor(who)).equals(
     result
 ) and disparities(list(before), list(after), list(who)).equals(result)
@@ -253,7 +282,13 @@ def _columns(
     labels, dense, pruned, images: int, heads: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "All three as `(images, heads)`. Raises: ValueError for arrays that do not fit one another"
-    y, d, p = (np.asarray(a).reshape(images, -1) for a in (labels, dense, pruned))
+
+    def columns(values):
+        values = np.asarray(values)
+        whole = values.ndim == 1 and values.size % max(images, 1) == 0
+        return values.reshape(images, -1) if whole else values
+
+    y, d, p = (columns(values) for values in (labels, dense, pruned))
     if y.shape == d.shape == p.shape == (images, heads):
         return y, d, p
     raise ValueError(
@@ -270,6 +305,7 @@ for wrong in (
     ([0] * 6, [0] * 3, [0] * 3, 3, 1),
     ([0] * 3, [0] * 3, [0] * 6, 3, 1),
     ([0] * 3, [0] * 3, [0] * 3, 3, 2),
+    (np.zeros((2, 3)), np.zeros((3, 2)), np.zeros((3, 2)), 3, 2),
 ):
     try:
         _columns(*wrong)
@@ -277,6 +313,37 @@ for wrong in (
         print(e)
     else:
         raise AssertionError("arrays of different heads were put side by side")
+
+
+# %% [markdown]
+# Labels and predictions may be names; they are compared as codes, in the order of the class names.
+
+# %%
+#| export
+def _coded(
+    values: np.ndarray,  # Classes, shape `(n, heads)`: codes, or names
+    classes: dict[str, list[str]],  # For each head its name and the names of its classes
+    what: str,  # labels, dense or pruned, for the error
+) -> np.ndarray:  # Codes, shape `(n, heads)`, int64
+    "Codes of every head. Raises: ValueError with the head whose classes are coded otherwise."
+    heads = [
+        class_codes(values[:, h], names, what if len(classes) == 1 else f"{what} of {head}")
+        for h, (head, names) in enumerate(classes.items())
+    ]
+    return np.stack(heads, axis=1)
+
+
+# %%
+two = {"smile": ["no", "yes"], "hat": ["off", "on"]}
+print(_coded(np.array([["no", "on"], ["yes", "on"]]), two, "labels"))
+assert _coded(np.array([["no", "on"], ["yes", "on"]]), two, "labels").tolist() == [[0, 1], [1, 1]]
+try:
+    _coded(np.array([[0, 1], [1, -1]]), two, "dense")
+except ValueError as e:
+    print(e)
+    assert "dense of hat coded −1 and 1" in str(e)
+else:
+    raise AssertionError("−1 was taken for a class")
 
 
 # %% [markdown]
@@ -518,7 +585,8 @@ assert both[0].endswith(
 # %%
 #| export
 def compare(
-    labels: np.ndarray,  # True class codes, shape `(n,)` or `(n, heads)`
+    # True classes, shape `(n,)` or `(n, heads)`: codes in the order of `classes`, or names
+    labels: np.ndarray,
     dense: np.ndarray,  # Classes predicted by the dense net, same shape
     pruned: np.ndarray,  # Classes predicted by the pruned net, same shape
     groups: np.ndarray,  # Group code of each image, shape `(n,)`
@@ -533,7 +601,14 @@ def compare(
     """All that is measured on the test images, ready for JSON.
 
     Raises: ValueError for arrays that do not fit one another or groups that cannot be compared."""
-    y, d, p = _columns(labels, dense, pruned, len(groups), len(classes))
+    same_images(labels=labels, dense=dense, pruned=pruned, groups=groups)
+    y, d, p = (
+        _coded(values, classes, what)
+        for values, what in zip(
+            _columns(labels, dense, pruned, len(groups), len(classes)),
+            ("labels", "dense", "pruned"),
+        )
+    )
     right = (d == y).mean(axis=1), (p == y).mean(axis=1)
     table = interval_table(*right, groups, names, B, seed, level)
     of_head = {
@@ -624,3 +699,30 @@ except ValueError as e:
     print(e)
 else:
     raise AssertionError("two heads of predictions for one head of labels were accepted")
+
+# %% [markdown]
+# Names instead of codes give the same figures. Another coding, or rows in another order, is refused; by position, ρ would be another number.
+
+# %%
+expressions = np.array(task["expression"])
+by_name = compare(
+    expressions[y_true], expressions[y_pred], ["happy"] * 8, np.array(names)[groups], task, names, B=200
+)
+assert by_name == metrics
+series = pd.Series(y_true)
+refused = {
+    "labels counted from 1": (y_true + 1, y_pred, y_pred),
+    "dense are float64": (y_true, y_pred.astype(float), y_pred),
+    "pruned hold 'furious'": (y_true, y_pred, ["furious"] * 8),
+    "labels hold the class -1": (y_true - 1, y_pred, y_pred),
+    "pruned has the same index in another order than labels": (series, y_pred, series[::-1]),
+    "the lengths are labels 8, dense 7, pruned 8, groups 8": (y_true, y_pred[:7], y_pred),
+}
+for said, wrong in refused.items():
+    try:
+        compare(*wrong, groups, task, names, B=50)
+    except ValueError as e:
+        print(e)
+        assert said in str(e)
+    else:
+        raise AssertionError(f"accepted: {said}")

@@ -8,12 +8,14 @@
 
 # %%
 #| export
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from operator import index
 from pathlib import Path
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ import tempfile
 from types import SimpleNamespace
 
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from fairgrape.method.masks import apply_masks
 
@@ -247,7 +250,7 @@ class ByGroup:
         if isinstance(loader, Iterator):
             raise ValueError(f"the loader is a {type(loader).__name__}: {_NOTHING}")
         self.loader, self.groups, self.size = loader, groups, _whole("size", size)
-        self.counts = count_groups(loader, groups)
+        self.counts, self.told = count_groups(loader, groups), False
 
     def __len__(self) -> int:
         return sum(len(cut(n, self.size)) for n in self.counts)
@@ -278,13 +281,43 @@ for wrong, size, said in (
 # %% [markdown]
 # A pass sorts the images of each mixed batch to those of their group that are waiting, and hands out a batch as soon as there are enough for it. So there are never more than a batch of each group in memory.
 
+# %% [markdown]
+# Two passes over a loader need not bring the same images: a `WeightedRandomSampler` draws anew each time, and shuffling with `drop_last` leaves out other images. A pass is used as it comes, surplus images included, and a warning says so once.
+
+# %%
+#| export
+@patch
+def tell(
+    self: ByGroup,
+    seen: list[int],  # Images of each group in this pass
+):
+    "Warn, once, of a pass that differs from the count. Raises: ValueError for a group without any."
+    g = next(i for i, (n, m) in enumerate(zip(self.counts, seen)) if n != m)
+    differs = (
+        f"two passes over the loader differ: group {g} had {self.counts[g]} images when they were"
+        f" counted, and {seen[g]} in this pass"
+    )
+    if 0 in seen:
+        raise ValueError(
+            f"{differs}; group {seen.index(0)} has none in this pass, so its importance cannot be"
+            " estimated: use a loader of all images, without a sampler or drop_last"
+        )
+    if not self.told:
+        warnings.warn(
+            f"{differs}. Importance is measured on what each pass brings; for the same images each"
+            " time, use a loader without a random sampler, and without drop_last",
+            stacklevel=3,
+        )
+    self.told = True
+
+
 # %%
 #| export
 @patch
 def __iter__(self: ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
     "Batches of one group each, in the order in which they are full"
     sizes = [cut(n, self.size) for n in self.counts]
-    waiting = [None] * self.groups
+    waiting, seen = [None] * self.groups, [0] * self.groups
     for x, y, g in self.loader:
         for i in g.unique().tolist():
             mine = (x[g == i], y[g == i])
@@ -293,12 +326,19 @@ def __iter__(self: ByGroup) -> Iterator[tuple[Tensor, Tensor, int]]:
                 if waiting[i] is None
                 else tuple(torch.cat(pair) for pair in zip(waiting[i], mine))
             )
-            while sizes[i] and len(waiting[i][0]) >= sizes[i][0]:
-                n = sizes[i].pop(0)
+            seen[i] += len(mine[0])
+            while len(waiting[i][0]) >= (sizes[i][0] if sizes[i] else self.size):
+                n = sizes[i].pop(0) if sizes[i] else self.size
                 yield *(t[:n] for t in waiting[i]), i
                 waiting[i] = tuple(t[n:] for t in waiting[i])
     if waiting == [None] * self.groups:
         raise ValueError(f"the loader yields nothing the second time: {_NOTHING}")
+    if seen == self.counts:
+        return
+    self.tell(seen)
+    for i, left in enumerate(waiting):
+        if len(left[0]):
+            yield *left, i
 
 
 # %%
@@ -309,6 +349,42 @@ assert [(x.tolist(), g) for x, _, g in ByGroup(loader, 2, size=3)] == [
     ([3.0, 4.0], 0),
     ([1.0, 5.0], 1),
 ]
+
+
+class Changing:
+    "Other images in each pass."
+
+    def __init__(self, *passes):
+        self.passes = list(passes)
+
+    def __iter__(self):
+        return iter(self.passes.pop(0))
+
+
+def one_batch(*codes):
+    return [(torch.arange(float(len(codes))), torch.arange(len(codes)), torch.tensor(codes))]
+
+
+# counted 2 and 1; then a pass with 4 and 1, and one with 1 and 2
+changing = ByGroup(
+    Changing(one_batch(0, 0, 1), one_batch(0, 0, 0, 0, 1), one_batch(1, 1, 0)), 2, size=3
+)
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    passes = [[(x.tolist(), g) for x, _, g in changing] for _ in range(2)]
+print(said[0].message)
+assert passes[0] == [([0.0, 1.0], 0), ([4.0], 1), ([2.0, 3.0], 0)]
+assert passes[1] == [([0.0], 1), ([2.0], 0), ([1.0], 1)]
+assert len(said) == 1 and "group 0 had 2 images when they were counted, and 4" in str(
+    said[0].message
+)
+try:
+    list(ByGroup(Changing(one_batch(0, 1), one_batch(0, 0)), 2))
+except ValueError as e:
+    print(e)
+    assert "group 1 has none in this pass" in str(e)
+else:
+    raise AssertionError("a group without an image was measured")
 assert [y.tolist() for _, y, _ in ByGroup(loader, 2, size=3)] == [[0, 2], [0, 1], [1, 2]] and len(
     list(ByGroup(loader, 2, size=1))
 ) == 6
@@ -443,12 +519,41 @@ def _loss_of(model, x, y, loss, autocast=None) -> Tensor:
     return value
 
 
+_CHECKPOINTING = (
+    "the network uses activation checkpointing with use_reentrant=True, which gives no gradient of"
+    " single weights: call torch.utils.checkpoint.checkpoint with use_reentrant=False, or switch"
+    " checkpointing off while pruning"
+)
+_CHECKED = WeakSet()  # Networks in which a weight without a gradient has been looked into
+
+
+def _refuse_checkpointing(model: nn.Module, x: Tensor):
+    "Raise ValueError where a checkpointed block hides its weights; a network is looked at once."
+    if model in _CHECKED:
+        return
+    _CHECKED.add(model)
+    with warnings.catch_warnings(record=True) as said, torch.random.fork_rng():
+        warnings.simplefilter("always")
+        model(x)
+    if any("None of the inputs have requires_grad" in str(w.message) for w in said):
+        _CHECKED.discard(model)
+        raise ValueError(_CHECKPOINTING)
+
+
 def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Tensor | None]:
-    "∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part"
-    value = _loss_of(model, x, y, loss, autocast)
-    return torch.autograd.grad(
-        value, [original(layer) for layer in layers], allow_unused=True, **how
-    )
+    """∂L/∂w of the batch's loss for each layer's weight; None where the weight took no part.
+    Raises: ValueError where activation checkpointing hides weights.
+    """
+    value, weights = _loss_of(model, x, y, loss, autocast), [original(layer) for layer in layers]
+    try:
+        gradients = torch.autograd.grad(value, weights, allow_unused=True, **how)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ValueError(_CHECKPOINTING) from error
+    if any(gradient is None for gradient in gradients):
+        _refuse_checkpointing(model, x)
+    return gradients
 
 
 # %% [markdown]
@@ -494,6 +599,37 @@ for net, batch, loss, said in (
         assert said in str(e)
     else:
         raise AssertionError("a batch without a gradient was accepted")
+
+
+class Saving(nn.Module):
+    "Two layers of which some are checkpointed."
+
+    def __init__(self, first: bool, reentrant: bool):
+        super().__init__()
+        self.a, self.b = nn.Linear(2, 2), nn.Linear(2, 1)
+        self.first, self.reentrant = first, reentrant
+
+    def forward(self, x):
+        saved, other = (self.a, self.b) if self.first else (self.b, self.a)
+        if not self.first:
+            x = other(x)
+        x = checkpoint(saved, x, use_reentrant=self.reentrant)
+        return other(x) if self.first else x
+
+
+for first in (True, False):
+    free = Saving(first, reentrant=False)
+    layers = [free.a, free.b]
+    assert all(g is not None for g in weight_gradients(free, layers, torch.ones(1, 2), None, mean))
+    blind = Saving(first, reentrant=True)
+    for _ in range(2):
+        try:
+            weight_gradients(blind, [blind.a, blind.b], torch.ones(1, 2), None, mean)
+        except ValueError as e:
+            print(e)
+            assert "use_reentrant=False" in str(e)
+        else:
+            raise AssertionError("weights without a gradient were accepted")
 try:
     weight_gradients(neuron, [neuron], torch.ones(1, 3), None, mean)
 except RuntimeError as e:

@@ -15,6 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
@@ -454,6 +455,13 @@ def prunable(
     for name, module in model.named_modules():
         if not isinstance(module, PRUNABLE) or module in dense:
             continue
+        if is_lazy(original(module)):
+            raise ValueError(
+                f"{name}: this {type(module).__name__} has no weight before its first batch:"
+                " call the network once on a batch, then train and prune it"
+            )
+        if not original(module).numel():  # a layer without inputs or outputs
+            continue
         check_weight(name, module)
         if id(original(module)) not in seen:
             layers[name] = module
@@ -506,7 +514,9 @@ assert list(prunable(three, "d")) == ["a"] and list(prunable(nn.Sequential(three
 output_layer = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 4), nn.Linear(4, 4))
 output_layer[1].weight = output_layer[0].weight
 assert list(prunable(output_layer, "0")) == ["2"]
+assert list(prunable(nn.Sequential(nn.Linear(0, 3), nn.Linear(3, 2)))) == ["1"]
 for make, hint in [
+    (lambda: prunable(nn.Sequential(nn.LazyLinear(3))), "0: this LazyLinear has no weight"),
     (lambda: prunable(net, ignore=["head"]), "'head'"),
     (lambda: prunable(net, ignore="024"), "'024' names no layer"),
     (lambda: prunable(nn.Sequential(nn.ReLU())), "left to prune"),
@@ -529,6 +539,31 @@ for make, hint in [
 # [parametrization](https://pytorch.org/docs/stable/generated/torch.nn.utils.parametrize.register_parametrization.html): whoever reads `layer.weight` gets the masked weight, the
 # optimizer sees the parameter under it, and no gradient reaches a pruned entry. `torch.where` rather than a product, so that a pruned entry is 0 even if what lies under it is not finite.
 
+# %% [markdown]
+# What reads as the weight is computed anew each time, so changing it in place, as `nn.init` does, is lost. Each computed weight therefore carries a watch, which warns when the weight goes out of use and was changed meanwhile.
+
+# %%
+#| export
+class _Watch:
+    "Lies on a computed weight, and warns at its end if it was changed in place."
+
+    def __init__(
+        self,
+        weight: Tensor,  # What reads as a layer's weight
+    ):
+        self.alias, self.version = weight.detach(), weight._version  # an alias counts along
+
+    def __del__(self):
+        if self.alias._version != self.version:
+            warnings.warn(
+                f"the weight of a masked layer, shape {tuple(self.alias.shape)}, was changed in"
+                " place, as nn.init does; that has no effect, since it is computed from the mask:"
+                " call layer.reset_parameters(), assign layer.weight = …, or change"
+                " fairgrape.method.masks.original(layer)",
+                stacklevel=2,
+            )
+
+
 # %%
 #| export
 class Masked(nn.Module):
@@ -542,7 +577,14 @@ class Masked(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return torch.where(self.mask, weight, weight.new_zeros(()))
+        masked = torch.where(self.mask, weight, weight.new_zeros(()))
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if type(masked) is Tensor and not traced and not masked.is_inference():
+            masked.watch = _Watch(masked)
+        return masked
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight  # what `layer.weight = …` puts under the mask
 
 
 # %%
@@ -635,6 +677,32 @@ assert _holders(twice, twice.weight) == [(twice, "weight"), (twice, "again")]
 # %% [markdown]
 # The first call registers the parametrization, later ones only copy the new mask in, so that an optimizer and a compiled network go on with the tensors they know.
 
+# %% [markdown]
+# Whoever trains a network again from random weights calls `layer.reset_parameters()`, and a fused network is given new weights by `layer.weight = …`. Both have to reach the parameter under the mask. The class of a parametrized layer is its own, so the two are adapted there, and are gone with the mask.
+
+# %%
+#| export
+def _reach_through(module: nn.Module):
+    "Let `reset_parameters` and the assignment of a parameter reach what lies under the masks."
+    kind, plain = type(module), type(module).__bases__[0]
+
+    def reset_parameters(self):
+        bare = plain.__new__(plain)
+        bare.__dict__.update(self.__dict__)
+        under = {n: p.original for n, p in self.parametrizations.items() if hasattr(p, "original")}
+        bare._parameters = {**self._parameters, **under}
+        plain.reset_parameters(bare)
+
+    def assign(self, name, value):
+        if isinstance(value, nn.Parameter) and parametrize.is_parametrized(self, name):
+            value = value.detach().clone()
+        plain.__setattr__(self, name, value)
+
+    kind.__setattr__ = assign
+    if hasattr(plain, "reset_parameters"):
+        kind.reset_parameters = reset_parameters
+
+
 # %%
 #| export
 def apply_masks(
@@ -655,8 +723,44 @@ def apply_masks(
             masked = Masked(mask)
             for module, attribute in _holders(model, weight):
                 parametrize.register_parametrization(module, attribute, masked)
+                _reach_through(module)
     return model
 
+
+# %%
+import copy
+
+first = nn.Sequential(nn.Linear(2, 2))
+kept = torch.tensor([[True, False], [False, True]])
+apply_masks(first, {"0": kept})
+under, before = original(first[0]), first[0].weight.detach().clone()
+first[0].reset_parameters()
+assert original(first[0]) is under and not torch.equal(first[0].weight[kept], before[kept])
+assert (first[0].weight[~kept] == 0).all()
+for value in (torch.full((2, 2), 3.0), nn.Parameter(torch.full((2, 2), 4.0))):
+    first[0].weight = value
+    print(first[0].weight.tolist())
+    assert first[0].weight.tolist() == [[value[0, 0], 0], [0, value[0, 0]]]
+    assert original(first[0]) is under and under.requires_grad
+copied = copy.deepcopy(first)
+copied[0].reset_parameters()
+assert first[0].weight.tolist() == [[4, 0], [0, 4]] != copied[0].weight.tolist()
+told = warnings_of(lambda layer: nn.init.zeros_(layer.weight).sum(), first[0])
+print(told[0])
+assert len(told) == 1 and "reset_parameters" in told[0]
+assert not warnings_of(lambda net: net(torch.ones(1, 2)).sum().backward(), first)
+with torch.inference_mode():
+    assert not first(torch.ones(1, 2)).requires_grad
+state = dict(first.named_parameters())
+per_image = torch.func.vmap(
+    torch.func.grad(lambda p, x: functional_call(first, p, (x,)).sum()), in_dims=(None, 0)
+)(state, torch.ones(3, 2))
+assert per_image["0.parametrizations.weight.original"].shape == (3, 2, 2)
+fused = torch.nn.utils.fuse_conv_bn_eval(
+    apply_masks(nn.Conv2d(1, 1, 2), {"": torch.tensor([[[[True, False], [True, True]]]])}).eval(),
+    nn.BatchNorm2d(1).eval(),
+)
+assert fused.weight[0, 0, 0, 1] == 0 and fused.weight[0, 0, 0, 0] != 0
 
 # %%
 masks = {"4": torch.zeros(5, 64, dtype=torch.bool)}

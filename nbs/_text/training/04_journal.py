@@ -665,7 +665,9 @@ def restore(
     if not self.found:
         return model
     masks = {
-        name.removesuffix(MASK): mask for name, mask in self.network.items() if name.endswith(MASK)
+        f".{name}".removesuffix(MASK).removeprefix("."): mask
+        for name, mask in self.network.items()
+        if f".{name}".endswith(MASK)  # a network that is itself a layer has no name
     }
     if masks:
         apply_masks(model, masks)
@@ -686,6 +688,10 @@ back[0].weight
 assert torch.equal(back[0].weight, masked[0].weight) and torch.equal(
     get_masks(back)["0"], get_masks(masked)["0"]
 )
+one_layer = apply_masks(nn.Linear(3, 2), {"": get_masks(masked)["0"]})
+Journal(home / "one layer").write(one_layer)
+again = open_journal(home / "one layer").restore(nn.Linear(3, 2))
+assert torch.equal(again.weight, one_layer.weight) and (again.weight == 0).sum() == 2
 untouched = nn.Sequential(nn.Linear(3, 2))
 before = untouched[0].weight.clone()
 assert torch.equal(Journal().restore(untouched)[0].weight, before)
