@@ -36,6 +36,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 SITE = Path(__file__).resolve().parent
 REPO = SITE.parents[1]
 NBS, SHOWCASE = REPO / "nbs", REPO / "runs" / "showcase"
+STORY = NBS / "story.ipynb"  # the method in one notebook: the first page
 MODULES = SITE / "node_modules"
 
 # ---- what comes from npm: MathJax for the pages, axe-core for their test
@@ -968,7 +969,8 @@ def gather(out: Path, lax: bool = False) -> Pages:
         sorted((NBS / "templates").glob("*.ipynb")),
     )
     names = (
-        {b: page_name(b) for b in books()}
+        {STORY: "story"}
+        | {b: page_name(b) for b in books()}
         | {b: b.stem for b in tutorials}
         | {b: f"templates/{b.stem}" for b in templates}
     )
@@ -1027,7 +1029,7 @@ def gather(out: Path, lax: bool = False) -> Pages:
     )
 
     trees = [
-        toctree("Start", ["use", "data_sets", "limits"]),
+        toctree("Start", ["story", "use", "data_sets", "limits"]),
         toctree("Tutorials", [t.stem for t in tutorials]),
     ]
     trees += [
