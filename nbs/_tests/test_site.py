@@ -230,15 +230,21 @@ def test_every_run_and_study_has_a_page(site):
 
 def test_every_notebook_has_a_page(site):
     pages = {b: build.page_name(b) for b in build.books()}
+<<<<<<< HEAD
     pages |= {b: b.stem for b in build.NBS.glob("tutorials/*.ipynb")}
     assert len(pages) > 80
     assert not [b for b, n in pages.items() if not (site / f"{n}.html").is_file()]
+=======
+    pages |= {b: b.stem for b in [build.STORY, *build.NBS.glob("tutorials/*.ipynb")]}
+    assert len(pages) > 80 and not [b for b, n in pages.items() if not (site / f"{n}.html").is_file()]
+>>>>>>> s3
 
 
 def test_no_heading_is_lost(site):
     "Every heading of a notebook and of a text is on its page"
     pages = {b: build.page_name(b) for b in build.books()}
-    pages |= {p: p.stem for p in [*build.NBS.glob("tutorials/*.ipynb"), *build.SITE.glob("*.md")]}
+    others = [build.STORY, *build.NBS.glob("tutorials/*.ipynb"), *build.SITE.glob("*.md")]
+    pages |= {p: p.stem for p in others}
     for path, name in pages.items():
         texts = (
             [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown"]
@@ -260,7 +266,7 @@ def test_every_notebook_was_executed():
     """
     books = {
         p.name: [c for c in nbformat.read(p, 4).cells if c.cell_type == "code"]
-        for p in [*build.books(), *build.NBS.glob("tutorials/*.ipynb")]
+        for p in [build.STORY, *build.books(), *build.NBS.glob("tutorials/*.ipynb")]
     }
     assert not [name for name, cells in books.items() if not any(c.outputs for c in cells)], (
         "make outputs"

@@ -39,19 +39,18 @@ home = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# Remove a weight $w$ and the loss $L_g$ on the images of group $g$ changes. To first order in $w$ the change is $-w\,\partial L_g/\partial w$; squared, so that gains do not cancel losses, it is the
-# weight's importance for the group (paper, section 3):
+# Remove a weight $w$, and the loss $L_g$ on the images of group $g$ changes: to first order by $-w\,\partial L_g/\partial w$. The square of that change, so that gains do not cancel losses, is the weight's
+# importance for the group (paper, section 3):
 #
 # $$I_g(w) = \left(w \cdot \frac{\partial L_g}{\partial w}\right)^2 .$$
 #
-# A mean gradient over few images is noisy, and squaring turns noise into importance, so the estimate falls as batches grow. If every group's share of a mixed batch decided
-# how many of its images are averaged, a small group would look important only because it is small. Hence each group gets batches of its own, of about the same size, and $I_g$ is the mean over
-# *its* batches. A second gain: each image is seen once, however many groups there are.
+# The mean gradient over a few images is noisy, and squaring turns noise into importance: the smaller the batch, the larger the estimate. In a mixed batch a small group is averaged over few images,
+# so it would look important only because it is small. Each group therefore gets batches of its own, of about the same size, and $I_g$ is the mean over *its* batches. Each image is also seen only once, however many groups there are.
 #
 # ## Batches of one group
 #
-# A data loader usually yields mixed batches. `ByGroup` re-cuts any loader of `(input, target, group)` into batches of one group each. `np.array_split` makes
-# them near-equal: 130 images at most 64 a batch are 44 + 43 + 43, not 64 + 64 + 2, since a batch of two would count as much as one of 64.
+# A data loader usually yields mixed batches. `ByGroup` re-cuts any loader of `(input, target, group)` into batches of one group each, of nearly equal size: 130 images in batches of at most 64
+# become 44 + 43 + 43, not 64 + 64 + 2. A batch of two would count as much as one of 64.
 
 # %%
 #| export
@@ -75,7 +74,7 @@ assert (
 
 
 # %% [markdown]
-# The commonest mistakes in a loader of one's own are pairs instead of triples, dictionaries, and groups that are words, floats or truth values. Each has an error of its own, before anything is computed.
+# Common mistakes in a custom loader are pairs instead of triples, dictionaries, and groups that are words, floats or booleans. Each raises a specific error before anything is computed.
 
 # %%
 #| export
@@ -153,8 +152,7 @@ for wrong, said in (
         raise AssertionError("a wrong batch was accepted")
 
 # %% [markdown]
-# To cut evenly one must know how many images each group has, so the loader is read once for its labels alone. That is also where a group without any image is found: nothing
-# could be preserved for it, so it is an error.
+# To cut evenly, the number of images per group must be known, so the loader is read once just for its labels. A group without images is found here too. Nothing could be preserved for it, so it raises an error.
 
 # %%
 #| export
@@ -230,7 +228,7 @@ for wrong, groups, said in (
 
 
 # %% [markdown]
-# The batches' sizes are known once the images are counted, before any is put together.
+# The sizes of the batches follow from the counts.
 
 # %%
 #| export
@@ -279,7 +277,7 @@ for wrong, size, said in (
 
 
 # %% [markdown]
-# A pass sorts the images of each mixed batch to those of their group that are waiting, and hands out a batch as soon as there are enough for it. So there are never more than a batch of each group in memory.
+# During a pass each image waits with the others of its group, and a batch is yielded as soon as it is full. Memory never holds more than about one batch per group.
 
 # %% [markdown]
 # Two passes over a loader need not bring the same images: a `WeightedRandomSampler` draws anew each time, and shuffling with `drop_last` leaves out other images. A pass is used as it comes, surplus images included, and a warning says so once.
@@ -412,8 +410,8 @@ else:
 # %% [markdown]
 # ## Measuring leaves no trace
 #
-# The network is in evaluation mode meanwhile: batch norm then uses its running statistics, so that an image's gradient does not depend on who else is in the batch. (The authors' code leaves it in
-# training mode; `training_mode=True` does that, and puts the running statistics back afterwards, so that measuring a network never changes it.)
+# While importance is measured the network is in evaluation mode. Batch norm then uses its running statistics, so an image's gradient does not depend on the rest of its batch. (The authors' code stays in
+# training mode. `training_mode=True` does the same, and restores the running statistics afterwards.)
 
 # %%
 #| export
@@ -470,7 +468,7 @@ norm.training, norm.running_mean
 # %% [markdown]
 # ## One backward pass a batch
 #
-# The gradient is taken for the prunable weights alone: biases and norms cost nothing, `.grad` is left as it was, and no optimizer is involved.
+# Gradients are taken for the prunable weights only. `.grad` is left as it was, and no optimizer is involved.
 
 # %%
 #| export
@@ -557,7 +555,7 @@ def weight_gradients(model, layers, x, y, loss, autocast=None, **how) -> list[Te
 
 
 # %% [markdown]
-# By hand, on one linear neuron without a bias and the loss $\mathrm{mean}(wx)$, whose gradient is just the mean input. A layer that the input never meets has none.
+# By hand: one linear neuron without a bias and the loss $\mathrm{mean}(wx)$, whose gradient is the mean input. A layer that the input never reaches has no gradient.
 
 # %%
 neuron, idle = nn.Linear(2, 1, bias=False), nn.Linear(2, 1)
@@ -640,8 +638,8 @@ else:
 
 
 # %% [markdown]
-# A gradient is needed for a moment only, to be squared. All of them together are as large as the network, and asking the system for that much memory at each batch and giving it back takes as long as the squaring. So whoever is interested is handed each weight's gradient as soon as the
-# backward pass has it, and then it is gone: autograd keeps a number in its place. A weight that two layers share has one gradient and two names.
+# Each gradient is needed only until it is squared, and all of them together are as large as the network. So a callback receives each weight's gradient as soon as the backward pass has it, and then the gradient is freed.
+# A weight that two layers share has one gradient and two names.
 
 # %%
 #| export
@@ -706,7 +704,7 @@ else:
 
 
 # %% [markdown]
-# Product and square are taken in the width of the sums. In half precision a small product is 0, and a small square is lost beside a large sum. `room` is memory that would else be asked for anew at every batch.
+# Product and square are computed in the precision of the sums. In half precision a small product would underflow to 0, and a small square would be lost in a large sum.
 
 # %%
 #| export
@@ -735,8 +733,8 @@ assert (small * small).item() == 0 < total.item() == 2.0**-52  # 2⁻²⁶ is no
 
 
 # %% [markdown]
-# A loss that is NaN gives gradients that are NaN, or none: the mean over targets that are all ignored is NaN, and its gradient is 0. The group would have no importance, and nothing would be kept for it. So the losses of a pass are remembered,
-# and looked at when it is through: a look at each batch would make a GPU wait.
+# A loss that is NaN may still have zero gradients (the mean over targets that are all ignored, for example). The group would then have no importance, and no weight would be kept for it. So the losses of a pass are recorded and
+# checked at its end; a check at every batch would stall a GPU.
 
 # %%
 #| export
@@ -786,7 +784,7 @@ assert watched.check() is None and Watched(F.cross_entropy).check() is None
 
 
 # %% [markdown]
-# In the end the sums are divided by the number of each group's batches.
+# At the end the sums are divided by the number of batches of each group.
 
 # %%
 #| export
@@ -820,8 +818,8 @@ else:
 
 
 # %% [markdown]
-# Several processes can divide the work, each with whole batches: a batch that was cut would give another mean gradient, and another square. Then the sums *and* the counts of batches are added up over all processes before they are divided. A `team` is anything with
-# `share(n)`, which says which of n batches are mine, and `sum_(tensors)`, which adds up in place (the module *parallel* has one; nothing of it is needed here).
+# Several processes can share the work, whole batches each: splitting a batch would change its mean gradient. Sums *and* batch counts are added up over all processes before the division. A `team` is any object with
+# `share(n)`, which returns this process's part of n batches, and `sum_(tensors)`, which adds up in place.
 
 # %%
 #| export
@@ -858,7 +856,7 @@ assert my_share("abc", None) == my_share("abc", SimpleNamespace(rank=0, size=1))
 
 
 # %% [markdown]
-# Where the sums lie on the host or in files, a process group that connects GPUs takes them there and back through the device: a group at a time, or they would not fit.
+# Sums that are kept on the host or in files go through the device one group at a time, because all of them might not fit.
 
 # %%
 #| export
@@ -943,8 +941,8 @@ def group_importance(
 
 
 # %% [markdown]
-# The neuron once more, with weights (2, 3). Group 0 has inputs (1, 0) and (3, 0), so the mean is
-# (2, 0) and the importance (2·2)², (3·0)². Group 1 has one input (0, 1): importance 0 and (3·1)².
+# The neuron again, with weights (2, 3). Group 0 has inputs (1, 0) and (3, 0): the mean is
+# (2, 0), the importance (2·2)² and (3·0)². Group 1 has one input (0, 1): importance 0 and (3·1)².
 
 # %%
 model = nn.Sequential(neuron)
@@ -952,7 +950,7 @@ by_hand = [(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), None, 0), (torch.tensor([[0.
 group_importance(model, by_hand, loss=mean, groups=2)
 
 # %% [markdown]
-# However many groups there are, each image goes forward once: a counter on the network sees as many as there are.
+# Each image goes forward once, however many groups there are; a counter on the network confirms it.
 
 # %%
 seen = []
@@ -973,7 +971,7 @@ assert neuron.weight.grad is None and model.training  # measuring left no trace
 counter.remove()
 
 # %% [markdown]
-# A pruned weight has importance 0 for everybody. A group that never comes is an error, and so is a code that is no group's, or a batch whose loss is NaN.
+# A pruned weight has importance 0 for every group. A group without images, a code outside the range, and a batch whose loss is NaN each raise an error.
 
 # %%
 pruned = apply_masks(copy.deepcopy(model), {"0": torch.tensor([[False, True]])})
@@ -1030,8 +1028,8 @@ assert group_importance(tiny, [(tiny[0].weight.detach(), None, 0)], mean, 1)["0"
 # %% [markdown]
 # ## Held against the definition
 #
-# The definition speaks of the loss of one group within a mixed batch. So the check takes a network with batch norm, lays the same batches of all groups side by side into mixed ones, masks the loss to one
-# group at a time and differentiates: $G$ backward passes for what `group_importance` does in one. In float64 both agree to nine digits.
+# The definition uses the loss of one group within a mixed batch. The check takes a network with batch norm, concatenates the same batches of all groups into mixed ones, masks the loss to one
+# group at a time and differentiates: $G$ backward passes for what `group_importance` does in one. In float64 the two agree to nine digits.
 
 # %%
 def by_definition(model, rounds, loss, groups):
@@ -1099,7 +1097,7 @@ for dtype, rtol, atol in ((torch.float64, 1e-9, 0), (torch.float32, 0, 1e-5)):
     )
 
 # %% [markdown]
-# Mixed precision changes the gradients' digits but not where they are summed:
+# Mixed precision changes the digits of the gradients, but not the precision of the sums:
 
 # %%
 net, data, _ = toy(torch.float32)
@@ -1113,7 +1111,7 @@ torch.corrcoef(torch.stack([half["5"].flatten(), full["5"].flatten()]))[0, 1]
 # %% [markdown]
 # ## Several processes, little memory
 #
-# Two processes on one fixed problem, in float64. Here they take turns: each is played by a team that keeps what it would send, and what both kept is added up. (With real processes it is tried in the [tests](../_tests/test_parallel.py).)
+# Two processes on one problem, in float64. Here they take turns: a stand-in for the team keeps what each would send and adds it up. (The [tests](../_tests/test_parallel.py) use real processes.)
 
 # %%
 class Played:
@@ -1148,7 +1146,7 @@ assert first.sent[0].tolist() == [1, 0, 2]  # batches 0, 2 and 4 are of groups 0
 max(float((both[n] - alone[n]).abs().max() / alone[n].max()) for n in alone)
 
 # %% [markdown]
-# Wherever the sums lie, the bits are the same; here the batches come in no order of groups at all.
+# Wherever the sums are kept, the bits are the same, also when batches come in any order of groups.
 
 # %%
 net, data, _ = toy(torch.float32)
@@ -1170,9 +1168,9 @@ for place in ("host", home / "maps"):
 # %% [markdown]
 # ## The authors' way of batching
 #
-# In the public code each batch mixes the groups, and a group's loss is taken over those of its images that happen to be in it. As a named variant, it lets a reader see what the choice changes. In the
-# toy data, groups 0 and 2 lie in two mixed batches each, so their means are over half as many images as in batches of their own, while group 1 has its four images together either way. The ratios say what
-# that alone does to the totals.
+# In the public code each batch mixes the groups, and a group's loss is the mean over those of its images that happen to be in the batch. This is available as a named variant, so that its effect can be measured. In the
+# toy data, groups 0 and 2 are split over two mixed batches each, so their means are over half as many images as in batches of their own. Group 1 has its four images together either way. The ratios show the effect on
+# the totals.
 
 # %%
 #| export

@@ -30,12 +30,12 @@ from fairgrape.method.selectors import select_fair_plain, target_share
 
 
 # %% [markdown]
-# What is chosen is told in *shares*: `select_top` keeps the most important weights, `select_fair_plain` those that keep every group's share of the importance, in a plain loop. How the same is found fast is told in *walk*, and how a layer comes there and back, from a device too, in *selection_jobs*.
-# Here it is put together: a selector for one layer, and the choice over all layers of a network.
+# A *selector* decides which weights of a layer stay. [Selectors](06_selectors.ipynb) defines the choice in plain loops: `select_top` keeps the most important weights, and `select_fair_plain` keeps every group's share of the importance. How the same mask is computed fast is in [the walk](07_fast.ipynb) and on a GPU in [device](08_device.ipynb).
+# This notebook puts the parts together: a selector for one layer, then the choice over all layers of a network.
 #
 # ## One layer
 #
-# Every selector has one signature. Behind it, `select_fair` makes a job, has its groups prepared in as many threads as torch uses, and turns the answer into a mask:
+# All selectors have the same signature. `select_fair` returns the mask of the plain loop, faster:
 
 # %%
 #| export
@@ -83,7 +83,7 @@ for wrong in (-importance, importance * float("inf"), importance * float("nan"),
         raise AssertionError("importances without shares were shared out")
 
 # %% [markdown]
-# Equal on everything that hypothesis can think of: random and tied importances, zeros of both signs, denormals, one group, fifty groups, magnitudes from 1e-300 to 1e300, weights already pruned with any score at all, both scopes, every |w|, sorted here and (as if) on a device.
+# Hypothesis looks for a case in which the two differ: random and tied importances, zeros of both signs, denormals, one group, fifty groups, magnitudes from 1e-300 to 1e300, weights already pruned, both scopes, any |w|, sorted on the host and as on a device.
 
 # %%
 values = st.one_of(
@@ -139,7 +139,7 @@ def check_equal_to_the_plain_loop(case, of_the_pruned):
 check_equal_to_the_plain_loop()
 
 # %% [markdown]
-# And once on a layer of some size, where there are several buckets and the shares of what is kept can be looked at beside their targets:
+# On a larger layer the shares of the kept weights can be compared with their targets:
 
 # %%
 torch.manual_seed(0)
@@ -179,7 +179,7 @@ assert (
 # %% [markdown]
 # ## All layers
 #
-# Layers are independent, so `select_fair` takes several at a time, one in each thread, the largest first; a layer so large that the others would wait for it has all threads to itself. Another selector is called for one layer after the other, since nothing is known about it.
+# Layers are independent. `select_fair` works on several at a time, the largest first; a very large layer gets all threads to itself. Any other selector is called for one layer after the other.
 
 # %%
 #| export
@@ -223,10 +223,10 @@ assert (
 # %% [markdown]
 # ## Layer or global scope
 #
-# With scope `"layer"` (the paper's) every layer keeps the same fraction. With `"global"` shares and budget are counted over all layers at once, so that a layer which
-# matters little may give up nearly all of its weights. At 99 % where the weights go over the layers can matter more than anything else, so scope is a setting of every method and named in every result.
+# With scope `"layer"` (the paper's) every layer keeps the same fraction. With `"global"` shares and budget are counted over all layers at once, so a layer that
+# matters little can lose nearly all of its weights. At 99 % the scope can matter more than the method. It is a setting of every method, and every result names it.
 #
-# A rate that leaves fewer weights than there are layers would have to empty one in the global scope, which the whole run would find out at its last step only. It is refused at once, with the largest rate that can be had.
+# In the global scope every layer keeps at least one weight. A rate that leaves fewer weights than layers is refused before any work, and the error names the largest possible rate.
 
 # %%
 #| export
@@ -260,7 +260,7 @@ for rate, scope in ((0.8, "layer"), (0.75, "global"), (0, "global")):
 
 
 # %% [markdown]
-# The rate counts the weights that a layer had at first. Where more are gone already (another method pruned before, say) it keeps what is left. A selector with a function `count(n, rate)` of its own (the [released ones](../methods/03_released.ipynb) have one) is asked how many.
+# The rate refers to the weights that a layer had originally. If more are gone already, because another method pruned before, the layer keeps what is left. A selector may bring its own `count(n, rate)`, as the [released ones](../methods/03_released.ipynb) do.
 
 # %%
 #| export
@@ -285,7 +285,7 @@ assert (
 
 
 # %% [markdown]
-# Globally the layers lie side by side as one long layer whose entries are numbered by where they come from, and any selector that takes `layer` serves.
+# For the global scope the layers are laid side by side as one long layer, and each entry is labelled with its layer's number. Any selector that takes `layer` works.
 
 # %%
 #| export
@@ -309,7 +309,7 @@ def select_globally(importance, masks, weights, k: int, select: Select) -> dict[
 
 
 # %% [markdown]
-# Two layers of four weights, the second a hundred times less important: of three weights it gets the one that it must have.
+# Two layers of four weights. The second is a hundred times less important: of three weights it gets only the one that it must have.
 
 # %%
 importance = {
@@ -342,8 +342,8 @@ assert to_list(select_globally(*square, k=99, select=select_fair)) == {
 
 
 # %% [markdown]
-# A layer whose importance is all zero or not finite (a dead branch, an overflow) gives no shares to preserve. It is pruned by magnitude, and a warning names it and, where only some groups are at fault, them.
-# Negative scores are no fault: GraSP's often are, and `select_top` puts them in order like any others. What a score says of a pruned weight is not looked at.
+# A layer whose importance is all zero or not finite (a dead branch, an overflow) has no shares to preserve. It is pruned by magnitude, and a warning names the layer and, where only some groups are affected, the groups.
+# Negative scores are allowed: GraSP's often are, and `select_top` ranks them like any others. The score of a pruned weight is ignored.
 
 # %%
 #| export
@@ -410,7 +410,7 @@ assert fault(group_ranges(torch.tensor([[0.0, 1.0], [0.0, 0.0]]))) == ""
 
 
 # %% [markdown]
-# A group can also be without importance everywhere, in layers that others can be pruned by. Its target share is 0, and nothing is kept for its sake. That is said as well.
+# A group may have no importance in any layer. Its target share is then 0, no weight is kept for it, and a warning says so.
 
 # %%
 #| export
@@ -460,7 +460,7 @@ assert (
 
 
 # %% [markdown]
-# In the layer scope such a layer keeps the same fraction as any other. In the global scope nothing says that it deserves more than the one weight that each layer must keep, so it gets one, and the others share the rest of the budget. What they cannot take goes back to it.
+# In the layer scope a layer without importance keeps the same fraction as any other. In the global scope it keeps the one weight that every layer must keep, and the others share the rest of the budget. What they cannot take goes back to it.
 
 # %%
 #| export
@@ -520,7 +520,7 @@ def select_masks(
 
 
 # %% [markdown]
-# The same two layers. Half is pruned: the layer scope halves both, the global one leaves the second a single weight.
+# The same two layers, half pruned. The layer scope halves both; the global scope leaves the second a single weight.
 
 # %%
 for scope in SCOPES:
@@ -556,7 +556,7 @@ else:
     raise AssertionError("a budget below one weight a layer was accepted")
 
 # %% [markdown]
-# A layer that no gradient reached: in the layer scope it keeps its half, the two weights of largest |w|, in the global scope the largest, and the other layer has the budget that is left.
+# A layer that no gradient reached: in the layer scope it keeps half, its two largest weights. In the global scope it keeps the largest one, and the other layer gets the rest of the budget.
 
 # %%
 unreached = (
@@ -584,7 +584,7 @@ assert (
 
 
 # %% [markdown]
-# The fast way and the plain loop agree on this too, with any layers without importance and any budget. At 90 % of 50 and eight times 5 weights there are nine weights for nine layers: each keeps one.
+# The fast selector and the plain loop agree here too, with any layers without importance and any budget. At 90 %, one layer of 50 weights and eight of 5 leave nine weights for nine layers: each keeps one.
 
 # %%
 @st.composite

@@ -32,25 +32,106 @@ import torch.nn.functional as F
 from fairgrape.method.selectors import select_top
 
 # %% [markdown]
-# Importance is a statement to first order, about removing one weight from the network as it stands. Remove nine tenths at once and the statement is about a network that no longer exists. So FairGRAPE
-# removes a tenth, lets the rest recover, measures anew, and goes on.
+# Importance describes, to first order, the removal of one weight from the network as it is. Remove nine tenths at once, and that network no longer exists. So FairGRAPE
+# removes a tenth, lets the network recover, measures again, and continues.
 #
 # ## The schedule
 #
+# <<<<<<< HEAD
 # After step $i$ the cumulative rate is $r_i = \min(1 - \mathrm{keep}^i, r)$, until the target $r$ is reached. [The schedule](09_schedule.ipynb) computes it in exact fractions.
+# =======
+# After step $i$ the cumulative rate is $r_i = \min(1 - \mathrm{keep}^i, r)$, until the target $r$ is reached. The rates are exact fractions, so that rounding cannot change the number of weights.
+# >>>>>>> s3
 
 # %%
 [float(r) for r in schedule(rate=0.9, keep=0.5)]
 
 # %%
+<<<<<<< HEAD
 assert len(schedule(0.99, 0.9)) == 44 and len(schedule(0.99, None)) == 1
+=======
+_fraction("rate", 0.9), _fraction("keep", "0.975")
+
+# %%
+# the float is a little more than a tenth
+assert _fraction("rate", 0.1) == Fraction(1, 10) != Fraction(0.1)
+for wrong in (1, 0, -0.5, "most", float("nan")):
+    try:
+        _fraction("rate", wrong)
+    except ValueError as e:
+        print(e)
+        assert str(e).startswith(f"rate = {wrong!r}")
+    else:
+        raise AssertionError(f"{wrong} was taken for a rate")
+
+
+# %% [markdown]
+# Without `keep` there is one step, straight to the target.
+
+# %%
+#| export
+def schedule(
+    rate: float | str,  # Target pruning rate, 0 < rate < 1
+    keep: float | str | None = 0.9,  # Fraction kept at each step, 0 < keep < 1; None: one shot
+) -> list[Fraction]:  # Cumulative pruning rate after each step
+    """The cumulative rates r_i = min(1 − keep^i, rate).
+
+    Raises: ValueError if a rate is not a number between 0 and 1, or if that takes more than 1,000
+    steps.
+    Source: paper, section 3.3; keep per step 0.9 (0.975 for UTKFace) in its experiments."""
+    target, kept = _fraction("rate", rate), None if keep is None else _fraction("keep", keep)
+    steps = 1 if kept is None else math.log1p(-float(target)) / math.log(float(kept))
+    if steps > 1000:
+        raise ValueError(
+            f"keep = {keep}: a rate of {rate} takes {steps:,.0f} pruning steps, with training after"
+            " each; choose a smaller keep, for at most 1,000"
+        )
+    rates = [target] if kept is None else [min(1 - kept, target)]
+    while rates[-1] < target:
+        rates.append(min(1 - kept ** (len(rates) + 1), target))
+    return rates
+
+
+# %%
+(
+    [float(r) for r in schedule(rate=0.9, keep=0.5)],
+    len(schedule(0.99, 0.9)),
+    len(schedule(0.99, 0.975)),
+)
+
+# %%
+assert [float(r) for r in schedule(0.9, 0.5)] == [0.5, 0.75, 0.875, 0.9]
+assert schedule(0.99, None) == [Fraction(99, 100)] and schedule(0.19, 0.9) == [
+    Fraction(1, 10),
+    Fraction(19, 100),
+]
+assert len(schedule(0.99, 0.9)) == 44  # 0.9 ** 43 = 0.0108, 0.9 ** 44 = 0.0097
+
+# %%
+for rate, keep in (
+    (1.0, 0.9),
+    (0, 0.9),
+    (-0.5, 0.9),
+    ("most", 0.9),
+    (float("nan"), 0.9),
+    (0.9, 1.0),
+    (0.9, 0),
+    (0.99, 0.9999),
+):
+    try:
+        schedule(rate, keep)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError(f"rate {rate}, keep {keep} was accepted")
+>>>>>>> s3
 
 
 # %% [markdown]
 # ## The loop
 #
-# Four seams: `score` looks at the network and gives each weight a number for each group, `select` turns numbers into masks, the schedule says how many, `retrain` lets the network recover. A method is a choice
-# of the first two; the loop below is everybody's. `retrain` may be left out: methods that prune before training score, prune and score again without any. It may also do more than train, as for the lottery ticket, which rewinds first. Each step says what it bought.
+# The loop has four parts. `score` gives each weight a number for each group, `select` turns numbers into masks, the schedule says how many weights stay, and `retrain` lets the network recover. A method is a choice
+# of the first two. `retrain` may be left out: methods that prune before training do without. It may also do more than train: the lottery ticket rewinds first. Each step reports what it did.
 
 # %%
 #| export
@@ -85,7 +166,7 @@ else:
 
 
 # %% [markdown]
-# The rate that was asked for and the sparsity that came out differ by a rounding in each layer, so both are said.
+# The requested rate and the resulting sparsity differ by a rounding in each layer, so both are shown.
 
 # %%
 #| export
@@ -115,7 +196,7 @@ assert (
 
 
 # %% [markdown]
-# The first half of a step, before any training: score, select, apply. It is a function of its own because the loop may be cut off between the halves, and hours of retraining may follow this one.
+# The first half of a step: score, select, apply. It is a function of its own because a run may be interrupted between the halves, and retraining may take hours.
 
 # %%
 #| export
@@ -136,7 +217,7 @@ def _remove(
 
 
 # %% [markdown]
-# The shortest method there is: score by magnitude, one group of everybody, choose the top. Of the weights 1 to 6 the three largest stay.
+# The shortest method: magnitude as the score, one group of everybody, keep the top. Of the weights 1 to 6 the three largest stay.
 
 # %%
 def magnitude(model):
@@ -179,7 +260,7 @@ assert six[0].weight.tolist() == [[0, 0, 0], [0, -5, 0]] and half.kept == 1
 
 
 # %% [markdown]
-# A rate counts the weights that there were at first. A network that has lost more than that already would go through every step, retraining included, and come out as it went in, under the name of a rate that it does not have. That is an error before any work.
+# A rate refers to the original number of weights. A network that is already sparser would pass through every step, retraining included, unchanged, and then be reported under a rate that it does not have. That raises an error before any work.
 # (In the layer scope each layer's count is rounded down, so as many weights are enough.)
 
 # %%
@@ -222,9 +303,9 @@ for rate in (Fraction(4, 5), Fraction(9, 10)):
 
 
 # %% [markdown]
-# What `retrain` does is up to the user, and a common habit breaks the masks: keep a copy of the best `state_dict` and load it in the end. A state of an earlier step brings that step's masks along, with more
-# weights than the step says. So a step's masks are put back after retraining, with a warning, because the network is then no longer the one that was the best. Where they cannot be put back, because `retrain`
-# took a layer away, say, the error names the step.
+# What `retrain` does is up to the user, and one common habit breaks the masks: load the best `state_dict` at the end. A state from an earlier step brings that step's masks with it, and so more
+# weights. After retraining, the masks of the step are therefore restored, with a warning, because the network is no longer the one that scored best. If they cannot be restored, because `retrain`
+# removed a layer, for example, the error names the step.
 
 # %%
 #| export
@@ -290,7 +371,7 @@ for layer in (nn.ReLU(), torch.nn.utils.parametrizations.weight_norm(nn.Linear(2
 
 
 # %% [markdown]
-# A function with the wrong arguments would be noticed when it is first called, which for `retrain` is after the first step is scored. So each is held against the call beforehand.
+# Without a check, a function with the wrong arguments would fail only when it is first called; for `retrain` that is after the first step was scored. So all signatures are checked beforehand.
 
 # %%
 #| export
@@ -329,7 +410,7 @@ for taken in (
 
 
 # %% [markdown]
-# The loop itself: a first half, then retraining, until the schedule is through. `done` serves a run that was cut off: the steps that an earlier process did, the last of which may lack its retraining.
+# The loop itself. `done` serves a run that was interrupted: it lists the steps that an earlier process completed. The last of them may still need its retraining.
 
 # %%
 #| export
@@ -407,7 +488,7 @@ assert (net[1].weight != 0).tolist() == [[False] * 3, [False, False, True]] and 
 assert [s.retrain_s < 1 for s in steps] == [True, True]  # nothing was trained: next to no time
 
 # %% [markdown]
-# Retraining comes between the steps, on a network whose masks already hold, and a later mask lies inside the earlier one whatever retraining did to the weights:
+# Retraining happens between the steps, with the masks in place. Each mask lies inside the one before, whatever retraining did to the weights:
 
 # %%
 net, seen = nn.Sequential(nn.Linear(8, 8)), []
@@ -454,7 +535,7 @@ for wrong, said in (
         raise AssertionError("a function that cannot be called was accepted")
 
 # %% [markdown]
-# Plain zeros are gone as well, and a `retrain` that puts the best state back ends with the sparsity that the last step says.
+# Weights that are zero without a mask count as pruned. And a `retrain` that reloads the best state ends with the sparsity that the last step reports.
 
 # %%
 zeros = nn.Sequential(nn.Linear(5, 2, bias=False))
@@ -489,7 +570,7 @@ assert steps[-1].kept == 6 == int(get_masks(net)["0"].sum()) == int((net[0].weig
 
 
 # %% [markdown]
-# A loop that was cut off goes on from the network as it was left, if it is told which steps are behind it. Here it stops in the middle of the third step's retraining, and the second attempt retrains that step, does the rest, and ends with the same masks.
+# An interrupted loop continues from the network as it was left, given the steps that are done. Here it stops in the middle of the third step's retraining. The second attempt retrains that step, does the rest, and ends with the same masks.
 
 # %%
 class Cut(Exception):
@@ -547,9 +628,9 @@ assert (
 # %% [markdown]
 # ## FairGRAPE in three lines
 #
-# The paper's method with the loop's defaults, for a network and data of one's own. The loader yields `(input, target, group)`; any loss will do that is a mean over the batch.
+# The paper's method with the loop's defaults, for any network and data. The loader yields `(input, target, group)`. The loss must be a mean over the batch.
 #
-# With a sum instead, a batch's importance would grow with the square of its size, and a group of many images would count for more than it does. Nothing would fail, so the loss is looked at once: a mean stays the same when every sample comes twice.
+# With a sum, a batch's importance would grow with the square of its size, and large groups would count for too much, without any error. So the first loss is checked: a mean stays the same when every sample comes twice.
 
 # %%
 #| export
@@ -624,7 +705,7 @@ sizes
 
 
 # %% [markdown]
-# With that, FairGRAPE is the loop with the importance by group as its score.
+# FairGRAPE is then the loop with group importance as its score.
 
 # %%
 #| export
@@ -663,7 +744,7 @@ def prune_fair(
 
 
 # %% [markdown]
-# Two groups, told apart by where their signal sits: group 0 in the first input, group 1, three times rarer, in the second.
+# Two groups whose signals are in different inputs: group 0's in the first, group 1's, three times rarer, in the second.
 
 # %%
 torch.manual_seed(0)
@@ -707,7 +788,7 @@ else:
     raise AssertionError("a loss that is a sum was accepted")
 
 # %% [markdown]
-# Each of the usual mistakes is named before a weight is removed:
+# Each common mistake raises its own error before a weight is removed:
 
 # %%
 pairs, before = [(x, y) for x, y, _ in loader], get_masks(net)["0"]
