@@ -2,11 +2,13 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'fairgrape'},
   'syms': { 'fairgrape.cli': { 'fairgrape.cli._calibrate': ('cli.html#_calibrate', 'fairgrape/cli.py'),
+                               'fairgrape.cli._cells_of': ('cli.html#_cells_of', 'fairgrape/cli.py'),
                                'fairgrape.cli._data': ('cli.html#_data', 'fairgrape/cli.py'),
                                'fairgrape.cli._data_command': ('cli.html#_data_command', 'fairgrape/cli.py'),
                                'fairgrape.cli._engine_options': ('cli.html#_engine_options', 'fairgrape/cli.py'),
                                'fairgrape.cli._parameters': ('cli.html#_parameters', 'fairgrape/cli.py'),
                                'fairgrape.cli._parser': ('cli.html#_parser', 'fairgrape/cli.py'),
+                               'fairgrape.cli._parted': ('cli.html#_parted', 'fairgrape/cli.py'),
                                'fairgrape.cli._report': ('cli.html#_report', 'fairgrape/cli.py'),
                                'fairgrape.cli._run': ('cli.html#_run', 'fairgrape/cli.py'),
                                'fairgrape.cli._run_command': ('cli.html#_run_command', 'fairgrape/cli.py'),
