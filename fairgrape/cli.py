@@ -65,6 +65,22 @@ def study_folder(
         runs_root,
     )
 
+# %% ../nbs/01_cli.ipynb #3641d9b8
+def _parted(given: dict) -> tuple[dict, dict]:
+    "Places, and settings."
+    return (
+        {k: v for k, v in given.items() if k in PLACES},
+        {k: v for k, v in given.items() if k not in PLACES},
+    )
+
+
+def _cells_of(name: str, row: str, fast: bool, given: dict) -> list[dict]:
+    "The runs of a study. Raises: ValueError or TypeError for settings or places that cannot be."
+    places, changed = _parted(given)
+    cells = [cell | places for cell in study_cells(load_study(name), row, fast, changed)]
+    numbered(cells)
+    return cells
+
 # %% ../nbs/01_cli.ipynb #ca259df8
 def study(
     name: str,  # A study, one of `fairgrape.studies.studies.study_names()`
@@ -79,13 +95,8 @@ def study(
     """Run a study and build its page. Raises: ValueError before anything starts; RuntimeError
     if no run succeeded.
     """
-    given = dict(overrides or {})
-    places, changed = (
-        {k: v for k, v in given.items() if k in PLACES},
-        {k: v for k, v in given.items() if k not in PLACES},
-    )
-    cells = [cell | places for cell in study_cells(load_study(name), row, fast, changed)]
-    numbered(cells)  # refuses what cannot be before anything is imported
+    cells = _cells_of(name, row, fast, overrides or {})
+    places, changed = _parted(overrides or {})
 
     from fairgrape.sweep.jobs import working_on
     from fairgrape.sweep.kernels import run_notebook
@@ -188,7 +199,7 @@ def _settings_options(
         if about.chapter not in chapters:
             chapters[about.chapter] = command.add_argument_group(about.chapter)
         said = "; ".join(filter(None, (words_of(about), bounds_of(about))))
-        default = "none" if f.default == "" else f.default
+        default = "empty" if f.default == "" else f.default
         chapters[about.chapter].add_argument(
             f"--{f.name}",
             default=argparse.SUPPRESS,
@@ -433,6 +444,8 @@ def _data(args: argparse.Namespace) -> int:
 # %% ../nbs/01_cli.ipynb #030614c5
 def _study(args: argparse.Namespace) -> int:
     "`fairgrape study`"
+    given = {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}
+    _cells_of(args.study, args.row, args.fast, given)  # refused before anything is imported
     how = dict(
         engine=engine_of(args),
         retries=args.retries,
@@ -443,7 +456,7 @@ def _study(args: argparse.Namespace) -> int:
         args.study,
         args.row,
         args.fast,
-        {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN},
+        given,
         **how,
     )
     for what in failed:

@@ -14,7 +14,7 @@ from importlib import import_module
 def _address(
     function: Callable | str,  # A function, or its address
 ) -> str:  # E.g. "methods.scores.group_score"; outside the package with the whole module
-    "Where a function is defined. A function without a name has none: \"\"."
+    "Where a function is defined; empty for a function without a name."
     if isinstance(function, str):
         return function
     module, name = (getattr(function, k, "") for k in ("__module__", "__qualname__"))
@@ -101,8 +101,7 @@ _METHODS = (
         "layer",
         groups=True,
         published=(
-            "group importance, every group keeps its share, per layer, iterative (Lin et al."
-            " 2022)"
+            "group importance, every group keeps its share, per layer, iterative (Lin et al. 2022)"
         ),
     ),
     Method(
@@ -127,7 +126,13 @@ _METHODS = (
         ),
     ),
     Method(
-        "lottery_short", "methods.scores.magnitude_score", "method.selectors.select_top", "iterative", "layer", _NONE, rewind=True
+        "lottery_short",
+        "methods.scores.magnitude_score",
+        "method.selectors.select_top",
+        "iterative",
+        "layer",
+        _NONE,
+        rewind=True,
     ),
     Method(
         "importance",
@@ -148,9 +153,7 @@ _METHODS = (
         "global",
         start="initial",
         batches="one",
-        published=(
-            "|w · ∂L/∂w| on one batch, global, one shot before training (Lee et al. 2019)"
-        ),
+        published=("|w · ∂L/∂w| on one batch, global, one shot before training (Lee et al. 2019)"),
     ),
     Method(
         "grasp",
@@ -211,7 +214,9 @@ RELEASED = dict(
             "P in float32, k from a float"
         ),
     ),
-    ws=dict(select="methods.released.select_strict_single", published="public code: strict threshold"),
+    ws=dict(
+        select="methods.released.select_strict_single", published="public code: strict threshold"
+    ),
     lottery=_lottery,
     lottery_short=_lottery,
     importance=dict(

@@ -36,11 +36,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 SITE = Path(__file__).resolve().parent
 REPO = SITE.parents[1]
 NBS, SHOWCASE = REPO / "nbs", REPO / "runs" / "showcase"
-<<<<<<< HEAD
 STORY, USE = NBS / "story.ipynb", SITE / "use.md"
-=======
-STORY = NBS / "story.ipynb"  # the method in one notebook: the first page
->>>>>>> s3
 MODULES = SITE / "node_modules"
 
 # ---- what comes from npm: MathJax for the pages, axe-core for their test
@@ -964,7 +960,6 @@ def gather(out: Path, lax: bool = False) -> Pages:
         | {b: page_name(b) for b in books()}
         | {b: b.stem for b in tutorials}
         | {b: f"templates/{b.stem}" for b in templates}
-        | {b: b.stem for b in [STORY] if b.is_file()}
     )
     runs = finished()
     names |= {p: n for p, n in runs.items() if p.suffix == ".ipynb"}
@@ -1023,11 +1018,7 @@ def gather(out: Path, lax: bool = False) -> Pages:
 
     story = [STORY.stem] if STORY.is_file() else []
     trees = [
-<<<<<<< HEAD
         toctree("Start", [*story, "use", "data_sets", "limits"]),
-=======
-        toctree("Start", ["story", "use", "data_sets", "limits"]),
->>>>>>> s3
         toctree("Tutorials", [t.stem for t in tutorials]),
     ]
     trees += [

@@ -230,14 +230,9 @@ def test_every_run_and_study_has_a_page(site):
 
 def test_every_notebook_has_a_page(site):
     pages = {b: build.page_name(b) for b in build.books()}
-<<<<<<< HEAD
     pages |= {b: b.stem for b in build.NBS.glob("tutorials/*.ipynb")}
     assert len(pages) > 80
     assert not [b for b, n in pages.items() if not (site / f"{n}.html").is_file()]
-=======
-    pages |= {b: b.stem for b in [build.STORY, *build.NBS.glob("tutorials/*.ipynb")]}
-    assert len(pages) > 80 and not [b for b, n in pages.items() if not (site / f"{n}.html").is_file()]
->>>>>>> s3
 
 
 def test_no_heading_is_lost(site):

@@ -181,6 +181,42 @@ assert (
 
 
 # %% [markdown]
+# Settings that cannot be are found before anything is imported.
+
+# %%
+#| export
+def _parted(given: dict) -> tuple[dict, dict]:
+    "Places, and settings."
+    return (
+        {k: v for k, v in given.items() if k in PLACES},
+        {k: v for k, v in given.items() if k not in PLACES},
+    )
+
+
+def _cells_of(name: str, row: str, fast: bool, given: dict) -> list[dict]:
+    "The runs of a study. Raises: ValueError or TypeError for settings or places that cannot be."
+    places, changed = _parted(given)
+    cells = [cell | places for cell in study_cells(load_study(name), row, fast, changed)]
+    numbered(cells)
+    return cells
+
+
+# %%
+few = _cells_of("rates", "utkface", True, dict(rate=[0.5, 0.6], method="ws", threads=1))
+[(cell["rate"], cell["threads"]) for cell in few]
+
+# %%
+assert {(cell["rate"], cell["threads"]) for cell in few} == {(0.5, 1), (0.6, 1)}
+for wrong in (dict(rate=2), dict(threads=-1)):
+    try:
+        _cells_of("rates", "utkface", True, wrong)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError(f"{wrong} was accepted")
+
+
+# %% [markdown]
 # Runs that are there already, from this study or another, are not run again.
 
 # %%
@@ -198,13 +234,8 @@ def study(
     """Run a study and build its page. Raises: ValueError before anything starts; RuntimeError
     if no run succeeded.
     """
-    given = dict(overrides or {})
-    places, changed = (
-        {k: v for k, v in given.items() if k in PLACES},
-        {k: v for k, v in given.items() if k not in PLACES},
-    )
-    cells = [cell | places for cell in study_cells(load_study(name), row, fast, changed)]
-    numbered(cells)  # refuses what cannot be before anything is imported
+    cells = _cells_of(name, row, fast, overrides or {})
+    places, changed = _parted(overrides or {})
 
     from fairgrape.sweep.jobs import working_on
     from fairgrape.sweep.kernels import run_notebook
@@ -442,7 +473,7 @@ def _settings_options(
         if about.chapter not in chapters:
             chapters[about.chapter] = command.add_argument_group(about.chapter)
         said = "; ".join(filter(None, (words_of(about), bounds_of(about))))
-        default = "none" if f.default == "" else f.default
+        default = "empty" if f.default == "" else f.default
         chapters[about.chapter].add_argument(
             f"--{f.name}",
             default=argparse.SUPPRESS,
@@ -475,7 +506,6 @@ def parsed(add, *arguments):
             return vars(parser.parse_args(list(arguments)))
         except SystemExit:
             return said.getvalue().splitlines()[-1]
-
 
 
 def help_of(add, name: str) -> str:
@@ -932,6 +962,8 @@ for seconds in (0.0, -5.0, float("nan"), 1e9):
 #| export
 def _study(args: argparse.Namespace) -> int:
     "`fairgrape study`"
+    given = {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}
+    _cells_of(args.study, args.row, args.fast, given)  # refused before anything is imported
     how = dict(
         engine=engine_of(args),
         retries=args.retries,
@@ -942,7 +974,7 @@ def _study(args: argparse.Namespace) -> int:
         args.study,
         args.row,
         args.fast,
-        {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN},
+        given,
         **how,
     )
     for what in failed:

@@ -1233,7 +1233,9 @@ assert settings_table(More).index[-1] == "dropout"
 # The record needs none of the large libraries, so a wrong setting is refused before they are imported.
 
 # %%
-said = "import sys; from fairgrape.experiment.settings import Settings; Settings(as_released=True); "
+said = (
+    "import sys; from fairgrape.experiment.settings import Settings; Settings(as_released=True); "
+)
 said += "print([m for m in ('torch', 'numpy', 'pandas', 'numba') if m in sys.modules])"
 done = subprocess.run([sys.executable, "-c", said], capture_output=True, text=True, check=True)
 print(done.stdout)

@@ -37,94 +37,13 @@ from fairgrape.method.selectors import select_top
 #
 # ## The schedule
 #
-# <<<<<<< HEAD
 # After step $i$ the cumulative rate is $r_i = \min(1 - \mathrm{keep}^i, r)$, until the target $r$ is reached. [The schedule](09_schedule.ipynb) computes it in exact fractions.
-# =======
-# After step $i$ the cumulative rate is $r_i = \min(1 - \mathrm{keep}^i, r)$, until the target $r$ is reached. The rates are exact fractions, so that rounding cannot change the number of weights.
-# >>>>>>> s3
 
 # %%
 [float(r) for r in schedule(rate=0.9, keep=0.5)]
 
 # %%
-<<<<<<< HEAD
 assert len(schedule(0.99, 0.9)) == 44 and len(schedule(0.99, None)) == 1
-=======
-_fraction("rate", 0.9), _fraction("keep", "0.975")
-
-# %%
-# the float is a little more than a tenth
-assert _fraction("rate", 0.1) == Fraction(1, 10) != Fraction(0.1)
-for wrong in (1, 0, -0.5, "most", float("nan")):
-    try:
-        _fraction("rate", wrong)
-    except ValueError as e:
-        print(e)
-        assert str(e).startswith(f"rate = {wrong!r}")
-    else:
-        raise AssertionError(f"{wrong} was taken for a rate")
-
-
-# %% [markdown]
-# Without `keep` there is one step, straight to the target.
-
-# %%
-#| export
-def schedule(
-    rate: float | str,  # Target pruning rate, 0 < rate < 1
-    keep: float | str | None = 0.9,  # Fraction kept at each step, 0 < keep < 1; None: one shot
-) -> list[Fraction]:  # Cumulative pruning rate after each step
-    """The cumulative rates r_i = min(1 − keep^i, rate).
-
-    Raises: ValueError if a rate is not a number between 0 and 1, or if that takes more than 1,000
-    steps.
-    Source: paper, section 3.3; keep per step 0.9 (0.975 for UTKFace) in its experiments."""
-    target, kept = _fraction("rate", rate), None if keep is None else _fraction("keep", keep)
-    steps = 1 if kept is None else math.log1p(-float(target)) / math.log(float(kept))
-    if steps > 1000:
-        raise ValueError(
-            f"keep = {keep}: a rate of {rate} takes {steps:,.0f} pruning steps, with training after"
-            " each; choose a smaller keep, for at most 1,000"
-        )
-    rates = [target] if kept is None else [min(1 - kept, target)]
-    while rates[-1] < target:
-        rates.append(min(1 - kept ** (len(rates) + 1), target))
-    return rates
-
-
-# %%
-(
-    [float(r) for r in schedule(rate=0.9, keep=0.5)],
-    len(schedule(0.99, 0.9)),
-    len(schedule(0.99, 0.975)),
-)
-
-# %%
-assert [float(r) for r in schedule(0.9, 0.5)] == [0.5, 0.75, 0.875, 0.9]
-assert schedule(0.99, None) == [Fraction(99, 100)] and schedule(0.19, 0.9) == [
-    Fraction(1, 10),
-    Fraction(19, 100),
-]
-assert len(schedule(0.99, 0.9)) == 44  # 0.9 ** 43 = 0.0108, 0.9 ** 44 = 0.0097
-
-# %%
-for rate, keep in (
-    (1.0, 0.9),
-    (0, 0.9),
-    (-0.5, 0.9),
-    ("most", 0.9),
-    (float("nan"), 0.9),
-    (0.9, 1.0),
-    (0.9, 0),
-    (0.99, 0.9999),
-):
-    try:
-        schedule(rate, keep)
-    except ValueError as e:
-        print(e)
-    else:
-        raise AssertionError(f"rate {rate}, keep {keep} was accepted")
->>>>>>> s3
 
 
 # %% [markdown]
