@@ -341,6 +341,7 @@ assert choice_table(**chosen).values.tolist() == [
 ]
 assert choice_table([], []).columns.tolist() == ["step", "layer", "group", "target", "kept"]
 
+
 # %% [markdown]
 # The steps, with what they did to each group. Row 0 is the dense network, so a group's change is its column less its first value. A step that no training follows has no accuracy of its own: nobody keeps such a network.
 

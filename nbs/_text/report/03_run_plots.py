@@ -286,6 +286,7 @@ except ValueError as e:
 else:
     raise AssertionError("nothing was drawn")
 
+
 # %% [markdown]
 # ## Where the weights went
 #
