@@ -381,7 +381,10 @@ def scored(passes=0, **more):
 assert len(scored()) == 2 and len(scored(importance_on="tint=red")) == len(scored(method="ws")) == 1
 assert torch.equal(scored(method="ws")[0], unpruned.model.fc.weight.detach().abs())
 by_hand = group_importance(
-    unpruned.model, group_batches(images, "train", 64, 0, 0), lambda out, y: task_loss(out, y, [2]), 2
+    unpruned.model,
+    group_batches(images, "train", 64, 0, 0),
+    lambda out, y: task_loss(out, y, [2]),
+    2,
 )["fc"]
 assert torch.equal(scored(), by_hand) and not torch.equal(scored(precision="bf16"), by_hand)
 released = dict(as_released=True, method="importance", batch=64)

@@ -270,7 +270,8 @@ fig = plot_paid(paid)
 (ax,) = fig.axes
 first, second, every, _ = ax.lines
 assert [line.get_label() for line in ax.lines[:3]] == ["tone-1", "tone-4", "all images"]
-assert list(second.get_xdata()) == [0, 0.5, 0.75, 0.9] and list(second.get_ydata()) == [0, -2, -6, -28]
+assert list(second.get_xdata()) == [0, 0.5, 0.75, 0.9]
+assert list(second.get_ydata()) == [0, -2, -6, -28]
 assert list(every.get_ydata()) == [0, 0.5, -2, -9] and first.get_marker() != second.get_marker()
 assert fig.get_label() == (
     "Change of each group's validation accuracy since the dense network, in points, over 3 pruning"
