@@ -240,7 +240,7 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# At first, weights can go at almost no cost. And when the curves fall, they do not fall together.
+# Half of the weights can go, and the lighter tones do not notice. By then the darker tones have lost about 20 points. The curves meet again only near the dotted line, where the network guesses.
 #
 # A network can recover with some retraining, and we shall let it. But first: was magnitude the right thing to look at? It knows nothing about the images, let alone about whose they are.
 
@@ -378,7 +378,7 @@ ax.set(xlim=ends, ylim=ends, xlabel="importance for tone-1", ylabel="importance 
 plt.show()
 
 # %% [markdown]
-# Each dot is a weight of the third convolution. A dot on the line matters equally to both tones. Most dots lie above it: the network has more left to gain on tone-4, so its gradients are larger.
+# Each dot is a weight of the third convolution. A dot on the line matters equally to both tones. The cloud lies above it: the network has more left to gain on tone-4, so its gradients are larger.
 #
 # Add up each group's importance over a layer. The group's part of the total is its *share*.
 
@@ -409,7 +409,7 @@ plt.show()
 #
 # ### The rule
 #
-# Add the groups' importance up and keep the largest: that is *group-blind* selection. It favours weights that shout. FairGRAPE asks for more: the weights that stay should divide their importance between the groups as the layer did before. These shares $P_g$ are the *targets*.
+# Add the groups' importance up and keep the largest: that is *group-blind* selection. It favours the groups with the largest importance. FairGRAPE asks for more: the weights that stay should divide their importance between the groups as the layer did before. These shares $P_g$ are the *targets*.
 #
 # Finding the best such subset is a hard combinatorial problem, so FairGRAPE is greedy:
 #
@@ -520,7 +520,7 @@ print(f"{100 * overlap:.0f} % of the weights are the same in both choices")
 
 
 # %% [markdown]
-# FairGRAPE meets the targets to a fraction of a percent. But look at the overlap: both choices by importance keep mostly the same weights. Do not expect wonders from the difference.
+# FairGRAPE meets the targets to a fraction of a percent. But look at the overlap: both choices by importance keep mostly the same weights. In this network the darker tones hold nearly all of the importance already, so asking for their share changes little. Do not expect wonders from the difference.
 #
 # ### Once more, in 16 lines of numba
 #
@@ -744,7 +744,7 @@ print(f"magnitude: the lighter tones lose {-light:.0f} points, the darker {-dark
 assert dark < light - 5
 
 # %% [markdown]
-# Magnitude pruning hurts the darker tones far beyond the width of the intervals. With FairGRAPE every tone loses less. So far, so good.
+# Magnitude pruning hurts the darker tones far beyond the width of the intervals. With FairGRAPE every tone loses less, though for tone-4 the intervals overlap. So far, so good.
 #
 # ### One number for "how unequal"
 #
@@ -760,7 +760,7 @@ pd.Series({name: np.std(of, ddof=1) for name, of in change.items()}, name="ρ").
 
 
 # %% [markdown]
-# Read that again. FairGRAPE lowers every tone's loss, yet ρ is *no smaller* in this run. The lighter tones gain most of what is saved, so the distance between tones stays. Whether that is a better network depends on what you care about, and no single number decides it. Always look at the table, too.
+# Read that again. FairGRAPE lowers every tone's loss, yet ρ is *no smaller* in this run. Tone-4, which lost most, is helped least, so the distance between tones stays. Whether that is a better network depends on what you care about, and no single number decides it. Always look at the table, too.
 
 # %% [markdown]
 # ## 6. How much of it is luck?
