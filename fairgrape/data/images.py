@@ -30,12 +30,13 @@ def _on_black(
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image).convert("RGB")
 
 # %% ../../nbs/data/05_images.ipynb #986d6172
 def _read_rgb(path: str | Path, least: int) -> Image.Image:
-    """The image upright and in RGB (on black, if it is transparent), its shorter side no less than `least` where the file has as
-    much.
+    """The image upright and in RGB, on black where it is transparent; its shorter side no less
+    than `least` where the file has as much.
     """
     try:
         with Image.open(path) as image:

@@ -32,7 +32,9 @@ from .tables import FaceData, label_columns
 # %% ../../nbs/data/07_readers.ipynb #46e667bd
 UTKFACE_RACES = ["White", "Black", "Asian", "Indian", "Others"]  # by the number in the file's name
 UTKFACE_GENDERS = ["Male", "Female"]
-_UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_(\d+) ?\.?jpg(\.chip)?(\.jpg)?", re.IGNORECASE)
+_UTKFACE_NAME = re.compile(
+    r"(\d{1,3})_([01])_([0-4])_(\d+) ?\.?jpg(\.chip)?(\.jpg)?", re.IGNORECASE
+)
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -78,7 +80,7 @@ def _warn_skipped(skipped: list[str]):
 
 # %% ../../nbs/data/07_readers.ipynb #41529210
 def _image_folders(root: Path) -> list[Path]:
-    "The folder and those below it that hold images, but for those of the system (named .… and __…)."
+    "The folder and those below it that hold images, but for the system's (named .… and __…)."
     found = []
     for place, below, names in os.walk(root, followlinks=True):
         below[:] = sorted(b for b in below if not b.startswith((".", "__")))

@@ -73,7 +73,9 @@ def plain(path, red):
 #| export
 UTKFACE_RACES = ["White", "Black", "Asian", "Indian", "Others"]  # by the number in the file's name
 UTKFACE_GENDERS = ["Male", "Female"]
-_UTKFACE_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_(\d+) ?\.?jpg(\.chip)?(\.jpg)?", re.IGNORECASE)
+_UTKFACE_NAME = re.compile(
+    r"(\d{1,3})_([01])_([0-4])_(\d+) ?\.?jpg(\.chip)?(\.jpg)?", re.IGNORECASE
+)
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -110,7 +112,8 @@ assert utkface_fields("24_0_1_20170116220224657 .jpg.chip.jpg") == (
     "Black",
     "20170116220224657",
 )
-assert utkface_fields("26_1_2_20170116184024662.JPG") == (26, "Female", "Asian", "20170116184024662")
+in_capitals = utkface_fields("26_1_2_20170116184024662.JPG")
+assert in_capitals == (26, "Female", "Asian", "20170116184024662")
 assert (
     utkface_fields("26_1_2_20170116184024662.png") is None
     and utkface_fields("61_1_20170109150557335.jpg.chip.jpg") is None
@@ -205,7 +208,7 @@ assert (
 # %%
 #| export
 def _image_folders(root: Path) -> list[Path]:
-    "The folder and those below it that hold images, but for those of the system (named .… and __…)."
+    "The folder and those below it that hold images, but for the system's (named .… and __…)."
     found = []
     for place, below, names in os.walk(root, followlinks=True):
         below[:] = sorted(b for b in below if not b.startswith((".", "__")))

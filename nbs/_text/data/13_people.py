@@ -117,8 +117,8 @@ def _synsets_of(csv: Path, text: pd.DataFrame) -> pd.Series:
     mixed = (synset.groupby(text["classes"]).transform("nunique") > 1).to_numpy()
     if mixed.any():
         raise ValueError(
-            f"{csv}, column 'classes': number {text['classes'].iloc[mixed.argmax()]} stands for images"
-            " of several synsets"
+            f"{csv}, column 'classes': number {text['classes'].iloc[mixed.argmax()]} stands for"
+            " images of several synsets"
         )
     return synset
 

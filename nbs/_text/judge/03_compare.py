@@ -706,7 +706,13 @@ else:
 # %%
 expressions = np.array(task["expression"])
 by_name = compare(
-    expressions[y_true], expressions[y_pred], ["happy"] * 8, np.array(names)[groups], task, names, B=200
+    expressions[y_true],
+    expressions[y_pred],
+    ["happy"] * 8,
+    np.array(names)[groups],
+    task,
+    names,
+    B=200,
 )
 assert by_name == metrics
 series = pd.Series(y_true)
