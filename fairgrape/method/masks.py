@@ -215,12 +215,13 @@ def prunable(
     for name, module in model.named_modules():
         if not isinstance(module, PRUNABLE) or module in dense:
             continue
-        if is_lazy(original(module)):
+        weight = module._parameters.get("weight")  # None under a mask, or where it is computed
+        if is_lazy(weight):
             raise ValueError(
                 f"{name}: this {type(module).__name__} has no weight before its first batch:"
                 " call the network once on a batch, then train and prune it"
             )
-        if not original(module).numel():  # a layer without inputs or outputs
+        if weight is not None and not weight.numel():  # a layer without inputs or outputs
             continue
         check_weight(name, module)
         if id(original(module)) not in seen:

@@ -455,12 +455,13 @@ def prunable(
     for name, module in model.named_modules():
         if not isinstance(module, PRUNABLE) or module in dense:
             continue
-        if is_lazy(original(module)):
+        weight = module._parameters.get("weight")  # None under a mask, or where it is computed
+        if is_lazy(weight):
             raise ValueError(
                 f"{name}: this {type(module).__name__} has no weight before its first batch:"
                 " call the network once on a batch, then train and prune it"
             )
-        if not original(module).numel():  # a layer without inputs or outputs
+        if weight is not None and not weight.numel():  # a layer without inputs or outputs
             continue
         check_weight(name, module)
         if id(original(module)) not in seen:
@@ -515,8 +516,10 @@ output_layer = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 4), nn.Linear(4, 4
 output_layer[1].weight = output_layer[0].weight
 assert list(prunable(output_layer, "0")) == ["2"]
 assert list(prunable(nn.Sequential(nn.Linear(0, 3), nn.Linear(3, 2)))) == ["1"]
+normed_layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
 for make, hint in [
     (lambda: prunable(nn.Sequential(nn.LazyLinear(3))), "0: this LazyLinear has no weight"),
+    (lambda: prunable(nn.Sequential(normed_layer)), "0: its weight is computed"),
     (lambda: prunable(net, ignore=["head"]), "'head'"),
     (lambda: prunable(net, ignore="024"), "'024' names no layer"),
     (lambda: prunable(nn.Sequential(nn.ReLU())), "left to prune"),
