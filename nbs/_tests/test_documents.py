@@ -1,5 +1,4 @@
-"""The documents beside the notebooks: the README, the citation, the changelog, a data statement
-for every
+"""The documents beside the notebooks: README, citation, changelog, a data statement for every
 data set, and what make says to pytest.
 """
 
