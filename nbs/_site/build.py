@@ -393,6 +393,8 @@ def docments(node, source: str, module: str) -> list[str]:
 
     def field(name, kind, part):
         what = told(part, found, alone) if part.end_lineno not in seen else ""
+        if isinstance(part, ast.AnnAssign) and (made := setting_call(part)):
+            what = ast.literal_eval(made.args[1])
         seen.add(part.end_lineno)
         if what:
             lines.append(f":param {name}: {link_names(plain(what), module)}")
@@ -428,6 +430,21 @@ def docments(node, source: str, module: str) -> list[str]:
     return lines
 
 
+def setting_call(field: ast.AnnAssign) -> ast.Call | None:
+    "The call `setting(default, help, …)` that makes a field of the settings, if one does"
+    value = field.value
+    return value if isinstance(value, ast.Call) and ast.unparse(value.func) == "setting" else None
+
+
+def field_text(field: ast.AnnAssign) -> str:
+    "A dataclass's field as a parameter; of a setting only the default"
+    made = setting_call(field)
+    if made is None:
+        return ast.unparse(field)
+    default = ast.unparse(made.args[0])
+    return f"{field.target.id}: {ast.unparse(field.annotation)} = {default}"
+
+
 def signature(node) -> str:
     "What stands between a name and its docstring"
     if isinstance(node, ast.ClassDef):
@@ -440,7 +457,7 @@ def signature(node) -> str:
                 "NamedTuple" in ast.unparse(b) for b in node.bases
             ):
                 return ""
-            return f"({', '.join(ast.unparse(f) for f in fields_)})"
+            return f"({', '.join(field_text(f) for f in fields_)})"
         node = init
     text = ast.unparse(node.args)
     if node.args.args and node.args.args[0].arg in ("self", "cls"):
