@@ -158,16 +158,16 @@ def run_layers(
 ) -> dict[str, pd.DataFrame]:  # Run's label → its `layer_disparity`
     "Layers one at a time for every run that pruned the trained network."
     tables, rows = {}, report_table(runs).set_index("run")
-    for run in (
-        r for r in runs if r.path.name in rows.index and form(settings_of(r)).start != "initial"
-    ):
-        r, imbalance = rows.loc[run.path.name], run.settings.get("imbalance")
-        label = f"{r.network}, {r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}" + (
-            f", imbalance {imbalance}" if imbalance else ""
-        )
+    for one in runs:
+        if one.path.name not in rows.index or form(settings_of(one)).start == "initial":
+            continue
+        r = rows.loc[one.path.name]
+        label = f"{r.network}, {r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}"
+        if imbalance := one.settings.get("imbalance"):
+            label += f", imbalance {imbalance}"
         if label in tables:
             raise ValueError(
                 f"two runs would share the label {label!r}: give one of them to this study"
             )
-        tables[label] = layers_of(run, device, data_root, cache_root)
+        tables[label] = layers_of(one, device, data_root, cache_root)
     return tables

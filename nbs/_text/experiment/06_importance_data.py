@@ -41,7 +41,6 @@ from unittest.mock import patch
 import pandas as pd
 from PIL import Image
 
-from fairgrape.experiment.clusters import Clusters
 from fairgrape.experiment.dense import images_of, initial_network
 from fairgrape.experiment.preparation import prepare
 from fairgrape.experiment.settings import Settings

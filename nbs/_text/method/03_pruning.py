@@ -689,20 +689,20 @@ fit(net)
 steps = prune_fair(net, loader, rate=0.8, groups=2, keep=0.6, retrain=fit, on_step=print)
 
 # %%
-from fairgrape.method.masks import sparsity
+from fairgrape.method.masks import sparsity as sparsity_of
 
 right = torch.cat([(net(x).argmax(1) == y) for x, y, _ in loader])
 print({f"group {i}": f"{100 * float(right[g == i].float().mean()):.0f} % right" for i in range(2)})
 assert (
     min(float(right[g == i].float().mean()) for i in range(2)) > 0.85
-    and abs(sparsity(get_masks(net)) - 0.8) < 0.01
+    and abs(sparsity_of(get_masks(net)) - 0.8) < 0.01
 )
 try:
     prune_fair(net, loader, 0.9, groups=2, loss=torch.nn.CrossEntropyLoss(reduction="sum"))
 # nothing was pruned
 except ValueError as e:
     print(e)
-    assert "mean" in str(e) and abs(sparsity(get_masks(net)) - 0.8) < 0.01
+    assert "mean" in str(e) and abs(sparsity_of(get_masks(net)) - 0.8) < 0.01
 else:
     raise AssertionError("a loss that is a sum was accepted")
 

@@ -431,11 +431,9 @@ def too_weak(
     from fairgrape.report.runs import experiment
 
     said = {}
-    for run in runs:
-        what, (accuracy, line) = (
-            f"{experiment(run.settings)}; seed {run.settings['seed']}",
-            dense_and_line(run),
-        )
+    for one in runs:
+        what = f"{experiment(one.settings)}; seed {one.settings['seed']}"
+        accuracy, line = dense_and_line(one)
         if accuracy < line:
             said[what] = (
                 f"Too weak: the dense network has {accuracy:.1f} % on the test images; below"

@@ -24,6 +24,7 @@ from traitlets.config import Config
 from fairgrape.training.files import put
 
 # %%
+import os
 from dataclasses import fields
 from unittest.mock import patch
 

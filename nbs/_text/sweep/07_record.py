@@ -629,7 +629,7 @@ for name, age in (("ws-1", 60), ("fairgrape-2", 5), ("done-3", 1)):
     os.utime(alone / name / "progress.json", (NOW - age, NOW - age))
 (alone / "done-3" / "metrics.json").write_text("{}")
 (alone / ".locks").mkdir()
-with FileLock(alone / ".locks" / "fairgrape-2.lock"):
+with lock(alone / ".locks" / "fairgrape-2.lock"):
     both = single_runs(alone)
 for one in both:
     print(single_line(one, NOW))

@@ -824,7 +824,7 @@ if there:
         for o in outputs
         if o.output_type == "display_data" and "text/html" not in o.data
     ]
-    assert shown == [True] * 4 and not [
+    assert len(shown) == 5 and all(shown) and not [
         o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"
     ]
     broken = replace(cell, tries=1, started=time.time())
