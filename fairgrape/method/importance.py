@@ -438,14 +438,16 @@ def group_importance(
     layers = prunable(model, ignore)
     weights = {n: layer.weight.detach() for n, layer in layers.items()}
     sums, room = GroupSums(weights, 1 if everybody else groups, keep_on), scratch(weights)
+    watched, mine = Watched(loss), {}  # mine: the sums of the group of the batch at hand
 
     def add(name: str, gradient: Tensor):
         add_square(mine[name], weights[name], gradient, room[name])
 
-    watched = Watched(loss)
     with measuring(model, training_mode), handed_on(layers, add):
         for batch, (x, y, g) in enumerate(map(_parts, my_share(batches, team))):
-            mine = sums.of(0 if everybody else g)
+            group = 0 if everybody else g
+            sums.count(group)
+            mine = sums.of(group)
             watched.where = f"batch {batch} (counted from 0)" + (
                 "" if everybody else f" of group {int(g)}"
             )

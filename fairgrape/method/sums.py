@@ -200,7 +200,8 @@ class GroupSums:
             )
             for n, w in weights.items()
         }
-        self.counts = torch.zeros(groups, dtype=torch.long)  # batches of each group
+        self.counts = torch.zeros(groups, dtype=torch.long)  # batches of each group: see `count`
+        self.stored: set[int] = set()  # groups that were taken from the device
         # groups that went to the device or back; the group that is there
         self.transfers, self.now = 0, None
         self.here = None if self.place == "device" else rooms(weights)
@@ -213,9 +214,19 @@ def put_back(self: GroupSums):
         return
     for n, part in self.here.items():
         self.kept[n][self.now].copy_(part)
+    self.stored.add(self.now)
     self.transfers, self.now = self.transfers + 1, None
 
 # %% ../../nbs/method/05_sums.ipynb #fba2d097
+@patch
+def count(
+    self: GroupSums,
+    g: int,  # A group's code
+):
+    "Count a batch of a group. Raises: ValueError if there is no such group."
+    self.counts[group_code(g, len(self.counts))] += 1
+
+
 @patch
 def of(
     self: GroupSums,
@@ -224,12 +235,15 @@ def of(
 ) -> dict[str, Tensor]:
     "One group's sums. Raises: ValueError if there is no such group."
     g = group_code(g, len(self.counts))
-    self.counts[g] += 1
     if self.here is None:
         return {n: total[g] for n, total in self.kept.items()}
-    if g != self.now:
-        self.put_back()
-        for n, part in self.here.items():
-            part.zero_() if self.counts[g] == 1 else part.copy_(self.kept[n][g])
-        self.transfers, self.now = self.transfers + (self.counts[g] > 1).item(), g
+    if g == self.now:
+        return self.here
+    self.put_back()
+    for n, part in self.here.items():
+        if g in self.stored:
+            part.copy_(self.kept[n][g])
+        else:
+            part.zero_()
+    self.transfers, self.now = self.transfers + (g in self.stored), g
     return self.here

@@ -207,17 +207,9 @@ def numbered(
             plain_name(places.get("name", ""))
         except (ValueError, TypeError) as e:
             raise type(e)(f"{_words(given, SAID)}: {e}") from e
-        found.setdefault(
-            json.dumps(
-                [
-                    identity(settings),
-                    settings.data_path,
-                    *(str(places.get(k, "")) for k in ("name", "runs_root", "data_root")),
-                ],
-                sort_keys=True,
-            ),
-            given,
-        )
+        where = [str(places.get(k, "")) for k in ("name", "runs_root", "data_root")]
+        run = json.dumps([identity(settings), settings.data_path, where], sort_keys=True)
+        found.setdefault(run, given)  # a run that is named twice is made once
     given = list(found.values())
     varied = [
         k for k in KNOWN if len({str(cell.get(k, "")) for cell in given}) > 1 or k == "method"

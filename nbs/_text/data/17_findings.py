@@ -180,9 +180,10 @@ def _twin_lines(twins: pd.DataFrame, n: int = 8) -> list[str]:
         f"      {path} = {twin}" + (f": {differs}" if differs else "")
         for path, twin, differs in twins.head(n).itertuples(index=False)
     ]
-    return lines + [
-        f"      … and {len(twins) - n:,} more (`check_dataset(…).twins()` lists all)"
-    ] * (len(twins) > n)
+    if len(twins) > n:
+        more = f"      … and {len(twins) - n:,} more (`check_dataset(…).twins()` lists all)"
+        lines.append(more)
+    return lines
 
 
 def _copies_text(check: SetCheck) -> list[str]:

@@ -289,7 +289,18 @@ assert (
 
 # %%
 #| export
-def select_globally(importance, masks, weights, k: int, select: Select) -> dict[str, Tensor]:
+def _of(tensors: Mapping[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    "The tensors of some layers, in the order of the names"
+    return {n: tensors[n] for n in names}
+
+
+def select_globally(
+    importance: Mapping[str, Tensor],  # Layer name → importance, shape `(G, *weight)`
+    masks: Mapping[str, Tensor],  # Layer name → True where a weight is still there
+    weights: Mapping[str, Tensor],  # Layer name → weight
+    k: int,  # How many to keep in all
+    select: Select,  # Called with `layer`
+) -> dict[str, Tensor]:  # Layer name → new mask
     """Lay the layers side by side as one long layer with a budget of `k`, select, and cut the
     mask apart again
     """
@@ -506,16 +517,13 @@ def select_masks(
         new = {n: select_top(magnitude[n], masks[n], k[n]) for n in dead}
         new |= select_each({n: (importance[n], masks[n], k[n], weights[n]) for n in rest}, select)
     else:
-
-        def layers(names):
-            return [{n: of[n] for n in names} for of in (masks, weights)]
-
         k = max(len(masks), count(sum(m.numel() for m in masks.values()), rate))
         few, new = _budget_by_magnitude(masks, dead, k), {n: masks[n] for n in dead}
         if few:
-            new = select_globally(magnitude, *layers(dead), few, select_top)
+            new = select_globally(magnitude, _of(masks, dead), _of(weights, dead), few, select_top)
         if rest:
-            new |= select_globally({n: importance[n] for n in rest}, *layers(rest), k - few, select)
+            measured, left = _of(importance, rest), _of(masks, rest)
+            new |= select_globally(measured, left, _of(weights, rest), k - few, select)
     return {n: new[n] for n in masks}
 
 

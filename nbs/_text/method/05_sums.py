@@ -476,7 +476,8 @@ class GroupSums:
             )
             for n, w in weights.items()
         }
-        self.counts = torch.zeros(groups, dtype=torch.long)  # batches of each group
+        self.counts = torch.zeros(groups, dtype=torch.long)  # batches of each group: see `count`
+        self.stored: set[int] = set()  # groups that were taken from the device
         # groups that went to the device or back; the group that is there
         self.transfers, self.now = 0, None
         self.here = None if self.place == "device" else rooms(weights)
@@ -510,6 +511,7 @@ def put_back(self: GroupSums):
         return
     for n, part in self.here.items():
         self.kept[n][self.now].copy_(part)
+    self.stored.add(self.now)
     self.transfers, self.now = self.transfers + 1, None
 
 
@@ -523,8 +525,20 @@ print(sums.kept["a"][:, 0, 0], sums.transfers)
 assert sums.kept["a"][:, 0, 0].tolist() == [0, 7] and sums.transfers == 1 and sums.now is None
 
 
+# %% [markdown]
+# A batch is counted, and then its group's sums are asked for; asking alone counts nothing.
+
 # %%
 #| export
+@patch
+def count(
+    self: GroupSums,
+    g: int,  # A group's code
+):
+    "Count a batch of a group. Raises: ValueError if there is no such group."
+    self.counts[group_code(g, len(self.counts))] += 1
+
+
 @patch
 def of(
     self: GroupSums,
@@ -533,14 +547,17 @@ def of(
 ) -> dict[str, Tensor]:
     "One group's sums. Raises: ValueError if there is no such group."
     g = group_code(g, len(self.counts))
-    self.counts[g] += 1
     if self.here is None:
         return {n: total[g] for n, total in self.kept.items()}
-    if g != self.now:
-        self.put_back()
-        for n, part in self.here.items():
-            part.zero_() if self.counts[g] == 1 else part.copy_(self.kept[n][g])
-        self.transfers, self.now = self.transfers + (self.counts[g] > 1).item(), g
+    if g == self.now:
+        return self.here
+    self.put_back()
+    for n, part in self.here.items():
+        if g in self.stored:
+            part.copy_(self.kept[n][g])
+        else:
+            part.zero_()
+    self.transfers, self.now = self.transfers + (g in self.stored), g
     return self.here
 
 
@@ -550,14 +567,16 @@ def of(
 # %%
 sums = GroupSums(weights, groups=2, keep_on="host")
 for g in (0, 0, 1, 0):
+    sums.count(g)
     sums.of(g)["a"].add_(g + 1)
 sums.put_back()
-try:
-    sums.of(-1)
-except ValueError as e:
-    print(e)
-else:
-    raise AssertionError("the last group's sums were given to a group that is not there")
+for ask in (sums.of, sums.count):
+    try:
+        ask(-1)
+    except ValueError as e:
+        print(e)
+    else:
+        raise AssertionError("a group that is not there was taken for the last one")
 sums.kept["a"], sums.counts, f"{sums.transfers} transfers"
 
 # %%
@@ -571,6 +590,7 @@ for place in ("device", "host", home / "maps"):
     for g in (0, 0, 1, 0):
         other.of(g)["b"].add_(g + 1)
     other.put_back()
+    assert other.counts.tolist() == [0, 0]  # nobody counted
     assert (
         other.kept["b"][:, 0].tolist() == [3, 2]
         and other.kept["a"].dtype == torch.float64

@@ -390,31 +390,47 @@ assert [a.tolist() for a in _ties(None, None, torch.float64, Tensor.cpu)] == [[]
 
 # %%
 #| export
-def _whole(rows, alive, weight, layer, k, share, there, kind, count, shape):
+class _Choice(NamedTuple):
+    "A checked selection, flat, where its importance lies"
+
+    rows: Tensor  # Importance, shape `(G, n)`
+    alive: Tensor  # True where a weight is still there, shape `(n,)`
+    weight: Tensor | None  # The weights, shape `(n,)`
+    layer: Tensor | None  # Layer number of each entry, shape `(n,)`
+    k: int  # How many to keep
+    share: np.ndarray  # Target shares, shape `(G,)`, float64
+    there: Tensor  # True for each layer that must keep a weight
+    kind: torch.dtype  # The type to compare in
+    shape: tuple[int, ...]  # Of the mask
+
+
+def _whole(choice: _Choice) -> tuple[FairJob, Callable]:
     "A job of the layer as it is"
-    values = rows.to("cpu", kind).contiguous().numpy()
-    job = FairJob(
-        values,
-        alive.cpu().numpy(),
-        k,
-        share,
-        *_ties(weight, layer, kind, Tensor.cpu),
-        there.cpu().numpy(),
-    )
-    return job, lambda kept: torch.from_numpy(kept).view(shape).to(alive.device)
+    values = choice.rows.to("cpu", choice.kind).contiguous().numpy()
+    bits, label = _ties(choice.weight, choice.layer, choice.kind, Tensor.cpu)
+    alive, empty = choice.alive.cpu().numpy(), choice.there.cpu().numpy()
+    job = FairJob(values, alive, choice.k, choice.share, bits, label, empty)
+    shape, device = choice.shape, choice.alive.device
+
+    def put(kept: np.ndarray) -> Tensor:
+        return torch.from_numpy(kept).view(shape).to(device)
+
+    return job, put
 
 
 # %%
-case = dict(
+case = _Choice(
     rows=rows,
     alive=everything,
     weight=None,
     layer=None,
+    k=2,
     share=target_share(rows).numpy(),
     there=torch.zeros(0, dtype=torch.bool),
     kind=torch.float32,
+    shape=(1, 3),
 )
-job, put = _whole(**case, k=2, count=None, shape=(1, 3))
+job, put = _whole(case)
 print(job.values, put(keep_shares(job)))
 assert (
     put(keep_shares(job)).tolist() == [[True, False, True]]
@@ -428,39 +444,33 @@ assert (
 
 # %%
 #| export
-def _fetched(rows, alive, weight, layer, k, share, there, kind, count, shape):
-    "A job of the sorted candidates only"
-    order, found = sorted_prefixes(rows, alive, k, weight, layer, len(there))
+def _fetched(choice: _Choice, count: Transfers) -> tuple[FairJob, Callable]:
+    "A job of the sorted candidates only; what goes to the host and back is counted"
+    rows, alive, there, shape = choice.rows, choice.alive, choice.there, choice.shape
+    weight, layer = choice.weight, choice.layer
+    order, found = sorted_prefixes(rows, alive, choice.k, weight, layer, len(there))
     ids = found.nonzero_static(size=int(count.fetch(found.count_nonzero())))[:, 0]
     order = count.bring((found.cumsum(0, dtype=order.dtype) - 1)[order]).numpy()
 
-    def few(t):
+    def few(t: Tensor) -> Tensor:
         return count.bring(t[..., ids])
 
-    values, empty = (
-        few(rows).to(kind).contiguous().numpy(),
-        (count.bring(there).numpy() if len(there) else np.zeros(0, np.bool_)),
-    )
-    job = FairJob(
-        values,
-        np.ones(len(ids), np.bool_),
-        k,
-        share,
-        *_ties(weight, layer, kind, few),
-        empty,
-        order,
-    )
-    return (
-        job,
-        lambda kept: (
-            torch.zeros_like(alive).index_put_((ids,), count.send(kept, alive.device)).view(shape)
-        ),
-    )
+    values = few(rows).to(choice.kind).contiguous().numpy()
+    empty = count.bring(there).numpy() if len(there) else np.zeros(0, np.bool_)
+    bits, label = _ties(weight, layer, choice.kind, few)
+    every = np.ones(len(ids), np.bool_)
+    job = FairJob(values, every, choice.k, choice.share, bits, label, empty, order)
+
+    def put(kept: np.ndarray) -> Tensor:
+        stays = count.send(kept, alive.device)
+        return torch.zeros_like(alive).index_put_((ids,), stays).view(shape)
+
+    return job, put
 
 
 # %%
 transfers = Transfers()
-few, put_few = _fetched(**case, k=1, count=transfers, shape=(3,))
+few, put_few = _fetched(case._replace(k=1, shape=(3,)), transfers)
 print(few.order, few.values, put_few(keep_shares(few)), transfers)
 
 # %%
@@ -497,17 +507,9 @@ def fair_job(
         importance.dtype if weight is None else weight.dtype,
     )
     flat = [None if t is None else t.detach().flatten() for t in (mask, weight, layer)]
-    job = _fetched if on_device else _whole
-    return job(
-        importance.detach().flatten(1),
-        *flat,
-        k=k,
-        share=share,
-        there=there,
-        kind=kind,
-        count=count,
-        shape=mask.shape,
-    )
+    rows = importance.detach().flatten(1)
+    choice = _Choice(rows, *flat, k, share, there, kind, mask.shape)
+    return _fetched(choice, count) if on_device else _whole(choice)
 
 
 # %%

@@ -498,14 +498,16 @@ def touches(
     """The settings that change a run of this method, beyond the network's, the data's and the
     training's.
     """
-    short, rewound = (
-        method.rounds == "short" and method.start == "trained",
-        method.rewind and method.rewind_to == "initial",
-    )
-    steps = ["keep", *["retrain_epochs"] * short, *["retrain_lr"] * (short and not rewound)]
-    images = method.batches == "all" and not method.blind and not method.mixed
-    seen = ["importance_batch", "importance_cap", "importance_on"] * images
-    return ["rate", "steps", "scope", *steps, *seen, *["importance_groups"] * method.groups]
+    names = ["rate", "steps", "scope", "keep"]
+    if method.rounds == "short" and method.start == "trained":
+        names.append("retrain_epochs")
+        if not (method.rewind and method.rewind_to == "initial"):
+            names.append("retrain_lr")
+    if method.batches == "all" and not method.blind and not method.mixed:
+        names += ["importance_batch", "importance_cap", "importance_on"]
+    if method.groups:
+        names.append("importance_groups")
+    return names
 
 
 # %%
