@@ -80,7 +80,7 @@ def _copies_text(check: SetCheck) -> list[str]:
     paths, same_as = check.data.table["path"], pd.Series(check.same_as, check.data.table.index)
     copies = int((paths != same_as).sum())
     torn = {how: _torn(split, same_as) for how, split in check.splits.items() if copies}
-    lines = [f"  byte for byte the same as another: {copies:,}"]
+    lines = [f"  byte-for-byte copies of another: {copies:,}"]
     for how, names in torn.items():
         named = f" ({_some(names, 3)})" if names else ""
         lines.append(f"    with its twin in another part, {how} split: {len(names):,}{named}")
@@ -112,7 +112,7 @@ def _sides_text(check: SetCheck) -> list[str]:
                 f"  {how} split, {what}: {each}; in more than one part: {len(torn):,}{named}"
             )
     if "person" not in table:
-        lines.append("  who is on an image is not known")
+        lines.append("  the persons are not known")
     return [*lines, ""]
 
 # %% ../../nbs/data/17_findings.ipynb #46f9aa5d

@@ -245,7 +245,7 @@ def test_check_of_a_partly_missing_set(celeba, tmp_path):
     for line in [
         "missing: 3 000001.jpg",
         "damaged: 1 (every image was decoded) 000006.jpg",
-        "byte for byte the same as another: 1",
+        "byte-for-byte copies of another: 1",
         "with its twin in another part, official split: 1",
         "A run would stop at the missing (3) and the damaged (1) files",
         "mmlab.ie.cuhk.edu.hk",

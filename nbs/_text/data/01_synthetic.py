@@ -118,7 +118,7 @@ assert np.array_equal(
 # %% [markdown]
 # ## Rendering
 #
-# An image is a drawing, exposed. It depends on its own row only.
+# An image is a finished drawing after exposure. It depends on its own row only.
 
 # %%
 #| export

@@ -682,7 +682,7 @@ else:
     raise AssertionError("a path that climbs out was accepted")
 
 # %% [markdown]
-# The set's `load` decodes its files, and its key is their `_files_key`.
+# The `load` of the set decodes its files, and its `key` is a hash of their names, sizes and times.
 
 # %%
 Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp / "orange.png")

@@ -41,8 +41,8 @@ def say(error):
 
 # %% [markdown]
 # The paper groups CelebA by one of its forty attributes, `Male`, and predicts the other 39, with a
-# head of two outputs for each. This notebook finds the files, because the set is distributed in
-# three layouts, and combines their labels.
+# head of two outputs for each. The set is distributed in three layouts. This notebook finds the
+# files in any of them, and combines their labels.
 #
 # ## Layouts
 #

@@ -34,7 +34,8 @@ def say(error):
 # The answers are judgements of annotators who saw one picture. Some questions cannot be answered
 # from a picture (`Attractive`), and a re-annotation found that only 12 of the 40 get the same
 # answer from two people in 95 % of the images (Wu et al., *Consistency and Accuracy of CelebA
-# Attribute Values*, 2023). So a difference between groups in such a head may come from its labels.
+# Attribute Values*, 2023). So a difference between groups in such a head is partly a difference in
+# its labels.
 
 # %%
 #| export

@@ -186,7 +186,7 @@ def _copies_text(check: SetCheck) -> list[str]:
     paths, same_as = check.data.table["path"], pd.Series(check.same_as, check.data.table.index)
     copies = int((paths != same_as).sum())
     torn = {how: _torn(split, same_as) for how, split in check.splits.items() if copies}
-    lines = [f"  byte for byte the same as another: {copies:,}"]
+    lines = [f"  byte-for-byte copies of another: {copies:,}"]
     for how, names in torn.items():
         named = f" ({_some(names, 3)})" if names else ""
         lines.append(f"    with its twin in another part, {how} split: {len(names):,}{named}")
@@ -250,7 +250,7 @@ def _sides_text(check: SetCheck) -> list[str]:
                 f"  {how} split, {what}: {each}; in more than one part: {len(torn):,}{named}"
             )
     if "person" not in table:
-        lines.append("  who is on an image is not known")
+        lines.append("  the persons are not known")
     return [*lines, ""]
 
 
@@ -265,7 +265,7 @@ print("\n".join(_sides_text(check)))
 assert _sides_text(check)[1:] == [
     "  photo split, photographs: train 5, val 0, test 3; in more than one part: 0",
     "  official split, photographs: train 6, val 0, test 2; in more than one part: 0",
-    "  who is on an image is not known",
+    "  the persons are not known",
     "",
 ]
 known = replace(
@@ -284,7 +284,7 @@ assert _sides_text(known)[3:] == [
     "",
 ]
 assert _copies_text(SetCheck("x", data, splits=splits, same_as=tuple(PATHS))) == [
-    "  byte for byte the same as another: 0"
+    "  byte-for-byte copies of another: 0"
 ]
 
 
@@ -576,7 +576,7 @@ told = [
     "Files",
     "missing: 1",
     "damaged: 1",
-    "the same as another: 1",
+    "copies of another: 1",
     "without an image",
     "A run would stop at",
 ]

@@ -65,7 +65,7 @@ class Images:
 
 
 # %% [markdown]
-# Two rows by hand.
+# An example with two rows:
 
 # %%
 by_hand = Images(

@@ -110,7 +110,7 @@ assert cache_key(replace(faces, table=table.drop(columns="look")), 16) == cache_
 # written to a file of another name, flushed with `fsync`, and renamed. Last comes a small JSON with
 # shape and checksum. A file without that JSON does not count as a cache.
 #
-# Several threads decode (PIL releases the lock). The chunks come back in order and only a few of
+# Several threads decode (PIL releases the lock). The chunks come back in order, at most a few of
 # them ahead of the writer, which limits the memory.
 
 # %%
