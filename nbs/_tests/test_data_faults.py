@@ -135,7 +135,7 @@ def test_archive_cut_short(tmp_path, mode, cut):
         tar.addfile(info, io.BytesIO(np.random.default_rng(0).bytes(info.size)))
     whole = (tmp_path / "whole").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: int(cut * len(whole))])
-    with pytest.raises(ValueError, match="cut.tar: the archive is damaged or not complete"):
+    with pytest.raises(ValueError, match="cut.tar: the archive is damaged or incomplete"):
         unpack(tmp_path / "cut.tar", tmp_path / "set", progress=False)
     assert not (tmp_path / "set").exists()
 
@@ -269,9 +269,9 @@ def test_fairface_without_a_csv(tmp_path):
             "labels.csv, line 3, column 'age': 'Oct-19' is a date: a spreadsheet",
         ),
         ("name,age\na.jpg,3-9\n", "no column 'file' .or 'image'.: its columns are name, age"),
-        ("image,age\na.jpg,3-9\na.jpg,20-29\n", "labels.csv, line 3: this file has a row already"),
+        ("image,age\na.jpg,3-9\na.jpg,20-29\n", "labels.csv, line 3: this file already has a row"),
         ("file,age,person\na.jpg,3-9,\n", "labels.csv, line 2, column 'person': no label"),
-        ("file,photo\na.jpg,1\n", "no label column beside the file's"),
+        ("file,photo\na.jpg,1\n", "no label column besides the file's"),
     ],
 )
 def test_folder_faults(tmp_path, text, message):
@@ -287,7 +287,7 @@ def test_folder_faults(tmp_path, text, message):
     [
         (
             "file,look,look\na.jpg,dark,light\nb.jpg,dark,dark\n",
-            "labels.csv, line 1: the column 'look' is there twice",
+            "labels.csv, line 1: the column 'look' appears twice",
         ),
         (
             "file,look\na.jpg,dark,\nb.jpg,dark,\n",
@@ -316,7 +316,7 @@ def test_folder_faults(tmp_path, text, message):
         ),
         (
             "file,look\na.jpg,dark\nb.jpg,dark \n",
-            "line 3, column 'look': 'dark ' begins or ends with a blank",
+            "line 3, column 'look': 'dark ' begins or ends with a space",
         ),
         (
             "file,mood\na.jpg,Sad\nb.jpg,sad\n",
@@ -326,13 +326,13 @@ def test_folder_faults(tmp_path, text, message):
             "file,grade\na.jpg,1\nb.jpg,1.0\n",
             "column 'grade': '1' .1 rows. and '1.0' .1 rows. differ only in spelling",
         ),
-        ("file,look\na.jpg,dark\n./a.jpg,light\n", "line 3: this file has a row already"),
+        ("file,look\na.jpg,dark\n./a.jpg,light\n", "line 3: this file already has a row"),
         (
             "file, look\na.jpg, dark\nb.jpg, light\n",
-            "line 1: the column ' look' begins or ends with a blank",
+            "line 1: the column ' look' begins or ends with a space",
         ),
         ("file,a*b\na.jpg,dark\nb.jpg,light\n", "the column 'a.b' has a '.' in its name"),
-        ("file,clusters\na.jpg,dark\nb.jpg,light\n", "a label column may not be named 'clusters'"),
+        ("file,clusters\na.jpg,dark\nb.jpg,light\n", "a label column must not be named 'clusters'"),
     ],
 )
 def test_labels_that_nobody_meant(tmp_path, text, message):
@@ -391,7 +391,7 @@ def test_id_column_is_no_label(tmp_path):
         (tmp_path / f"{i}.jpg").touch()
     check = check_dataset("folder", tmp_path, tmp_path, decode=False, progress=False)
     assert list(check.counts.index.get_level_values("label").unique()) == ["look"]
-    assert "most images have a value of their own: id (2,000), remark (1,500)" in set_text(check)
+    assert "most images have a different value: id (2,000), remark (1,500)" in set_text(check)
     with pytest.raises(
         ValueError,
         match="no label column 'id' .it is in the table, but holds no classes.: this set has look",
@@ -575,7 +575,7 @@ def test_folder_without_persons_cannot_be_split_by_person(tmp_path):
     gradient(tmp_path / "a.jpg", 0)
     (tmp_path / "labels.csv").write_text("file,age\na.jpg,3-9\n")
     with pytest.raises(
-        ValueError, match="does not say who is on an image .no column 'person'.: use split='photo'"
+        ValueError, match="does not say who is in an image .no column 'person'.: use split='photo'"
     ):
         split_table(read_folder(tmp_path).table, "person")
 
@@ -677,7 +677,8 @@ def test_simulated_full_disk(faces, tmp_path, monkeypatch, when):
 
         monkeypatch.setattr(cache, "_chunks", half)
     with pytest.raises(
-        OSError, match="it needs 36,864 bytes and .* are free: free some, use a smaller image_size"
+        OSError,
+        match="it needs 36,864 bytes and .* are free: free some space, use a smaller image_size",
     ):
         image_cache(faces, 32, tmp_path / "cache", progress=False)
     assert caches(tmp_path / "cache") == []

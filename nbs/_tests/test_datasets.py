@@ -157,11 +157,14 @@ def test_hugging_face_picture_names(tmp_path):
     [
         (
             lambda: hub_table(range(2), names=False),
-            "column 'age': a number, and the file does not say what it means .no ClassLabel names",
+            "column 'age': the label is a number without a name .no ClassLabel names",
         ),
-        (lambda: hub_table(range(2), race=[0, 7]), "row 1, column 'race': 7 is no label"),
-        (lambda: hub_table(range(2), gender=[None, 1]), "row 0, column 'gender': None is no label"),
-        (lambda: hub_table(range(2), gender=[-1, 1]), "row 0, column 'gender': -1 is no label"),
+        (lambda: hub_table(range(2), race=[0, 7]), "row 1, column 'race': 7 is not a label"),
+        (
+            lambda: hub_table(range(2), gender=[None, 1]),
+            "row 0, column 'gender': None is not a label",
+        ),
+        (lambda: hub_table(range(2), gender=[-1, 1]), "row 0, column 'gender': -1 is not a label"),
         (
             lambda: hub_table(range(2)).drop_columns(["race"]),
             "no column 'race': its columns are image, age, gender, service_test",
@@ -242,7 +245,7 @@ def test_check_of_a_partly_missing_set(celeba, tmp_path):
     for line in [
         "missing: 3 000001.jpg",
         "damaged: 1 (every image was decoded) 000006.jpg",
-        "byte for byte the same as another: 1",
+        "byte-for-byte copies of another: 1",
         "with its twin in another part, official split: 1",
         "A run would stop at the missing (3) and the damaged (1) files",
         "mmlab.ie.cuhk.edu.hk",
@@ -285,7 +288,7 @@ def test_check_of_own_images_in_a_csv(tmp_path):
         check.missing == ["4.jpg"]
         and check.counts.loc[("smile × team", "no × 1"), ("all", "")] == 0
     )
-    assert "take their rows out of the labels" in set_text(check)
+    assert "remove their rows from the labels" in set_text(check)
 
 
 def test_counts_of_a_large_set_take_seconds():

@@ -99,19 +99,19 @@ def test_all_names_are_of_a_family_that_was_tried():
 
 @pytest.mark.parametrize("network", [n for n in TORCHVISION if n.startswith("mnasnet")])
 def test_mnasnet_is_refused(network):
-    with pytest.raises(ValueError, match="does not take weights back from a file"):
+    with pytest.raises(ValueError, match="cannot load its weights from a file"):
         check_network(network)
 
 
 @pytest.mark.parametrize(
     "network, size, hint",
     [
-        ("alexnet", 32, "64 would do"),
-        ("inception_v3", 64, "96 would do"),
-        ("maxvit_t", 64, "224 would do"),
-        ("vit_h_14", 32, "224 would do"),
-        ("vgg11", 16, "32 would do"),
-        ("convnext_tiny", 16, "32 would do"),
+        ("alexnet", 32, "use image_size = 64"),
+        ("inception_v3", 64, "use image_size = 96"),
+        ("maxvit_t", 64, "use image_size = 224"),
+        ("vit_h_14", 32, "use image_size = 224"),
+        ("vgg11", 16, "use image_size = 32"),
+        ("convnext_tiny", 16, "use image_size = 32"),
     ],
 )
 def test_a_size_that_cannot_be_is_named_with_one_that_can(network, size, hint):
@@ -157,9 +157,9 @@ def test_a_network_that_cannot_be_pruned_or_has_no_outputs():
         ("timm:resnet5", "timm:resnet50"),
         ("timm:resnet18.nope", "timm:resnet18.a1_in1k"),
         ("timm:", "list_models"),
-        ("timm:hf-hub:x/y", "none of that name"),
+        ("timm:hf-hub:x/y", "no network of that name"),
         ("timm:levit_128s", "must come from one last layer"),
-        ("timm:crossvit_9_240", "240 would do"),
+        ("timm:crossvit_9_240", "use image_size = 240"),
         ("timm:test_nfnet", r"stem.conv1 \(ScaledStdConv2d\)"),
         ("timm:resnetv2_50x1_bit", r"\(StdConv2d\)"),
     ],

@@ -131,7 +131,7 @@ def test_a_person_stays_in_one_part(official, copy):
             pd.Series(split_table(table, how)).groupby(table["person"].to_numpy()).nunique() == 1
         ).all()
     (copy / "Anno/identity_CelebA.txt").unlink()
-    with pytest.raises(ValueError, match="does not say who is on an image.*split='photo'"):
+    with pytest.raises(ValueError, match="does not say who is in an image.*split='photo'"):
         split_table(read(copy).table, "person")
     (copy / "Eval/list_eval_partition.txt").unlink()
     bare = read(copy)
@@ -175,23 +175,23 @@ def line(number, change):
         (
             ATTRIBUTES,
             line(2, lambda s: s.replace("Bald ", "")),
-            r"line 2: 39 attribute names, CelebA has 40 \(missing: Bald\)",
+            r"line 2: 39 attribute names, but CelebA has 40 \(missing: Bald\)",
         ),
         (
             ATTRIBUTES,
             line(2, lambda s: s + "Beard"),
-            r"line 2: 41 attribute names, CelebA has 40 \(unknown: Beard\)",
+            r"line 2: 41 attribute names, but CelebA has 40 \(unknown: Beard\)",
         ),
         (ATTRIBUTES, line(2, lambda s: s.replace("Bald", "Young")), r"missing: Bald; twice: Young"),
-        (ATTRIBUTES, line(5, lambda s: s[:-3]), r"line 5: 40 fields, there must be 41"),
-        (ATTRIBUTES, line(5, lambda s: s + " -1"), r"line 5: 42 fields, there must be 41"),
-        (ATTRIBUTES, line(3, lambda s: s + " -1 -1"), r"line 3: 43 fields, there must be 41"),
-        (ATTRIBUTES, line(62, lambda s: s[:40]), r"line 62: \d+ fields, there must be 41"),
+        (ATTRIBUTES, line(5, lambda s: s[:-3]), r"line 5: 40 fields instead of 41"),
+        (ATTRIBUTES, line(5, lambda s: s + " -1"), r"line 5: 42 fields instead of 41"),
+        (ATTRIBUTES, line(3, lambda s: s + " -1 -1"), r"line 3: 43 fields instead of 41"),
+        (ATTRIBUTES, line(62, lambda s: s[:40]), r"line 62: \d+ fields instead of 41"),
         (ATTRIBUTES, line(7, lambda s: s[:-1] + "0"), r"line 7, Young: '-?0' is neither -1 nor 1"),
         (
             ATTRIBUTES,
             line(7, lambda s: s.replace("000005", "000004")),
-            r"line 7: 000004.jpg has a row already",
+            r"line 7: 000004.jpg already has a row",
         ),
         (
             ATTRIBUTES,
@@ -214,15 +214,15 @@ def line(number, change):
         (
             PARTITION,
             line(3, lambda s: "000003.jpg 3"),
-            r"list_eval_partition.txt: part '3': there are 0 \(train\), 1 \(val\) and 2 \(test\)",
+            r"list_eval_partition.txt: part '3' is not one of 0 \(train\), 1 \(val\), 2 \(test\)",
         ),
-        (PARTITION, line(3, lambda s: "000003.jpg"), r"line 3: 1 fields, there must be 2"),
+        (PARTITION, line(3, lambda s: "000003.jpg"), r"line 3: 1 fields instead of 2"),
         (
             PERSONS,
             line(3, lambda s: ""),
             r"list_attr_celeba.txt names 000003.jpg, but .*identity_CelebA.txt does not",
         ),
-        (PERSONS, line(3, lambda s: "000002.jpg 5"), r"line 3: 000002.jpg has a row already"),
+        (PERSONS, line(3, lambda s: "000002.jpg 5"), r"line 3: 000002.jpg already has a row"),
     ],
 )
 def test_celeba_label_faults(copy, file, change, message):
@@ -397,13 +397,13 @@ def test_people_as_a_zip(subtree, tmp_path):
         (dict(url="n10366966_1.JPEG", gender=None), r"gender None is not a list of words"),
         (
             dict(url="nurse_1.JPEG", gender=["male"]),
-            r"url 'nurse_1.JPEG' is not named as n10366966_42.JPEG",
+            r"url 'nurse_1.JPEG' is not named like n10366966_42.JPEG",
         ),
         (
             dict(image="n10366966_1.JPEG", gender=["male"]),
-            r"entry 90: an entry has 'url' and 'gender'",
+            r"entry 90: an entry needs 'url' and 'gender'",
         ),
-        ("n10366966_1.JPEG", r"entry 90: an entry has 'url' and 'gender'"),
+        ("n10366966_1.JPEG", r"entry 90: an entry needs 'url' and 'gender'"),
     ],
 )
 def test_faulty_entries(people, entry, message):
@@ -420,7 +420,7 @@ def test_faulty_entries(people, entry, message):
         (lambda t: "[]", "must hold a list of entries"),
         (
             lambda t: json.dumps(json.loads(t) + json.loads(t)[:1]),
-            "entry 90: n.* has an entry already",
+            "entry 90: n.* already has an entry",
         ),
         (
             lambda t: t.replace('["male"]', '["unsure"]').replace(
@@ -440,7 +440,7 @@ def test_faulty_json(people, change, message):
     "name, message",
     [
         ("synsets_safety.csv", "image-net.org/data/synsets_safety.csv"),
-        (JSON, "gives it out on request"),
+        (JSON, "Request it from the ImageNet team"),
         ("imageability_scores.csv", "image-net.org/data/imageability_scores.csv"),
     ],
 )
@@ -469,7 +469,7 @@ def test_images_missing(people):
         ("file,class,gender\na.jpg,nurse,unsure\n", "line 2, column 'gender': 'unsure'"),
         (
             "file,class,gender\na.jpg,nurse,male\na.jpg,nurse,male\n",
-            "line 3: this image has a row already",
+            "line 3: this image already has a row",
         ),
         ("file,class,gender\na.jpg,,male\n", "column 'class': no class"),
         (

@@ -134,7 +134,7 @@ def test_check_of_utkface(utkface, tmp_path):
     )
     for line in [
         "utkface: 23,704 images in",
-        "same as another: 390",
+        "byte-for-byte copies of another: 390",
         "with its twin in another part, photo split: 0",
         "3 files are left out",
     ]:

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # What varies in a rendered face
 #
-# > A row of numbers for every image: expression, skin tone, hair and light, with all chance spent before anything is drawn
+# > One row of numbers per image: expression, skin tone, hair and light, all drawn in advance
 
 # %%
 #| default_exp data.appearance
@@ -11,26 +11,31 @@
 import numpy as np
 import pandas as pd
 
+from fairgrape.data.splits import SPLITS
+
 # %% [markdown]
-# Real faces have to be asked for, downloaded and kept safe, and nobody knows for certain why one group is recognised
-# worse than another. Rendered faces need no download, show no person, and their group effect is known because it was put there.
-# The task is to tell five expressions apart; the groups are four skin tones.
+# Real faces have to be requested, downloaded and kept safe, and nobody knows for certain why one
+# group is recognised worse than another. Rendered faces need no download and show no person. Their
+# group effect is known because it is built in. The task is to tell five expressions apart; the
+# groups are four skin tones.
 #
-# Nothing but colour separates the tones in good light. In bad light a camera that was exposed for others
-# flattens the darker ones: brows, eyes and mouth keep only a part of their difference to the skin. The darker tones also
-# have fewer training images. Both facts stand in two small tables, and everything else is drawn alike for everybody.
+# In good light the tones differ in colour only. In bad light a camera that is exposed for lighter
+# skin flattens the darker tones: brows, eyes and mouth keep only a part of their contrast to the
+# skin. The darker tones also have fewer training images. Everything else is drawn alike for all
+# tones.
 #
-# The drawings are smooth and plain on purpose. They stand in for a data set, not for people, and the groups are called tone-1 to tone-4.
+# The drawings are deliberately smooth and plain. They stand in for a data set, not for people, and
+# the groups are called tone-1 to tone-4.
 
 # %% [markdown]
 # ## What varies
 #
-# An expression is five numbers: how far the mouth's corners rise, how far it opens, how far the brows rise, how much their inner ends
-# tilt up (sad) or down (angry), and how wide the eyes are. Lengths are in units of half the image's width.
+# An expression is five numbers: how far the corners of the mouth rise, how far the mouth opens, how
+# far the brows rise, how much their inner ends tilt up (sad) or down (angry), and how wide the eyes
+# are. Lengths are in units of half the image width.
 
 # %%
 #| export
-SPLITS = ["train", "val", "test"]
 EXPRESSIONS = pd.DataFrame.from_dict(
     dict(
         neutral=(0.00, 0.000, 0.00, 0.0, 1.0),
@@ -42,7 +47,7 @@ EXPRESSIONS = pd.DataFrame.from_dict(
     orient="index",
     columns=["smile", "mouth_open", "brow_raise", "brow_tilt", "eye_open"],
 )
-# The skin's colour, and what bad light leaves of the features' contrast
+# The skin's colour, and the part of the features' contrast that bad light leaves
 TONES = pd.DataFrame.from_dict(
     {
         "tone-1": (0.95, 0.81, 0.71, 1.0),
@@ -71,8 +76,8 @@ assert TONES.contrast.is_monotonic_decreasing
 TONES
 
 # %% [markdown]
-# Everything else is a number between two bounds, drawn uniformly. The last six are fractions that become hair style, glasses and
-# light further down.
+# Everything else is a number between two bounds, drawn uniformly. The last six are fractions that
+# later become hair style, glasses and light.
 
 # %%
 #| export
@@ -117,14 +122,15 @@ RANGES["yaw"], RANGES["roll"]
 # %% [markdown]
 # ## A row for every image
 #
-# All chance is spent here, on the table; rendering has none left. Every pair of split and tone draws from a stream of its own, row by
-# row. So another number of training images changes no test image, and asking for more rows keeps the first ones.
-# The expressions take turns, which balances the classes within each tone.
+# Every random choice is made here, in the table; rendering is deterministic. Each pair of split and
+# tone has its own random stream and draws from it row by row. So a different number of training
+# images changes no test image, and a longer table begins with the same rows. The expressions take
+# turns, which balances the classes within each tone.
 
 # %%
 #| export
 def _stream(split: str, tone: str, seed: int) -> np.random.Generator:
-    "The random stream of one split and tone of a set's seed"
+    "The random stream of one split and tone, for a set's seed."
     return np.random.default_rng([seed, SPLITS.index(split), TONES.index.get_loc(tone)])
 
 
@@ -146,18 +152,18 @@ firsts = [
     )
 ]
 assert len(set(firsts)) == 4 and _stream("train", "tone-1", 0).random() == firsts[0], (
-    "each split, tone and seed has one of its own"
+    "each split, tone and seed has its own stream"
 )
 
 
 # %% [markdown]
-# A row takes the next numbers of its stream, one for each range, in the order of the table above. So one range more, or another order of them, is another
-# set of faces.
+# A row takes the next numbers of its stream, one for each range, in the order of the table above.
+# Adding a range, or changing their order, therefore gives a different set of faces.
 
 # %%
 #| export
 def _raw_parameters(n: int, stream: np.random.Generator) -> pd.DataFrame:
-    "`n` rows of render parameters, each uniform in its range"
+    "`n` rows of render parameters, each uniform in its range."
     low, high = np.array(list(RANGES.values()), float).T
     return pd.DataFrame(low + (high - low) * stream.random((n, len(RANGES))), columns=list(RANGES))
 
@@ -178,7 +184,7 @@ assert _raw_parameters(3, _stream("train", "tone-1", 0)).equals(raw.head(3))
 # %%
 #| export
 def draw_rows(
-    n: int,  # Number of images, at least one an expression
+    n: int,  # Number of images, at least one for each expression
     split: str,  # 'train', 'val' or 'test'
     tone: str,  # A row of `TONES`
     seed: int = 0,  # Seed of the whole set
@@ -223,7 +229,8 @@ else:
 
 
 # %% [markdown]
-# The strength says how much of an expression shows: 1 is the full one, .45 less than half. The weak ones are what makes the task hard.
+# The strength sets how much of an expression shows: 1 is the full expression, .45 less than half of
+# it. The weak ones make the task hard.
 
 # %%
 #| export
@@ -254,15 +261,16 @@ assert express(half).eye_open.head().round(3).tolist() == [
 
 
 # %% [markdown]
-# Six images in ten are taken in bad light: darker, and from one side. Here, and only here, the tone enters: it gives the
-# skin's colour, and in bad light the contrast that its features keep. In good light every tone's contrast is 1.
+# Six images in ten are taken in bad light: darker, and from one side. In bad light the tone sets
+# the contrast that the features keep. In good light the contrast of every tone is 1. Apart from the
+# skin's colour, this is the only effect of the tone.
 
 # %%
 #| export
-def add_light(
+def _add_light(
     rows: pd.DataFrame,  # As `draw_rows` gives them, of any tones
 ) -> pd.DataFrame:  # The same, with level, side and grain of the light, and `contrast`
-    "Decide which images are taken in bad light, and what that leaves of the features' contrast."
+    "Decide which images are taken in bad light, and how much contrast their features keep."
     bad = rows.bad_light.to_numpy() < 0.6
 
     def between(name, good, poor):
@@ -282,10 +290,10 @@ def add_light(
 
 
 # %%
-add_light(rows)[["tone", "bad_light", "light_level", "light_side", "contrast"]].head(4).round(2)
+_add_light(rows)[["tone", "bad_light", "light_level", "light_side", "contrast"]].head(4).round(2)
 
 # %%
-many = add_light(draw_rows(2000, "test", "tone-4"))
+many = _add_light(draw_rows(2000, "test", "tone-4"))
 bad = many.bad_light == 1
 assert (
     abs(bad.mean() - 0.6) < 0.04
@@ -308,16 +316,16 @@ assert many.grain.between(0.01, 0.02).all() and (many.noise % 1 == 0).all()
 
 
 # %% [markdown]
-# Hair and glasses are drawn alike for every tone, so that nothing but the light can tell the groups apart by how well they are recognised. A warm shade
-# of hair has less green and still less blue in it.
+# Hair and glasses have the same distribution for every tone, so only the light can make one group
+# easier to recognise than another. A warm shade of hair has less green, and even less blue.
 
 # %%
 #| export
-def add_hair(
+def _add_hair(
     rows: pd.DataFrame,  # As `draw_rows` gives them
     # The same, with the columns of `HAIR`, the hair's colour, and 0 or 1 in `glasses`
 ) -> pd.DataFrame:
-    "Turn the drawn fractions into a style and colour of hair, and into glasses or none."
+    "Turn the drawn fractions into hair style, hair colour and glasses."
     styles = (rows.hair * len(HAIR)).astype(int)
     return rows.assign(
         hair=styles.astype(float),
@@ -333,39 +341,39 @@ def add_hair(
 two = rows.head(2).assign(
     hair=[0.1, 0.9], glasses=[0.24, 0.26], hair_shade=0.5, hair_warmth=[0, 0.4]
 )
-add_hair(two)[
+_add_hair(two)[
     ["hair", "hair_density", "hair_long", "glasses", "hair_red", "hair_green", "hair_blue"]
 ]
 
 # %%
-assert add_hair(two)[["hair", "hair_density", "hair_long", "glasses"]].to_numpy().tolist() == [
+assert _add_hair(two)[["hair", "hair_density", "hair_long", "glasses"]].to_numpy().tolist() == [
     [0, 0.25, 0, 1],
     [3, 1, 1, 0],
 ]
 assert np.allclose(
-    add_hair(two)[["hair_red", "hair_green", "hair_blue"]],
+    _add_hair(two)[["hair_red", "hair_green", "hair_blue"]],
     [[0.5, 0.5, 0.5], [0.5, 0.5 * 0.76, 0.5 * 0.52]],
 )
-assert abs(add_hair(draw_rows(2000, "test", "tone-4")).glasses.mean() - 0.25) < 0.04, "one in four"
+assert abs(_add_hair(draw_rows(2000, "test", "tone-4")).glasses.mean() - 0.25) < 0.04, "one in four"
 
 
 # %%
 #| export
-def add_skin(
+def _add_skin(
     rows: pd.DataFrame,  # As `draw_rows` gives them, of any tones
 ) -> pd.DataFrame:  # The same, with skin_red, skin_green and skin_blue
-    "Give each face its tone's colour, a little lighter or darker from one to the next."
+    "Give each face its tone's colour, slightly lighter or darker from face to face."
     tone = TONES.iloc[rows.tone.cat.codes].set_index(rows.index)
     return rows.assign(**{name: tone[name] * rows.skin for name in TONES.columns[:3]})
 
 
 # %%
-add_skin(two.assign(skin=[1, 0.95], tone=["tone-1", "tone-4"]).astype({"tone": rows.tone.dtype}))[
+_add_skin(two.assign(skin=[1, 0.95], tone=["tone-1", "tone-4"]).astype({"tone": rows.tone.dtype}))[
     ["tone", "skin", "skin_red", "skin_green", "skin_blue"]
 ]
 
 # %%
-skins = add_skin(
+skins = _add_skin(
     two.assign(skin=[1, 0.95], tone=["tone-1", "tone-4"]).astype({"tone": rows.tone.dtype})
 )
 assert list(skins) == [*two, "skin_red", "skin_green", "skin_blue"]
@@ -379,9 +387,9 @@ assert np.allclose(
 #| export
 def light_and_colour(
     rows: pd.DataFrame,  # As `draw_rows` gives them, of any tones
-) -> pd.DataFrame:  # The same, with light, contrast, skin, hair and glasses settled
+) -> pd.DataFrame:  # The same, with light, contrast, skin, hair and glasses
     "Turn the drawn fractions into light, skin, hair and glasses."
-    return add_skin(add_hair(add_light(rows.reset_index(drop=True))))
+    return _add_skin(_add_hair(_add_light(rows.reset_index(drop=True))))
 
 
 # %%
@@ -391,7 +399,7 @@ light_and_colour(rows)[
 
 # %%
 both = light_and_colour(pd.concat([draw_rows(5, "val", "tone-1"), draw_rows(5, "val", "tone-4")]))
-assert both.index.tolist() == list(range(10)), "one row after the other, whatever the index was"
+assert both.index.tolist() == list(range(10)), "rows are numbered anew"
 assert both.drop(columns=["expression", "tone", "split"]).notna().all(axis=None) and {
     "contrast",
     "hair_line",
@@ -400,8 +408,8 @@ assert both.drop(columns=["expression", "tone", "split"]).notna().all(axis=None)
 
 
 # %% [markdown]
-# The default numbers suit a demo on two cores. The test part has 2,500 images a tone, because a disparity measured
-# on fewer drowns in sampling noise.
+# The default numbers suit a demo on two cores. The test part has 2,500 images per tone, because on
+# fewer images sampling noise would hide the disparity.
 
 # %%
 #| export
@@ -410,7 +418,7 @@ def synthetic_table(
     train: tuple = (1300, 1100, 1000, 900),  # Training images of each tone, in the order of `TONES`
     val: tuple = (100, 100, 100, 100),  # Validation images of each tone
     test: tuple = (2500, 2500, 2500, 2500),  # Test images of each tone
-) -> pd.DataFrame:  # A row an image: expression, tone, split, then the render parameters
+) -> pd.DataFrame:  # One row per image: expression, tone, split, then the render parameters
     "Draw a whole set of faces: labels, split and everything that rendering needs."
     counts = dict(zip(SPLITS, (train, val, test)))
     for split, of in counts.items():

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Drawing
 #
-# > Ellipses and bands with soft edges, in the frame of each face, from the background to the glasses
+# > Ellipses and bands with soft edges, in the frame of each face, from background to glasses
 
 # %%
 #| default_exp data.drawing
@@ -20,44 +20,45 @@ from fairgrape.data.appearance import TONES, draw_rows, express, light_and_colou
 
 
 # %% [markdown]
-# A drawing here is arithmetic on arrays and needs no drawing library, for one reason: the next version of such a library may shade an edge differently,
-# and figures measured on the faces before and after would not be comparable.
+# Drawing is plain array arithmetic, without a drawing library. The next version of such a library
+# might shade an edge differently, and results measured before and after would not be comparable.
 #
 # ## Shapes
 #
-# A shape is its signed distance: negative inside, zero on the edge, positive outside. That works at any size, and the edge can be made
-# soft by as much as a pixel is wide. Only sums, products, quotients and square roots touch the pixels, so the bits come out the same
-# each time.
+# A shape is its signed distance: negative inside, zero on the edge, positive outside. This works at
+# any size, and the edge can be softened over the width of a pixel. The pixels come only from sums,
+# products, quotients and square roots, so the bits are the same each time.
 
 # %%
 #| export
-def ellipse(
-    x: np.ndarray,  # Horizontal place relative to the centre, any shape
-    y: np.ndarray,  # Vertical place, downwards, same shape
+def _ellipse(
+    x: np.ndarray,  # Horizontal position relative to the centre, any shape
+    y: np.ndarray,  # Vertical position, downwards, same shape
     rx: np.ndarray,  # Horizontal radius, broadcastable
     ry: np.ndarray,  # Vertical radius
-) -> np.ndarray:  # Signed distance to the edge, exact on the edge and near enough elsewhere
+) -> np.ndarray:  # Signed distance to the edge, exact on the edge, approximate elsewhere
     "Distance to an ellipse, by the first-order formula f·(f-1)/|∇f|."
     f = np.sqrt((x / rx) ** 2 + (y / ry) ** 2) + 1e-6
     return f * (f - 1) / (np.sqrt((x / rx**2) ** 2 + (y / ry**2) ** 2) + 1e-6)
 
 
 # %%
-print(ellipse(np.array([0.0, 1, 2, 3]), np.zeros(4), 2, 1))
-assert np.allclose(ellipse(np.array([2.0, 0, 3]), np.array([0.0, 1, 4]), 2, 1)[:2], 0, atol=1e-5)
-assert np.allclose(ellipse(np.array([3.0]), np.array([4.0]), 2, 2), 3, atol=1e-4), (
+print(_ellipse(np.array([0.0, 1, 2, 3]), np.zeros(4), 2, 1))
+assert np.allclose(_ellipse(np.array([2.0, 0, 3]), np.array([0.0, 1, 4]), 2, 1)[:2], 0, atol=1e-5)
+assert np.allclose(_ellipse(np.array([3.0]), np.array([4.0]), 2, 2), 3, atol=1e-4), (
     "a circle's distance is exact: 5 - 2"
 )
 
 
 # %% [markdown]
-# Brows, nose and mouth are bands along a parabola. A mouth opens by letting the band swell in its middle.
+# Brows, nose and mouth are bands along a parabola. An open mouth is a band that swells in its
+# middle.
 
 # %%
 #| export
-def band(
-    x: np.ndarray,  # Place along the band, 0 in its middle
-    y: np.ndarray,  # Place across it, downwards
+def _band(
+    x: np.ndarray,  # Position along the band, 0 in its middle
+    y: np.ndarray,  # Position across it, downwards
     half: np.ndarray,  # Half of its length
     thick: float,  # Half of its thickness
     tilt: np.ndarray | float = 0,  # Slope; positive falls to the right
@@ -74,33 +75,35 @@ def band(
 
 # %%
 # the smile's middle lies at y = .5
-print(band(np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.5, 0.5]), half=1, thick=0.1, bend=0.5))
-assert band(0.0, 0.5, 1, 0.1, bend=0.5) < 0 < band(0.0, 0.0, 1, 0.1, bend=0.5)
-assert band(0.5, 0.1, 1, 0.1, tilt=0.2) < 0 < band(-0.5, 0.1, 1, 0.1, tilt=0.2), (
+print(_band(np.array([0.0, 0.0, 1.0]), np.array([0.0, 0.5, 0.5]), half=1, thick=0.1, bend=0.5))
+assert _band(0.0, 0.5, 1, 0.1, bend=0.5) < 0 < _band(0.0, 0.0, 1, 0.1, bend=0.5)
+assert _band(0.5, 0.1, 1, 0.1, tilt=0.2) < 0 < _band(-0.5, 0.1, 1, 0.1, tilt=0.2), (
     "a positive tilt falls to the right"
 )
 # By hand: half-way to the end, 1 - (x/half)² = .75, the band's middle lies at .5 + .4·.75 = .8 with
 # slope .5 - .4·.5 = .3; .4 across, .1·.75 of it swell
 assert np.isclose(
-    band(1.0, 1.2, 2, 0.1, tilt=0.5, bend=0.4, swell=0.1), (0.4 - 0.075) / np.sqrt(1 + 0.3**2) - 0.1
+    _band(1.0, 1.2, 2, 0.1, tilt=0.5, bend=0.4, swell=0.1),
+    (0.4 - 0.075) / np.sqrt(1 + 0.3**2) - 0.1,
 )
-assert band(3.0, 0.0, 2, 0.1, bend=4.0) == band(-3.0, 0.0, 2, 0.1, bend=4.0) == 1, (
+assert _band(3.0, 0.0, 2, 0.1, bend=4.0) == _band(-3.0, 0.0, 2, 0.1, bend=4.0) == 1, (
     "beyond the ends: the distance to them"
 )
-assert band(0.0, 0.3, 1, 0.1) > 0 > band(0.0, 0.3, 1, 0.1, swell=0.4)
+assert _band(0.0, 0.3, 1, 0.1) > 0 > _band(0.0, 0.3, 1, 0.1, swell=0.4)
 
 
 # %% [markdown]
 # ## Canvas
 #
-# A canvas holds a few dozen images at once and the place of every pixel in its own face's frame: shifted, turned and scaled by
-# the row's pose. Drawing functions can then speak of one upright face at the origin.
+# A canvas holds a few dozen images at once, and the position of every pixel in the frame of its
+# face: shifted, turned and scaled by the row's pose. Drawing functions can then assume one upright
+# face at the origin.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Canvas:
-    "Images being drawn, and where their pixels lie in each face's frame."
+    "Images being drawn, and the positions of their pixels in each face's frame."
 
     pixels: np.ndarray  # float32 (n, 3, size, size), light between 0 and 1
     x: np.ndarray  # float32 (n, size, size), to the right, 0 in the middle of the face
@@ -132,8 +135,8 @@ assert dot.colour("skin").shape == (1, 3, 1, 1) and dot.colour("skin").ravel().t
 
 
 # %% [markdown]
-# A canvas reads the float columns of its rows and nothing else. The label of the tone is no float, so no drawing function can see it: a tone reaches
-# the pixels by its skin's colour and its contrast alone.
+# A canvas reads only the numeric columns of its rows. The tone label is not numeric, so no drawing
+# function can read it: a tone reaches the pixels only through its skin colour and its contrast.
 
 # %%
 #| export
@@ -176,7 +179,7 @@ assert np.allclose(canvas.x[0, 0], [-0.75, -0.25, 0.25, 0.75]) and np.allclose(
     canvas.y[0, :, 0], [-0.75, -0.25, 0.25, 0.75]
 )
 assert np.allclose(canvas.x[1], canvas.x[0] / 2) and np.allclose(canvas.y[1], canvas.y[0] / 2), (
-    "a face twice as large has its pixels twice as near to the middle"
+    "a face twice as large has its pixels twice as close to the middle"
 )
 moved = new_canvas(upright.assign(shift_x=0.25, shift_y=-0.5), 4)
 assert np.allclose(moved.x[0], canvas.x[0] - 0.25) and np.allclose(moved.y[0], canvas.y[0] + 0.5)
@@ -187,11 +190,12 @@ assert np.allclose(quarter.x[0], canvas.y[0], atol=1e-6) and np.allclose(
 
 
 # %% [markdown]
-# Painting mixes a colour in. Where the edge passes through a pixel, a smooth step gives it a part of both.
+# Painting mixes a colour in. Where the edge passes through a pixel, a smooth step blends the two
+# colours.
 
 # %%
 #| export
-def paint(
+def _paint(
     canvas: Canvas,  # Its pixels are changed in place
     colour: np.ndarray | float,  # Broadcastable to (n, 3, size, size)
     distance: np.ndarray,  # Signed distance to the shape, (n, size, size)
@@ -205,7 +209,7 @@ def paint(
 
 # %%
 disc = new_canvas(upright, 16)
-paint(disc, np.float32(1), ellipse(disc.x, disc.y, 0.5, 0.5))
+_paint(disc, np.float32(1), _ellipse(disc.x, disc.y, 0.5, 0.5))
 print((disc.pixels[0, 0, 8] * 100).astype(int))
 assert (
     disc.pixels[0, 0, 8, 8] == 1
@@ -213,7 +217,7 @@ assert (
     and disc.pixels.dtype == np.float32
 )
 half = new_canvas(upright, 16)
-paint(half, np.float32(1), ellipse(half.x, half.y, 0.5, 0.5), opacity=0.4)
+_paint(half, np.float32(1), _ellipse(half.x, half.y, 0.5, 0.5), opacity=0.4)
 assert np.allclose(half.pixels, 0.4 * disc.pixels), "opacity"
 assert abs(disc.pixels[0, 0].mean() * 4 - np.pi * 0.25) < 0.01, (
     "a soft edge keeps the area of the disc"
@@ -223,7 +227,8 @@ assert abs(disc.pixels[0, 0].mean() * 4 - np.pi * 0.25) < 0.01, (
 # %% [markdown]
 # ## A sheet of images
 #
-# The pictures below are looked at side by side. A sheet is an array like the images, so that any tool may show or save it.
+# A sheet shows images side by side. It is an array like the images, so any tool can show or save
+# it.
 
 # %%
 #| export
@@ -250,7 +255,7 @@ assert contact_sheet(disc.pixels, columns=2).shape == (16, 32, 3)
 def look(
     *layers: callable,  # Drawing functions, back to front
     size: int = 64,  # Pixels
-) -> Canvas:  # What they drew of four rows, one a tone
+) -> Canvas:  # The drawing of four rows, one per tone
     "Draw four happy faces in good light with the given layers only."
     canvas = new_canvas(
         table[(table.bad_light == 0) & (table.expression == "happy")]
@@ -291,20 +296,20 @@ def change(
 
 # %%
 #| export
-def draw_background(
+def _draw_background(
     canvas: Canvas,  # A black canvas
 ) -> None:
     "Background, long hair behind the head, clothes, neck."
     x, y, p = canvas.x, canvas.y, canvas.p
     np.add(canvas.pixels, canvas.colour("back") + (p["back_slope"] * y)[:, None], out=canvas.pixels)
-    paint(
+    _paint(
         canvas,
         canvas.colour("hair") * np.float32(0.8),
-        ellipse(x, y - 0.12, 0.66 * p["width"], 0.86),
+        _ellipse(x, y - 0.12, 0.66 * p["width"], 0.86),
         p["hair_long"],
     )
-    paint(canvas, canvas.colour("cloth"), ellipse(x, y - 1.25, 0.95, 0.5))
-    paint(
+    _paint(canvas, canvas.colour("cloth"), _ellipse(x, y - 1.25, 0.95, 0.5))
+    _paint(
         canvas,
         canvas.colour("skin") * np.float32(0.78),
         np.maximum(np.abs(x) - 0.2, np.abs(y - 0.7) - 0.28),
@@ -313,14 +318,14 @@ def draw_background(
 
 # %%
 #| fig-alt: Clothes and necks of four people, light to dark skin, one with long hair; no heads yet
-strip(draw_background)
+strip(_draw_background)
 
 # %%
-behind = look(draw_background)
+behind = look(_draw_background)
 corner = behind.colour("back")[:, :, 0, 0] + behind.p["back_slope"][:, 0] * behind.y[:, 0, :1]
 assert np.allclose(behind.pixels[:, :, 0, 0], corner, atol=1e-6)
 whole = new_canvas(upright.head(1), 64)
-draw_background(whole)
+_draw_background(whole)
 chest, neck = (
     (np.abs(whole.x[0] - x) < 0.03) & (np.abs(whole.y[0] - y) < 0.03)
     for x, y in ((0.4, 0.9), (0, 0.8))
@@ -331,14 +336,15 @@ assert np.allclose(whole.pixels[0][:, chest], whole.colour("cloth")[0, :, 0]) an
 
 
 # %% [markdown]
-# The head is an ellipse that narrows towards the chin. Hair follows the same outline, so it is a function of its own.
+# The head is an ellipse that narrows towards the chin. Hair follows the same outline, so the
+# outline is a separate function.
 
 # %%
 #| export
 def _head_shape(canvas: Canvas) -> np.ndarray:
-    "Signed distance to the outline of the head, an ellipse narrower at the chin, (n, size, size)"
+    "Signed distance to the outline of the head, an ellipse narrower at the chin, (n, size, size)."
     jaw = 1 - np.float32(0.16) * np.clip(canvas.y, 0, 1)
-    return ellipse(canvas.x / jaw, canvas.y, 0.57 * canvas.p["width"], 0.76)
+    return _ellipse(canvas.x / jaw, canvas.y, 0.57 * canvas.p["width"], 0.76)
 
 
 # %%
@@ -356,42 +362,42 @@ widths
 # %%
 assert all(jaw < brow for jaw, brow in zip(widths["jaw"], widths["brow"])), "narrower below"
 assert np.allclose([np.ptp(face.y[i][inside[i]]) for i in range(4)], 2 * 0.76, atol=0.08), (
-    "and as high as said"
+    "twice the radius in height"
 )
 
 
 # %% [markdown]
-# Its shading is a little darker away from where the face looks.
+# The head is shaded slightly darker on the side it turns away from.
 
 # %%
 #| export
-def draw_head(
+def _draw_head(
     canvas: Canvas,  # With its background
 ) -> None:
     "Ears and head, shaded by the way the face turns."
     x, y, p, skin = canvas.x, canvas.y, canvas.p, canvas.colour("skin")
     for side in (-1, 1):
-        paint(
+        _paint(
             canvas,
             skin * np.float32(0.85),
-            ellipse(x - side * 0.56 * p["width"], y - 0.02, 0.09, 0.15),
+            _ellipse(x - side * 0.56 * p["width"], y - 0.02, 0.09, 0.15),
         )
     away = (x - 0.2 * p["yaw"]) ** 2 + y * y
-    paint(canvas, skin * (np.float32(1.03) - 0.25 * away)[:, None], _head_shape(canvas))
+    _paint(canvas, skin * (np.float32(1.03) - 0.25 * away)[:, None], _head_shape(canvas))
 
 
 # %%
 #| fig-alt: The same four with blank heads and ears
-strip(draw_background, draw_head)
+strip(_draw_background, _draw_head)
 
 # %%
-head = look(draw_background, draw_head)
+head = look(_draw_background, _draw_head)
 middle, skin = head.pixels[:, :, 32, 32], head.colour("skin")[:, :, 0, 0]
 assert (np.abs(middle / skin - 1) < 0.06).all() and (np.diff(middle.mean(1)) < 0).all(), (
     "skin colour, darker from tone-1 to tone-4"
 )
 left, right = (
-    change(draw_head, draw_background, yaw=yaw, shift_x=0, roll=0) for yaw in (-1.0, 1.0)
+    change(_draw_head, _draw_background, yaw=yaw, shift_x=0, roll=0) for yaw in (-1.0, 1.0)
 )
 assert np.abs(left - right).max() > 0.01, "a turned head is shaded on its other side"
 beside = np.abs(np.abs(head.x) - 0.56 * head.p["width"]) < 0.02
@@ -402,16 +408,18 @@ assert all(
 
 
 # %% [markdown]
-# Brows, eyes, nose and mouth carry the expression. All of them are painted with the row's contrast as their opacity: a contrast of .4
-# leaves 40 % of their difference to the skin. This one factor is what bad light does to a tone.
+# Brows, eyes, nose and mouth carry the expression. All of them are painted with the row's contrast
+# as their opacity: a contrast of .4 leaves 40 % of their difference to the skin. This single factor
+# models the effect of bad light on a tone.
 #
-# On a head that turns, the far side is seen at an angle. Eye and brow of that side are drawn in a frame that is squeezed.
+# On a turned head the far side is seen at an angle, so the eye and brow of that side are drawn in a
+# narrower frame.
 
 # %%
 #| export
 def _eye_frame(canvas: Canvas, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Place relative to the middle of one eye, -1 the left one and 1 the right; squeezed on the
-    far side of a turned head
+    """Position relative to the middle of one eye (side -1 is left, 1 is right), narrower on the
+    far side of a turned head.
     """
     narrow = 1 - np.float32(0.22) * np.clip(side * canvas.p["yaw"], 0, 1)
     return (canvas.x - 0.16 * canvas.p["yaw"] - side * 0.23 * narrow) / narrow, canvas.y + 0.1
@@ -439,11 +447,14 @@ assert np.allclose(x, (turned.x - 0.16 - 0.23 * 0.78) / 0.78, atol=1e-6) and np.
 # %%
 #| export
 def _draw_eye(canvas: Canvas, x: np.ndarray, y: np.ndarray) -> None:
-    "The white of one eye, as wide open as the row says, and an iris that does not leave it"
-    white = ellipse(x, y, 0.125, 0.085 * canvas.p["eye_open"])
-    paint(canvas, np.float32(0.93), white, canvas.p["contrast"])
-    paint(
-        canvas, np.float32(0.1), np.maximum(ellipse(x, y, 0.06, 0.075), white), canvas.p["contrast"]
+    "The white of one eye, as wide open as the row says, and an iris clipped to it."
+    white = _ellipse(x, y, 0.125, 0.085 * canvas.p["eye_open"])
+    _paint(canvas, np.float32(0.93), white, canvas.p["contrast"])
+    _paint(
+        canvas,
+        np.float32(0.1),
+        np.maximum(_ellipse(x, y, 0.06, 0.075), white),
+        canvas.p["contrast"],
     )
 
 
@@ -453,13 +464,13 @@ def eye(canvas):
     return _draw_eye(canvas, *_eye_frame(canvas, 1))
 
 
-strip(draw_background, draw_head, eye)
+strip(_draw_background, _draw_head, eye)
 opened, narrowed = (
-    (change(eye, draw_background, draw_head, contrast=1.0, eye_open=wide) > 0).mean((1, 2))
+    (change(eye, _draw_background, _draw_head, contrast=1.0, eye_open=wide) > 0).mean((1, 2))
     for wide in (1.4, 0.7)
 )
 assert (opened > 1.5 * narrowed).all(), "a wide eye covers twice as much as a narrow one"
-whole = look(draw_background, draw_head, eye)
+whole = look(_draw_background, _draw_head, eye)
 pupil = [
     whole.pixels[i][:, np.hypot(*(a[i] for a in _eye_frame(whole, 1))) < 0.03].mean()
     for i in range(4)
@@ -470,10 +481,10 @@ assert np.allclose(pupil, 0.1, atol=0.03), "dark in the middle"
 # %%
 #| export
 def _draw_brow(canvas: Canvas, x: np.ndarray, y: np.ndarray, side: int) -> None:
-    "The brow over one eye; its tilt mirrors that of the other side"
+    "The brow over one eye; its tilt mirrors that of the other side."
     p = canvas.p
-    distance = band(x, y + 0.2 + p["brow_raise"], 0.15, 0.03, side * p["brow_tilt"], -0.03)
-    paint(canvas, canvas.colour("skin") * np.float32(0.3), distance, p["contrast"])
+    distance = _band(x, y + 0.2 + p["brow_raise"], 0.15, 0.03, side * p["brow_tilt"], -0.03)
+    _paint(canvas, canvas.colour("skin") * np.float32(0.3), distance, p["contrast"])
 
 
 # %%
@@ -482,12 +493,12 @@ def brow(canvas):
     return _draw_brow(canvas, *_eye_frame(canvas, 1), 1)
 
 
-strip(draw_background, draw_head, brow)
+strip(_draw_background, _draw_head, brow)
 
 
 def middle_of(layer, **columns):
     "Where a layer changes the first face, on average: x and y."
-    weight = change(layer, draw_background, draw_head, contrast=1.0, **columns)[0]
+    weight = change(layer, _draw_background, _draw_head, contrast=1.0, **columns)[0]
     return np.array([(weight * a).sum() / weight.sum() for a in (face.x[0], face.y[0])])
 
 
@@ -497,7 +508,7 @@ assert np.allclose(
 
 
 def outer(tilt):
-    return change(brow, draw_background, draw_head, contrast=1.0, brow_tilt=tilt)[0][
+    return change(brow, _draw_background, _draw_head, contrast=1.0, brow_tilt=tilt)[0][
         face.y[0] > -0.28
     ].sum()
 
@@ -507,7 +518,7 @@ assert outer(0.5) > outer(0.0), "tilted up inside, it reaches lower outside"
 
 # %%
 #| export
-def draw_eyes(
+def _draw_eyes(
     canvas: Canvas,  # With its head
 ) -> None:
     "Eyes and brows; those on the far side of a turned head are narrower."
@@ -519,80 +530,75 @@ def draw_eyes(
 
 # %%
 #| fig-alt: The same four with two eyes and two eyebrows each
-strip(draw_background, draw_head, draw_eyes)
+strip(_draw_background, _draw_head, _draw_eyes)
 
 
 def amount(layer, **columns):
-    return change(layer, draw_background, draw_head, **columns).mean((1, 2))
+    return change(layer, _draw_background, _draw_head, **columns).mean((1, 2))
 
 
-assert (amount(draw_eyes, contrast=0.0) == 0).all(), "no contrast, no eyes"
-assert (amount(draw_eyes, contrast=0.4) < 0.5 * amount(draw_eyes, contrast=1.0)).all()
+assert (amount(_draw_eyes, contrast=0.0) == 0).all(), "no contrast, no eyes"
+assert (amount(_draw_eyes, contrast=0.4) < 0.5 * amount(_draw_eyes, contrast=1.0)).all()
 assert np.allclose(
-    amount(draw_eyes, yaw=0.0),
+    amount(_draw_eyes, yaw=0.0),
     2 * amount(lambda canvas: (eye(canvas), brow(canvas)), yaw=0.0),
     rtol=0.1,
 ), "two of each"
 
 
 # %% [markdown]
-# A nose looks the same in every expression. Lips and the dark between them swell by as much as the mouth is open, and shorten a little.
+# The nose is the same in every expression. As the mouth opens, the lips and the dark gap between
+# them swell and shorten slightly.
 
 # %%
 #| export
-def draw_mouth(
+def _draw_mouth(
     canvas: Canvas,  # With its head
 ) -> None:
-    "Nose and mouth: lips, and the dark between them."
-    x, y, p, skin = (
-        canvas.x - 0.16 * canvas.p["yaw"],
-        canvas.y - 0.42,
-        canvas.p,
-        canvas.colour("skin"),
-    )
-    lips, swell = (
-        skin * np.array([0.78, 0.5, 0.5], np.float32)[:, None, None],
-        np.maximum(p["mouth_open"], 0),
-    )
-    paint(
+    "Nose and mouth: lips, and the dark gap between them."
+    p, skin = canvas.p, canvas.colour("skin")
+    x, y = canvas.x - 0.16 * p["yaw"], canvas.y - 0.42
+    lips = skin * np.array([0.78, 0.5, 0.5], np.float32)[:, None, None]
+    swell = np.maximum(p["mouth_open"], 0)
+    _paint(
         canvas,
         skin * np.float32(0.72),
-        band(x - 0.04 * p["yaw"], y + 0.26, 0.11, 0.02, bend=0.04),
+        _band(x - 0.04 * p["yaw"], y + 0.26, 0.11, 0.02, bend=0.04),
         0.7 * p["contrast"],
     )
-    paint(
+    _paint(
         canvas,
         lips,
-        band(x, y, 0.26 - 0.5 * swell, 0.035, bend=p["smile"], swell=swell),
+        _band(x, y, 0.26 - 0.5 * swell, 0.035, bend=p["smile"], swell=swell),
         p["contrast"],
     )
-    paint(
+    _paint(
         canvas,
         skin * np.float32(0.22),
-        band(x, y, 0.22 - 0.5 * swell, 0.012, bend=p["smile"], swell=swell),
+        _band(x, y, 0.22 - 0.5 * swell, 0.012, bend=p["smile"], swell=swell),
         p["contrast"],
     )
 
 
 # %%
 #| fig-alt: The same four with noses and smiling, open mouths
-strip(draw_background, draw_head, draw_eyes, draw_mouth)
-assert (amount(draw_mouth, contrast=0.0) == 0).all()
-assert (amount(draw_mouth, mouth_open=0.15) > 1.5 * amount(draw_mouth, mouth_open=0.0)).all(), (
+strip(_draw_background, _draw_head, _draw_eyes, _draw_mouth)
+assert (amount(_draw_mouth, contrast=0.0) == 0).all()
+assert (amount(_draw_mouth, mouth_open=0.15) > 1.5 * amount(_draw_mouth, mouth_open=0.0)).all(), (
     "an open mouth covers more"
 )
 
 
 def corners(smile):
-    return change(draw_mouth, draw_background, draw_head, contrast=1.0, smile=smile, yaw=0.0)[0][
+    return change(_draw_mouth, _draw_background, _draw_head, contrast=1.0, smile=smile, yaw=0.0)[0][
         (np.abs(face.x[0]) > 0.2) & (face.y[0] > 0.35)
     ]
 
 
 assert (
     corners(0.17).sum() > 0
-    and middle_of(draw_mouth, smile=0.17)[1] > middle_of(draw_mouth, smile=-0.15)[1] + 0.05
-), "a smile's middle hangs"
+    and middle_of(_draw_mouth, smile=0.17)[1] > middle_of(_draw_mouth, smile=-0.15)[1] + 0.05
+), "the middle of a smile lies lower"
 
 
 # %% [markdown]
@@ -600,14 +606,14 @@ assert (
 
 # %%
 #| export
-def draw_hair(
+def _draw_hair(
     canvas: Canvas,  # With its face
 ) -> None:
     "Hair above the hair line, long hair beside the face."
     x, y, p, head = canvas.x, canvas.y, canvas.p, _head_shape(canvas) - np.float32(0.06)
     top = np.maximum(head, y - p["hair_line"] - p["hair_slant"] * x - 0.25 * x * x)
-    paint(canvas, canvas.colour("hair"), top, p["hair_density"])
-    paint(
+    _paint(canvas, canvas.colour("hair"), top, p["hair_density"])
+    _paint(
         canvas,
         canvas.colour("hair"),
         np.maximum(np.maximum(head, 0.5 * p["width"] - np.abs(x)), y - 0.35),
@@ -616,15 +622,17 @@ def draw_hair(
 
 
 # %%
-#| fig-alt: The same four with hair on their heads: long, shorn, and two with a rounded cap of it
-strip(draw_background, draw_head, draw_eyes, draw_mouth, draw_hair)
-assert (amount(draw_hair, hair_density=0.0, hair_long=0.0) == 0).all()
+#| fig-alt: The same four with hair: long, shorn, and two with a rounded cap of hair
+strip(_draw_background, _draw_head, _draw_eyes, _draw_mouth, _draw_hair)
+assert (amount(_draw_hair, hair_density=0.0, hair_long=0.0) == 0).all()
 assert (
-    amount(draw_hair, hair_density=1.0, hair_long=1.0)
-    > amount(draw_hair, hair_density=1.0, hair_long=0.0)
+    amount(_draw_hair, hair_density=1.0, hair_long=1.0)
+    > amount(_draw_hair, hair_density=1.0, hair_long=0.0)
 ).all()
 low, high = (
-    change(draw_hair, draw_background, draw_head, hair_density=1.0, hair_long=0.0, hair_line=line)
+    change(
+        _draw_hair, _draw_background, _draw_head, hair_density=1.0, hair_long=0.0, hair_line=line
+    )
     > 0
     for line in (-0.3, -0.6)
 )
@@ -638,19 +646,19 @@ assert (low.sum((1, 2)) > high.sum((1, 2))).all() and not low[face.y > 0].any(),
 
 # %%
 #| export
-def draw_glasses(
+def _draw_glasses(
     canvas: Canvas,  # With its face and hair
 ) -> None:
-    "The rims of glasses, where the row has some."
+    "The rims of glasses, where the row has glasses."
     x, y = np.abs(canvas.x - 0.16 * canvas.p["yaw"]), np.abs(canvas.y + 0.1)
     rim = np.minimum(
-        np.abs(ellipse(x - 0.23, y, 0.19, 0.16)) - 0.016, np.maximum(y - 0.016, x - 0.05)
+        np.abs(_ellipse(x - 0.23, y, 0.19, 0.16)) - 0.016, np.maximum(y - 0.016, x - 0.05)
     )
-    paint(canvas, np.float32(0.12), rim, 0.9 * canvas.p["glasses"])
+    _paint(canvas, np.float32(0.12), rim, 0.9 * canvas.p["glasses"])
 
 
 # Back to front
-LAYERS = (draw_background, draw_head, draw_eyes, draw_mouth, draw_hair, draw_glasses)
+LAYERS = (_draw_background, _draw_head, _draw_eyes, _draw_mouth, _draw_hair, _draw_glasses)
 
 # %%
 #| fig-alt: The same four with round glasses
@@ -658,23 +666,24 @@ strip(
     *LAYERS[:-1],
     lambda canvas: (
         canvas.p.update(glasses=np.ones_like(canvas.p["glasses"])),
-        draw_glasses(canvas),
+        _draw_glasses(canvas),
     ),
 )
 
 # %%
-assert (amount(draw_glasses, glasses=0.0) == 0).all() and (
-    amount(draw_glasses, glasses=1.0) > 0
+assert (amount(_draw_glasses, glasses=0.0) == 0).all() and (
+    amount(_draw_glasses, glasses=1.0) > 0
 ).all()
-ringed = change(draw_glasses, draw_background, draw_head, glasses=1.0, yaw=0.0)[0] > 0.1
+ringed = change(_draw_glasses, _draw_background, _draw_head, glasses=1.0, yaw=0.0)[0] > 0.1
 x, y = np.abs(face.x[0]), face.y[0] + 0.1
 assert (
     not ringed[np.hypot(x - 0.23, y) < 0.1].any() and ringed[(x < 0.03) & (np.abs(y) < 0.01)].all()
-), "one looks through them; a bridge between"
+), "clear glass, and a bridge between the rims"
 
 # %% [markdown]
-# Where each layer puts its paint, on one face: how much of each colour it changes (in thousandths of full light, over the image), and around which place, with
-# which spread. These numbers were measured and not derived. They stand here so that a constant cannot change unseen.
+# The paint of each layer, on one face: how much of each colour it changes (in thousandths of full
+# light, averaged over the image), the centre of the change, and its spread. These numbers are
+# measured, not derived. The test pins them, so no constant can change unnoticed.
 
 # %%
 one = table.head(1).assign(
@@ -727,12 +736,12 @@ traces
 
 # %%
 assert list(traces.index) == [
-    "draw_background",
-    "draw_head",
-    "draw_eyes",
-    "draw_mouth",
-    "draw_hair",
-    "draw_glasses",
+    "_draw_background",
+    "_draw_head",
+    "_draw_eyes",
+    "_draw_mouth",
+    "_draw_hair",
+    "_draw_glasses",
 ]
 assert np.allclose(
     traces,

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Data
 #
-# > One table for every set of faces: a row an image, a column a label, and a split that keeps photographs whole
+# > One table for every set of faces, with a row for each image and a column for each label
 
 # %%
 #| default_exp data.tables
@@ -22,31 +22,32 @@ from fairgrape.data.splits import SPLITS
 
 
 # %% [markdown]
-# Data sets differ in their files, folders and label codes. Everything after this notebook should not care. So a reader
-# turns a set into a `FaceData`: a table, and a function that turns rows of the table into pixels. A label is
-# a *categorical* column: its vocabulary has names and a fixed order, so that class 2 means the same in every run, and a
-# class without an image in some sample still has its place.
+# Data sets differ in their files, folders and label codes. The rest of the code should not depend
+# on these differences. So a reader turns a set into a `FaceData`: a table, and a function that
+# turns rows of the table into pixels. A label is a *categorical* column: its vocabulary has names
+# and a fixed order. So class 2 means the same in every run, and a class without an image in some
+# sample keeps its place.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class FaceData:
-    "A set of face images: what is known of each image, and how to get its pixels."
+    "A set of face images: the labels of each image, and a function that loads its pixels."
 
     name: str  # The set's name, e.g. 'utkface'
-    root: Path | None  # The folder that `path` is relative to; None where nothing lies on disk
-    # A row an image: `path`, `photo`, categorical label columns, and `official` where the set has
+    root: Path | None  # The folder that `path` is relative to; None if nothing lies on disk
+    # One row per image: `path`, `photo`, categorical label columns, and `official` if the set has
     # a split
     table: pd.DataFrame
     # (rows of the table, side in pixels) -> uint8 (n, 3, side, side)
     load: Callable[[pd.DataFrame, int], np.ndarray]
     key: str  # Identifies the source files; the image cache is keyed by it
-    # What the reader has to say, e.g. the files it skipped
+    # The reader's remarks, e.g. the files it skipped
     notes: dict = field(default_factory=dict)
 
 
 # %% [markdown]
-# A set of six images, without files. Its pixels are made from the row number.
+# A set of six images without files. Its pixels are computed from the row number.
 
 # %%
 def tiny_table():
@@ -84,8 +85,9 @@ assert faces.notes == {}
 # %% [markdown]
 # ## Labels by name
 #
-# The same distribution of faces has been published with its races numbered in different ways. So a label is asked for by its column's name and turned
-# into codes here, once. A product of columns, `race*gender`, is asked for in the same way: every cell of the product has a code, also an empty one.
+# The same faces have been published with different numbers for the races. So labels are selected by
+# column name and turned into codes here, in one place. A product of columns, `race*gender`, works
+# in the same way: every cell of the product has a code, even an empty one.
 
 # %%
 #| export
@@ -104,7 +106,7 @@ def label_columns(
 label_columns(faces.table)
 
 # %%
-# age is a number, path and photo are no labels
+# age is a number, path and photo are not labels
 assert label_columns(faces.table) == ["race", "gender"]
 assert label_columns(faces.table.assign(official=faces.table.gender, split=faces.table.race)) == [
     "race",
@@ -113,12 +115,13 @@ assert label_columns(faces.table.assign(official=faces.table.gender, split=faces
 
 
 # %% [markdown]
-# A name that is no label column, and a row without a label, are said at once: pandas would give such a row the code −1, and an array takes −1 for its last class.
+# A name that is not a label column, or a row without a label, raises an error at once. pandas would
+# give such a row the code −1, and an array would read −1 as its last class.
 
 # %%
 #| export
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
-    "One label column, whole; or an error that says what there is."
+    "One label column without gaps. Raises: ValueError (no such column, a row without a label)."
     if name not in label_columns(table):
         there = " (it is in the table, but holds no classes)" if name in table else ""
         raise ValueError(
@@ -156,8 +159,8 @@ def codes(
     table: pd.DataFrame,  # A data set's table
     spec: str,  # A label column, or several joined by '*' for their product
 ) -> tuple[np.ndarray, list[str]]:  # int64 (n,), and the name of each code
-    """Labels as codes 0 … K-1, and what each code means. Raises: ValueError (no such column, a
-    row without label).
+    """Labels as codes 0 … K-1, and the name of each code. Raises: ValueError (no such column, a
+    row without a label).
     """
     columns = [_column(table, name.strip()) for name in spec.split("*")]
     code = np.zeros(len(table), np.int64)
@@ -188,14 +191,15 @@ assert codes(faces.table, "race")[1] == ["White", "Black", "Asian", "Other"]
 # %% [markdown]
 # ## Some of the classes
 #
-# A class is asked for by its name as well, in settings that somebody typed. A name that is not there most often is one of another spelling, so the error shows those that are.
+# Settings select classes by name too. An unknown name is most often a misspelling, so the error
+# lists the names that exist.
 
 # %%
 #| export
 def _check_classes(column: str, names: Sequence[str], have: Sequence[str], where: str = "") -> None:
-    "Raise ValueError for a name that is no class of a column; `where` says who asked."
+    "Raise ValueError for a name that is not a class of the column; `where` starts the message."
     if "" in names:
-        raise ValueError(f"{where}a name of {column} is empty: is there a comma too many?")
+        raise ValueError(f"{where}a name of {column} is empty: is there an extra comma?")
     if unknown := [n for n in names if n not in have]:
         hint = "; write a name with a comma or semicolon in double quotes"
         raise ValueError(
@@ -217,9 +221,10 @@ assert told == "'race=Black,black': race has no class 'black': it has White, Bla
 
 
 # %% [markdown]
-# A vocabulary often has a class that a task leaves out, as UTKFace's "Others". Dropping it takes the rows away and the name out of the vocabulary.
-# The index stays: it is the row's number in the image cache, so that a smaller table still finds its pixels. (pandas' own `remove_categories` would also
-# sort the names that are left, and so renumber the classes.)
+# A vocabulary often has a class that a task leaves out, such as "Others" in UTKFace. Dropping it
+# removes its rows, and its name from the vocabulary. The index stays: it is the row's number in the
+# image cache, so a smaller table still finds its pixels. (pandas' own `remove_categories` would
+# also sort the remaining names, and so renumber the classes.)
 
 # %%
 #| export
@@ -244,7 +249,7 @@ drop_classes(faces.table, "race", ["Other"])
 four = drop_classes(faces.table, "race", ["Other"])
 assert len(four) == 5 and codes(four, "race")[1] == ["White", "Black", "Asian"]
 assert drop_classes(faces.table, "race", ["White"]).index.tolist() == [0, 2, 3, 5]
-assert len(faces.table) == 6  # the table given is left as it was
+assert len(faces.table) == 6  # the original table does not change
 try:
     drop_classes(faces.table, "race", ["Others"])
 except ValueError as e:
@@ -254,15 +259,15 @@ else:
 
 
 # %% [markdown]
-# The other way round, a task names the classes it keeps.
+# A task can also name the classes to keep.
 
 # %%
 #| export
 def keep_classes(
     table: pd.DataFrame,  # A data set's table
     column: str,  # A label column
-    names: Sequence[str],  # Classes to keep; the vocabulary's order stays as it is
-) -> pd.DataFrame:  # The table with their rows only, index kept
+    names: Sequence[str],  # Classes to keep; the order of the vocabulary stays
+) -> pd.DataFrame:  # The table with only their rows, index kept
     "Keep only some classes of a label column. Raises: ValueError (no such column, no such class)."
     have = list(_column(table, column).cat.categories)
     _check_classes(column, names, have)
@@ -285,7 +290,7 @@ else:
 # %% [markdown]
 # ## Fewer images
 #
-# A trial run uses a part of the images. It is a random part, and the same one for the same seed.
+# A trial run uses a random part of the images. The same seed gives the same part.
 
 # %%
 #| export
@@ -294,7 +299,7 @@ def limit_table(
     n: int,  # How many rows to keep; 0 keeps all
     seed: int = 42,  # The choice depends on it alone
 ) -> pd.DataFrame:  # `n` of the rows, in their old order, index kept
-    "A random part of a table. Raises: ValueError (more than there are)."
+    "A random part of a table. Raises: ValueError (`n` exceeds the number of rows)."
     if not 0 <= n <= len(table):
         raise ValueError(
             f"limit = {n}, but there are {len(table)} images: choose 1 to {len(table)}, or 0"
@@ -326,25 +331,27 @@ else:
     raise AssertionError("7 of 6 images were accepted")
 
 # %% [markdown]
-# ## Some of the images
+# ## Images with given labels
 #
-# Three of the paper's studies need a part of the images by their labels: importance on one race only, importance without one race, and a training set in which the other races are scarce. One
-# short notation says which: `race=White,Black` are the images of these races, `race!=White` all but one, and `;` joins conditions that must all hold. A product of columns goes too. A name that the
-# set does not have is an error, and so is a condition that nothing fulfils: the study would be an empty one.
+# Three of the paper's studies select images by their labels: importance on one race only,
+# importance without one race, and a training set in which the other races are scarce. A short
+# notation selects them: `race=White,Black` takes the images of these races, `race!=White` all
+# others, and `;` joins conditions that must all hold. A product of columns works too. An unknown
+# name is an error, and so is a condition that no image fulfils.
 #
-# A class may be called "Black, non-Hispanic". A name with a comma or a semicolon stands in double quotes: `race="Black, non-Hispanic",White`.
+# Put a name with a comma or a semicolon in double quotes: `race="Black, non-Hispanic",White`.
 
 # %%
 #| export
-# a name in double quotes, between what stands before and after names
+# a name in double quotes, between the signs that separate names
 _QUOTED = re.compile(r'(?:^|(?<=[=,;]))\s*"[^"]+"\s*(?=[,;:]|$)')
 
 
 def split_names(
     text: str,  # Names, or conditions, of a spec
-    at: str = ",",  # What stands between them
+    at: str = ",",  # The separator
 ) -> list[str]:  # The parts as they are written
-    "Split a spec at commas or semicolons, but not inside of a name in double quotes."
+    "Split a spec at commas or semicolons, but not inside a name in double quotes."
     quoted = [match.span() for match in _QUOTED.finditer(text)]
     cuts = [m.start() for m in re.finditer(re.escape(at), text)]
     cuts = [i for i in cuts if not any(start <= i < end for start, end in quoted)]
@@ -361,7 +368,7 @@ assert split_names('race="Black; other, mixed",White;gender=Male', ";") == [
 ]
 assert split_names('"Black, other", White') == ['"Black, other"', " White"]
 assert split_names("White,Black,") == ["White", "Black", ""] and split_names("") == [""]
-# quotes inside of names are letters
+# quotes inside a name are letters
 assert split_names('5" pipe,6" pipe') == ['5" pipe', '6" pipe']
 assert split_names('a "b, c", d') == ['a "b', ' c"', " d"]
 
@@ -370,9 +377,9 @@ assert split_names('a "b, c", d') == ['a "b', ' c"', " d"]
 #| export
 def class_name(
     name: str,  # A class, perhaps in double quotes
-    have: Sequence[str],  # The names there are
+    have: Sequence[str],  # The known names
 ) -> str:  # The name without quotes and spaces around it
-    "A class by the name that a spec gives it."
+    "The name of a class as a spec gives it."
     name = name.strip()
     is_quoted = len(name) > 2 and name[0] == name[-1] == '"'
     return name[1:-1] if is_quoted and name not in have else name
@@ -388,16 +395,14 @@ assert class_name('"', []) == '"' and class_name('""', []) == '""'
 # %%
 #| export
 def cell_name(
-    name: str,  # A class, or a cell of a product as "Female × yes" or "Female*yes"
-    have: Sequence[str],  # The names there are
+    name: str,  # A class, or a cell of a product such as "Female × yes" or "Female*yes"
+    have: Sequence[str],  # The known names
 ) -> str:  # The name as `codes` writes it
-    "A class or cell by a name that a keyboard can write."
+    "The name of a class or cell, which may be typed with * for ×."
     name = class_name(name, have)
-    return (
-        name
-        if name in have
-        else " × ".join(part.strip() for part in name.replace("×", "*").split("*"))
-    )
+    if name in have:
+        return name
+    return " × ".join(part.strip() for part in name.replace("×", "*").split("*"))
 
 
 # %%
@@ -413,11 +418,11 @@ assert (
 # %%
 #| export
 def _condition(table: pd.DataFrame, text: str) -> np.ndarray:
-    "Which rows fulfil one condition, such as 'race!=White'."
+    "The rows that fulfil one condition, such as 'race!=White', as bool (n,)."
     column, equals, names = text.partition("=")
     if not equals:
         raise ValueError(
-            f"{text!r} is no condition: write column=name,name or column!=name,name; the columns"
+            f"{text!r} is not a condition: write column=name,name or column!=name,name; the columns"
             f" are {', '.join(label_columns(table))}"
         )
     unlike, column = column.endswith("!"), column.removesuffix("!").strip()
@@ -453,8 +458,8 @@ assert (
     == _condition(faces.table, "race*gender=White × Male").tolist()
 )
 for text, told in [
-    ("White", "is no condition"),
-    ("race=White,", "a comma too many"),
+    ("White", "is not a condition"),
+    ("race=White,", "an extra comma"),
     ("ethnicity=White", "no label column"),
     ("race=Grey", "'race=Grey': race has no class 'Grey'"),
 ]:
@@ -473,14 +478,14 @@ def matching(
     table: pd.DataFrame,  # A data set's table
     spec: str,  # 'race=White,Black' or 'race!=White'; several joined by ';' must all hold
 ) -> np.ndarray:  # bool (n,)
-    """Which images have the labels asked for. Raises: ValueError (no such column or class, no
-    such image).
+    """The images that fulfil a spec. Raises: ValueError (no such column or class, no such
+    image).
     """
     found = reduce(
         np.logical_and, [_condition(table, text.strip()) for text in split_names(spec, ";")]
     )
     if len(table) and not found.any():
-        raise ValueError(f"{spec!r}: none of the {len(table)} images is like that")
+        raise ValueError(f"{spec!r}: none of the {len(table)} images matches; change the condition")
     return found
 
 
@@ -511,7 +516,7 @@ except ValueError as e:
     assert str(e).endswith("; write a name with a comma or semicolon in double quotes")
 else:
     raise AssertionError("half of a name was accepted")
-# without rows, the names alone are checked
+# without rows, only the names are checked
 assert matching(faces.table[:0], "race=White").tolist() == []
 try:
     matching(faces.table, "race=Asian;gender=Female")
@@ -522,8 +527,9 @@ else:
 
 
 # %% [markdown]
-# The imbalanced FairFace of the paper keeps every White image and each other one with probability 0.2. It is drawn once, *before* the split, so that all three parts are thin. The spec is a condition and the
-# probability for those that do not fulfil it.
+# The imbalanced FairFace of the paper keeps every White image, and each other image with
+# probability 0.2. It is drawn once, *before* the split, so all three parts are imbalanced. The spec
+# is a condition, and the probability of keeping an image that does not fulfil it.
 
 # %%
 #| export
@@ -562,9 +568,9 @@ def thin_table(
     table: pd.DataFrame,  # A data set's table
     spec: str,  # A condition as for `matching`, ':' and a probability, e.g. 'race=White:0.2'
     seed: int = 42,  # The choice depends on it and on the rows' order
-) -> pd.DataFrame:  # All rows that match, each other one with that probability; index kept
-    """Make all but some classes rare. Raises: ValueError (no such column or class, no
-    probability). Source: paper §4, public code.
+) -> pd.DataFrame:  # All rows that match, each other row with that probability; index kept
+    """Make all but some classes rare. Raises: ValueError (no such column, class or probability).
+    Source: paper §4, public code.
     """
     condition, keep = _thinning(spec)
     return table[
@@ -599,9 +605,10 @@ for spec in ["race=Grey:0.2", "skin=White:0.2"]:
 
 
 # %% [markdown]
-# ## A group that is not there
+# ## Groups without images
 #
-# Importance is computed per group on the training images, accuracy per group on the test images. A group that has none there would fail hours later, so we count first.
+# Importance is computed per group on the training images, accuracy per group on the test images. A
+# group without images there would make a run fail hours later, so the images are counted first.
 
 # %%
 #| export
@@ -609,7 +616,7 @@ def count_cells(
     table: pd.DataFrame,  # A data set's table
     split: pd.Series,  # Its split, same index
     spec: str,  # A label column, or several joined by '*', as for `codes`
-) -> pd.DataFrame:  # Number of images: a row a class or cell, a column a part
+) -> pd.DataFrame:  # Number of images: one row per class or cell, one column per part
     "Count the images of each class, or of each cell of a product, in each part."
     code, names = codes(table, spec)
     counts = np.bincount(
@@ -650,10 +657,10 @@ def check_cells(
     table: pd.DataFrame,  # A data set's table
     split: pd.Series,  # Its split, same index
     spec: str,  # The groups, as for `codes`
-    left_out: Sequence[str] = (),  # Groups that are not to be compared
-) -> pd.DataFrame:  # Number of images: a row a group, a column a part
-    """Count the images of each group in each part. Raises: ValueError where a group has none to
-    train or test with; warns where it has none in val.
+    left_out: Sequence[str] = (),  # Groups that are not compared
+) -> pd.DataFrame:  # Number of images: one row per group, one column per part
+    """Count the images of each group in each part. Raises: ValueError if a group has none in
+    train or test. Warns if it has none in val.
     """
     counts = count_cells(table, split, spec).drop(index=list(left_out))
     for part in ("train", "test", "val"):

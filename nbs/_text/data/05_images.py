@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Images
 #
-# > From a file to a square of pixels, as cheaply as the size asked for allows, and with a word on damaged ones
+# > Decode a file to a square of pixels, no larger than needed; damaged files raise an error
 
 # %%
 #| default_exp data.images
@@ -19,14 +19,17 @@ import tempfile
 
 
 # %% [markdown]
-# The network sees squares. A JPEG can be decoded
-# at a half, a quarter or an eighth of its size for less than the full price; we let it, as long as what comes out is still at least twice as large
-# as what is wanted, so that the resize has something to average. The result differs from a full decode by a fraction of a grey level on average.
+# The network takes squares. A JPEG can be decoded at a half, a quarter or an eighth of its size,
+# which is cheaper than a full decode. We do so as long as the result is at least twice as large as
+# the square, so the resize still averages several pixels. The result differs from a full decode by
+# a fraction of a grey level on average.
 #
-# A damaged file must stop the work and say its name. Left alone, the library would name only the number of bytes it misses.
+# A damaged file raises an error that names it. The library's own error gives only the number of
+# missing bytes.
 #
-# So must a file of more than 8 bits per channel. PIL cuts such values off at 255, and a 16-bit grey scan becomes a white square. How its range maps to 0 … 255 depends on the device
-# that made it (a 12-bit sensor fills a sixteenth of 16 bits), so whoever has the files must convert them.
+# A file of more than 8 bits per channel is refused too. PIL clips such values at 255, which turns a
+# 16-bit grey scan into a white square. How its range maps to 0 … 255 depends on the device that
+# made it (a 12-bit sensor fills a sixteenth of 16 bits), so such files must be converted first.
 
 # %%
 #| export
@@ -36,7 +39,7 @@ def _refuse_deep(image: Image.Image, path: str | Path) -> None:
         return
     raise ValueError(
         f"{path}: this image has more than 8 bits per channel (PIL mode {image.mode}). "
-        "Scale it to 8 bits and save it again; cut off at 255 it would be white"
+        "Scale it to 8 bits and save it again; clipped at 255 it would be white"
     )
 
 
@@ -54,14 +57,17 @@ for mode in ("I;16", "I;16B", "I", "F"):
 
 
 # %% [markdown]
-# Published sets have no transparent pixels, but cut-outs of one's own may. A transparent pixel still has a colour in the file, often noise or the old background, which no viewer shows. Such an image is laid on black. Black is also the colour of the bars of `fit = pad`, and the colour that most programs write under full transparency.
+# Published sets have no transparent pixels, but your own cut-outs may. A transparent pixel still
+# has a colour in the file, often noise or the old background, which no viewer shows. Such an image
+# is laid on black. Black is also the colour of the bars of `fit = pad`, and the colour that most
+# programs write under full transparency.
 
 # %%
 #| export
 def _on_black(
-    image: Image.Image,  # Of any mode with 8 bits or less
-) -> Image.Image:  # RGB, of the same size
-    "An image in RGB; one with transparent pixels is laid on black."
+    image: Image.Image,  # Any mode with 8 bits or fewer
+) -> Image.Image:  # RGB, same size
+    "Convert an image to RGB, with transparent pixels laid on black."
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -94,8 +100,8 @@ assert np.array_equal(np.asarray(_on_black(Image.fromarray(rng_colours))), rng_c
 # %%
 #| export
 def _read_rgb(path: str | Path, least: int) -> Image.Image:
-    """The image upright and in RGB, on black if it is transparent; its shorter side is no less
-    than `least` where the file has as much.
+    """The image upright and in RGB, on black if it is transparent; its shorter side is at least
+    `least`, if the file is that large.
     """
     try:
         with Image.open(path) as image:
@@ -107,15 +113,16 @@ def _read_rgb(path: str | Path, least: int) -> Image.Image:
         ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise ValueError(
-            f"{path}: this image cannot be decoded ({e}). Fetch it again, or take the file and its"
-            " label out"
+            f"{path}: this image cannot be decoded ({e}). Fetch it again, or remove the file and"
+            " its label"
         ) from e
     _refuse_deep(upright, path)
     return _on_black(upright)
 
 
 # %% [markdown]
-# A smooth picture of 200 px as a JPEG. Asked for 64 px it comes at half its size, asked for more than 100 in full.
+# A smooth picture of 200 px as a JPEG. For 64 px it is decoded at half its size, for more than 100
+# px in full.
 
 # %%
 tmp = Path(tempfile.mkdtemp())
@@ -137,7 +144,7 @@ upright = _read_rgb(tmp / "turned.jpg", 4)
 assert upright.size == (4, 8) and upright.mode == "RGB"
 
 # %% [markdown]
-# Half a JPEG, a text, a 16-bit grey picture, and a file that is not there.
+# Half a JPEG, a text file, a 16-bit grey picture, and a missing file:
 
 # %%
 whole = (tmp / "smooth.jpg").read_bytes()
@@ -161,11 +168,12 @@ for name, error in [
 # %% [markdown]
 # ## From a rectangle to a square
 #
-# The usual way is to cut: the shorter side is resized, with antialiasing, and the centred square is cut out of that, both in one call. Pixels that are cut away are never computed.
+# The usual way is to crop: the shorter side is resized, with antialiasing, and the centred square
+# is cut out, both in one call. Pixels outside the square are never computed.
 
 # %%
 #| export
-def centre_square(
+def _cropped(
     image: Image.Image,  # Of any size
     size: int,  # Side of the square, pixels
 ) -> Image.Image:  # `size` × `size`
@@ -178,24 +186,27 @@ def centre_square(
 
 
 # %% [markdown]
-# A picture twice as wide as high, black on the outer quarters, orange in the middle: only the middle comes through.
+# A picture twice as wide as high, black in the outer quarters, orange in the middle: only the
+# middle is left.
 
 # %%
 wide = np.zeros((40, 80, 3), np.uint8)
 wide[:, 20:60] = (255, 128, 0)
-np.asarray(centre_square(Image.fromarray(wide), 4))[1]
+np.asarray(_cropped(Image.fromarray(wide), 4))[1]
 
 # %%
 for picture in (wide, wide.transpose(1, 0, 2)):  # wide, and high
     # no black: the square is centred
-    assert (np.asarray(centre_square(Image.fromarray(picture), 40)) == (255, 128, 0)).all()
+    assert (np.asarray(_cropped(Image.fromarray(picture), 40)) == (255, 128, 0)).all()
 # antialiased: an average, not a pick
-assert np.asarray(centre_square(Image.fromarray(np.uint8([[0, 100], [0, 100]])), 1)) == 50
+assert np.asarray(_cropped(Image.fromarray(np.uint8([[0, 100], [0, 100]])), 1)) == 50
 
 
 # %% [markdown]
-# A cut loses what lies outside the square: of CelebA's 178 × 218 pixels the upper and the lower 20 rows, and with them hats and neckties. The authors' code squeezes the whole picture into the
-# square instead, which makes faces a fifth wider. The third way keeps everything in its proportions, between black bars.
+# Cropping loses what lies outside the square: of CelebA's 178 × 218 pixels the upper and lower 20
+# rows, and with them hats and neckties. The authors' code squeezes the whole picture into the
+# square instead, which makes faces a fifth wider. The third way keeps the whole picture in its
+# proportions, between black bars.
 
 # %%
 #| export
@@ -209,14 +220,15 @@ def _padded(image: Image.Image, size: int) -> Image.Image:
     return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR)
 
 
-FITS = dict(crop=centre_square, squeeze=_squeezed, pad=_padded)  # by the setting's value
+FITS = dict(crop=_cropped, squeeze=_squeezed, pad=_padded)  # by the setting's value
 
 # %%
 {fit: np.asarray(make(Image.fromarray(wide), 8))[:, 3, 0].tolist() for fit, make in FITS.items()}
 
 # %% [markdown]
-# The wide picture again, at 8 px. Cut, the middle is orange from side to side. Squeezed, black, orange and black share the columns, blurred where they meet. Padded, the same row lies between two black bars
-# of two rows each.
+# The wide picture again, at 8 px. Cropped, the middle is orange from side to side. Squeezed, the
+# columns are black, orange and black, blurred where they meet. Padded, the same row lies between
+# two black bars of two rows each.
 
 # %%
 cut, squeezed, padded = (
@@ -264,7 +276,8 @@ assert (
 )
 
 # %% [markdown]
-# How much does the cheap decode change? The smooth picture at 32 px, both ways: less than one grey level on average.
+# At 32 px, the cheap decode of the smooth picture differs from the full one by less than one grey
+# level on average.
 
 # %%
 full = np.asarray(
@@ -276,7 +289,8 @@ assert 0 < difference.mean() < 1
 
 
 # %% [markdown]
-# A reader of files hands this to the data set it makes, with the folder filled in: the set then gives pixels for rows of its table, in their order.
+# A reader passes this function to its data set, with the folder filled in. The set then loads the
+# pixels of any rows of its table, in their order.
 
 # %%
 #| export

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Splits
 #
-# > Train, validation and test parts that keep photographs whole, and persons where they are known
+# > Train, validation and test parts that keep photographs together, and persons if known
 
 # %%
 #| default_exp data.splits
@@ -18,21 +18,24 @@ SPLITS = ["train", "val", "test"]
 
 
 # %% [markdown]
-# Two faces cut from one photograph share its light, its camera and often its family. With one of them in training, the other is a test only in name. So the split
-# deals out *photographs*. Its seed is 42 and stays 42 when the run's seed changes: runs of different seeds are tested on the same images.
+# Two faces from one photograph share its light, its camera and often a family. If one of them is in
+# training, the other is not an independent test. So the split assigns *photographs* to parts. Its
+# seed is 42 and stays 42 when the run's seed changes: runs with different seeds are tested on the
+# same images.
 #
-# The order in which photographs are dealt comes from a hash of seed and name, not from a random generator: it does not
-# depend on the order of the files, nor on the version of any library.
+# The order of the photographs comes from a hash of seed and name, not from a random generator. So
+# it depends neither on the order of the files nor on the version of any library.
 #
-# What is one photograph? Most sets do not say, but something tells: an equal time stamp, equal bytes. Two such signs are joined, also in chains.
+# Most sets do not say which faces come from one photograph, but equal time stamps and equal bytes
+# show it. Images linked by either sign, directly or through others, count as one photograph.
 
 # %%
 #| export
 def join_photos(
-    stamp: pd.Series,  # What a photograph's faces share, e.g. the time stamp
-    content: pd.Series,  # Another such sign, e.g. a hash of each file's bytes, same index
+    stamp: pd.Series,  # A value that the faces of a photograph share, e.g. the time stamp
+    content: pd.Series,  # Another such value, e.g. a hash of each file's bytes, same index
 ) -> pd.Series:  # One name for all images that are linked by either
-    "Name photographs so that images with the same stamp, or the same bytes, are of one photograph."
+    "Name photographs so that images with the same stamp, or the same bytes, share one name."
     photo = stamp
     while True:
         joined = photo.groupby(content).transform("min").groupby(stamp).transform("min")
@@ -42,7 +45,8 @@ def join_photos(
 
 
 # %% [markdown]
-# By hand: 0 and 1 share a stamp, 1 and 2 their bytes, 2 and 3 a stamp. All four are one. Image 4 is alone.
+# By hand: 0 and 1 share a stamp, 1 and 2 their bytes, 2 and 3 a stamp. All four are one photograph.
+# Image 4 is alone.
 
 # %%
 join_photos(pd.Series(["s", "s", "r", "r", "t"]), pd.Series(["A", "B", "B", "C", "D"])).tolist()
@@ -55,15 +59,16 @@ assert join_photos(pd.Series(["1", "2"]), pd.Series(["x", "y"])).tolist() == ["1
 
 
 # %% [markdown]
-# ## Dealing out
+# ## Assigning photographs to parts
 #
-# The hash of a name is as good as a random number that belongs to the name. Photographs are sorted by it, and the first eight tenths of that line are
-# the training part. The parts' sizes are then exact, which they would not be if each photograph drew its part.
+# The hash of a name serves as a random number that is fixed for the name. Photographs are sorted by
+# it, and the first eight tenths are the training part. The sizes of the parts are then exact. They
+# would not be exact if each photograph drew its part at random.
 
 # %%
 #| export
 def _deal(photos: pd.Series, seed: int, fractions: Sequence[float]) -> np.ndarray:
-    "For each row the number of the part that its photograph falls in."
+    "For each row, the number of the part that its photograph belongs to."
     unique = sorted(set(photos), key=lambda p: hashlib.sha256(f"{seed}:{p}".encode()).digest())
     cuts = np.round(np.cumsum(fractions)[:-1] * len(unique)).astype(int)
     part = dict(zip(unique, np.searchsorted(cuts, np.arange(len(unique)), side="right")))
@@ -77,7 +82,7 @@ _deal(pd.Series(list("abcda")), seed=42, fractions=(0.5, 0.25, 0.25))
 dealt = _deal(pd.Series(list("abcda")), 42, (0.5, 0.25, 0.25))
 # two, one, one; and a stays with a
 assert sorted(dealt[:4].tolist()) == [0, 0, 1, 2] and dealt[4] == dealt[0]
-# by name, not by place
+# by name, not by position
 assert _deal(pd.Series(list("dcba")), 42, (0.5, 0.25, 0.25)).tolist() == dealt[3::-1].tolist()
 assert (
     len({tuple(_deal(pd.Series(list("abcd")), seed, (0.5, 0.25, 0.25))) for seed in range(9)}) > 1
@@ -85,14 +90,14 @@ assert (
 
 
 # %% [markdown]
-# A set may come with a split of its own, and then that is what others report on. Where it has two parts, the part that is not `train` is the test, and
-# a tenth of `train` is dealt out for choosing the epochs.
+# A set may have an official split, on which others report. If it has two parts, the part other than
+# `train` is the test, and a tenth of `train` becomes `val`, for choosing the epochs.
 
 # %%
 #| export
 def _official(table: pd.DataFrame, seed: int) -> np.ndarray:
-    """The set's own split; where it has two parts, a tenth of train becomes val and the other
-    part is the test.
+    """The set's own split. If it has two parts, a tenth of train becomes val and the other part
+    is the test.
     """
     if "official" not in table:
         raise ValueError("this set has no official split: use split='photo'")
@@ -133,16 +138,17 @@ for table in (ten, ten.assign(official="dev")):
 
 
 # %% [markdown]
-# A set that knows *who* is on an image (CelebA has 10,177 persons) can be dealt out by person, so that nobody is tested on a face that was trained on.
-# A photograph of two such persons joins them. Who has no name cannot be dealt out.
+# A set that says *who* is in an image (CelebA has 10,177 persons) can be split by person, so no
+# person is in both training and test. A photograph of two persons joins them. An image without a
+# person cannot be assigned.
 
 # %%
 #| export
 def _persons(table: pd.DataFrame) -> pd.Series:
-    "Who is on each image; the persons of one photograph count as one."
+    "The person in each image; the persons of one photograph count as one."
     if "person" not in table:
         raise ValueError(
-            "this set does not say who is on an image (no column 'person'): use split='photo'"
+            "this set does not say who is in an image (no column 'person'): use split='photo'"
         )
     empty = table["person"].isna()
     if empty.any():
@@ -171,19 +177,19 @@ for table in (wedding[["photo"]], wedding.assign(person=["Ada", None, "Bo", None
 # %% [markdown]
 # ## The split
 #
-# The three ways under one name. The settings are checked before anything is dealt.
+# One function for the three ways. It checks the settings first.
 
 # %%
 #| export
 def split_table(
     table: pd.DataFrame,  # A data set's table
-    # 'photo': dealt out anew, by photograph; 'person': by person; 'official': the set's own
+    # 'photo': a new split by photograph; 'person': by person; 'official': the set's own
     how: str = "photo",
     seed: int = 42,  # The split's seed, which is not the run's
-    # Of the photographs or persons, for train, val and test; they add up to 1
+    # Fractions of the photographs or persons in train, val and test; they add up to 1
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
 ) -> pd.Series:  # Categorical train / val / test, index as the table's
-    """Which part each image belongs to; the faces of one photograph stay together. Raises:
+    """The part that each image belongs to; the faces of one photograph stay together. Raises:
     ValueError. Source: paper §4, public code.
     """
     if how not in ("photo", "person", "official"):
@@ -206,8 +212,9 @@ many = pd.DataFrame(
 split_table(many).value_counts()
 
 # %% [markdown]
-# A thousand photographs give 800, 100 and 100 of them, exactly. The hundred that show two faces are on one side each, another order of the rows changes
-# nothing, and the split of four named photographs is written down here, so that a change of the rule would not pass unseen.
+# A thousand photographs are split into exactly 800, 100 and 100. Each of the hundred photographs
+# with two faces is in one part only, and another order of the rows changes nothing. The test pins
+# the first four test images, so a change of the rule cannot go unnoticed.
 
 # %%
 split = split_table(many)
@@ -221,8 +228,8 @@ assert not split_table(many, seed=43).equals(split)
 assert split[split == "test"].index[:4].tolist() == [13, 32, 33, 43]
 
 # %% [markdown]
-# FairFace has `train` and `val`. Its `val` is what others report on, so it is the test here,
-# and a tenth of `train` chooses the epochs.
+# FairFace has `train` and `val`. Others report on its `val`, so it is the test here, and a tenth of
+# `train` is used to choose the epochs.
 
 # %%
 fairface_like = many.assign(official=pd.Categorical(["train"] * 900 + ["val"] * 200, SPLITS))
@@ -234,7 +241,7 @@ assert (
     official.value_counts()[SPLITS].tolist() == [810, 90, 200] and (official[900:] == "test").all()
 )
 all_three = many.assign(official=pd.Categorical((["train"] * 8 + ["val", "test"]) * 110, SPLITS))
-# nothing to add: taken as it is
+# all three parts are there: taken as they are
 assert (split_table(all_three, "official") == all_three.official).all()
 for settings, told in [
     (dict(how="official"), "no official split"),
@@ -252,7 +259,7 @@ for settings, told in [
         raise AssertionError(f"{settings} was accepted")
 
 # %% [markdown]
-# By person: 100 people with eleven images each, and one photograph that shows two of them.
+# A split by person: 100 people with eleven images each, and one photograph that shows two of them.
 
 # %%
 known = many.assign(person=[f"n{i % 100}" for i in range(1100)])
@@ -262,5 +269,5 @@ people.value_counts()
 
 # %%
 assert (people.groupby(known.person).nunique() == 1).all() and people[0] == people[1]
-# by photograph the same people are on both sides
+# split by photograph, some people are in several parts
 assert (split_table(known).groupby(known.person).nunique() > 1).any()

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Readers
 #
-# > From an official archive, folder or label file to one table, with every label by name and every oddity named
+# > Read an official archive, folder or label file into one table, with labels by name
 
 # %%
 #| default_exp data.readers
@@ -60,14 +60,15 @@ def plain(path, red):
 
 
 # %% [markdown]
-# A reader knows how one set is laid out and nothing else: where its labels stand, what they mean, and what is odd about it. Archives, label tables and
-# the set itself are the same for all readers. No face is shown in this notebook, and none is
-# needed: pictures of one colour in each set's layout will do.
+# A reader knows only the layout of one set: where its labels are, what they mean, and the set's
+# irregularities. The code for archives, label tables and the `FaceData` is shared by all readers.
+# This notebook shows no faces: its examples are pictures of one colour, in the layout of each set.
 #
 # ## UTKFace
 #
-# The labels are in the names: `age_gender_race_time.jpg.chip.jpg`. In the published set three names lack the race. Two more have a stray blank or miss a dot but carry all
-# four fields, and are read. What does not parse is left out, counted and named.
+# The labels are in the file names: `age_gender_race_time.jpg.chip.jpg`. In the published set three
+# names lack the race. Two more have a stray space or lack a dot, but contain all four fields, and
+# are read. Files whose names do not parse are left out, counted and named.
 
 # %%
 #| export
@@ -79,18 +80,16 @@ _UTKFACE_NAME = re.compile(
 _IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
-def utkface_fields(
+def _utkface_fields(
     name: str,  # A file name, without folder
-    # age in years, gender, race, time stamp; None where the name does not parse
+    # age in years, gender, race, time stamp; None if the name does not parse
 ) -> tuple[int, str, str, str] | None:
     "The four fields of a UTKFace name."
     match = _UTKFACE_NAME.fullmatch(name)
-    return match and (
-        int(match[1]),
-        UTKFACE_GENDERS[int(match[2])],
-        UTKFACE_RACES[int(match[3])],
-        match[4],
-    )
+    if match is None:
+        return None
+    age, gender, race, stamp = match.groups()[:4]
+    return int(age), UTKFACE_GENDERS[int(gender)], UTKFACE_RACES[int(race)], stamp
 
 
 # %%
@@ -99,31 +98,33 @@ for name in [
     "24_0_1_20170116220224657 .jpg.chip.jpg",
     "61_1_20170109150557335.jpg.chip.jpg",
 ]:
-    print(name, utkface_fields(name))
-assert utkface_fields("8_0_4_20170103200329407.jpg.chip.jpg") == (
+    print(name, _utkface_fields(name))
+assert _utkface_fields("8_0_4_20170103200329407.jpg.chip.jpg") == (
     8,
     "Male",
     "Others",
     "20170103200329407",
 )
-assert utkface_fields("24_0_1_20170116220224657 .jpg.chip.jpg") == (
+assert _utkface_fields("24_0_1_20170116220224657 .jpg.chip.jpg") == (
     24,
     "Male",
     "Black",
     "20170116220224657",
 )
-capitals = utkface_fields("26_1_2_20170116184024662.JPG")
+capitals = _utkface_fields("26_1_2_20170116184024662.JPG")
 assert capitals == (26, "Female", "Asian", "20170116184024662")
 assert (
-    utkface_fields("26_1_2_20170116184024662.png") is None
-    and utkface_fields("61_1_20170109150557335.jpg.chip.jpg") is None
-    and utkface_fields("30_2_0_20170109150557335.jpg.chip.jpg") is None
+    _utkface_fields("26_1_2_20170116184024662.png") is None
+    and _utkface_fields("61_1_20170109150557335.jpg.chip.jpg") is None
+    and _utkface_fields("30_2_0_20170109150557335.jpg.chip.jpg") is None
 )
 
 
 # %% [markdown]
-# Cameras and Windows write `.JPG` for `.jpg`; both are read. An image of another format, `.png` for instance, is none of the set's files: it is counted as left out. A folder in which a third of the names does not parse would still be a set, so whoever reads must learn what was left out. Names that begin with a dot
-# are some systems' shadows of the images, not images.
+# Cameras and Windows write `.JPG` for `.jpg`; both are read. An image of another format, such as
+# `.png`, is not one of the set's files and counts as left out. A folder in which a third of the
+# names do not parse is still read as a set, so a warning says what was left out. Names that begin
+# with a dot are metadata files of some systems, not images.
 
 # %%
 #| export
@@ -134,7 +135,7 @@ def _parsed_names(folder: Path) -> tuple[list[str], list[tuple], list[str]]:
         for e in os.scandir(folder)
         if e.name.lower().endswith(_IMAGE_ENDINGS) and not e.name.startswith(".")
     )
-    fields = [utkface_fields(n) for n in names]
+    fields = [_utkface_fields(n) for n in names]
     return (
         [n for n, f in zip(names, fields) if f],
         [f for f in fields if f],
@@ -164,7 +165,7 @@ _parsed_names(tmp / "UTKFace")[2]
 names, fields, skipped = _parsed_names(tmp / "UTKFace")
 assert (
     names == sorted({*utk} - {utk[3]})
-    and fields == [utkface_fields(n) for n in names]
+    and fields == [_utkface_fields(n) for n in names]
     and skipped == [utk[3]]
 )
 
@@ -172,12 +173,12 @@ assert (
 # %%
 #| export
 def _warn_skipped(skipped: list[str]):
-    "Warn the reader's caller of names that do not parse, with the first five."
+    "Warn the reader's caller of names that do not parse; name the first five."
     if not skipped:
         return
     named = ", ".join(skipped[:5]) + (" …" if len(skipped) > 5 else "")
     warnings.warn(
-        f"UTKFace: {len(skipped)} files are left out, their names are not"
+        f"UTKFace: {len(skipped)} files are left out, because their names are not"
         f" age_gender_race_time….jpg: {named}",
         stacklevel=3,
     )
@@ -202,13 +203,15 @@ assert (
 
 
 # %% [markdown]
-# An archive often holds one folder that holds the images, and some systems put a folder of their own beside it. UTKFace is also handed on in three, `part1`, `part2` and `part3`. All of them are
-# read. A face that lies in two folders would count twice, as in the copies that have a second folder with a selection; then somebody must say which folder is meant.
+# An archive often holds one folder with the images, and some systems add a folder of metadata.
+# UTKFace is also distributed in three folders, `part1`, `part2` and `part3`. All of them are read.
+# A face that lies in two folders would count twice, as in copies with a second folder that holds a
+# selection. This is an error, and the path must name one of the folders.
 
 # %%
 #| export
 def _image_folders(root: Path) -> list[Path]:
-    "The folder and those below it that hold images; the system's (named .… and __…) are left out."
+    "The folders at or below `root` that hold images, without system folders (named .… and __…)."
     found = []
     for place, below, names in os.walk(root, followlinks=True):
         below[:] = sorted(b for b in below if not b.startswith((".", "__")))
@@ -218,19 +221,19 @@ def _image_folders(root: Path) -> list[Path]:
 
 
 def _utkface_files(root: Path) -> tuple[Path, list[str], list[str]]:
-    """The folder of a UTKFace, its images' paths in it, and the files whose names do not parse.
-    Raises: FileNotFoundError, ValueError.
+    """The folder of a UTKFace, the paths of its images in it, and the files whose names do not
+    parse. Raises: FileNotFoundError, ValueError.
     """
     parsed = {folder: _parsed_names(folder) for folder in _image_folders(root)}
     if not parsed:
         raise FileNotFoundError(
-            f"{root}: no UTKFace images (*.jpg) in this folder, nor below it; see data/README.md"
+            f"{root}: no UTKFace images (*.jpg) in this folder or below it; see data/README.md"
         )
     homes = [folder for folder, (names, _, _) in parsed.items() if names]
     if not homes:
         folder, (_, _, skipped) = next(iter(parsed.items()))
         raise ValueError(
-            f"{folder / skipped[0]}: no file here is named as in UTKFace, e.g."
+            f"{folder / skipped[0]}: no file here is named like those of UTKFace, e.g."
             " 26_1_2_20170116184024662.jpg.chip.jpg"
         )
     if len(homes) == 1:
@@ -245,15 +248,10 @@ def _utkface_files(root: Path) -> tuple[Path, list[str], list[str]]:
                     f" {', '.join(both)} hold copies of one another: give the path of one of them"
                 )
             home_of[name] = folder
-    paths = [
-        [
-            (folder / n).relative_to(root).as_posix()
-            for folder in homes
-            for n in parsed[folder][part]
-        ]
-        for part in (0, 2)
-    ]
-    return root, sorted(paths[0]), sorted(paths[1])
+    inside = [(folder.relative_to(root), parsed[folder]) for folder in homes]
+    paths = sorted((place / n).as_posix() for place, (names, _, _) in inside for n in names)
+    odd = sorted((place / n).as_posix() for place, (_, _, skipped) in inside for n in skipped)
+    return root, paths, odd
 
 
 # %%
@@ -266,7 +264,7 @@ _utkface_files(thirds)[1]
 
 # %%
 assert _utkface_files(thirds) == (thirds, [f"part{i + 1}/{utk[i]}" for i in range(3)], [])
-# one folder: the names alone, as ever
+# one folder: the names alone
 assert _utkface_files(thirds / "part2") == (thirds / "part2", [utk[1]], [])
 shutil.copytree(thirds / "part1", tmp / "above/set")
 assert _utkface_files(tmp / "above") == (tmp / "above/set", [utk[0]], [])
@@ -275,7 +273,7 @@ shutil.copytree(thirds / "part1", thirds / "selection/part1")
 for folder, error, told in (
     (thirds, ValueError, "part1, part2, part3, selection/part1 hold copies"),
     (tmp / "empty", FileNotFoundError, "no UTKFace images"),
-    (thirds / "notes", ValueError, "no file here is named as in UTKFace"),
+    (thirds / "notes", ValueError, "no file here is named like those of UTKFace"),
 ):
     try:
         _utkface_files(folder)
@@ -287,12 +285,15 @@ for folder, error, told in (
 
 
 # %% [markdown]
-# Which faces come from one photograph? UTKFace does not say, but two things tell. Some faces share their time stamp to the millisecond (414 faces, 186 stamps): we
-# looked at 24 such stamps, and in most the faces have one photograph's background, light and grain. A few only look saved in the same
-# moment; keeping those together costs nothing. And 390 files are byte-for-byte copies of another under another name, some with another age. Both are joined by
-# `join_photos`, also in chains.
+# UTKFace does not say which faces come from one photograph, but two signs show it. Some faces share
+# their time stamp to the millisecond (414 faces, 186 stamps). We looked at 24 such stamps: in most
+# of them the faces have the background, light and grain of one photograph. A few seem only to have
+# been saved at the same moment; keeping those together costs nothing. And 390 files are
+# byte-for-byte copies of another file under another name, some with another age. `join_photos`
+# joins both kinds.
 #
-# The race keeps "Others" in its vocabulary; which races a task uses is the task's business, and `notes` holds the paper's four.
+# The vocabulary of `race` includes "Others". The task decides which races it uses; `notes` holds
+# the paper's four.
 
 # %%
 #| export
@@ -300,7 +301,7 @@ def read_utkface(
     path: str | Path,  # UTKFace.tar.gz, or the folder unpacked from it
     data_root: str | Path,  # Where an archive is unpacked to
     progress: bool = True,  # Show a progress bar
-    # As for `face_set`; the files are the labels here, so that none can be missing
+    # As for `face_set`; here the file names are the labels, so no file can be missing
     strict: bool = True,
 ) -> FaceData:  # Labels `gender`, `race` (and `age`, in years)
     """Read UTKFace. Raises: FileNotFoundError, ValueError. Source: file names as documented
@@ -308,7 +309,7 @@ def read_utkface(
     """
     folder, names, skipped = _utkface_files(open_set(path, data_root, "utkface", progress))
     _warn_skipped(skipped)
-    age, gender, race, stamp = zip(*(utkface_fields(Path(n).name) for n in names))
+    age, gender, race, stamp = zip(*(_utkface_fields(Path(n).name) for n in names))
     bar = tqdm(names, "UTKFace: looking for copies", disable=not progress)
     content = pd.Series([hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in bar])
     table = pd.DataFrame(
@@ -329,7 +330,7 @@ def read_utkface(
 
 
 # %% [markdown]
-# The folder from above, with one file now a copy of another.
+# The folder from above, with one file that is now a copy of another.
 
 # %%
 shutil.copy2(tmp / "UTKFace" / utk[0], tmp / "UTKFace" / utk[5])
@@ -356,7 +357,7 @@ assert codes(faces.table, "race")[1] == UTKFACE_RACES
 assert faces.load(faces.table[:2], 16).shape == (2, 3, 16, 16)
 
 # %% [markdown]
-# The same set as the official archive has the same table and the same key.
+# Read from an archive, the same set has the same table and the same key.
 
 # %%
 with tarfile.open(tmp / "UTKFace.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
@@ -386,13 +387,14 @@ for folder, error, told in [
 # %% [markdown]
 # ## FairFace
 #
-# Two CSVs, `fairface_label_train.csv` and `fairface_label_val.csv`, and images in `train/` and `val/`. The CSVs may lie in the folder or the archive, or beside
-# the archive, as they are published.
+# FairFace has two CSVs, `fairface_label_train.csv` and `fairface_label_val.csv`, and images in
+# `train/` and `val/`. The CSVs may be in the folder or the archive, or next to the archive, as they
+# are published.
 
 # %%
 #| export
 def _fairface_csv(root: Path, beside: Path, part: str) -> Path:
-    "The label file of a part: in the folder, one below, or beside the archive."
+    "The label file of a part: in the folder, in a subfolder, or next to the archive."
     name = f"fairface_label_{part}.csv"
     return next(
         (f for f in [root / name, *sorted(root.glob(f"*/{name}")), beside / name] if f.is_file()),
@@ -450,12 +452,12 @@ assert (
 
 
 # %% [markdown]
-# FairFace gives each face without its source photograph, so a photograph is a file here.
+# FairFace does not give the source photograph of a face, so each file counts as a photograph.
 
 # %%
 #| export
 def _fairface_part(csv: Path, part: str) -> pd.DataFrame:
-    "The rows of one CSV, as categoricals."
+    "The rows of one CSV, with labels as categoricals."
     text = read_labels(csv, ["file", *FAIRFACE])
     table = pd.DataFrame(
         dict(
@@ -488,7 +490,8 @@ assert (
 
 
 # %% [markdown]
-# A file may have two rows that say the same; `fairgrape data check` counts them. Two rows that disagree are an error: one of them is wrong, and nobody can tell which.
+# A file may have two rows with the same labels; `fairgrape data check` counts them. Two rows that
+# disagree are an error, because nobody can tell which one is wrong.
 
 # %%
 #| export
@@ -497,19 +500,18 @@ def _refuse_conflicts(
     table: pd.DataFrame,  # A set's table
     labels: list[str],  # Its label columns
 ) -> None:
-    "Raise ValueError where two rows of one file have different labels."
+    "Raise ValueError if two rows of one file have different labels."
     file = table["path"].map(os.path.normpath)
     often = table[file.duplicated(keep=False)]
     for column in labels:
         apart = often[column].astype(str).groupby(file).nunique() > 1
         if apart.any():
             name = apart.index[apart][0]
-            said = " and ".join(
-                repr(label) for label in often[column].astype(str)[file == name].unique()
-            )
+            labels_of_it = often[column].astype(str)[file == name].unique()
+            said = " and ".join(repr(label) for label in labels_of_it)
             raise ValueError(
                 f"{root}: the labels name {name} in several rows, with {column} {said}"
-                f" ({apart.sum()} such files): take the wrong rows out, or fetch the label files"
+                f" ({apart.sum()} such files): remove the wrong rows, or fetch the label files"
                 " again"
             )
 
@@ -533,7 +535,8 @@ assert "val/3.jpg in several rows, with race 'Middle Eastern' and 'Black' (1 suc
 
 
 # %% [markdown]
-# The reader takes an official set or a Hugging Face copy of it. Where one of the two CSVs is missing and that is tolerated, the other part is still a set.
+# The reader takes an official set or a Hugging Face copy of it. Without `strict`, one part with its
+# CSV is enough.
 
 # %%
 #| export
@@ -555,7 +558,7 @@ def read_fairface(
             " part alone, with the setting partial = True (--partial True)"
         )
     if len(lost) == 2:
-        lost = []  # then reading says it
+        lost = []  # reading raises the error
     table = pd.concat(
         [_fairface_part(f, part) for part, f in csvs.items() if f.name not in lost],
         ignore_index=True,
@@ -598,7 +601,7 @@ assert read_fairface(tmp / "hub", tmp / "data", progress=False).table.equals(fac
 
 
 # %% [markdown]
-# What can be wrong with it, one after the other.
+# Each fault raises its own error.
 
 # %%
 def expect(error, read, *args):
@@ -632,19 +635,23 @@ assert len(read_fairface(ff, tmp / "data").table) == 6
 
 
 # %% [markdown]
-# ## A folder of one's own
+# ## Your own folder
 #
-# A CSV with the column `file` (or `image`), paths relative to the CSV's folder, and any number of label columns; each becomes a categorical, its names in alphabetical order. Three columns are
-# special where they are there: `photo` names the source photograph, `person` says who it is, `split` is an official split. Given is the folder that holds `labels.csv`, or the CSV itself, under any name.
+# Your own set needs a CSV with a column `file` (or `image`), which holds paths relative to the
+# CSV's folder, and any number of label columns. Each label column becomes a categorical, with its
+# names in alphabetical order. Three columns are special and optional: `photo` names the source
+# photograph, `person` says who it is, `split` is an official split. Give the folder that holds
+# `labels.csv`, or the CSV itself, under any name.
 
 # %% [markdown]
-# The vocabulary is one that nobody wrote down, so it is what is there. A typing error makes a class of its own then; a count by class shows it. Another spelling of a label, and what stands for a missing one,
-# are refused. Dates can be told only where the column also holds a range.
+# The vocabulary is taken from the column itself. So a typing error makes a new class, which a count
+# by class shows. Two spellings of one label are refused, and so are codes for a missing label.
+# Dates can be recognised only if the column also holds a range.
 
 # %%
 #| export
 def _own_label(csv: Path, values: pd.Series) -> pd.Categorical:
-    "A column's labels; the vocabulary is what is there."
+    "A column's labels; the vocabulary is taken from the column."
     refuse_missing(csv, values)
     refuse_lookalikes(csv, values)
     if values.str.fullmatch(r"\d+-\d+").any():
@@ -675,14 +682,14 @@ for labels, told in (
 # %%
 #| export
 def _own_files(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
-    "The columns that are no labels: path, photo, person, official."
+    "The columns that are not labels: path, photo, person, official."
     column = "file" if "file" in text else "image"
     if column not in text:
         raise ValueError(f"{csv}: no column 'file' (or 'image'): its columns are {', '.join(text)}")
     twice = text[column].map(os.path.normpath).duplicated().to_numpy()
     if twice.any():
         line = line_of(text, twice.argmax())
-        raise ValueError(f"{csv}, line {line}: this file has a row already")
+        raise ValueError(f"{csv}, line {line}: this file already has a row: remove one of the two")
     columns = dict(path=text[column], photo=text.get("photo", text[column]))
     refuse_missing(csv, columns["photo"])
     if "person" in text:
@@ -729,33 +736,33 @@ for bad, told in (
 # %%
 #| export
 def _label_names(csv: Path, text: pd.DataFrame) -> list[str]:
-    "The columns that are labels: all but the file's and the three special ones."
+    "The label columns: all but the file's and the three special ones."
     labels = [
         c
         for c in text
         if c not in ("file" if "file" in text else "image", "photo", "person", "split")
     ]
     if not labels:
-        raise ValueError(f"{csv}: no label column beside the file's: add one, e.g. 'expression'")
+        raise ValueError(f"{csv}: no label column besides the file's: add one, e.g. 'expression'")
     for name in labels:
         if name in ("path", "official", "clusters"):
-            raise ValueError(f"{csv}: a label column may not be named {name!r}: rename it")
+            raise ValueError(f"{csv}: a label column must not be named {name!r}: rename it")
         if name != name.strip():
             raise ValueError(
-                f"{csv}, line 1: the column {name!r} begins or ends with a blank: take it out (no"
-                " blanks beside the commas)"
+                f"{csv}, line 1: the column {name!r} begins or ends with a space: remove it (no"
+                " spaces next to the commas)"
             )
         if signs := [sign for sign in "*+=;:!" if sign in name]:
             raise ValueError(
-                f"{csv}, line 1: the column {name!r} has a {signs[0]!r} in its name, which settings"
-                " use to join columns: rename it"
+                f"{csv}, line 1: the column {name!r} has a {signs[0]!r} in its name, a sign that"
+                " settings reserve: rename it"
             )
     return labels
 
 
 def _classes_or_not(csv: Path, values: pd.Series) -> pd.Series | pd.Categorical:
-    """A column as labels; or as it is, where most images have a value of their own: a number or
-    a remark is no class.
+    """A column as labels, or unchanged if most images have a different value: an id or a remark
+    is not a class.
     """
     if values.nunique() > max(50, len(values) // 2):
         return values
@@ -784,7 +791,7 @@ for bad in (
 assert isinstance(_classes_or_not(Path("labels.csv"), own.smile), pd.Categorical)
 numbers = pd.Series([str(i) for i in range(100)], name="id")
 assert _classes_or_not(Path("labels.csv"), numbers) is numbers  # 100 values in 100 images
-# 50 at most are classes in any case
+# up to 50 values are always classes
 assert isinstance(_classes_or_not(Path("labels.csv"), numbers[:50]), pd.Categorical)
 assert isinstance(
     _classes_or_not(Path("labels.csv"), pd.concat([numbers, numbers])), pd.Categorical
@@ -794,11 +801,11 @@ assert isinstance(
 # %%
 #| export
 def _folder_of(
-    root: Path,  # A folder, or what an archive was unpacked to
+    root: Path,  # A folder, possibly unpacked from an archive
     csv: str,  # The CSV's name
 ) -> Path:  # The folder that holds the CSV
-    """The folder itself, or the one inside that holds the CSV, as a zip of a folder has it.
-    Raises: ValueError where several do.
+    """The folder itself, or the subfolder that holds the CSV, as in a zip of a folder. Raises:
+    ValueError if several subfolders hold one.
     """
     if (root / csv).is_file():
         return root
@@ -834,7 +841,7 @@ def read_folder(
     progress: bool = True,  # Show a progress bar
     strict: bool = True,  # Missing images are an error; else they are listed in notes["missing"]
 ) -> FaceData:  # Every column but file (or image), photo, person, split is a label
-    "Read images of one's own. Raises: FileNotFoundError, ValueError."
+    "Read your own images. Raises: FileNotFoundError, ValueError."
     if Path(path).suffix.lower() == ".csv":
         path, csv = Path(path).parent, Path(path).name
     root = _folder_of(open_set(path, data_root, progress=progress), csv)
@@ -844,8 +851,8 @@ def read_folder(
         table[column] = _classes_or_not(root / csv, text[column])
     if not label_columns(table):
         raise ValueError(
-            f"{root / csv}: no label column: most images have a value of their own in"
-            f" {', '.join(_label_names(root / csv, text))}"
+            f"{root / csv}: no label column: most images have a different value in"
+            f" {', '.join(_label_names(root / csv, text))}. Add a column with few values"
         )
     return face_set("folder", root, table, strict=strict)
 
@@ -875,7 +882,7 @@ for text in [
     expect((ValueError, FileNotFoundError), lambda data_root: read_folder(tmp / "own", data_root))
 
 # %% [markdown]
-# The CSV under a name of its own, with persons, and with one picture that is not there (yet).
+# A CSV under another name, with persons, and with one missing picture.
 
 # %%
 (tmp / "own/faces.csv").write_text(

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Archives
 #
-# > An archive becomes a folder: safely, whole or not at all, and only once
+# > Unpack an archive safely, completely or not at all, and only once
 
 # %%
 #| default_exp data.archives
@@ -37,13 +37,14 @@ def say(error):
 
 
 # %% [markdown]
-# An archive is a list of names, and a name like `../../.bashrc` writes where it likes. Face archives hold plain files in plain folders, so anything
-# else is refused: absolute names, `..`, links, devices.
+# An archive is a list of names, and a name such as `../../.bashrc` would write outside the target
+# folder. Face archives hold plain files in plain folders, so anything else is refused: absolute
+# names, `..`, links, devices.
 
 # %%
 #| export
 def _refuse(archive: Path, name: str, plain: bool):
-    "Refuse a member that is no plain file or folder inside the target."
+    "Raise ValueError unless the member is a plain file or folder inside the target."
     windows = PureWindowsPath(name)  # splits at both kinds of slash
     if windows.drive or windows.root:
         why = "an absolute path"
@@ -89,18 +90,20 @@ assert (
 # %% [markdown]
 # ## Unpacking
 #
-# The image cache tells files apart by their times among other things, so a file must have the archive's time and not today's. For a tar Python sees to
-# that; it is also asked for its own filter, where this Python
-# has one, which looks once more at what `_refuse` has let through.
+# The image cache identifies files by their modification time, among other things, so a file must
+# get the archive's time and not today's. For a tar, Python does this. Python's own extraction
+# filter, where available, checks each member once more after `_refuse`.
 #
 #
-# Python takes any header that it cannot read for the end of the archive, and leaves the compression's checksum unread, since it lies behind that end. A damaged UTKFace would come out as a smaller one, and nobody would know, since its file names are its labels. So
-# only the end that the format asks for, a block of zeros, counts as one, and the rest is read as well.
+# Python takes any unreadable header for the end of the archive, and does not read the checksum of
+# the compression, which follows that end. A damaged UTKFace would become a smaller one, unnoticed,
+# because its file names are its labels. So only the end that the format defines, a block of zeros,
+# counts as the end, and the rest of the file is read as well.
 
 # %%
 #| export
 class _Header(tarfile.TarInfo):
-    "A member's header. Raises: ReadError where the archive ends in another way than with zeros."
+    "A member's header. Raises: ReadError if the archive ends other than with zeros."
 
     @classmethod
     def frombuf(cls, buf, encoding, errors):
@@ -109,11 +112,11 @@ class _Header(tarfile.TarInfo):
         except tarfile.EOFHeaderError:
             raise
         except tarfile.HeaderError as e:
-            raise tarfile.ReadError(f"no header, and no end, where one should be: {e}") from e
+            raise tarfile.ReadError(f"neither a header nor the end of the archive: {e}") from e
 
 
 def _extract_tar(archive: Path, folder: Path, progress: bool):
-    "Unpack a tar, each member looked at first, to the end of the file."
+    "Unpack a tar, checking each member first, and read it to the end of the file."
     with tarfile.open(archive, tarinfo=_Header) as tar:
         tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
         for member in tqdm(tar, f"unpacking {archive.name}", unit=" files", disable=not progress):
@@ -164,12 +167,13 @@ for name, kind in (
 
 
 # %% [markdown]
-# A zip's times are given without a zone, as the clock on the wall; they are read as this machine's. Links hide in the upper half of a member's attributes.
+# The times in a zip have no time zone; they are read as local time. Links are marked in the upper
+# half of a member's attributes.
 
 # %%
 #| export
 def _refuse_packing(archive: Path, members: list[zipfile.ZipInfo]):
-    "Raise ValueError for a zip that is whole, but packed in a way that Python cannot read."
+    "Raise ValueError for an intact zip that is packed in a way that Python cannot read."
     again = "unpack it with another program and give the folder, or pack it again as a plain zip"
     known = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA}
     known.add(getattr(zipfile, "ZIP_ZSTANDARD", zipfile.ZIP_STORED))
@@ -210,12 +214,12 @@ for field, value, said in (
 
 
 # %% [markdown]
-# Older Windows programs write backslashes into the names. They separate folders there, and are read so here.
+# Older Windows programs write backslashes into the names. They are read as folder separators.
 
 # %%
 #| export
 def _extract_zip(archive: Path, folder: Path, progress: bool):
-    "Unpack a zip, each member looked at first, with the times that it gives."
+    "Unpack a zip, checking each member first, with the times that it gives."
     with zipfile.ZipFile(archive) as zipped:
         _refuse_packing(archive, zipped.infolist())
         for member in tqdm(
@@ -256,12 +260,14 @@ for name, mode in (("../out.txt", stat.S_IFREG), ("link", stat.S_IFLNK)):
 
 
 # %% [markdown]
-# Which of the two an archive is, is seen from its content: names lie. A download that was cut off is the most frequent fault, and each library has its own word for it.
+# The content decides whether an archive is a tar or a zip, because names can be wrong. The most
+# frequent fault is a truncated download. Each library raises a different error for it, so the
+# errors are unified here.
 
 # %%
 #| export
 def _extract(archive: Path, folder: Path, progress: bool):
-    "Unpack a tar or a zip, whichever it is; a damaged one is named."
+    "Unpack a tar or a zip. Raises: ValueError with the name of a damaged one."
     try:
         if zipfile.is_zipfile(archive):
             _extract_zip(archive, folder, progress)
@@ -269,8 +275,8 @@ def _extract(archive: Path, folder: Path, progress: bool):
             _extract_tar(archive, folder, progress)
         else:
             raise ValueError(
-                f"{archive}: neither a tar nor a zip archive, or one that is damaged at its start:"
-                " fetch it again"
+                f"{archive}: neither a tar nor a zip archive, or damaged at its start: fetch it"
+                " again"
             )
     except (
         tarfile.TarError,
@@ -282,9 +288,9 @@ def _extract(archive: Path, folder: Path, progress: bool):
         OSError,
     ) as e:
         if isinstance(e, OSError) and e.errno:
-            raise  # a full disk is not the archive's fault
+            raise  # not a fault of the archive, e.g. a full disk
         raise ValueError(
-            f"{archive}: the archive is damaged or not complete ({e}): fetch it again"
+            f"{archive}: the archive is damaged or incomplete ({e}): fetch it again"
         ) from e
 
 
@@ -336,25 +342,24 @@ for archive, name in ((tmp / "really-a-zip.tar", "a.txt"), (tmp / "long.tar.gz",
 
 
 # %% [markdown]
-# ## Whole or not at all
+# ## Completely or not at all
 #
-# The archive goes into a temporary folder first and takes its place by one rename at
-# the end, with a marker inside. So there is never a half unpacked set, and a second call finds the marker and does nothing. Two processes that start
-# together both unpack; the second rename fails, and that
-# is as good.
+# The archive is unpacked into a temporary folder, which is marked and renamed at the end. So a set
+# is never half unpacked, and a second call finds the marker and does nothing. If two processes
+# start together, both unpack. The second rename fails, and the first copy is used.
 
 # %%
 #| export
 def _is_made(target: Path, source: str) -> bool:
-    """Whether the folder is there and marked as whole. Raises: FileExistsError where it is
-    there without the mark.
+    """Whether the folder exists and is marked as complete. Raises: FileExistsError if it exists
+    without the mark.
     """
     if (target / ".unpacked").exists():
         return True
     if target.exists():
         raise FileExistsError(
-            f"{target}: this folder is there but was not unpacked from {source}: move it, or read"
-            " it as a folder"
+            f"{target}: this folder exists but was not unpacked from {source}: move it, or read it"
+            " as a folder"
         )
     return False
 
@@ -375,11 +380,11 @@ assert _is_made(tmp / "by-hand", "good.zip") and not _is_made(tmp / "not-there",
 #| export
 def make_once(
     target: Path,  # The folder to make
-    source: str,  # What it is made from, for the marker and the error
+    source: str,  # Name of the source, for the marker and the error
     fill: Callable[[Path], None],  # Writes the content into the folder that it is given
 ):
-    """Make a folder whole or not at all: `fill` writes a temporary one, which then takes the
-    target's place.
+    """Make a folder completely or not at all: `fill` writes to a temporary folder, which is then
+    renamed to the target.
     """
     if _is_made(target, source):
         return
@@ -391,7 +396,7 @@ def make_once(
         temp.chmod(0o755)
         temp.rename(target)
     except OSError:
-        # else another process was faster, and its copy is as good
+        # else another process was faster, and its copy is used
         if not (target / ".unpacked").exists():
             raise
     finally:
@@ -443,7 +448,7 @@ assert (tmp / "made/two/.unpacked").read_text() == "theirs" and sorted(
 #| export
 def unpack(
     archive: str | Path,  # A .tar, .tar.gz or .zip
-    target: str | Path,  # The folder to make of it
+    target: str | Path,  # The folder to unpack it to
     progress: bool = True,  # Show a progress bar
 ) -> Path:  # The target
     """Unpack an archive, safely and only once. Raises: FileNotFoundError, FileExistsError,
@@ -457,7 +462,7 @@ def unpack(
 
 
 # %% [markdown]
-# A zip of one file. The second call leaves even a changed file alone.
+# A zip of one file. The second call does not touch the folder, even if a file has changed.
 
 # %%
 with zipfile.ZipFile(tmp / "good.zip", "w") as z:
@@ -483,7 +488,8 @@ assert unpack(str(tmp / "good.zip"), str(tmp / "good")) == where
 (tmp / "elsewhere.zip").rename(tmp / "good.zip");
 
 # %% [markdown]
-# Archives that try to leave the folder, as zip and as tar, each after a good file, and one that stops halfway. Nothing of them stays behind.
+# Archives that try to leave the folder, as zip and as tar, some after a good file, and one that
+# stops halfway. Each is refused and leaves nothing behind.
 
 # %%
 fine = ("fine.txt", tarfile.REGTYPE)
@@ -506,9 +512,10 @@ assert (
 )
 
 # %% [markdown]
-# ## Where a set lies
+# ## The folder of a set
 #
-# A reader takes a folder as it is. An archive is unpacked below the data root, in a folder whose name carries the archive's size and time: a new version of the archive is another folder.
+# A reader takes a folder as it is. An archive is unpacked below the data root. The folder's name
+# holds a hash of the archive's size and time, so a new version of the archive gets a new folder.
 
 # %%
 #| export
@@ -532,12 +539,12 @@ SOURCES = dict(
     ),
 )
 
-# all sets that have a name; "folder" is one's own
+# the names of all sets; "folder" is your own
 DATASETS = ("synthetic", *SOURCES, "folder")
 
 
 def _mark(archive: Path) -> str:
-    "Eight hexadecimal digits of the archive's size and time."
+    "Eight hexadecimal digits, a hash of the archive's size and time."
     info = archive.stat()
     return hashlib.sha256(f"{info.st_size} {info.st_mtime_ns}".encode()).hexdigest()[:8]
 

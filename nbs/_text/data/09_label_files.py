@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Label files
 #
-# > What a label file may say: images inside the set's folder, columns that are there, labels of a known vocabulary
+# > Check label files: images inside the set's folder, unique columns, known labels
 
 # %%
 #| default_exp data.label_files
@@ -39,20 +39,23 @@ def say(error):
 
 
 # %% [markdown]
-# A set is images and labels that somebody else wrote, copied and opened in a spreadsheet. What this notebook refuses would not fail by itself: it would be trained on.
+# A set consists of images and labels that somebody else wrote, copied and opened in a spreadsheet.
+# Without the checks in this notebook, faulty labels would raise no error: a network would be
+# trained on them.
 #
 # ## Label tables
 #
-# FairFace, and most sets of one's own, come with CSVs. The reader of a CSV is strict: text only, no guessing of types (a group named `NA` is a name),
-# and a missing column is an error with the list of those that are there. Left alone, pandas renames the second of two columns of one name, and takes the first field of a line that is
-# too long for the name of its row.
+# FairFace comes with CSVs, and so do most private sets. The CSV reader is strict: it reads text
+# only and guesses no types (a group named `NA` is a name), and the error for a missing column lists
+# the columns that exist. By default, pandas renames the second of two columns with one name, and
+# uses the first field of an overlong line as the name of its row.
 
 # %%
 #| export
 def _check_lines(csv: str | Path) -> list[int]:
-    """The line of the file in which each row begins; blank lines are no rows.
+    """The line of the file in which each row begins; blank lines are not rows.
 
-    Raises: ValueError for a column that is there twice, or a line with more or fewer fields than
+    Raises: ValueError for a column that appears twice, or a line with more or fewer fields than
     the header.
     """
     with open(csv, newline="", encoding="utf-8-sig") as file:
@@ -61,12 +64,12 @@ def _check_lines(csv: str | Path) -> list[int]:
         twice = [name for i, name in enumerate(header) if name and name in header[:i]]
         if twice:
             raise ValueError(
-                f"{csv}, line {lines.line_num}: the column {twice[0]!r} is there twice: rename one,"
-                " or take it out"
+                f"{csv}, line {lines.line_num}: the column {twice[0]!r} appears twice: rename or"
+                " remove one"
             )
         begins, last = [], lines.line_num
         for fields in lines:
-            begin, last = last + 1, lines.line_num  # a quoted field may go over several lines
+            begin, last = last + 1, lines.line_num  # a quoted field may span several lines
             if not fields or (len(fields) == 1 and fields[0].isspace()):
                 continue
             begins.append(begin)
@@ -79,8 +82,8 @@ def _check_lines(csv: str | Path) -> list[int]:
 
 
 def _read_csv(csv: str | Path) -> pd.DataFrame:
-    """A CSV as text and nothing else, without columns that have neither name nor content. The
-    index holds the line of each row. Raises: ValueError where it is none.
+    """A CSV as text, without columns that have neither name nor content. The index holds the
+    line of each row. Raises: ValueError if the file is not a CSV.
     """
     try:
         begins = _check_lines(csv)
@@ -121,7 +124,7 @@ for name in ("empty.csv", "latin.csv", "uneven.csv"):
 (tmp / "comma.csv").write_text("file,tone,\na.jpg,dark,\n")  # a comma at the end of each line
 assert _read_csv(tmp / "comma.csv").to_dict("list") == dict(file=["a.jpg"], tone=["dark"])
 for text, told in [
-    ("file,tone,tone\na.jpg,dark,light\n", "line 1: the column 'tone' is there twice"),
+    ("file,tone,tone\na.jpg,dark,light\n", "line 1: the column 'tone' appears twice"),
     ("file,tone\na.jpg,dark,\n", "line 2 has 3 fields, the header 2"),
     ("file,tone\na.jpg,dark\nb.jpg\n", "line 3 has 1 fields"),
 ]:
@@ -140,7 +143,7 @@ for text, told in [
 def read_labels(
     csv: str | Path,  # The label file, UTF-8, with a header
     required: Sequence[str],  # Columns that must be there
-) -> pd.DataFrame:  # All columns as text, a row an image
+) -> pd.DataFrame:  # All columns as text, one row per image
     """Read a CSV of labels. Raises: FileNotFoundError, ValueError (no such column, not a CSV,
     no rows).
     """
@@ -151,7 +154,7 @@ def read_labels(
         if column not in table:
             raise ValueError(f"{csv}: no column {column!r}: its columns are {', '.join(table)}")
     if table.empty:
-        raise ValueError(f"{csv}: a header, but no rows")
+        raise ValueError(f"{csv}: the file has a header but no rows")
     return table
 
 
@@ -177,8 +180,9 @@ for csv, columns in [
         raise AssertionError("a bad label file was read")
 
 # %% [markdown]
-# A label file that was opened in a spreadsheet and saved again may have lost its ages: `3-9` looks like a date to it and comes back as `03-Sep`, `10-19` as `Oct-19`, or in full with the year.
-# `20-29` survives, as there is no day or month of that number, so the file still looks right on most lines.
+# A label file that was opened in a spreadsheet and saved again may have lost its ages. The
+# spreadsheet takes `3-9` for a date and writes `03-Sep`; `10-19` becomes `Oct-19`, or a full date
+# with the year. `20-29` survives, because no month has that number, so most lines still look right.
 
 # %%
 #| export
@@ -189,10 +193,10 @@ _DATE = (
 )
 
 
-def look_like_dates(
+def _look_like_dates(
     values: pd.Series,  # Labels, as text
 ) -> pd.Series:  # bool, same index
-    "Which labels look like what a spreadsheet makes of a range of ages."
+    "Which labels look like a range of ages that a spreadsheet has turned into a date."
     return values.str.fullmatch(_DATE, flags=re.IGNORECASE)
 
 
@@ -212,13 +216,13 @@ ages = pd.Series(
         "Southeast Asian",
     ]
 )
-print(ages[look_like_dates(ages)].tolist())
-assert look_like_dates(ages).tolist() == [True] * 7 + [False] * 4
-assert not look_like_dates(pd.Series(["", "0-2", "40", "1999", "Mayor", "g1", "NA"])).any()
+print(ages[_look_like_dates(ages)].tolist())
+assert _look_like_dates(ages).tolist() == [True] * 7 + [False] * 4
+assert not _look_like_dates(pd.Series(["", "0-2", "40", "1999", "Mayor", "g1", "NA"])).any()
 
 
 # %% [markdown]
-# Such a date is told with its line, as the person who reads it must find it among eighty thousand others.
+# The error names the line, because the file may have eighty thousand.
 
 # %%
 #| export
@@ -226,12 +230,12 @@ def line_of(
     values: pd.Series | pd.DataFrame,  # Rows of a label file
     row: int,  # Which of them, from 0
 ) -> int:  # The line of the file, from 1
-    "Where a row stands in its file: as `read_labels` counted, or below a header line."
+    "The line of a row in its file, as `read_labels` counted it, or assuming one header line."
     return int(values.index[row]) if values.index.name == "line" else int(row) + 2
 
 
 def _where(csv: str | Path, values: pd.Series, bad: pd.Series) -> str:
-    "Where the first bad label of a column stands, and what it is: the start of an error."
+    "The start of an error: the place of the first bad label of a column, and the label."
     row = bad.to_numpy().argmax()
     return f"{csv}, line {line_of(values, row)}, column {values.name!r}: {values.iloc[row]!r}"
 
@@ -254,8 +258,8 @@ def refuse_dates(
     values: pd.Series,  # The labels of one column, as text
     suspects: pd.Series,  # Which rows to look at, bool
 ):
-    "Raise ValueError where a spreadsheet has turned a label into a date."
-    if not (dates := look_like_dates(values) & suspects).any():
+    "Raise ValueError if a spreadsheet has turned a label into a date."
+    if not (dates := _look_like_dates(values) & suspects).any():
         return
     raise ValueError(
         f"{_where(csv, values, dates)} is a date: a spreadsheet turned a range such as '3-9' into"
@@ -265,7 +269,7 @@ def refuse_dates(
 
 
 # %%
-# only this row is suspected, and it is no date
+# only this row is suspected, and it is not a date
 refuse_dates("labels.csv", damaged, damaged == "20-29")
 try:
     refuse_dates("labels.csv", damaged, damaged != "20-29")
@@ -277,10 +281,12 @@ else:
 assert "line 3" in told and "(2 such lines)" in told
 
 # %% [markdown]
-# ## Labels that nobody meant
+# ## Unintended labels
 #
-# An empty field is no label, and neither is what a program writes for one: `nan`, `None`, `#N/A`. Taken as text they would be a class of their own, and the method would go on to protect that group. Only `NA` may be a
-# name (of a region, say), so it is read as one; whoever reads is told, since R writes it for a missing label.
+# An empty field is not a label, and neither is a program's code for a missing value: `nan`, `None`,
+# `#N/A`. Read as text, it would become a class, and the method would protect that class as a group.
+# Only `NA` may be a name (of a region, say), so it is read as one. A warning says so, because R
+# writes `NA` for a missing label.
 
 # %%
 #| export
@@ -308,25 +314,23 @@ def refuse_missing(
     csv: str | Path,  # The label file, for the error
     values: pd.Series,  # The labels of one column, as text
 ) -> None:
-    """Raise ValueError where a label is empty, or what programs write for a missing one; warn
-    of `NA`.
+    """Raise ValueError for an empty label, or a program's code for a missing one; warn about
+    `NA`.
     """
     missing = values.str.strip().str.lower().isin(_MISSING)
     if missing.any():
         row = missing.to_numpy().argmax()
-        what = (
-            f"{values.iloc[row]!r} stands for a missing one"
-            if values.iloc[row].strip()
-            else "the field is empty"
-        )
+        what = "the field is empty"
+        if values.iloc[row].strip():
+            what = f"{values.iloc[row]!r} stands for a missing one"
         raise ValueError(
             f"{csv}, line {line_of(values, row)}, column {values.name!r}: no label, {what}"
-            f" ({missing.sum()} such lines): take these rows out, or give the class another name"
+            f" ({missing.sum()} such lines): remove these rows, or rename the class"
         )
     if n := int((values.str.strip() == "NA").sum()):
         warnings.warn(
             f"{csv}, column {values.name!r}: 'NA' is read as the name of a class ({n} images); "
-            "if it means that the label is missing, take these rows out",
+            "if it means that the label is missing, remove these rows",
             stacklevel=3,
         )
 
@@ -351,13 +355,14 @@ assert len(caught) == 1 and "'NA' is read as the name of a class (1 images)" in 
 
 
 # %% [markdown]
-# Two spellings of one label would be two classes, each of them too small. `Sad` beside `sad`, `1` beside `1.0`, an accent written in two ways: each pair is named, and one of the two must give way. A blank at either end
-# of a label is an error by itself: no setting could ask for that class.
+# Two spellings of one label would become two classes, each too small: `Sad` and `sad`, `1` and
+# `1.0`, an accent written in two ways. The error names such a pair. A space at either end of a
+# label is also an error, because no setting could select that class.
 
 # %%
 #| export
 def _spelling(label: str) -> str:
-    "What two labels have in common that differ only in how they are written."
+    "A normal form that is equal for labels that differ only in spelling."
     plain = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
     return repr(float(plain)) if re.fullmatch(r"[+-]?\d+(\.\d*)?", plain, re.ASCII) else plain
 
@@ -366,14 +371,14 @@ def refuse_lookalikes(
     csv: str | Path,  # The label file, for the error
     values: pd.Series,  # The labels of one column, as text
 ) -> None:
-    """Raise ValueError for a label with blanks around it, and for two labels that differ only
+    """Raise ValueError for a label with spaces around it, and for two labels that differ only
     in spelling.
     """
     blank = values != values.str.strip()
     if blank.any():
         raise ValueError(
-            f"{_where(csv, values, blank)} begins or ends with a blank ({blank.sum()} such lines):"
-            " take the blank out"
+            f"{_where(csv, values, blank)} begins or ends with a space ({blank.sum()} such lines):"
+            " remove the space"
         )
     counts = values.value_counts(sort=False)
     first = {}
@@ -391,7 +396,7 @@ def refuse_lookalikes(
 for labels, told in (
     (["sad", "Sad", "Sad"], "'sad' (1 rows) and 'Sad' (2 rows) differ only in spelling"),
     (["1", "1.0"], "'1' (1 rows) and '1.0' (1 rows)"),
-    (["dark", "dark "], "line 3, column 'look': 'dark ' begins or ends with a blank"),
+    (["dark", "dark "], "line 3, column 'look': 'dark ' begins or ends with a space"),
     (["very  old", "very old"], "differ only"),
     (["caf\u00e9", "cafe\u0301"], "differ only"),
     (["01", "1"], "differ only"),
@@ -412,17 +417,19 @@ assert (
 # %% [markdown]
 # ## Labels of a known vocabulary
 #
-# A label outside the vocabulary is such a date, or most often another spelling (`Latino Hispanic`), or of another edition of the set. It is not a new class, and not a row to drop in silence.
+# A label outside the vocabulary is most often another spelling (`Latino Hispanic`), a date as
+# above, or from another edition of the set. It must neither become a new class nor be dropped
+# silently.
 
 # %%
 #| export
 def named_labels(
     csv: str | Path,  # The label file, for the error
     values: pd.Series,  # The labels of one column, as text
-    vocabulary: Sequence[str],  # The names there may be, in their order
+    vocabulary: Sequence[str],  # The permitted names, in their order
 ) -> pd.Categorical:  # The labels as a categorical
-    """Labels of a closed vocabulary. Raises: ValueError with the line, the column and the names
-    that are known.
+    """Labels of a closed vocabulary. Raises: ValueError with the line, the column and the known
+    names.
     """
     unknown = ~values.isin(list(vocabulary))
     refuse_dates(csv, values, unknown)
@@ -455,21 +462,22 @@ for values, vocabulary, told in [
 
 
 # %% [markdown]
-# ## The images that they name
+# ## Image files
 #
-# The image cache must notice a changed file. Names, sizes and times of modification are enough for that and cost one `stat` a file. Both kinds of archive carry the
-# times, so a set that is unpacked twice has one key. A file that a label table names and that is not there is found here too.
+# The image cache must notice a changed file. Names, sizes and modification times are enough for
+# that and cost one `stat` per file. Both kinds of archive store the times, so a set that is
+# unpacked twice has the same key. Missing files are found here too.
 
 # %%
 #| export
 def _file_line(root: Path, path: str) -> str | None:
-    "What identifies one file: its name, size and time of modification; None where it is not there."
+    "A file's name, size and modification time, which identify it; None if it is missing."
     try:
         info = os.stat(root / path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if not stat.S_ISREG(info.st_mode):
-        return None  # a folder, or a pipe that would be waited for
+        return None  # a folder, or a pipe, which would block
     return f"{path}\0{info.st_size}\0{info.st_mtime_ns}\n"
 
 
@@ -488,16 +496,16 @@ assert _file_line(tmp, "pipe") is None and _file_line(tmp, ".") is None
 
 # %%
 #| export
-def files_key(
+def _files_key(
     root: Path,  # The folder that the paths are relative to
     paths: Sequence[str],  # The image files, in the table's order
 ) -> str:  # 64 hexadecimal digits
-    """A hash of the files' names, sizes and times of modification. Raises: FileNotFoundError
-    with the first missing file and their number.
+    """A hash of the files' names, sizes and modification times. Raises: FileNotFoundError with
+    the first missing file and the number of missing files.
     """
     lines = [_file_line(root, path) for path in paths]
     if missing := [path for path, line in zip(paths, lines) if line is None]:
-        slashes = " Paths are written with '/', not with a backslash." if "\\" in missing[0] else ""
+        slashes = " Write paths with '/', not with a backslash." if "\\" in missing[0] else ""
         raise FileNotFoundError(
             f"{root / missing[0]}: the labels name this image, but the file is not there"
             f" ({len(missing)} of {len(paths)} are missing).{slashes} Fetch the missing files; or"
@@ -509,15 +517,15 @@ def files_key(
 # %%
 for name, text in [("a", "1"), ("b", "22")]:
     (tmp / name).write_text(text)
-old = files_key(tmp, ["a", "b"])
+old = _files_key(tmp, ["a", "b"])
 (tmp / "b").write_text("333")
-print(old[:8], files_key(tmp, ["a", "b"])[:8])
-assert files_key(tmp, ["a", "b"]) != old and files_key(tmp, ["a", "b"]) == files_key(
+print(old[:8], _files_key(tmp, ["a", "b"])[:8])
+assert _files_key(tmp, ["a", "b"]) != old and _files_key(tmp, ["a", "b"]) == _files_key(
     tmp, ["a", "b"]
 )
 for gone, hint in ((["a", "c", "d"], "partial = True"), (["img\\a"], "not with a backslash")):
     try:
-        files_key(tmp, gone)
+        _files_key(tmp, gone)
     except FileNotFoundError as e:
         say(e)
         assert hint in str(e)
@@ -525,12 +533,13 @@ for gone, hint in ((["a", "c", "d"], "partial = True"), (["img\\a"], "not with a
         raise AssertionError("a missing file was not noticed")
 
 # %% [markdown]
-# A label file comes from somebody else. A path in it that starts at the root of the disk, or climbs out of the set's folder, would read files that nobody offered, so it is refused, whether it is written for Unix or for Windows.
+# Label files come from other people. An absolute path, or a path that leaves the set's folder,
+# could read other files on the disk. Such paths are refused, in Unix and in Windows form.
 
 # %%
 #| export
-# absolute, with a drive, climbing, or empty
-OUTSIDE = r"^(?:[/\\]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\]|$)|^$"
+# absolute, with a drive, with '..', or empty
+_OUTSIDE = r"^(?:[/\\]|[A-Za-z]:)|(?:^|[/\\])\.\.(?:[/\\]|$)|^$"
 
 
 def check_inside(
@@ -539,11 +548,11 @@ def check_inside(
 ):
     "Raise ValueError unless every path is relative and stays inside the set's folder."
     paths = pd.Series(list(paths), dtype=str)
-    bad = paths.str.contains(OUTSIDE, regex=True)
+    bad = paths.str.contains(_OUTSIDE, regex=True)
     if bad.any():
         raise ValueError(
             f"the labels name the image {paths[bad.argmax()]!r} ({int(bad.sum())} of {len(paths)}"
-            f" are such): a path must be relative to {root}, inside it, and without '..'"
+            f" paths are at fault): a path must be relative to {root}, inside it, and without '..'"
         )
 
 
@@ -568,24 +577,26 @@ for outside in (
         told = str(e)
     else:
         raise AssertionError(f"{outside} was accepted")
-assert "(1 of 2 are such)" in told
+assert "(1 of 2 paths are at fault)" in told
 
 
 # %% [markdown]
-# One name can be written in two ways: é is one character, or e with an accent added (macOS writes file names so). The two look alike, and no file system takes one for the other. A file that is not there under the name in the labels is looked for under the other form.
+# A name can be encoded in two ways: é is one character, or e followed by an accent (as macOS writes
+# file names). The two look alike, but most file systems tell them apart. If a file is missing under
+# the name in the labels, the other form is tried.
 
 # %%
 #| export
 def _composed(name: str) -> str:
-    "A name in the form in which é is one character."
+    "A name in the Unicode form in which é is one character."
     return unicodedata.normalize("NFC", name)
 
 
-def as_on_disk(
+def _as_on_disk(
     root: Path,  # The folder that the paths are relative to
     paths: Sequence[str],  # Image files, as the labels name them
-) -> list[str]:  # The same, with é and the like as the disk has them
-    "Paths in the Unicode form of the files that are there; others stay as they are."
+) -> list[str]:  # The same, with é and the like as on disk
+    "Paths in the Unicode form of the files on disk; paths of missing files stay as they are."
 
     @cache
     def entries(folder: str) -> dict[str, str]:
@@ -610,38 +621,24 @@ def as_on_disk(
 two_characters, one_character = unicodedata.normalize("NFD", "Zoë"), "Zoë"
 (tmp / two_characters).mkdir()
 (tmp / two_characters / f"{two_characters}.png").write_text("1")
-found = as_on_disk(tmp, [f"{one_character}/{one_character}.png", "a", f"{one_character}.jpg"])
+found = _as_on_disk(tmp, [f"{one_character}/{one_character}.png", "a", f"{one_character}.jpg"])
 print([len(path) for path in found])
 assert found == [f"{two_characters}/{two_characters}.png", "a", f"{one_character}.jpg"]
 
 
 # %% [markdown]
-# So every reader of files ends in one call. A run wants the whole set and stops at the first missing file. Whoever asks what a half-fetched set lacks wants to go on: without `strict` the
-# missing files are listed in `notes`, and their rows are left out.
-
-# %%
-#| export
-def _missing_files(root: Path, table: pd.DataFrame) -> list[str]:
-    "The images of a table that are not there."
-    return [path for path in table["path"] if not os.path.isfile(os.path.join(root, path))]
-
-
-# %%
-half = pd.DataFrame(dict(path=["a", "gone", "b"], photo=["a", "gone", "b"]))
-print(_missing_files(tmp, half))
-assert (
-    _missing_files(tmp, half) == ["gone"] and _missing_files(tmp, half[half.path != "gone"]) == []
-)
-
+# Every reader of files ends in one call. A run needs the whole set, so a missing file stops it.
+# Without `strict`, the missing files are listed in `notes` and their rows are left out. This shows
+# what an incomplete download lacks.
 
 # %%
 #| export
 def face_set(
     name: str,  # The set's name
     root: Path,  # The folder that `path` is relative to
-    table: pd.DataFrame,  # The set's table, a row an image file
-    notes: dict | None = None,  # What the reader has to say
-    # A missing file is an error; else it goes to notes["missing"], and its row is left out
+    table: pd.DataFrame,  # The set's table, one row per image file
+    notes: dict | None = None,  # The reader's remarks
+    # A missing file is an error; else it is listed in notes["missing"] and its row is left out
     strict: bool = True,
 ) -> FaceData:  # The set
     """A set of image files. Raises: ValueError (a path that leaves the folder),
@@ -649,18 +646,19 @@ def face_set(
     """
     check_inside(root, table["path"])
     table = table.reset_index(drop=True)
-    table["path"] = as_on_disk(root, table["path"])
+    table["path"] = _as_on_disk(root, table["path"])
     notes = dict(notes or {})
     if not strict:
-        lost = _missing_files(root, table)
+        lost = [path for path in table["path"] if not os.path.isfile(os.path.join(root, path))]
         table = table[~table["path"].isin(lost)].reset_index(drop=True)
         notes["missing"] = [*notes.get("missing", []), *lost]
     return FaceData(
-        name, root, table, partial(load_images, root), files_key(root, table["path"]), notes
+        name, root, table, partial(load_images, root), _files_key(root, table["path"]), notes
     )
 
 
 # %%
+half = pd.DataFrame(dict(path=["a", "gone", "b"], photo=["a", "gone", "b"]))
 face_set("half", tmp, half, strict=False).table
 
 # %%
@@ -684,7 +682,7 @@ else:
     raise AssertionError("a path that climbs out was accepted")
 
 # %% [markdown]
-# The set's `load` decodes its own files, and its key is theirs.
+# The `load` of the set decodes its files, and its `key` is a hash of their names, sizes and times.
 
 # %%
 Image.new("RGB", (8, 8), (200, 100, 0)).save(tmp / "orange.png")
@@ -692,4 +690,4 @@ orange = face_set("orange", tmp, pd.DataFrame(dict(path=["orange.png"], photo=["
 print(orange.load(orange.table, 4)[0, :, 0, 0])
 assert (
     orange.load(orange.table, 4) == np.array([200, 100, 0], np.uint8)[None, :, None, None]
-).all() and orange.key == files_key(tmp, ["orange.png"])
+).all() and orange.key == _files_key(tmp, ["orange.png"])

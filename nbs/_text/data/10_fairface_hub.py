@@ -1,7 +1,7 @@
 # %% [markdown]
 # # FairFace from the hub
 #
-# > A Hugging Face copy of FairFace, parquet or arrow, written out once as the official set
+# > Convert a Hugging Face copy of FairFace, parquet or arrow, into the official layout, once
 
 # %%
 #| default_exp data.fairface_hub
@@ -37,10 +37,11 @@ def say(error):
 
 
 # %% [markdown]
-# FairFace is also handed on as a Hugging Face `datasets` copy: parquet shards as on the hub, or the arrow folders that `save_to_disk` makes. These hold
-# the pictures' bytes and labels as *numbers*,
-# and their race 0 is East Asian, where others have White. What the numbers mean stands in each file's schema; labels are taken through those names, and
-# numbers without names are refused.
+# FairFace is also distributed as a Hugging Face `datasets` copy: parquet shards as on the hub, or
+# the arrow folders that `save_to_disk` makes. These hold the pictures' bytes, and labels as
+# *numbers*. Their race 0 is East Asian, where other copies have White. The schema of each file
+# gives the names of the numbers. Labels are read through those names, and numbers without names are
+# refused.
 
 # %%
 #| export
@@ -59,10 +60,10 @@ FAIRFACE = dict(
 )
 
 
-def class_names(
+def _class_names(
     schema: pa.Schema,  # Of a parquet or arrow file
-) -> dict[str, list[str]]:  # By column, the name of each number; empty where the file does not say
-    """What the integer labels of a Hugging Face file mean. Source: the schema's metadata, key
+) -> dict[str, list[str]]:  # By column, the name of each number; empty if the file has none
+    """The names of the integer labels of a Hugging Face file. Source: the schema's metadata, key
     'huggingface'.
     """
     said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -96,34 +97,31 @@ image_type = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 schema = pa.schema(
     [("image", image_type), *[(c, pa.int64()) for c in hub], ("service_test", pa.bool_())], metadata
 )
-class_names(schema)["race"]
+_class_names(schema)["race"]
 
 # %%
-assert class_names(schema) == hub and class_names(schema.remove_metadata()) == {}
+assert _class_names(schema) == hub and _class_names(schema.remove_metadata()) == {}
 
 # %% [markdown]
-# Which file belongs to which part is in its name (`train-00000-of-00002.parquet`) or its folder's (`validation/data-00000-of-00001.arrow`). The hub has one folder for each margin; a mixture of two would
-# hold every face twice.
+# The part of a file is in its name (`train-00000-of-00002.parquet`) or in that of its folder
+# (`validation/data-00000-of-00001.arrow`). The hub has one folder for each margin; a mixture of two
+# would hold every face twice.
 
 # %%
 #| export
 _PART = re.compile(r"(?:^|[-_.])(train|val)(?:idation)?(?:[-_.]|$)")
 
 
-def find_shards(
+def _find_shards(
     root: Path,  # A folder
-    # The files of 'train' and 'val', in order; empty where there is no such copy
+    # The files of 'train' and 'val', in order; empty if there is no such copy
 ) -> dict[str, list[Path]]:
     """The parquet or arrow files of a Hugging Face copy. Raises: ValueError (two editions side
     by side).
     """
     found = {}
-    for file in sorted(
-        f
-        for end in ("parquet", "arrow")
-        for f in root.rglob(f"*.{end}")
-        if not f.name.startswith(("cache-", "."))
-    ):
+    files = [*root.rglob("*.parquet"), *root.rglob("*.arrow")]
+    for file in sorted(f for f in files if not f.name.startswith(("cache-", "."))):
         if match := _PART.search(file.stem) or _PART.search(file.parent.name):
             found.setdefault(match[1], []).append(file)
     for part, files in found.items():
@@ -146,16 +144,16 @@ for name in [
 ]:
     (tmp / "shards" / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp / "shards" / name).touch()
-print({part: [f.name for f in files] for part, files in find_shards(tmp / "shards/saved").items()})
-assert [f.name[:11] for f in find_shards(tmp / "shards/0.25")["train"]] == [
+print({part: [f.name for f in files] for part, files in _find_shards(tmp / "shards/saved").items()})
+assert [f.name[:11] for f in _find_shards(tmp / "shards/0.25")["train"]] == [
     "train-00000",
     "train-00001",
 ]
-assert [f.parent.name for f in find_shards(tmp / "shards/saved")["val"]] == [
+assert [f.parent.name for f in _find_shards(tmp / "shards/saved")["val"]] == [
     "validation"
-] and find_shards(tmp / "data") == {}
+] and _find_shards(tmp / "data") == {}
 try:
-    find_shards(tmp / "shards")
+    _find_shards(tmp / "shards")
 except ValueError as e:
     say(e)
 else:
@@ -163,18 +161,20 @@ else:
 
 
 # %% [markdown]
-# The pictures are written out once, beside the label CSVs, in the layout of the official set. From there on the copy *is* an official set: the same reader, the same checks, the same cache.
+# The pictures and the label CSVs are written once, in the layout of the official set. The copy then
+# goes through the same reader, checks and cache as an official set.
 
 # %% [markdown]
 # ## Rows
 #
-# A shard holds thousands of pictures, so it is read some rows at a time. Arrow has two forms of file, one with an index at its end and a plain stream;
-# `save_to_disk` has made both, under one suffix. The first six bytes tell.
+# A shard holds thousands of pictures, so it is read in batches of rows. Arrow has two file formats,
+# one with an index at its end and a plain stream. `save_to_disk` has written both, with the same
+# suffix. The first six bytes tell them apart.
 
 # %%
 #| export
 def _arrow_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    "The rows of an arrow file of either kind, as they were written."
+    "The rows of an arrow file of either kind, in the batches in which they were written."
     with pa.memory_map(str(file)) as source:
         if source.read(6) == b"ARROW1":
             reader = pa.ipc.open_file(source)
@@ -201,15 +201,16 @@ for name in ("index.arrow", "stream.arrow"):
 # %%
 #| export
 def _record_batches(file: Path) -> Iterator[pa.RecordBatch]:
-    "The rows of a parquet or arrow file, some at a time; a damaged one is named."
+    "The rows of a parquet or arrow file, in batches. Raises: ValueError (damaged)."
     try:
-        yield from (
-            pq.ParquetFile(file).iter_batches(256)
-            if file.suffix == ".parquet"
-            else _arrow_batches(file)
-        )
+        if file.suffix == ".parquet":
+            yield from pq.ParquetFile(file).iter_batches(256)
+        else:
+            yield from _arrow_batches(file)
     except pa.ArrowInvalid as e:
-        raise ValueError(f"{file}: damaged, or not what its name says ({e}): fetch it again") from e
+        raise ValueError(
+            f"{file}: damaged, or not a {file.suffix} file ({e}): fetch it again"
+        ) from e
 
 
 # %%
@@ -234,7 +235,8 @@ for name in ("cut.parquet", "cut.arrow"):
 
 
 # %% [markdown]
-# A label by its name. Minus one and null both stand for "not labelled" in such files, and neither may become a name: Python would take −1 for the last.
+# A label by its name. In such files −1 and null both mean "not labelled", and neither must become a
+# name: Python would read −1 as the last one.
 
 # %%
 #| export
@@ -246,11 +248,11 @@ def _label(
         return value
     if column not in names:
         raise ValueError(
-            f"{file}, column {column!r}: a number, and the file does not say what it means (no"
-            " ClassLabel names in its schema): take a copy that keeps them, or the official CSVs"
+            f"{file}, column {column!r}: the label is a number without a name (no ClassLabel names"
+            " in the file's schema): take a copy with names, or the official CSVs"
         )
     if value is None or not 0 <= value < len(names[column]):
-        raise ValueError(f"{file}, row {row}, column {column!r}: {value} is no label")
+        raise ValueError(f"{file}, row {row}, column {column!r}: {value} is not a label")
     return names[column][value]
 
 
@@ -263,7 +265,7 @@ assert (
     _label(shard, 0, "race", 0, hub) == "East Asian"
     and _label(shard, 0, "race", 6, hub) == "Southeast Asian"
 )
-assert _label(shard, 0, "race", "White", {}) == "White"  # said in words already
+assert _label(shard, 0, "race", "White", {}) == "White"  # already a name
 for value, names in ((0, {}), (-1, hub), (7, hub), (None, hub)):
     try:
         _label(shard, 5, "race", value, names)
@@ -276,14 +278,14 @@ for value, names in ((0, {}), (-1, hub), (7, hub), (None, hub)):
 # %%
 #| export
 def _hub_rows(file: Path) -> Iterator[tuple[dict, dict]]:
-    "The rows of a file: the picture, and the labels by name."
+    "The rows of a file: each the picture, and the labels by name."
     row = 0
     for batch in _record_batches(file):
         if lacking := [c for c in ("image", *FAIRFACE) if c not in batch.schema.names]:
             raise ValueError(
                 f"{file}: no column {lacking[0]!r}: its columns are {', '.join(batch.schema.names)}"
             )
-        names = class_names(batch.schema)
+        names = _class_names(batch.schema)
         for r in batch.to_pylist():
             if not (r["image"] or {}).get("bytes"):
                 raise ValueError(
@@ -299,7 +301,7 @@ def _hub_rows(file: Path) -> Iterator[tuple[dict, dict]]:
 
 
 # %% [markdown]
-# Two rows. A picture is the bytes of a plain square here; the second row is race 3, and that is White.
+# Two rows. Here a picture is a plain square. The second row has race 3, which is White.
 
 # %%
 def square(i, kind="JPEG"):
@@ -352,12 +354,13 @@ for file, told in (
 # %% [markdown]
 # ## The official layout
 #
-# A picture keeps its own name where that is a plain one and not taken, so that a person finds it again; a name may also be a path or missing, and then the row's number will do.
+# A picture keeps its own name if that is plain and not taken, so it can be found again. Otherwise
+# it is named by its row number.
 
 # %%
 #| export
 def _picture_name(image: dict, row: int, folder: Path) -> str:
-    "The picture's own name where it has a plain one that is free, else its row's."
+    "The picture's own name if that is plain and free, else a name with its row number."
     name = Path(image.get("path") or "").name
     if re.fullmatch(r"[\w-]+\.(jpe?g|png)", name) and not (folder / name).exists():
         return name
@@ -389,12 +392,13 @@ assert [
 
 
 # %% [markdown]
-# A picture gets the shard's time. With today's, every new copy would have another key, and the image cache would be filled anew.
+# A picture gets the shard's modification time. With the current time, every new copy would have
+# another key, and the image cache would be filled again.
 
 # %%
 #| export
 def _write_part(files: Sequence[Path], part: str, root: Path, progress: bool):
-    "The pictures and the CSV of one part."
+    "Write the pictures and the CSV of one part."
     (root / part).mkdir()
     rows = []
     for file in tqdm(files, f"writing out {part}", unit=" files", disable=not progress):
@@ -426,24 +430,24 @@ assert all(p.stat().st_mtime == 10**9 for p in (tmp / "part/val").iterdir())
 
 
 # %% [markdown]
-# From there on the copy *is* an official set: the same reader, the same checks, the same cache. A folder that has the CSVs already stays as it is. The
-# copy's folder is named by the shards' names, sizes and times, so that another edition is another folder.
+# A folder that already has the CSVs is used as it is. The name of the written folder holds a hash
+# of the shards' names, sizes and times, so another edition gets another folder.
 
 # %%
 #| export
 def official_layout(
-    # A folder: an official FairFace, which stays as it is, or a Hugging Face copy of it
+    # A folder: an official FairFace, which is used as it is, or a Hugging Face copy of it
     root: Path,
-    data_root: str | Path,  # A copy is written out in its folder 'unpacked'
+    data_root: str | Path,  # A copy is written to its folder 'unpacked'
     progress: bool = True,  # Show progress bars
 ) -> Path:  # A folder of images and label CSVs
-    """The official layout of a FairFace, made once from a Hugging Face copy. Raises: ValueError
-    (labels without names, no pictures).
+    """The official layout of FairFace, made once from a Hugging Face copy. Raises:
+    FileNotFoundError (a part), ValueError (labels without names, no pictures).
     """
     if (
         any(root.glob("fairface_label_*.csv"))
         or any(root.glob("*/fairface_label_*.csv"))
-        or not (shards := find_shards(root))
+        or not (shards := _find_shards(root))
     ):
         return root
     if lacking := {"train", "val"} - set(shards):

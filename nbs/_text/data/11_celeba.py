@@ -1,7 +1,7 @@
 # %% [markdown]
 # # CelebA
 #
-# > Forty attributes, a partition and the persons, from any of the three layouts in which CelebA is met
+# > Forty attributes, a partition and the persons, from any of the three layouts of CelebA
 
 # %%
 #| default_exp data.celeba
@@ -40,11 +40,11 @@ def say(error):
 
 
 # %% [markdown]
-# The paper groups CelebA by one of its forty attributes, `Male`, and predicts the other 39, with a head of two outputs for each. The answers come from
-# the label files; what is left is to find the files, for the set goes around in three layouts, and to put
-# together what they say.
+# The paper groups CelebA by one of its forty attributes, `Male`, and predicts the other 39, with a
+# head of two outputs for each. The set is distributed in three layouts. This notebook finds the
+# files in any of them, and combines their labels.
 #
-# ## Where the files lie
+# ## Layouts
 #
 # | layout | images | labels |
 # |---|---|---|
@@ -52,21 +52,22 @@ def say(error):
 # | torchvision | `celeba/img_align_celeba/` or the zip | `celeba/list_attr_celeba.txt`, `celeba/identity_CelebA.txt`, `celeba/list_eval_partition.txt` |
 # | CSV | `img_align_celeba/img_align_celeba/` | `list_attr_celeba.csv`, `list_eval_partition.csv`; no persons |
 #
-# Each is a set of places to look in, and a copy that mixes them is read as well. Labels may also lie beside an archive of images.
+# All these places are searched, so a copy that mixes the layouts is read as well. Label files may
+# also be next to an archive of images.
 
 # %%
 #| export
-CELEBA_FILES = dict(
+_CELEBA_FILES = dict(
     attributes="list_attr_celeba", partition="list_eval_partition", persons="identity_CelebA"
 )
 _INSIDE = ("", "celeba", "CelebA")
 _IMAGES = ("img_align_celeba/img_align_celeba", "img_align_celeba", "Img/img_align_celeba")
 
 
-def celeba_file(
-    folders: list[Path],  # The set's folder, and the one beside an archive
+def _celeba_file(
+    folders: list[Path],  # The set's folder, and the folder of an archive
     name: str,  # 'list_attr_celeba', 'list_eval_partition' or 'identity_CelebA'
-) -> Path | None:  # The file, or None where there is none
+) -> Path | None:  # The file, or None if there is none
     "The label file of that name in any of the layouts."
     bases = [
         f / inside / part for f in folders for inside in _INSIDE for part in ("", "Anno", "Eval")
@@ -81,33 +82,34 @@ def celeba_file(
 (tmp / "CelebA/Anno").mkdir(parents=True)
 (tmp / "CelebA/Anno/list_attr_celeba.txt").touch()
 (tmp / "list_eval_partition.csv").touch()
-celeba_file([tmp / "CelebA"], "list_attr_celeba").relative_to(tmp).as_posix()
+_celeba_file([tmp / "CelebA"], "list_attr_celeba").relative_to(tmp).as_posix()
 
 # %%
 assert (
-    celeba_file([tmp], "list_attr_celeba")
-    == celeba_file([tmp / "CelebA"], "list_attr_celeba")
+    _celeba_file([tmp], "list_attr_celeba")
+    == _celeba_file([tmp / "CelebA"], "list_attr_celeba")
     == tmp / "CelebA/Anno/list_attr_celeba.txt"
 )
-assert celeba_file([tmp / "CelebA"], "identity_CelebA") is None
-assert celeba_file([tmp / "CelebA", tmp], "list_eval_partition") == tmp / "list_eval_partition.csv"
+assert _celeba_file([tmp / "CelebA"], "identity_CelebA") is None
+assert _celeba_file([tmp / "CelebA", tmp], "list_eval_partition") == tmp / "list_eval_partition.csv"
 (tmp / "list_eval_partition.txt").touch()
 # the official form first
-assert celeba_file([tmp / "CelebA", tmp], "list_eval_partition") == tmp / "list_eval_partition.txt"
+assert _celeba_file([tmp / "CelebA", tmp], "list_eval_partition") == tmp / "list_eval_partition.txt"
 
 
 # %% [markdown]
-# The images mostly come as one zip. It is unpacked below the data root, as any archive is: the set's own folder may be read-only.
+# The images usually come as one zip. Like any archive, it is unpacked below the data root, because
+# the set's own folder may be read-only.
 
 # %%
 #| export
-def celeba_images(
-    folders: list[Path],  # The set's folder, and the one beside an archive
+def _celeba_images(
+    folders: list[Path],  # The set's folder, and the folder of an archive
     data_root: str | Path,  # A zip of images is unpacked below it
     progress: bool = True,  # Show a progress bar
 ) -> Path:  # The folder that holds 000001.jpg
-    """The folder of the aligned images, from their zip if need be. Raises: FileNotFoundError,
-    and what `unpack` raises.
+    """The folder of the aligned images, unpacked from their zip if necessary. Raises:
+    FileNotFoundError, and the errors of `unpack`.
     """
     bases = [f / inside for f in folders for inside in _INSIDE]
     for place in (b / i for b in bases for i in _IMAGES):
@@ -115,9 +117,9 @@ def celeba_images(
             return place
     for packed in (b / f"{i}.zip" for b in bases for i in _IMAGES):
         if packed.is_file():
-            return celeba_images([open_set(packed, data_root, "celeba", progress)], data_root)
+            return _celeba_images([open_set(packed, data_root, "celeba", progress)], data_root)
     raise FileNotFoundError(
-        f"{folders[0]}: no folder img_align_celeba here, nor in Img, nor img_align_celeba.zip. "
+        f"{folders[0]}: no folder img_align_celeba here or in Img, and no img_align_celeba.zip. "
         f"{SOURCES['celeba']}; see data/README.md"
     )
 
@@ -126,17 +128,17 @@ def celeba_images(
 (tmp / "CelebA/Img").mkdir()
 with zipfile.ZipFile(tmp / "CelebA/Img/img_align_celeba.zip", "w") as z:
     z.writestr("img_align_celeba/000001.jpg", b"")
-packed = celeba_images([tmp / "CelebA"], tmp / "data", progress=False)
+packed = _celeba_images([tmp / "CelebA"], tmp / "data", progress=False)
 (tmp / "twice/img_align_celeba/img_align_celeba").mkdir(parents=True)
-packed.name, celeba_images([tmp / "twice"], tmp / "data").relative_to(tmp).as_posix()
+packed.name, _celeba_images([tmp / "twice"], tmp / "data").relative_to(tmp).as_posix()
 
 # %%
 assert (packed / "000001.jpg").is_file() and packed.parent.parent == tmp / "data/unpacked"
 assert (
-    celeba_images([tmp / "twice"], tmp / "data") == tmp / "twice/img_align_celeba/img_align_celeba"
+    _celeba_images([tmp / "twice"], tmp / "data") == tmp / "twice/img_align_celeba/img_align_celeba"
 )
 try:
-    celeba_images([tmp / "data"], tmp / "data")
+    _celeba_images([tmp / "data"], tmp / "data")
 except FileNotFoundError as e:
     say(e)
 else:
@@ -146,15 +148,17 @@ else:
 # %% [markdown]
 # ## The reader
 #
-# `Male` becomes the column `gender`, with names instead of an answer, and is no head. The other 39 keep their names and their order; `notes["tasks"]` joins them, so that a run can
-# ask for all of them as one task. An image is its own photograph: the set does not say which pictures were taken together. It says who is on
-# them, and `split="person"` uses that, so that nobody is tested on a face that was trained on.
+# `Male` becomes the column `gender`, with names instead of yes and no, and is not a head. The other
+# 39 keep their names and their order; `notes["tasks"]` joins them, so a run can use all of them as
+# one task. Each image counts as one photograph, because the set does not say which pictures were
+# taken together. It does say who is in them, and `split="person"` uses that: no person is in both
+# training and test.
 
 # %%
 #| export
 def _table(files: dict[str, Path | None], beside: list[str] | None = None) -> pd.DataFrame:
-    """The set's table, from its label files; without the images that only some of them name,
-    which go to `beside`, if it is given.
+    """The set's table, from its label files. If `beside` is given, it collects the images that
+    only some of the files name, and the table omits them.
     """
     answers = read_attributes(files["attributes"])
     table = pd.DataFrame(dict(path=answers["image"], photo=answers["image"]))
@@ -171,7 +175,7 @@ def _table(files: dict[str, Path | None], beside: list[str] | None = None) -> pd
 
 
 # %% [markdown]
-# A CelebA of ten rendered faces in the official layout. First its labels.
+# Ten rendered faces in the official layout of CelebA. First the labels:
 
 # %%
 answers = np.where(np.random.default_rng(0).random((10, 40)) < 0.3, 1, -1)
@@ -191,7 +195,7 @@ rows = pd.DataFrame(answers, names).to_csv(sep=" ", header=False)
 (official / "Eval/list_eval_partition.txt").write_text(
     "".join(f"{n} {p}\n" for n, p in zip(names, "0000011222"))
 )
-files = {kind: celeba_file([official], name) for kind, name in CELEBA_FILES.items()}
+files = {kind: _celeba_file([official], name) for kind, name in _CELEBA_FILES.items()}
 _table(files).iloc[:, :8]
 
 # %%
@@ -214,7 +218,9 @@ assert _table(dict(files, persons=None, partition=None)).equals(
 
 
 # %% [markdown]
-# The file that is missed most often is said with the place where it is had; the other two may be absent, and that is noted for whoever asks for a split by them.
+# The error for a missing attribute file says where to get it. The other two label files are
+# optional. `notes["absent"]` lists them if they are missing, for the error of a split that needs
+# them.
 
 # %%
 #| export
@@ -224,25 +230,25 @@ def read_celeba(
     progress: bool = True,  # Show a progress bar
     # A missing image is an error; else its row is left out and it is listed in notes["missing"]
     strict: bool = True,
-) -> FaceData:  # `gender`, 39 attributes, `person` and official parts where their files are there
-    """Read CelebA. Raises: FileNotFoundError (folder, attribute file, image), ValueError (what
-    is in the files). Source: the set's README.
+) -> FaceData:  # `gender`, 39 attributes, `person` and official parts if their files exist
+    """Read CelebA. Raises: FileNotFoundError (folder, attribute file, image), ValueError (a
+    file's content). Source: the set's README.
     """
     folders = [
         open_set(path, data_root, "celeba", progress),
         *([] if Path(path).is_dir() else [Path(path).parent]),
     ]
-    files = {kind: celeba_file(folders, name) for kind, name in CELEBA_FILES.items()}
+    files = {kind: _celeba_file(folders, name) for kind, name in _CELEBA_FILES.items()}
     if not files["attributes"]:
         raise FileNotFoundError(
-            f"{folders[0]}: no list_attr_celeba.txt (or .csv) here, nor in Anno."
+            f"{folders[0]}: no list_attr_celeba.txt (or .csv) here or in Anno."
             f" {SOURCES['celeba']}; see data/README.md"
         )
-    images = celeba_images(folders, data_root, progress)
+    images = _celeba_images(folders, data_root, progress)
     notes = dict(
         tasks=dict(attributes="+".join(CELEBA_HEADS)),
         protocol=dict(task="attributes", groups="gender"),
-        absent=[f"{CELEBA_FILES[kind]}.txt" for kind, file in files.items() if not file],
+        absent=[f"{_CELEBA_FILES[kind]}.txt" for kind, file in files.items() if not file],
     )
     notes["aliases"] = dict(Male="gender")  # the set's own name of that column
     beside = None if strict else []
@@ -278,7 +284,8 @@ assert split_table(celeba.table, "official").tolist() == ["train"] * 5 + ["val"]
 assert celeba.load(celeba.table[:2], 16).shape == (2, 3, 16, 16) and celeba.notes["absent"] == []
 
 # %% [markdown]
-# The same set as torchvision and as the CSVs lay it out: one table each time, but that the CSVs know no persons. What is absent is noted; a split by person then says that the set does not know who is on an image.
+# The same set in the layouts of torchvision and of the CSVs gives the same table, except that the
+# CSVs have no persons. The notes list the absent file, and a split by person then raises an error.
 
 # %%
 shutil.copytree(official / "Img", tmp / "torchvision/celeba")
@@ -309,8 +316,9 @@ with zipfile.ZipFile(tmp / "celeba.zip", "w") as z:
 assert read_celeba(tmp / "celeba.zip", tmp / "data", progress=False).table.equals(celeba.table)
 
 # %% [markdown]
-# What CelebA brings that the other sets do not: a head can be constant in a group. No woman is bald here, and hardly one in the set itself; a true positive rate of `Bald` among women has nothing to be
-# computed from. The evaluation leaves such cells empty and says so.
+# Unlike in the other sets, a head of CelebA can be constant in a group. No woman is bald here, and
+# hardly any in the set itself, so the true positive rate of `Bald` among women is undefined. The
+# evaluation leaves such cells empty and reports them.
 
 # %%
 pd.crosstab(celeba.table["gender"], celeba.table["Bald"])
@@ -323,7 +331,8 @@ assert pd.crosstab(celeba.table["gender"], celeba.table["Bald"]).to_numpy().toli
 
 
 # %% [markdown]
-# Faults, each before any image is decoded. A file that is missing stops the reader, or is left out and listed when one asks for what there is.
+# Each fault raises an error before any image is decoded. Without `strict`, missing images are left
+# out and listed.
 
 # %%
 def fault(file, change, error=ValueError):

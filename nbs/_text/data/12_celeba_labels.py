@@ -1,7 +1,7 @@
 # %% [markdown]
 # # CelebA's label files
 #
-# > Forty answers, a part and a person for each image, from text files or CSVs, checked against each other
+# > Forty attributes, a part and a person per image, from text files or CSVs, cross-checked
 
 # %%
 #| default_exp data.celeba_labels
@@ -31,8 +31,11 @@ def say(error):
 # CelebA (Liu et al., 2015) has 202,599 aligned photographs of 10,177 persons, 178 × 218 pixels, and for each the answers to forty questions: smiling? eyeglasses? bald? One of the forty is
 # `Male`. The paper groups by it and predicts the other 39, with a head of two outputs for each.
 #
-# The answers are what annotators saw on one picture. Some of the questions have no answer in a picture (`Attractive`), and a re-annotation found that only 12 of the 40 get the
-# same answer from two people in 95 % of the images (Wu et al., *Consistency and Accuracy of CelebA Attribute Values*, 2023). A difference between groups in such a head is also a difference in its labels.
+# The answers are judgements of annotators who saw one picture. Some questions cannot be answered
+# from a picture (`Attractive`), and a re-annotation found that only 12 of the 40 get the same
+# answer from two people in 95 % of the images (Wu et al., *Consistency and Accuracy of CelebA
+# Attribute Values*, 2023). So a difference between groups in such a head is partly a difference in
+# its labels.
 
 # %%
 #| export
@@ -61,9 +64,10 @@ assert CELEBA_ATTRIBUTES == sorted(CELEBA_ATTRIBUTES)
 # %% [markdown]
 # ## The attribute file
 #
-# `list_attr_celeba.txt` starts with the number of images, then the forty names, then a row an image: the file name and forty times −1 or 1. The values are padded to two
-# columns, so that a 1 has two blanks before it, and the line of names ends in a blank. A reader that splits at single blanks sees fields that are not there.
-# This is the start of a file of three images.
+# `list_attr_celeba.txt` starts with the number of images, then the forty names, then a row for each
+# image: the file name and forty times −1 or 1. The values are padded to two columns, so a 1 follows
+# two spaces, and the line of names ends with a space. A reader that splits at single spaces would
+# see extra fields. This is the start of a file of three images.
 
 # %%
 def attribute_text(names, values, count=None):
@@ -86,42 +90,40 @@ print("\n".join(line[:78] for line in text.splitlines()))
 
 
 # %% [markdown]
-# The first two lines say what must follow. Both are checked: a file of another count is cut or was edited, and another set of names is another data set.
+# The first two lines announce what follows, and both are checked. A file with another count was
+# truncated or edited, and other names mean another data set.
 
 # %%
 #| export
-def check_attribute_names(
+def _check_attribute_names(
     file: Path,  # The attribute file, for the error
     line: int,  # The line that holds the names
     names: list[str],  # The names it holds
 ) -> None:
-    """The forty names of CelebA, each once. Raises: ValueError with the names that are missing
-    and those that do not belong.
+    """Check that the names are CelebA's forty, each once. Raises: ValueError with the missing and
+    the unknown names.
     """
     if sorted(names) == sorted(CELEBA_ATTRIBUTES):
         return
-    missing, strange = (
-        [n for n in a if n not in b]
-        for a, b in ((CELEBA_ATTRIBUTES, names), (names, CELEBA_ATTRIBUTES))
+    faults = dict(
+        missing=[n for n in CELEBA_ATTRIBUTES if n not in names],
+        unknown=[n for n in names if n not in CELEBA_ATTRIBUTES],
+        twice=sorted({n for n in names if names.count(n) > 1}),
     )
-    twice = sorted({n for n in names if names.count(n) > 1})
-    faults = [
-        (what, found)
-        for what, found in (("missing", missing), ("unknown", strange), ("twice", twice))
-        if found
-    ]
     told = "; ".join(
-        f"{what}: {', '.join(found[:5])}{' …' if len(found) > 5 else ''}" for what, found in faults
+        f"{what}: {', '.join(found[:5])}" + (" …" if len(found) > 5 else "")
+        for what, found in faults.items()
+        if found
     )
     raise ValueError(
-        f"{file}, line {line}: {len(names)} attribute names, CelebA has 40 ({told}). Take the file"
-        " from its official source"
+        f"{file}, line {line}: {len(names)} attribute names, but CelebA has 40 ({told}). Take the"
+        " file from its official source"
     )
 
 
 # %%
-# another order is no harm: columns go by name
-check_attribute_names(Path("list_attr_celeba.txt"), 2, CELEBA_ATTRIBUTES[::-1])
+# another order is accepted: columns go by name
+_check_attribute_names(Path("list_attr_celeba.txt"), 2, CELEBA_ATTRIBUTES[::-1])
 told = []
 for names_found in [
     CELEBA_ATTRIBUTES[:-1],
@@ -131,7 +133,7 @@ for names_found in [
     ["A", "B", *CELEBA_ATTRIBUTES[6:]],
 ]:
     try:
-        check_attribute_names(Path("list_attr_celeba.txt"), 2, names_found)
+        _check_attribute_names(Path("list_attr_celeba.txt"), 2, names_found)
     except ValueError as e:
         print(e)
         told.append(str(e).split("(")[1].split(")")[0])
@@ -150,26 +152,22 @@ assert told == [
 # %% [markdown]
 # ## Rows
 #
-# A row of another length shifts every answer behind the gap by one, and the file would still be numbers. Which line it is, is searched for only when there is one: the
-# whole file, 202,599 rows of 41 fields, takes one to two seconds without that.
+# A missing field in a row shifts every later answer by one, and all fields are still numbers. The
+# faulty line is searched for only if there is one: without the search, the whole file, 202,599 rows
+# of 41 fields, takes one to two seconds.
 
 # %%
 #| export
 def _uneven(file: Path, start: int, fields: int, why: str = "") -> ValueError:
-    "The error for a row that has not `fields` fields, with its line."
+    "The error for a row that does not have `fields` fields, with its line."
     with open(file, encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
-            n = len(
-                [
-                    f
-                    for f in (line.strip().split(",") if file.suffix == ".csv" else line.split())
-                    if f
-                ]
-            )
+            found = line.strip().split(",") if file.suffix == ".csv" else line.split()
+            n = sum(1 for field in found if field)
             if number >= start and line.strip() and n != fields:
                 return ValueError(
-                    f"{file}, line {number}: {n} fields, there must be {fields}. Take the file from"
-                    " its official source"
+                    f"{file}, line {number}: {n} fields instead of {fields}. Take the file from its"
+                    " official source"
                 )
     return ValueError(f"{file}: cannot be read as rows of {fields} fields: {why}")
 
@@ -192,7 +190,7 @@ assert "line 3: 1 fields" in str(_uneven(tmp / "uneven.csv", 2, 2)) and "cannot 
 
 
 # %% [markdown]
-# The rows, as text. One column more than there should be is asked for, and what turns up in it is a field too many.
+# The rows are read as text, with one extra column. Any content in that column is an extra field.
 
 # %%
 #| export
@@ -247,8 +245,8 @@ for name in ("long.txt", "latin.txt"):
 
 # %%
 #| export
-def read_rows(
-    file: Path,  # A text file, fields apart by blanks; or a .csv
+def _read_rows(
+    file: Path,  # A text file with fields separated by spaces, or a .csv
     columns: list[str],  # A name for each field; the first is the image's name
     start: int,  # The first line with a row, counted from 1
 ) -> pd.DataFrame:  # All columns as text
@@ -264,21 +262,21 @@ def read_rows(
     twice = table[columns[0]].duplicated().to_numpy()
     if twice.any():
         raise ValueError(
-            f"{file}, line {twice.argmax() + start}: {table.iloc[twice.argmax(), 0]} has a row"
-            " already"
+            f"{file}, line {twice.argmax() + start}: {table.iloc[twice.argmax(), 0]} already has a"
+            " row. Take the file from its official source"
         )
     return table
 
 
 # %%
 (tmp / "list_attr_celeba.txt").write_text(text)
-read_rows(tmp / "list_attr_celeba.txt", ["image", *CELEBA_ATTRIBUTES], 3).iloc[:, :6]
+_read_rows(tmp / "list_attr_celeba.txt", ["image", *CELEBA_ATTRIBUTES], 3).iloc[:, :6]
 
 # %%
-rows = read_rows(tmp / "list_attr_celeba.txt", ["image", *CELEBA_ATTRIBUTES], 3)
+rows = _read_rows(tmp / "list_attr_celeba.txt", ["image", *CELEBA_ATTRIBUTES], 3)
 (tmp / "nothing.txt").write_text("")
 try:
-    read_rows(tmp / "nothing.txt", ["image"], 1)
+    _read_rows(tmp / "nothing.txt", ["image"], 1)
 except ValueError as e:
     say(e)
 else:
@@ -293,12 +291,12 @@ for told, *bad in [
     ("line 4: 42", *lines[:3], lines[3] + "  1", lines[4]),
     ("line 4: 43", *lines[:3], lines[3] + "  1 1", lines[4]),
     ("line 5", *lines[:4], lines[4][:60]),
-    ("line 4: 000001.jpg has a row", *lines[:3], lines[2], lines[4]),
+    ("line 4: 000001.jpg already has a row", *lines[:3], lines[2], lines[4]),
     ("no rows", *lines[:2]),
 ]:
     (tmp / "bad.txt").write_text("\n".join(bad) + "\n")
     try:
-        read_rows(tmp / "bad.txt", ["image", *CELEBA_ATTRIBUTES], 3)
+        _read_rows(tmp / "bad.txt", ["image", *CELEBA_ATTRIBUTES], 3)
     except ValueError as e:
         say(e)
         assert told in str(e)
@@ -307,46 +305,24 @@ for told, *bad in [
 
 
 # %% [markdown]
-# A value must be −1 or 1. The CSV that is often passed on has the same, and some copies of it 0 and 1; a file that mixes the two codes is damaged.
+# A value must be −1 or 1. The widespread CSV uses the same values, and some copies of it use 0 and
+# 1. A file that mixes the two codes is damaged.
 
 # %%
 #| export
-def _check_answers(file: Path, start: int, values: pd.DataFrame, no: str) -> None:
-    """Raise ValueError for a value that is neither 1 nor the text that means no, with its line
-    and attribute.
-    """
+def _yes_no(
+    file: Path,  # The attribute file, for the error
+    start: int,  # The first line with a row
+    values: pd.DataFrame,  # Attribute columns, as text
+    no: str = "-1",  # The text that means no
+) -> pd.DataFrame:  # The same columns as Categorical, "no" and "yes"
+    "Attributes as named labels. Raises: ValueError with line, attribute and value."
     for name, column in values.items():
         if strange := sorted({*column.unique()} - {no, "1"}):
             row = (column == strange[0]).to_numpy().argmax()
             raise ValueError(
                 f"{file}, line {row + start}, {name}: {strange[0]!r} is neither {no} nor 1"
             )
-
-
-# %%
-_check_answers(Path("list_attr_celeba.txt"), 3, rows[["Bald", "Smiling"]], "-1")
-try:
-    _check_answers(
-        Path("list_attr_celeba.txt"), 3, rows[["Bald", "Smiling"]].replace({"1": "2"}), "-1"
-    )
-except ValueError as e:
-    print(e)
-    told = str(e)
-else:
-    raise AssertionError("2 was read as an answer")
-assert "line 4, Smiling: '2' is neither -1 nor 1" in told
-
-
-# %%
-#| export
-def yes_no(
-    file: Path,  # The attribute file, for the error
-    start: int,  # Its first line with a row
-    values: pd.DataFrame,  # Attribute columns, as text
-    no: str = "-1",  # The text that means no
-) -> pd.DataFrame:  # The same columns as Categorical, "no" and "yes"
-    "Attributes as named labels. Raises: ValueError with line, attribute and value."
-    _check_answers(file, start, values, no)
     ones = {name: (column == "1").to_numpy(np.int8) for name, column in values.items()}
     return pd.DataFrame(
         {name: pd.Categorical.from_codes(one, ["no", "yes"]) for name, one in ones.items()}
@@ -354,19 +330,19 @@ def yes_no(
 
 
 # %%
-yes_no(Path("list_attr_celeba.txt"), 3, rows[["Male", "Smiling", "Young"]])
+_yes_no(Path("list_attr_celeba.txt"), 3, rows[["Male", "Smiling", "Young"]])
 
 # %%
-assert yes_no(Path("a.txt"), 3, rows[["Male"]])["Male"].tolist() == ["yes", "no", "yes"]
-# nobody is bald here: the name stays
-assert yes_no(Path("a.txt"), 3, rows[["Bald"]])["Bald"].cat.categories.tolist() == ["no", "yes"]
-assert yes_no(Path("a.txt"), 3, rows[["Male"]].replace({"-1": "0"}), no="0")["Male"].tolist() == [
+assert _yes_no(Path("a.txt"), 3, rows[["Male"]])["Male"].tolist() == ["yes", "no", "yes"]
+# nobody is bald here, but the name stays
+assert _yes_no(Path("a.txt"), 3, rows[["Bald"]])["Bald"].cat.categories.tolist() == ["no", "yes"]
+assert _yes_no(Path("a.txt"), 3, rows[["Male"]].replace({"-1": "0"}), no="0")["Male"].tolist() == [
     "yes",
     "no",
     "yes",
 ]
 try:
-    yes_no(Path("list_attr_celeba.txt"), 3, rows[["Bald", "Smiling"]].replace({"1": "2"}))
+    _yes_no(Path("list_attr_celeba.txt"), 3, rows[["Bald", "Smiling"]].replace({"1": "2"}))
 except ValueError as e:
     say(e)
     told = str(e)
@@ -378,46 +354,20 @@ assert "line 4, Smiling: '2' is neither -1 nor 1" in told
 # %% [markdown]
 # ## The whole file
 #
-# The text file announces its number of rows. A download that was cut at the end of a line is a good file but for that.
-
-# %%
-#| export
-def _announced(file: Path, line: str) -> int:
-    "The number of images that the first line of the text file gives."
-    if line.strip().isdecimal():
-        return int(line)
-    raise ValueError(
-        f"{file}, line 1: {line.strip()[:40]!r} is not the number of images. Take the file from its"
-        " official source"
-    )
-
-
-# %%
-print(_announced(Path("list_attr_celeba.txt"), text.splitlines()[0]))
-assert _announced(Path("list_attr_celeba.txt"), " 202599\n") == 202599
-try:
-    _announced(Path("list_attr_celeba.txt"), text.splitlines()[1])
-except ValueError as e:
-    print(e)
-else:
-    raise AssertionError("a file without its first line was accepted")
-
-
-# %% [markdown]
-# Columns go by their names, so that a file with another order of the same forty is read alike. Whether a CSV says 0 or −1 for no is seen from the whole
-# of it: one −1 and it is that.
+# Columns go by their names, so their order in the file does not matter. A CSV uses −1 for no if it
+# contains any −1, and 0 otherwise.
 
 # %%
 #| export
 def _read_answers(file: Path, names: list[str], start: int) -> pd.DataFrame:
     "The rows below the names, as no and yes, the attributes in CelebA's order."
-    check_attribute_names(file, start - 1, names)
-    rows = read_rows(file, ["image", *names], start)
+    _check_attribute_names(file, start - 1, names)
+    rows = _read_rows(file, ["image", *names], start)
     values = rows[CELEBA_ATTRIBUTES]
     zero = file.suffix == ".csv" and not any(
         "-1" in column.unique() for _, column in values.items()
     )
-    return pd.concat([rows[["image"]], yes_no(file, start, values, "0" if zero else "-1")], axis=1)
+    return pd.concat([rows[["image"]], _yes_no(file, start, values, "0" if zero else "-1")], axis=1)
 
 
 # %%
@@ -462,6 +412,10 @@ for name, columns, start, told in (
         raise AssertionError(f"{name} was read")
 
 
+# %% [markdown]
+# The text file announces its number of rows. Only this number reveals a download that was truncated
+# at the end of a line.
+
 # %%
 #| export
 def read_attributes(
@@ -474,11 +428,16 @@ def read_attributes(
         first, second = lines.readline(), lines.readline()
     if file.suffix == ".csv":
         return _read_answers(file, [n.strip() for n in first.split(",")][1:], 2)
-    count, table = _announced(file, first), _read_answers(file, second.split(), 3)
-    if count != len(table):
+    if not first.strip().isdecimal():
         raise ValueError(
-            f"{file}, line 1: {count} images are announced, but {len(table)} rows follow. Take it"
+            f"{file}, line 1: {first.strip()[:40]!r} is not the number of images. Take the file"
             " from its official source"
+        )
+    table = _read_answers(file, second.split(), 3)
+    if int(first) != len(table):
+        raise ValueError(
+            f"{file}, line 1: {int(first)} images are announced, but {len(table)} rows follow. Take"
+            " the file from its official source"
         )
     return table
 
@@ -491,16 +450,17 @@ attributes[["image", "5_o_Clock_Shadow", "Male", "Smiling", "Young"]]
 assert attributes.equals(answers)
 for name in ("list_attr_celeba.csv", "zero.csv", "turned.csv"):
     assert read_attributes(tmp / name).equals(answers)
-for name, bad in [
-    ("four.txt", attribute_text(names, three, 4)),
-    ("none.txt", text.split("\n", 1)[1]),
-    ("39.txt", text.replace("Bald ", "", 1)),
+for name, bad, told in [
+    ("four.txt", attribute_text(names, three, 4), "4 images are announced, but 3 rows follow"),
+    ("none.txt", text.split("\n", 1)[1], "is not the number of images"),
+    ("39.txt", text.replace("Bald ", "", 1), "line 2: 39 attribute names"),
 ]:
     (tmp / name).write_text(bad)
     try:
         read_attributes(tmp / name)
     except ValueError as e:
         say(e)
+        assert told in str(e)
     else:
         raise AssertionError(f"{name} was read")
 
@@ -508,13 +468,14 @@ for name, bad in [
 # %% [markdown]
 # ## Partition and persons
 #
-# Two more files name each image and give it a number: `list_eval_partition.txt` its part (0 train, 1 val, 2 test), `identity_CelebA.txt` its person. Both must know the
-# same images as the attributes, in both directions. A partition of another edition would otherwise drop images in silence.
+# Two more files give each image a number: `list_eval_partition.txt` its part (0 train, 1 val, 2
+# test), `identity_CelebA.txt` its person. Both must name exactly the images of the attribute file.
+# Otherwise a partition of another edition would silently drop images.
 
 # %%
 #| export
 def _check_named(one: Path, names: pd.Series, other: Path, known: pd.Series) -> None:
-    "Raise ValueError where the file `one` names an image that the file `other` does not."
+    "Raise ValueError if the file `one` names an image that the file `other` does not."
     alone = pd.Index(known).get_indexer(names) < 0
     if alone.any():
         raise ValueError(
@@ -542,14 +503,14 @@ def numbers_of(
     file: Path,  # list_eval_partition.txt or .csv, identity_CelebA.txt or .csv
     images: pd.Series,  # The image names of the attribute file
     attributes: Path,  # That file, for the error
-    # If given, takes the images that only one of the files names, which is no error then
+    # If given, collects the images that only one of the files names, instead of an error
     beside: list[str] | None = None,
     # The number of each image as text, in the order of `images`; NaN for those in `beside`
 ) -> pd.Series:
-    """What a file of pairs says of each image. Raises: ValueError (an image that only one of
-    the files names, what `read_rows` raises).
+    """The number of each image in a file of pairs. Raises: ValueError (an image that only one of
+    the files names, and the errors of `_read_rows`).
     """
-    rows = read_rows(file, ["image", "number"], 2 if file.suffix == ".csv" else 1)
+    rows = _read_rows(file, ["image", "number"], 2 if file.suffix == ".csv" else 1)
     if beside is None:
         _check_named(file, rows["image"], attributes, images)
         _check_named(attributes, images, file, rows["image"])
@@ -607,7 +568,7 @@ def official_part(
     wrong = ~numbers.isin(["0", "1", "2"]).to_numpy()
     if wrong.any():
         raise ValueError(
-            f"{file}: part {numbers[wrong.argmax()]!r}: there are 0 (train), 1 (val) and 2 (test)"
+            f"{file}: part {numbers[wrong.argmax()]!r} is not one of 0 (train), 1 (val), 2 (test)"
             f" ({wrong.sum()} such images)"
         )
     return pd.Categorical.from_codes(numbers.astype(int), SPLITS)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # People
 #
-# > ImageNet's person subtree: which synsets are used, which images show one gender, and how many were left out by which rule
+# > ImageNet's person subtree, from the annotated images or from a prepared CSV
 
 # %%
 #| default_exp data.people
@@ -54,15 +54,16 @@ def say(error):
 
 
 # %% [markdown]
-# The rules say which images are used. A set of them comes in two forms: the annotated images with the ratings of their synsets, from which the rules
-# choose, or a CSV of images that somebody has chosen already. The annotations are given out on request only, so
-# what follows is checked on rendered pictures.
+# The set comes in two forms: the annotated images with the ratings of their synsets, from which
+# rules select the images, or a CSV of images that are already selected. The annotations are
+# available on request only, so the code is tested on rendered pictures.
 #
 # ## A prepared CSV
 #
-# Who has done the sorting already can give its result: `file`, `class`, `gender` (male or female). The authors' code ships such a file in another form:
-# `image_name`, a class *number* and gender 0 or 1, of which its code
-# says that 0 is male. A number means nothing in another file, so it is only checked against the synset in the image's name, and the class is called by that.
+# A prepared CSV has the columns `file`, `class` and `gender` (male or female). The authors' code
+# ships such a file in another form: `image_name`, a class *number*, and gender 0 or 1, where 0 is
+# male according to its code. The numbers are arbitrary, so they are only checked against the synset
+# in the image's name, and the class is named after the synset.
 
 # %%
 #| export
@@ -98,21 +99,21 @@ for word, names in (("unsure", _GENDER_WORDS), ("2", dict(zip("01", GENDERS)))):
 
 
 # %% [markdown]
-# The authors' form. The synset is in the image's name; a class number that stands for two synsets was given by another rule, and the file cannot be
-# trusted to mean what this reader takes it to mean.
+# In the authors' form, the synset is in the image's name. A class number that stands for two
+# synsets was assigned by another rule, so the file is refused.
 
 # %%
 #| export
 def _synsets_of(csv: Path, text: pd.DataFrame) -> pd.Series:
-    """The synset of each image of an authors' CSV, by the image's name. Raises: ValueError
-    (another name, a class of two synsets).
+    """The synset of each image of an authors' CSV, from the image's name. Raises: ValueError
+    (another form of name, a class of two synsets).
     """
     synset = text["image_name"].map(image_synset)
     if (wrong := synset.isna().to_numpy()).any():
         row = wrong.argmax()
         raise ValueError(
             f"{csv}, line {line_of(text, row)}, column 'image_name':"
-            f" {text['image_name'].iloc[row]!r} is not named as n10366966_42.JPEG"
+            f" {text['image_name'].iloc[row]!r} is not named like n10366966_42.JPEG"
         )
     mixed = (synset.groupby(text["classes"]).transform("nunique") > 1).to_numpy()
     if mixed.any():
@@ -149,16 +150,15 @@ for bad, told in (
 # %%
 #| export
 def _numbered(csv: Path, text: pd.DataFrame) -> pd.DataFrame:
-    """The authors' form: a class is the synset in the name, called by its words where the
-    ratings lie beside the file.
+    """The rows of the authors' form. A class is the synset in the image's name; it is named by
+    its words if the ratings lie next to the file.
     """
     synset, ratings = _synsets_of(csv, text), csv.parent / "synsets_safety.csv"
     used = sorted(set(synset))
-    names = (
-        class_names(safe_synsets(ratings).reindex(used).fillna(pd.Series(used, used)))
-        if ratings.is_file()
-        else dict(zip(used, used))
-    )
+    names = dict(zip(used, used))
+    if ratings.is_file():
+        words = safe_synsets(ratings).reindex(used)
+        names = class_names(words.fillna(pd.Series(used, used)))
     gender = _named_genders(csv, text["gender"], {"0": "Male", "1": "Female"})
     return pd.DataFrame(
         dict(image=text["image_name"], synset=synset, name=synset.map(names), gender=gender)
@@ -181,11 +181,11 @@ assert _numbered(tmp / "Imagenet.csv", theirs)["gender"].tolist() == ["Female", 
 
 # %%
 #| export
-def read_prepared(
+def _read_prepared(
     csv: Path,  # file, class, gender; or image_name, classes, gender as in the authors' repo
-    # `image`, `synset` ("" where the name has none), `name` (of the class), `gender`
+    # `image`, `synset` ("" if the name has none), `name` (of the class), `gender`
 ) -> pd.DataFrame:
-    """Images that were chosen already. Raises: FileNotFoundError, ValueError (column, gender,
+    """Images that are already selected. Raises: FileNotFoundError, ValueError (column, gender,
     an image twice).
     """
     numbered = "image_name" in (text := read_labels(csv, ["gender"]))
@@ -193,7 +193,7 @@ def read_prepared(
     twice = text["image_name" if numbered else "file"].map(os.path.normpath).duplicated().to_numpy()
     if twice.any():
         line = line_of(text, twice.argmax())
-        raise ValueError(f"{csv}, line {line}: this image has a row already")
+        raise ValueError(f"{csv}, line {line}: this image already has a row: remove one of the two")
     if numbered:
         return _numbered(csv, text)
     empty = (text["class"] == "").to_numpy()
@@ -220,10 +220,10 @@ def read_prepared(
     "image_name,face_name_align,classes,gender\n"
     "n10366966_1.JPEG,n10366966_1.JPEG,62,1\nn10091651_3.JPEG,n10091651_3.JPEG,32,0\n"
 )
-pd.concat([read_prepared(tmp / "own.csv"), read_prepared(tmp / "rated/Imagenet.csv")])
+pd.concat([_read_prepared(tmp / "own.csv"), _read_prepared(tmp / "rated/Imagenet.csv")])
 
 # %%
-own, theirs = read_prepared(tmp / "own.csv"), read_prepared(tmp / "rated/Imagenet.csv")
+own, theirs = _read_prepared(tmp / "own.csv"), _read_prepared(tmp / "rated/Imagenet.csv")
 assert own["gender"].tolist() == ["Female", "Male"] == theirs["gender"].tolist() and list(
     own
 ) == list(theirs)
@@ -249,7 +249,7 @@ for told, header, *rows in [
 ]:
     (tmp / "bad.csv").write_text("\n".join([header, *rows]) + "\n")
     try:
-        read_prepared(tmp / "bad.csv")
+        _read_prepared(tmp / "bad.csv")
     except ValueError as e:
         say(e)
         assert told in str(e)
@@ -258,20 +258,22 @@ for told, header, *rows in [
 
 
 # %% [markdown]
-# ## Where the files lie
+# ## Layouts
 #
-# ImageNet gives out one tar a synset; unpacked, it is a folder of the synset's ID. The authors' code has all images in one folder, `Images/Imagenet`. Which of the two it is is seen from the first
-# image and the first synset's folder. The CSVs and the JSON lie in the set's folder or in `csv/` below it.
+# ImageNet provides one tar per synset; unpacked, it is a folder named by the synset's ID. The
+# authors' code has all images in one folder, `Images/Imagenet`. The first image of each synset and
+# the synsets' folders show which of the two it is. The CSVs and the JSON are in the set's folder or
+# in `csv/` below it.
 
 # %%
 #| export
-def image_paths(
+def _image_paths(
     root: Path,  # The set's folder
     images: pd.Series,  # File names, or paths relative to the folder
     synsets: pd.Series,  # The synset of each, or ""
 ) -> tuple[Path, list[str]]:  # The folder of images, and each image's path in it
-    """Find the images: in a folder for each synset, or all in one. Raises: FileNotFoundError
-    where none of the places has any, ValueError for a path that leaves the folder.
+    """Find the images: in a folder for each synset, or all in one. Raises: FileNotFoundError if
+    none of the places has any, ValueError for a path that leaves the folder.
     """
     check_inside(root, images)
     folders = [root, *(root / p for p in ("Images/Imagenet", "Images", "images", "train"))]
@@ -285,8 +287,8 @@ def image_paths(
             ]
     example = f"{first[0][0]}/{images.iloc[0]}" if first[0][0] else images.iloc[0]
     raise FileNotFoundError(
-        f"{root / example}: no image of the set is here, nor in Images/Imagenet. "
-        "Unpack each synset's tar into a folder of its ID; see data/README.md"
+        f"{root / example}: no image of the set is here or in Images/Imagenet. "
+        "Unpack each synset's tar into a folder named by its ID; see data/README.md"
     )
 
 
@@ -296,33 +298,33 @@ for name, synset in zip(*pair):
     for folder in (tmp / "tars" / synset, tmp / "flat/Images/Imagenet"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-image_paths(tmp / "tars", *pair)[1], image_paths(tmp / "flat", *pair)[1]
+_image_paths(tmp / "tars", *pair)[1], _image_paths(tmp / "flat", *pair)[1]
 
 # %%
-assert image_paths(tmp / "tars", *pair) == (
+assert _image_paths(tmp / "tars", *pair) == (
     tmp / "tars",
     ["n10366966/n10366966_1.JPEG", "n10091651/n10091651_3.JPEG"],
 )
-assert image_paths(tmp / "flat", *pair) == (tmp / "flat/Images/Imagenet", pair[0].tolist())
+assert _image_paths(tmp / "flat", *pair) == (tmp / "flat/Images/Imagenet", pair[0].tolist())
 # a name without a synset
-assert image_paths(tmp / "tars", pair[0], pd.Series(["n10366966", ""]))[1] == [
+assert _image_paths(tmp / "tars", pair[0], pd.Series(["n10366966", ""]))[1] == [
     "n10366966/n10366966_1.JPEG",
     "n10091651_3.JPEG",
 ]
-assert image_paths(tmp / "flat", pair[0], pd.Series(["", ""]))[0] == tmp / "flat/Images/Imagenet"
+assert _image_paths(tmp / "flat", pair[0], pd.Series(["", ""]))[0] == tmp / "flat/Images/Imagenet"
 # a path as it is
 assert (
-    image_paths(tmp, pair[0].map("flat/Images/Imagenet/{}".format), pd.Series(["", ""]))[1][0]
+    _image_paths(tmp, pair[0].map("flat/Images/Imagenet/{}".format), pd.Series(["", ""]))[1][0]
     == "flat/Images/Imagenet/n10366966_1.JPEG"
 )
 try:
-    image_paths(tmp, pd.Series(["../x.jpg"]), pd.Series([""]))
+    _image_paths(tmp, pd.Series(["../x.jpg"]), pd.Series([""]))
 except ValueError as e:
     say(e)
 else:
     raise AssertionError("a path that climbs out was accepted")
 try:
-    image_paths(tmp / "data", *pair)
+    _image_paths(tmp / "data", *pair)
 except FileNotFoundError as e:
     say(e)
     told = str(e)
@@ -331,9 +333,11 @@ else:
 assert "n10366966/n10366966_1.JPEG: no image of the set" in told
 
 # %% [markdown]
-# ## A set
+# ## An example set
 #
-# Four synsets, the first two of which pass. Twelve pictures each, rendered, with the class in the expression; the last two of each have two genders and "unsure".
+# There are four synsets, of which the first two pass the rules. Each has twelve rendered pictures,
+# whose expression shows the class. The last two pictures of each are annotated with two genders and
+# with "unsure".
 
 # %%
 people = tmp / "people"
@@ -365,7 +369,7 @@ sorted(p.name for p in people.iterdir())
 # %%
 #| export
 def _find(root: Path, *names: str) -> Path | None:
-    "The first of these files that is there, in the folder or in csv/ below it."
+    "The first of these files that exists, in the folder or in csv/ below it."
     return next(
         (p for p in (root / part / name for name in names for part in ("", "csv")) if p.is_file()),
         None,
@@ -385,7 +389,8 @@ assert (
 
 
 # %% [markdown]
-# Both lists of ratings are needed, and both can be had by anybody; who lacks one is told where.
+# Both lists of ratings are needed, and both are public. The error for a missing one gives its
+# address.
 
 # %%
 #| export
@@ -397,7 +402,7 @@ def _ratings(root: Path) -> tuple[pd.Series, set[str]]:
     for name, place in found.items():
         if not place:
             raise FileNotFoundError(
-                f"{root / name}: no such file here, nor in csv/. It is at"
+                f"{root / name}: no such file here or in csv/. Fetch it from"
                 f" https://image-net.org/data/{name}"
             )
     return safe_synsets(found["synsets_safety.csv"]), imageable_synsets(
@@ -422,16 +427,16 @@ else:
 
 
 # %% [markdown]
-# What is left out is a warning with the count of each rule: nobody should have to learn it from a number of classes that looks odd.
+# A warning gives the number of images that each rule leaves out.
 
 # %%
 #| export
-def chosen_images(
+def _chosen_images(
     root: Path,  # The set's folder, with the two CSVs
     annotations: Path,  # ImageNet demographics annotations.json
     least: int = 10,  # Images that a class must have
-    # `image`, `synset`, `name` (of the class), `gender`; and notes: how many were left out by
-    # which rule
+    # `image`, `synset`, `name` (of the class), `gender`; and notes: how many images each rule
+    # leaves out
 ) -> tuple[pd.DataFrame, dict]:
     """The images that pass the rules. Raises: FileNotFoundError (one of the CSVs), ValueError
     (no class is left).
@@ -458,7 +463,7 @@ def chosen_images(
 # %%
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    chosen, notes = chosen_images(people, annotations)
+    chosen, notes = _chosen_images(people, annotations)
 print(caught[0].message)
 chosen[::4]
 
@@ -478,7 +483,7 @@ assert notes["skipped"] == [
     "n10091651_12.JPEG",
 ]
 try:
-    chosen_images(people, annotations, least=11)
+    _chosen_images(people, annotations, least=11)
 except ValueError as e:
     say(e)
 else:
@@ -486,15 +491,15 @@ else:
 
 
 # %% [markdown]
-# Whichever way the rows were found, they become one table. The classes go by the order of their synsets' IDs and not by that of the rows, so that a
-# class has one number in both forms.
+# The rows of both forms become one table. The classes are in the order of their synsets' IDs, not
+# of the rows, so a class has the same number in both forms.
 
 # %%
 #| export
 def _people_set(root: Path, rows: pd.DataFrame, notes: dict, strict: bool) -> FaceData:
-    "The set of the images in `rows`, as `read_prepared` and `chosen_images` give them."
+    "The set of the images in `rows`, as `_read_prepared` and `_chosen_images` give them."
     order = rows.sort_values(["synset", "name"], kind="stable")["name"].unique().tolist()
-    images, paths = image_paths(root, rows["image"], rows["synset"])
+    images, paths = _image_paths(root, rows["image"], rows["synset"])
     table = pd.DataFrame(
         dict(
             path=paths,
@@ -529,7 +534,8 @@ assert few.notes == dict(
 # %% [markdown]
 # ## The reader
 #
-# The annotations are used where they are there, else a prepared CSV (`people.csv`, or `Imagenet.csv` as the authors' code calls it); or the path is such a CSV itself. The classes are in the order of their IDs.
+# The reader uses the annotations if they are there, else a prepared CSV (`people.csv`, or
+# `Imagenet.csv` as in the authors' code). The path may also be such a CSV.
 
 # %%
 #| export
@@ -537,7 +543,7 @@ _JSON, _CSVS = "ImageNet demographics annotations.json", ("people.csv", "Imagene
 
 
 def _set_folder(root: Path) -> Path:
-    "The folder itself, or the one inside that holds the labels, as an archive often has it."
+    "The folder itself, or the subfolder that holds the labels, as often in an archive."
     inside = sorted(p for p in root.iterdir() if p.is_dir())
     return next((p for p in (root, *inside) if _find(p, _JSON, *_CSVS)), root)
 
@@ -560,7 +566,7 @@ def read_people(
     least: int = 10,  # Images that a class must have
 ) -> FaceData:  # Labels `person_class` and `gender`; the synset's ID in the column `synset`
     """Read ImageNet's person subtree. Raises: FileNotFoundError (one of the four files, an
-    image), ValueError (what is in them).
+    image), ValueError (a file's content).
     """
     given = Path(path) if Path(path).suffix == ".csv" else None
     root = given.parent if given else _set_folder(open_set(path, data_root, "people", progress))
@@ -568,10 +574,10 @@ def read_people(
     csv = given or (None if annotations else _find(root, *_CSVS))
     if not annotations and not csv:
         raise FileNotFoundError(
-            f"{root / _JSON}: no such file here, nor in csv/, and no people.csv. "
-            "The ImageNet team gives it out on request; see data/README.md"
+            f"{root / _JSON}: no such file here or in csv/, and no people.csv. "
+            "Request it from the ImageNet team; see data/README.md"
         )
-    rows, notes = (read_prepared(csv), {}) if csv else chosen_images(root, annotations, least)
+    rows, notes = (_read_prepared(csv), {}) if csv else _chosen_images(root, annotations, least)
     return _people_set(root, rows, notes, strict)
 
 
@@ -593,7 +599,7 @@ assert faces.notes["left_out"] == notes["left_out"] and faces.notes["protocol"] 
 assert faces.load(faces.table[:2], 16).shape == (2, 3, 16, 16)
 
 # %% [markdown]
-# The same images by a prepared CSV.
+# The same images, read from a prepared CSV.
 
 # %%
 plain = faces.table[["path", "person_class", "gender"]].set_axis(
@@ -627,14 +633,18 @@ assert read_people(people / "Imagenet.csv", tmp / "data").table.equals(faces.tab
 
 
 # %% [markdown]
-# What stops the reader: no class that is large enough, one of the four files missing, an image missing.
+# The reader stops if no class is large enough, if one of the four files is missing, or if an image
+# is missing.
 
 # %%
 def stopped(error, *changes):
     "Read with a changed or hidden file, and put it back."
     kept = {file: file.read_bytes() for file, _ in changes}
     for file, text in changes:
-        file.unlink() if text is None else file.write_text(text)
+        if text is None:
+            file.unlink()
+        else:
+            file.write_text(text)
     try:
         read_people(people, tmp / "data")
     except error as e:
@@ -642,7 +652,8 @@ def stopped(error, *changes):
     else:
         raise AssertionError("a faulty set was read")
     finally:
-        [file.write_bytes(content) for file, content in kept.items()]
+        for file, content in kept.items():
+            file.write_bytes(content)
 
 
 stopped(ValueError, (annotations, json.dumps(entries[10:21])))

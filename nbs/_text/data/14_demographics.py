@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Demographics of the person subtree
 #
-# > Which synsets of ImageNet name people that a picture can show, which images show one gender, and what each rule leaves out
+# > Select imageable person synsets and images with one gender, and count what is left out
 
 # %%
 #| default_exp data.demographics
@@ -29,22 +29,27 @@ def say(error):
 
 
 # %% [markdown]
-# ImageNet sorts its pictures by WordNet's synsets, and 2,832 of them name kinds of people. Yang et al. (*Towards Fairer Datasets*, 2020) went through them: many words are insults or name what no
-# picture can show, and the pictures of the rest are unequally shared between genders, ages and skin colours. They rated each synset's safety and imageability, and had the people in
-# a sample of pictures annotated. The paper takes what passes these rules:
+# ImageNet sorts its pictures by the synsets of WordNet, and 2,832 of them name kinds of people.
+# Yang et al. (*Towards Fairer Datasets*, 2020) examined them. Many words are insults, or name
+# something that no picture can show. The pictures of the rest are unequally distributed over
+# genders, ages and skin colours. Yang et al. rated each synset's safety and imageability, and had
+# the people in a sample of pictures annotated. The paper applies these rules:
 #
 # 1. the synset is rated *safe*;
 # 2. its imageability is at least 4 of 5;
 # 3. the image has exactly one gender, and that is not "unsure";
 # 4. the class has at least 10 such images.
 #
-# The paper has 104 classes after that. The two lists of ratings are public, but the annotations are given out on request only. So what follows is checked on files that are written here in
-# the same form. The 104 are not checked: the one public trace of them, the authors' prepared CSV, numbers its classes from 0 to 103, and can be read below.
+# The paper has 104 classes after that. The two lists of ratings are public, but the annotations are
+# available on request only. So the code is tested on files that are written here in the same form.
+# The number 104 is not verified. Its only public trace is the authors' prepared CSV, which numbers
+# its classes from 0 to 103; the notebook on people reads it.
 #
 # ## The synsets
 #
-# Both ratings are CSVs with the columns `wnid`, `synset` (its words), `gloss` and the rating. The header of the second is `imageability score`, with a blank. R
-# makes `imageability.score` of that, which is what the authors' code asks for, so both are taken.
+# Both ratings are CSVs with the columns `wnid`, `synset` (its words), `gloss` and the rating. The
+# rating's header in the second is `imageability score`, with a space. R turns it into
+# `imageability.score`, which the authors' code expects, so both are accepted.
 
 # %%
 safety_text = """wnid,synset,gloss,safety
@@ -72,8 +77,8 @@ n10036929,drummer,someone who plays a drum,3.923076923
 def safe_synsets(
     csv: Path,  # synsets_safety.csv
 ) -> pd.Series:  # The words of each synset that is rated safe, by its WordNet ID
-    """Synsets rated 'safe'. Raises: FileNotFoundError, ValueError (no such column, none is
-    safe). Source: image-net.org/data.
+    """Synsets rated 'safe'. Raises: FileNotFoundError, ValueError (no such column, no safe
+    synset). Source: image-net.org/data.
     """
     table = read_labels(csv, ["wnid", "synset", "safety"])
     safe = table[table["safety"] == "safe"]
@@ -112,13 +117,13 @@ for name, text in [
 
 
 # %% [markdown]
-# A score must be a number: pandas would read a column with one word in it as text, and compare it as text.
+# A score must be a number: pandas would read and compare a column with one word in it as text.
 
 # %%
 #| export
 def _scores(csv: Path, table: pd.DataFrame) -> pd.Series:
     """The imageability scores as numbers. Raises: ValueError (no such column, a score that is
-    no number).
+    not a number).
     """
     column = next((c for c in ("imageability score", "imageability.score") if c in table), None)
     if column is None:
@@ -162,10 +167,10 @@ for column, told in (
 #| export
 def imageable_synsets(
     csv: Path,  # imageability_scores.csv
-    least: float = 4,  # The lowest score that will do, of 1 to 5
+    least: float = 4,  # The lowest accepted score, of 1 to 5
 ) -> set[str]:  # WordNet IDs
     """Synsets that a picture can show. Raises: FileNotFoundError, ValueError (no such column, a
-    score that is no number).
+    score that is not a number).
     """
     table = read_labels(csv, ["wnid"])
     return set(table["wnid"][_scores(csv, table) >= least])
@@ -199,12 +204,13 @@ for name, text, told in [
 
 
 # %% [markdown]
-# A class is called by its synset's first word. "Queen" is the first word of several synsets, so a word that is not unique gets the ID behind it.
+# A class is named by the first word of its synset. "Queen" is the first word of several synsets, so
+# a word that is not unique is followed by the ID.
 
 # %%
 #| export
 def class_names(
-    words: pd.Series,  # The words of each synset, apart by commas, by WordNet ID
+    words: pd.Series,  # The words of each synset, separated by commas, by WordNet ID
 ) -> dict[str, str]:  # A name for each ID, all different
     "A short name for each synset."
     first = words.str.split(",").str[0].str.strip()
@@ -222,9 +228,10 @@ assert class_names(three) == dict(n1="queen (n1)", n2="fireman", n3="queen (n3)"
 # %% [markdown]
 # ## The annotations
 #
-# `ImageNet demographics annotations.json` is a list with an entry for each image: `url` holds the file's name, `gender` a list of words, one for each
-# gender that was seen. The image's synset is the
-# first part of its name. What else an entry holds (age, skin colour) is not used. A word outside the three is an error: it would be another edition.
+# `ImageNet demographics annotations.json` is a list with an entry for each image: `url` holds the
+# file's name, `gender` a list with a word for each gender that was seen. The image's synset is the
+# first part of its name. The other fields of an entry (age, skin colour) are not used. A word other
+# than male, female and unsure raises an error, because the file is then another edition.
 
 # %%
 #| export
@@ -232,8 +239,8 @@ _IMAGE = re.compile(r"(n\d{8})_\w+\.(JPEG|jpeg|JPG|jpg|png)")
 
 
 def image_synset(
-    name: str,  # A file name, as n10366966_42.JPEG
-) -> str | None:  # The WordNet ID of its synset; None where the name is no ImageNet name
+    name: str,  # A file name, such as n10366966_42.JPEG
+) -> str | None:  # The WordNet ID of its synset; None if the name is not an ImageNet name
     "The synset that an image belongs to."
     match = _IMAGE.fullmatch(name)
     return match and match[1]
@@ -248,16 +255,17 @@ assert [
 ] == [None] * 4
 
 # %% [markdown]
-# Two people on one picture are two genders or the same one twice; what the annotation gives is the set of what was seen. "Unsure" beside another word counts as several.
+# Two people in one picture may have two genders or the same one. The annotation gives the set of
+# genders that were seen. "Unsure" together with another word counts as several.
 
 # %%
 #| export
 GENDERS = ["Male", "Female"]
-# By the number of words; 2 and more are alike
+# By the number of words; 2 stands for 2 or more
 NO_ONE_GENDER = {0: "no gender", 1: "gender unsure", 2: "several genders"}
 
 
-def one_gender(
+def _one_gender(
     words: list[str],  # The genders of one image, from 'male', 'female', 'unsure'
 ) -> tuple[str, str]:  # The gender or "", and why there is none or ""
     "The gender of an image that has exactly one."
@@ -267,21 +275,21 @@ def one_gender(
 
 
 # %%
-[one_gender(words) for words in (["male"], ["female", "male"], ["unsure"], [])]
+[_one_gender(words) for words in (["male"], ["female", "male"], ["unsure"], [])]
 
 # %%
 assert (
-    one_gender(["female"]) == ("Female", "")
-    and one_gender(["male"])[0] in GENDERS
-    and one_gender(["unsure"]) == ("", "gender unsure")
+    _one_gender(["female"]) == ("Female", "")
+    and _one_gender(["male"])[0] in GENDERS
+    and _one_gender(["unsure"]) == ("", "gender unsure")
 )
-assert one_gender([]) == ("", "no gender") and one_gender(["unsure", "male"]) == one_gender(
+assert _one_gender([]) == ("", "no gender") and _one_gender(["unsure", "male"]) == _one_gender(
     ["male", "female", "unsure"]
 ) == ("", "several genders")
 
 
 # %% [markdown]
-# An entry that has not this form stops the reader, with its number.
+# An entry of another form raises an error with its number.
 
 # %%
 #| export
@@ -289,11 +297,13 @@ def _entry(file: Path, number: int, entry) -> tuple[str, str, str, str]:
     "Image, synset, gender and why there is none, from one entry."
     where = f"{file}, entry {number}"
     if not isinstance(entry, dict) or not {"url", "gender"} <= set(entry):
-        raise ValueError(f"{where}: an entry has 'url' and 'gender', this is {str(entry)[:60]}")
+        raise ValueError(
+            f"{where}: an entry needs 'url' and 'gender', but this is {str(entry)[:60]}"
+        )
     name, words = str(entry["url"]).split("/")[-1], entry["gender"]
     synset = image_synset(name)
     if synset is None:
-        raise ValueError(f"{where}: url {entry['url']!r} is not named as n10366966_42.JPEG")
+        raise ValueError(f"{where}: url {entry['url']!r} is not named like n10366966_42.JPEG")
     if not isinstance(words, list):
         raise ValueError(f"{where} ({name}): gender {words!r} is not a list of words")
     strange = [w for w in words if w not in ("male", "female", "unsure")]
@@ -301,7 +311,7 @@ def _entry(file: Path, number: int, entry) -> tuple[str, str, str, str]:
         raise ValueError(
             f"{where} ({name}): gender {strange[0]!r} is not one of male, female, unsure"
         )
-    return name, synset, *one_gender(words)
+    return name, synset, *_one_gender(words)
 
 
 # %%
@@ -317,9 +327,9 @@ assert _entry(
 ) == ("n10366966_1.JPEG", "n10366966", "Female", "")
 image = "n10366966_1.JPEG"
 for entry, told in (
-    (5, "an entry has"),
-    (dict(url=image), "an entry has"),
-    (dict(url="nurse.JPEG", gender=["male"]), "is not named as"),
+    (5, "an entry needs"),
+    (dict(url=image), "an entry needs"),
+    (dict(url="nurse.JPEG", gender=["male"]), "is not named like"),
     (dict(url=image, gender="male"), "is not a list of words"),
     (dict(url=image, gender=["man"]), "'man' is not one of"),
 ):
@@ -336,11 +346,11 @@ for entry, told in (
 #| export
 def read_demographics(
     file: Path,  # ImageNet demographics annotations.json
-    # `image`, `synset`, `gender` ("" where it has not exactly one), `why` (what speaks against the
-    # image, or "")
+    # `image`, `synset`, `gender` ("" unless it has exactly one), `why` (the reason to leave the
+    # image out, or "")
 ) -> pd.DataFrame:
-    """The annotated images. Raises: FileNotFoundError, ValueError (no JSON, no list, an entry,
-    an image twice). Source: the ImageNet team.
+    """The annotated images. Raises: FileNotFoundError, ValueError (not JSON, not a list, a bad
+    entry, an image twice). Source: the ImageNet team.
     """
     try:
         entries = json.loads(file.read_text(encoding="utf-8"))
@@ -348,7 +358,7 @@ def read_demographics(
         raise ValueError(f"{file}: not readable as JSON: {e}") from e
     if not isinstance(entries, list) or not entries:
         raise ValueError(
-            f"{file}: the file must hold a list of entries, this is {str(entries)[:40]}"
+            f"{file}: the file must hold a list of entries, but this is {str(entries)[:40]}"
         )
     table = pd.DataFrame(
         [_entry(file, i, e) for i, e in enumerate(entries)],
@@ -357,7 +367,7 @@ def read_demographics(
     twice = table["image"].duplicated().to_numpy()
     if twice.any():
         raise ValueError(
-            f"{file}, entry {twice.argmax()}: {table['image'][twice.argmax()]} has an entry already"
+            f"{file}, entry {twice.argmax()}: {table['image'][twice.argmax()]} already has an entry"
         )
     return table
 
@@ -386,8 +396,8 @@ for bad, told in [
     ('[{"url": "n10366966_1.JPEG", "gender": ["female"]', "not readable as JSON"),
     ('{"url": 1}', "must hold a list"),
     ("[]", "must hold a list"),
-    ('["n10366966_1.JPEG"]', "entry 0: an entry has"),
-    (json.dumps(entries[:1] * 2), "entry 1: n10366966_1.JPEG has an entry already"),
+    ('["n10366966_1.JPEG"]', "entry 0: an entry needs"),
+    (json.dumps(entries[:1] * 2), "entry 1: n10366966_1.JPEG already has an entry"),
 ]:
     (tmp / "bad.json").write_text(bad)
     try:
@@ -402,7 +412,8 @@ for bad, told in [
 # %% [markdown]
 # ## The rules
 #
-# Each image is kept, or left out for the first rule that it fails. The count of every rule is part of the result: how much of a set is left, and why, belongs beside any number that is measured on it.
+# Each image is kept, or left out by the first rule that it fails. The count of every rule is part
+# of the result, because results on a set should be reported with how much of it is left, and why.
 
 # %%
 #| export
@@ -412,8 +423,8 @@ def apply_rules(
     imageable: set[str],  # Synsets that are imageable enough
     least: int = 10,  # Images that a class must have
 ) -> pd.DataFrame:  # The table, `why` filled in for each image that is left out
-    """Say of each image which rule of the paper leaves it out. Source: the paper's section 4
-    and the public code's data preparation.
+    """Name the rule that leaves each image out. Source: paper §4, public code (data
+    preparation).
     """
     why = table["why"].mask(~table["synset"].isin(imageable), "synset not imageable enough")
     why = why.mask(~table["synset"].isin(list(safe)), "synset not rated safe")

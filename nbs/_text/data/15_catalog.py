@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Datasets
 #
-# > One door to every set, and a look at what is there before a run needs it
+# > Read any set by its name, and check it before a run needs it
 
 # %%
 #| default_exp data.catalog
@@ -58,17 +58,20 @@ def say(error):
 
 
 # %% [markdown]
-# A set that is read can be [looked at](16_check.ipynb), and what was found [put in words](17_findings.ipynb). Who needs a set finds all of it here: those names are handed on.
+# This module reads every set, and [checks](16_check.ipynb) one for the [printed
+# findings](17_findings.ipynb).
 
 # %% [markdown]
 # ## Synthetic faces
 #
-# They need no files: a row of the table holds all that the renderer needs, and its split is its own. The renderer's version and the seed stand for the source files in the cache's key.
+# Synthetic faces need no files: a row of the table holds all that the renderer needs, and the set
+# has an official split. In the cache key, the renderer's version and the seed replace the source
+# files.
 
 # %%
 #| export
 def read_synthetic(
-    seed: int = 0,  # The set's seed: another seed, other faces
+    seed: int = 0,  # The set's seed; another seed gives other faces
     **sizes,  # Passed on to `synthetic_table`, e.g. fewer images per tone
 ) -> FaceData:  # Labels `expression`, `tone`; official parts train, val, test
     "The project's rendered faces."
@@ -101,9 +104,10 @@ assert split_table(faces.table, "official").value_counts().min() > 0
 assert read_synthetic(seed=1).key != faces.key == read_synthetic().key
 
 # %% [markdown]
-# ## One door
+# ## Sets by name
 #
-# A run's settings name a set and, if one likes, a path. Without a path the official names of folders and archives are looked for below the data root.
+# A run's settings name a set and, optionally, a path. Without a path, the usual names of folders
+# and archives are searched for below the data root.
 
 # %%
 #| export
@@ -140,15 +144,16 @@ _READERS = dict(
 
 
 # %% [markdown]
-# What is not found is said with where it comes from and where it must lie: most people meet this message before anything else.
+# The error for a missing set says where to get it and where to put it, because this is the first
+# error that most users see.
 
 # %%
 #| export
-def find_set(
+def _find_set(
     name: str,  # 'utkface', 'fairface', 'celeba' or 'people'
     data_root: str | Path,  # Where to look
-) -> Path:  # The first of the usual names that is there
-    "Where a set lies below the data root. Raises: FileNotFoundError with the set's source."
+) -> Path:  # The first of the usual names that exists
+    "Find a set below the data root. Raises: FileNotFoundError with the set's source."
     names = _USUAL_NAMES[name]
     found = next((p for n in names if (p := Path(data_root) / n).exists()), None)
     if found is not None:
@@ -176,13 +181,13 @@ write_fairface(tmp / "FairFace")
 write_fairface(tmp / "worse", more="train/9.jpg,3-9,Male,Indian\n")
 (tmp / "empty").mkdir()
 (tmp / "FairFace.zip").touch()
-find_set("fairface", tmp).name
+_find_set("fairface", tmp).name
 
 # %%
-assert find_set("fairface", tmp) == tmp / "FairFace"  # the folder comes before its archive
+assert _find_set("fairface", tmp) == tmp / "FairFace"  # the folder comes before its archive
 for name in ("utkface", "celeba", "people"):
     try:
-        find_set(name, tmp / "empty")
+        _find_set(name, tmp / "empty")
     except FileNotFoundError as e:
         say(e)
         assert SOURCES[name] in str(e)
@@ -191,18 +196,20 @@ for name in ("utkface", "celeba", "people"):
 
 
 # %% [markdown]
-# Every reader takes `strict`: a run stops at a missing file, a check goes on and lists it. A name that nobody knows and a folder that nobody named are mistakes in the settings, told before anything is looked for.
+# Every reader takes `strict`: a run stops at a missing file, a check goes on and lists it. An
+# unknown name, and a folder without a path, are mistakes in the settings, and raise an error before
+# any search.
 
 # %%
 #| export
 def _check_name(name: str):
-    "Raise ValueError for a set that nobody knows."
+    "Raise ValueError for an unknown set."
     if name not in DATASETS:
         raise ValueError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
 
 
 def _fitted(data: FaceData, fit: str) -> FaceData:
-    "The same files as other squares: another loader, and another key for the image cache."
+    "The same files with another fit: another loader, and another key for the image cache."
     key = hashlib.sha256(f"{data.key} {fit}".encode()).hexdigest()
     return replace(data, load=partial(load_images, data.root, fit=fit), key=key)
 
@@ -210,23 +217,23 @@ def _fitted(data: FaceData, fit: str) -> FaceData:
 def read_dataset(
     name: str,  # One of `DATASETS`
     path: str | Path | None,  # A folder or archive; None looks for the usual names in the data root
-    data_root: str | Path,  # Where sets lie, and where archives are unpacked
+    data_root: str | Path,  # The folder of the sets, where archives are also unpacked
     progress: bool = True,  # Show progress bars
     # A missing file is an error; else it is listed in notes["missing"] and left out
     strict: bool = True,
     fit: str = "crop",  # How a rectangular image becomes a square: crop, squeeze or pad
 ) -> FaceData:  # The set
-    "Read a data set by its name. Raises: ValueError (unknown name), and what its reader raises."
+    "Read a data set by its name. Raises: ValueError (unknown name), and its reader's errors."
     _check_name(name)
     if name == "synthetic":
         return read_synthetic()
     if name == "folder" and not path:
         raise ValueError(
             "dataset 'folder' needs a path: the folder or archive that holds labels.csv, or a CSV"
-            " of its own name"
+            " under any name"
         )
     data = _READERS[name](
-        path or find_set(name, data_root), data_root, progress=progress, strict=strict
+        path or _find_set(name, data_root), data_root, progress=progress, strict=strict
     )
     return data if fit == "crop" else _fitted(data, fit)
 
@@ -260,7 +267,8 @@ for name, path in [
         raise AssertionError(f"{name} was read")
 
 # %% [markdown]
-# A rectangular image is cut to its middle, unless the settings ask for another [fit](05_images.ipynb). The image cache then has another name.
+# A rectangular image is cropped to its middle, unless the settings choose another
+# [fit](05_images.ipynb). Each fit has its own image cache.
 
 # %%
 Image.fromarray(np.arange(24 * 48, dtype=np.uint16).astype(np.uint8).reshape(24, 48)).save(
@@ -278,14 +286,16 @@ assert all(
     (data.load(data.table, 8)[0] == decode_image(tmp / "own" / "0.jpg", 8, fit)).all()
     for fit, data in fits.items()
 )
-# the usual fit keeps its key
+# the default fit keeps its key
 assert fits["crop"].key == read_dataset("folder", tmp / "own", tmp, progress=False).key
 
 # %% [markdown]
-# ## The names, before the files
+# ## Labels before files
 #
-# Unpacking an archive and looking through its files takes half a minute, and all of it is lost to a typing error in a column's name. The labels of the published sets are known beforehand: a table without
-# rows holds their columns and classes, and settings are checked against it first. The columns of a folder of one's own, and the classes of ImageNet's people, stand in their files.
+# Unpacking an archive and scanning its files takes half a minute, which would be wasted if a
+# column's name were mistyped. The labels of the published sets are known in advance: a table
+# without rows holds their columns and classes, and settings are checked against it first. Only the
+# files give the columns of your own folder, and the classes of ImageNet's people.
 
 # %%
 #| export
@@ -302,8 +312,8 @@ _ALIASES = dict(celeba=dict(Male="gender"))
 
 def known_labels(
     name: str,  # One of `DATASETS`
-    # The set without a row: `table` has its label columns, `notes` its tasks; None where only the
-    # files tell
+    # The set without rows: `table` has its label columns, `notes` its tasks; None if only the
+    # files give them
 ) -> FaceData | None:
     "The label columns of a published set, and their classes, before it is read."
     if name not in _LABELS:
@@ -325,7 +335,7 @@ def known_labels(
 {name: label_columns(known_labels(name).table)[:4] for name in _LABELS}
 
 # %% [markdown]
-# They are the columns that the readers give, with the classes in the same order.
+# These are the columns that the readers return, with the classes in the same order.
 
 # %%
 read = read_dataset("fairface", None, tmp, progress=False).table
@@ -348,16 +358,17 @@ else:
 
 
 # %% [markdown]
-# ## What is there
+# ## Checking a set
 #
-# A reader warns of files that it leaves out. In a check those warnings belong to the findings, so they are caught, all of them, and kept.
+# A reader warns about files that it leaves out. In a check these warnings are findings, so all of
+# them are caught and kept.
 
 # %%
 #| export
 def _read_noting(
     name: str, path: str | Path | None, data_root: str | Path, progress: bool
 ) -> tuple[FaceData, tuple[str, ...]]:
-    "What is there of a set, and what its reader warned of."
+    "A set as far as its files exist, and its reader's warnings."
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = read_dataset(name, path, data_root, progress, strict=False)
@@ -373,7 +384,7 @@ _read_noting("utkface", None, tmp, progress=False)[1]
 
 # %%
 data, said = _read_noting("utkface", None, tmp, progress=False)
-# not once only
+# the warning is repeated
 assert (
     len(data.table) == 2
     and len(said) == 1
@@ -395,9 +406,9 @@ def check_dataset(
     data_root: str | Path,  # As for `read_dataset`
     decode: bool = True,  # Decode every image
     progress: bool = True,  # Show progress bars
-    partial: bool = False,  # Whether a run is to use what is there of it
+    partial: bool = False,  # Will a run use an incomplete set?
 ) -> SetCheck:  # For `set_text`
-    """Look at a set without using it; a set that is not there is a result. Raises: ValueError
+    """Check a set before a run; a missing set is a result, not an error. Raises: ValueError
     (unknown name).
     """
     _check_name(name)
@@ -409,7 +420,8 @@ def check_dataset(
 
 
 # %% [markdown]
-# Each file of the one is there and sound, the other lacks one, and a third set is not there at all. Only a name that no set has is the caller's mistake.
+# The first set is complete and sound, the second lacks a file, and the third is missing. Only an
+# unknown name is an error of the caller.
 
 # %%
 checks = [
@@ -441,7 +453,8 @@ else:
     raise AssertionError("an unknown set was checked")
 
 # %% [markdown]
-# Look, then tell: this is what `fairgrape data check` prints. A set that is not there, one that cannot be read, one of which only the labels are there, and one without files:
+# `fairgrape data check` prints the following texts: for a missing set, for a set that cannot be
+# read, for a set with labels but no images, and for a set without files.
 
 # %%
 (tmp / "damaged.zip").write_text("<html>")

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Data quality
 #
-# > What a set holds, label by label and file by file, before a run of days depends on it
+# > Count the labels and check the files of a set before a run of several days depends on it
 
 # %%
 #| default_exp data.check
@@ -36,8 +36,10 @@ from fairgrape.data.readers import read_fairface
 
 
 # %% [markdown]
-# Before a run of days one wants to know of a set: is it whole, are its files sound, has every group its images in every part? The running example is a FairFace of eight plain colours with three faults: the labels of `train`
-# also name a picture that is not there, the first picture of `val` is the first of `train` again, and one file will be cut short further below.
+# Before a run of several days, check the set. Is it complete, are its files sound, and does every
+# group have images in every part? The running example is a FairFace of eight plain colours with
+# three faults. The labels of `train` also name a missing picture, the first picture of `val` is a
+# copy of the first of `train`, and one file is truncated below.
 
 # %%
 def write_fairface(folder, colours, more=""):
@@ -66,22 +68,16 @@ worse.table[["path", "gender", "race", "official"]]
 # %% [markdown]
 # ## The labels
 #
-# Which splits can this set have? A person's photographs can only be kept together where persons are known, and the official split exists only where somebody published one.
+# The splits of a set depend on its columns. A split by person needs the persons, and an official
+# split exists only if it was published.
 
 # %%
 #| export
 def all_splits(
     table: pd.DataFrame,  # A data set's table
 ) -> dict[str, pd.Series]:  # By the setting's name, the part of each image
-    "Every split that a set can have: by photograph, by person, its own."
-    hows = [
-        "photo",
-        *[
-            how
-            for how, column in [("person", "person"), ("official", "official")]
-            if column in table
-        ],
-    ]
+    "Every split that a set can have: by photograph, by person, official."
+    hows = ["photo", *[how for how in ("person", "official") if how in table]]
     return {how: split_table(table, how) for how in hows}
 
 
@@ -97,23 +93,22 @@ assert all_splits(worse.table)["official"].tolist() == split_table(worse.table, 
 
 
 # %% [markdown]
-# Which crossings of labels are worth counting? Gender is the group of most protocols, so every other label is crossed with it. A set without it has its labels crossed in pairs. A crossing that has
-# more cells than the set has images says nothing of its cells, and two columns of thousands of values would need gigabytes; it is left out.
+# Gender is the group of most protocols, so every other label is crossed with it. In a set without
+# gender, all pairs of labels are crossed. A crossing with more cells than images is left out: its
+# counts say nothing, and two columns of thousands of values would need gigabytes.
 
 # %%
 #| export
 def crossings(
     table: pd.DataFrame,  # A data set's table
 ) -> list[str]:  # Products of two label columns, as for `codes`
-    """The pairs of labels to look at: each with gender, or all where there is no gender;
+    """The pairs of labels to count: each label with gender, or all pairs if there is no gender,
     without those of more cells than images.
     """
     labels = label_columns(table)
-    pairs = (
-        [(c, "gender") for c in labels if c != "gender"]
-        if "gender" in labels
-        else combinations(labels, 2)
-    )
+    pairs = combinations(labels, 2)
+    if "gender" in labels:
+        pairs = [(c, "gender") for c in labels if c != "gender"]
     classes = {c: len(table[c].cat.categories) for c in labels}
     return [f"{a}*{b}" for a, b in pairs if classes[a] * classes[b] <= max(1000, len(table))]
 
@@ -135,12 +130,13 @@ assert crossings(many) == ["a*c", "b*c"]  # 500 · 500 cells, 1,500 images
 
 
 # %% [markdown]
-# The counts of one label, or of one crossing, in every part of every split. The whole set comes first; it is the sum over any split's parts.
+# These are the counts of one label, or of one crossing, in every part of every split. The first
+# column counts the whole set, which is the sum over the parts of any split.
 
 # %%
 #| export
 def _count_one(table: pd.DataFrame, splits: dict[str, pd.Series], spec: str) -> pd.DataFrame:
-    "Images of each class or cell of `spec`: rows (label, class), columns (split, part)."
+    "The images of each class or cell of `spec`: rows (label, class), columns (split, part)."
     parts = {how: count_cells(table, split, spec) for how, split in splits.items()}
     counts = pd.concat({"all": parts["photo"].sum(axis=1).to_frame(""), **parts}, axis=1)
     return counts.set_axis(
@@ -152,7 +148,8 @@ def _count_one(table: pd.DataFrame, splits: dict[str, pd.Series], spec: str) -> 
 _count_one(worse.table, all_splits(worse.table), "gender")
 
 # %% [markdown]
-# Six pictures of `train` and two of `val` are in turn male and female, so four are of either, and `val` has one of each. (What FairFace calls `val` is the test here.)
+# Six pictures of `train` and two of `val` are alternately male and female, so there are four of
+# each, and `val` has one of each. (The `val` of FairFace is the test here.)
 
 # %%
 genders = _count_one(worse.table, all_splits(worse.table), "gender")
@@ -171,7 +168,7 @@ assert (
 def count_all(
     table: pd.DataFrame,  # A data set's table
     splits: dict[str, pd.Series],  # As from `all_splits`
-    # A row a class or cell, index (label, class); columns (split, part), and ('all', '')
+    # One row per class or cell, index (label, class); columns (split, part), and ('all', '')
 ) -> pd.DataFrame:
     "Count the images of every class and every crossing in every part."
     rows = [_count_one(table, splits, spec) for spec in [*label_columns(table), *crossings(table)]]
@@ -179,7 +176,7 @@ def count_all(
 
 
 # %% [markdown]
-# All of it is one long table, so that a single test finds every empty class and cell:
+# The result is one long table, so a single comparison finds every empty class and cell:
 
 # %%
 counts = count_all(worse.table, all_splits(worse.table))
@@ -197,12 +194,13 @@ assert len(counts) == 9 + 2 + 7 + 9 * 2 + 7 * 2
 # %% [markdown]
 # ## The files
 #
-# A file may be there and still be no picture. The only sure test is to decode all of it; for a large set that takes a few minutes on as many threads as there are cores.
+# A file may exist and still be damaged. The only sure test is to decode it completely. For a large
+# set this takes a few minutes, with one thread per core.
 
 # %%
 #| export
 def _trouble(file: Path) -> str:
-    "Why an image cannot be decoded; empty where it can."
+    "The reason why an image cannot be decoded; empty if it can."
     try:
         decode_image(file, 32)
     except (ValueError, FileNotFoundError) as e:
@@ -230,7 +228,7 @@ def find_damaged(
     paths: Sequence[str],  # Image files
     progress: bool = True,  # Show a progress bar
 ) -> dict[str, str]:  # By path, why the image cannot be decoded
-    "Decode every image; which cannot be?"
+    "Find the images that cannot be decoded."
     with ThreadPoolExecutor(cores()) as pool:
         found = tqdm(
             pool.map(lambda path: _trouble(root / path), paths),
@@ -242,7 +240,7 @@ def find_damaged(
 
 
 # %% [markdown]
-# The reader says no more of a file than that it is there; this finds the one that was cut short above.
+# The reader only checks that a file exists. This function finds the truncated one.
 
 # %%
 damaged = find_damaged(worse.root, worse.table.path, progress=False)
@@ -256,7 +254,8 @@ assert (
 
 
 # %% [markdown]
-# The same picture twice, once in training and once in the test, is a test question with the answer. Equal bytes are found by hashing, and only files of equal size need to be read.
+# A picture that is both in training and in the test makes the test too easy. Equal bytes are found
+# by hashing, and only files of equal size have to be read.
 
 # %%
 #| export
@@ -264,16 +263,16 @@ def find_copies(
     root: Path,  # The folder that the paths are relative to
     paths: Sequence[str],  # Image files
     progress: bool = True,  # Show a progress bar
-) -> list[str]:  # For each, the first path with the same bytes: its own, if it is no copy
-    "Which files are byte for byte the same?"
+) -> list[str]:  # For each file, the first path with the same bytes: its own, if it is not a copy
+    "Find files that are byte-for-byte copies of another."
     sizes = [os.path.getsize(os.path.join(root, p)) for p in paths]
     often, first, same_as = Counter(sizes), {}, []
     for path, size in tqdm(
         zip(paths, sizes), "looking for copies", total=len(paths), disable=not progress
     ):
-        key = (
-            (size, hashlib.sha256((root / path).read_bytes()).digest()) if often[size] > 1 else path
-        )
+        key = path
+        if often[size] > 1:
+            key = size, hashlib.sha256((root / path).read_bytes()).digest()
         same_as.append(first.setdefault(key, path))
     return same_as
 
@@ -283,7 +282,8 @@ same_as = find_copies(worse.root, worse.table.path, progress=False)
 dict(zip(worse.table.path, same_as))
 
 # %% [markdown]
-# Plain pictures compress to files of one size whatever their colour, so it is their bytes that tell them apart:
+# Plain pictures of any colour compress to files of the same size, so only their bytes tell them
+# apart:
 
 # %%
 assert os.path.getsize(tmp / "worse/train/0.jpg") == os.path.getsize(tmp / "worse/train/1.jpg")
@@ -295,23 +295,24 @@ assert [p for p, q in zip(worse.table.path, same_as) if p != q] == ["val/0.jpg"]
 # %% [markdown]
 # ## The check
 #
-# What was found is kept as a value, so that it can be tested, printed, or looked at in a notebook. A set that cannot be read at all is a finding too, and no crash.
+# The findings are kept in a record that can be tested, printed, or inspected in a notebook. A set
+# that cannot be read is a finding too, not a crash.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class SetCheck:
-    "What is there of a set, and what is not"
+    "The findings of a check of a set."
 
     name: str  # The set
-    data: FaceData | None = None  # What was read; None where nothing could be
-    problem: str = ""  # Why not
+    data: FaceData | None = None  # The set as read; None if it could not be read
+    problem: str = ""  # The reason why it could not be read
     said: tuple[str, ...] = ()  # Warnings of the reader, e.g. the files that it left out
     splits: dict = field(default_factory=dict)  # As from `all_splits`
     counts: pd.DataFrame | None = None  # As from `count_all`
-    damaged: dict | None = None  # As from `find_damaged`; None where nothing was decoded
+    damaged: dict | None = None  # As from `find_damaged`; None if nothing was decoded
     same_as: tuple[str, ...] = ()  # As from `find_copies`
-    partial: bool = False  # Whether a run is to use what is there
+    partial: bool = False  # Will a run use an incomplete set?
 
 
 # %%
@@ -326,19 +327,20 @@ assert (
 
 
 # %% [markdown]
-# A set is sound if a run could read all of it, or, where the run is to use what is there (`partial`), if all of that can be read. Copies and empty cells do not make it unsound: they are the set's own, and a matter of judgement.
+# A set is sound if a run can read all of it or, with `partial`, all images that exist. Copies and
+# empty cells do not make it unsound: they are properties of the set, and a matter of judgement.
 
 # %%
 #| export
 @patch(as_prop=True)
 def missing(self: SetCheck) -> list[str]:
-    "Files that the labels name and that are not there"
+    "Files that the labels name and that are missing."
     return [] if self.data is None else self.data.notes.get("missing", [])
 
 
 @patch(as_prop=True)
 def sound(self: SetCheck) -> bool:
-    "Whether a run could read all of it, or all that is there"
+    "Can a run read all of the set or, with `partial`, all images that exist?"
     return not (self.problem or (self.missing and not self.partial) or self.damaged)
 
 
@@ -363,14 +365,14 @@ assert (
 
 
 # %% [markdown]
-# Which pictures are there twice, and do their labels agree? Of UTKFace's 390 copies about half carry another age.
+# Copies may have different labels. About half of the 390 copies in UTKFace have another age.
 
 # %%
 #| export
 @patch
 def twins(self: SetCheck) -> pd.DataFrame:
-    """Pictures that are byte for byte the same as an earlier one: `path`, `twin`, and in
-    `differs` what the labels say of each.
+    """Pictures that are byte-for-byte copies of an earlier one: `path`, `twin`, and in `differs`
+    the labels in which they differ.
     """
     table = self.data.table
     first = pd.Series(range(len(table)), table["path"]).groupby(level=0).first()
@@ -380,13 +382,8 @@ def twins(self: SetCheck) -> pd.DataFrame:
         if path == twin:
             continue
         pairs = [(c, table[c].iloc[i], table[c].iloc[first[twin]]) for c in columns]
-        rows.append(
-            (
-                path,
-                twin,
-                ", ".join(f"{c} {mine} / {other}" for c, mine, other in pairs if mine != other),
-            )
-        )
+        differs = ", ".join(f"{c} {mine} / {other}" for c, mine, other in pairs if mine != other)
+        rows.append((path, twin, differs))
     return pd.DataFrame(rows, columns=["path", "twin", "differs"])
 
 
@@ -409,9 +406,9 @@ def check_data(
     decode: bool = True,  # Decode every image
     progress: bool = True,  # Show progress bars
     said: tuple[str, ...] = (),  # Warnings of the reader
-    partial: bool = False,  # Whether a run is to use what is there
-) -> SetCheck:  # What was found
-    "Look at a set's labels and files."
+    partial: bool = False,  # Will a run use an incomplete set?
+) -> SetCheck:  # The findings
+    "Check the labels and files of a set."
     if data.table.empty:
         return SetCheck(data.name, data, "none of the images is there", said)
     splits, paths = all_splits(data.table), data.table["path"]
@@ -424,7 +421,8 @@ def check_data(
 
 
 # %% [markdown]
-# The three faults of the example, all at once. Decoding is what takes the time in a large set, so it can be left out.
+# The check finds all three faults of the example. Decoding takes most of the time in a large set,
+# so it is optional.
 
 # %%
 check = check_data(worse, progress=False, said=("the reader says hello",))

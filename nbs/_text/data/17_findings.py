@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Findings
 #
-# > What a look at a set found, in words for a terminal
+# > The findings of a check, as text for a terminal
 
 # %%
 #| default_exp data.findings
@@ -25,8 +25,9 @@ from unittest.mock import patch
 from fairgrape.data.check import check_data, count_all
 
 # %% [markdown]
-# What `fairgrape data check` prints about the [quality](16_check.ipynb) of a set. The running example is a check of eight pictures, written down by hand: one file is missing, one is damaged, and the seventh picture is the first one
-# again, on the other side of the official split.
+# This notebook formats what `fairgrape data check` prints about the [quality](16_check.ipynb) of a
+# set. The running example is a check of eight pictures, written by hand: one file is missing, one
+# is damaged, and the seventh picture is a copy of the first, in another part of the official split.
 
 # %%
 PATHS = [*[f"train/{i}.jpg" for i in range(6)], "val/0.jpg", "val/1.jpg"]
@@ -55,12 +56,13 @@ check = SetCheck(
 
 
 # %% [markdown]
-# The counts come first, then the files, then the classes and cells without an image. A list of names is of use only as long as it is short.
+# The counts come first, then the files, then the classes and cells without images. Lists of names
+# are kept short.
 
 # %%
 #| export
 def _some(names: Sequence[str], n: int = 8) -> str:
-    "A list of names that stays short."
+    "The first `n` names, and the number of the others."
     return ", ".join(names[:n]) + (f" … and {len(names) - n:,} more" if len(names) > n else "")
 
 
@@ -79,37 +81,29 @@ assert _some("abcdefgh") == "a, b, c, d, e, f, g, h" and _some("abcdefghi").ends
 
 
 # %% [markdown]
-# Crossings have many rows. Where there are more than three of them the table would fill several screens, so it shows the classes alone; an empty cell is named further below in any case.
+# Crossings have many rows. With more than three of them the table would fill several screens, so it
+# shows only the classes. Empty cells are listed further below in any case.
 
 # %%
 #| export
 def _is_crossed(counts: pd.DataFrame | pd.Series) -> pd.Index:
-    "Which rows count cells of a crossing, and not classes of one label."
+    "Which rows count cells of a crossing rather than classes of one label."
     return counts.index.get_level_values("label").str.contains("×")
 
 
 def _uncounted(table: pd.DataFrame) -> list[str]:
-    "A line that names the columns that hold no classes, where there are any."
-    columns = [
-        c
-        for c in table
-        if c not in ("path", "photo", "person", "official", "synset")
-        and pd.api.types.is_string_dtype(table[c].dtype)
-    ]
-    names = [
-        f"{c} ({table[c].nunique():,})"
-        for c in columns
-        if not isinstance(table[c].dtype, pd.CategoricalDtype)
-    ]
-    return (
-        [f"No labels, as most images have a value of their own: {', '.join(names)}"]
-        if names
-        else []
-    )
+    "A line that names the columns without classes, if there are any."
+    columns = [c for c in table if c not in ("path", "photo", "person", "official", "synset")]
+    texts = [c for c in columns if pd.api.types.is_string_dtype(table[c].dtype)]
+    free = [c for c in texts if not isinstance(table[c].dtype, pd.CategoricalDtype)]
+    names = [f"{c} ({table[c].nunique():,})" for c in free]
+    if not names:
+        return []
+    return [f"Not used as labels, because most images have a different value: {', '.join(names)}"]
 
 
 def _counts_text(check: SetCheck) -> list[str]:
-    "The tables: images in each part, classes, and crossings where they are few."
+    "The tables: images in each part, classes, and crossings if they are few."
     sizes = pd.DataFrame(
         {how: split.value_counts()[SPLITS] for how, split in check.splits.items()}
     ).T.rename_axis("split")
@@ -145,7 +139,7 @@ assert ["official", "6", "0", "2"] in lines and [
     "0",
 ] in lines
 assert "Indian" not in "\n".join(_counts_text(check)) and _is_crossed(check.counts).sum() == 3 * 2
-# four labels beside gender: four crossings
+# four labels besides gender: four crossings
 wide = check_data(
     FaceData("wide", None, table.assign(**{f"more{i}": table.race for i in range(3)}), None, "k")
 )
@@ -155,7 +149,7 @@ three = check_data(
 )
 assert "×" in "\n".join(_counts_text(three))
 assert _uncounted(table) == [] and _uncounted(table.assign(id=PATHS, person="Ada")) == [
-    "No labels, as most images have a value of their own: id (8)"
+    "Not used as labels, because most images have a different value: id (8)"
 ]
 assert _counts_text(replace(check, data=replace(data, table=table.assign(id=PATHS))))[-2].endswith(
     ": id (8)"
@@ -164,18 +158,19 @@ assert "×" not in "\n".join(_counts_text(wide)) and "more1" in "\n".join(_count
 
 
 # %% [markdown]
-# Copies within one part do little harm; a copy that a split puts on the other side does. So the lines say for each split how many pictures it tears from their twins.
+# Copies within one part do little harm, but copies in different parts do. So the text gives, for
+# each split, the number of pictures whose copy is in another part.
 
 # %%
 #| export
 def _torn(split: pd.Series, same_as: pd.Series) -> list[str]:
-    "The pictures whose copies lie in different parts."
+    "The pictures with copies in different parts."
     apart = split.astype(str).groupby(same_as).nunique() > 1
     return list(apart.index[apart])
 
 
 def _twin_lines(twins: pd.DataFrame, n: int = 8) -> list[str]:
-    "The first pictures with their twins, and what their labels say."
+    "The first pictures with their twins, and the labels in which they differ."
     lines = [
         f"      {path} = {twin}" + (f": {differs}" if differs else "")
         for path, twin, differs in twins.head(n).itertuples(index=False)
@@ -187,18 +182,14 @@ def _twin_lines(twins: pd.DataFrame, n: int = 8) -> list[str]:
 
 
 def _copies_text(check: SetCheck) -> list[str]:
-    "Copies, and those of them that a split tears apart."
+    "Copies, and the copies that a split puts into different parts."
     paths, same_as = check.data.table["path"], pd.Series(check.same_as, check.data.table.index)
     copies = int((paths != same_as).sum())
     torn = {how: _torn(split, same_as) for how, split in check.splits.items() if copies}
-    lines = [
-        f"  byte for byte the same as another: {copies:,}",
-        *[
-            f"    with its twin in another part, {how} split: {len(t):,}"
-            + (f" ({_some(t, 3)})" if t else "")
-            for how, t in torn.items()
-        ],
-    ]
+    lines = [f"  byte-for-byte copies of another: {copies:,}"]
+    for how, names in torn.items():
+        named = f" ({_some(names, 3)})" if names else ""
+        lines.append(f"    with its twin in another part, {how} split: {len(names):,}{named}")
     if not copies:
         return lines
     twins = check.twins()
@@ -238,41 +229,43 @@ assert _twin_lines(pd.DataFrame([["a", "b", ""]] * 9))[-1].startswith("      …
 
 
 # %% [markdown]
-# Who is in which part? A person whose photographs lie in training and in the test makes the test easier than it looks, and so does a photograph with a face in both. The split by photograph keeps photographs whole and the
-# split by person persons; of the official split somebody must look.
+# A person with photographs in both training and test makes the test easier than it looks, and so
+# does a photograph with faces in both. The split by photograph keeps photographs together, and the
+# split by person keeps persons together. An official split has to be checked.
 
 # %%
 #| export
 def _sides_text(check: SetCheck) -> list[str]:
-    "Persons in each part, and the persons and photographs that a split tears apart."
+    "Persons in each part, and the persons and photographs that are in several parts."
     lines, table = ["Persons and photographs"], check.data.table
     for how, split in check.splits.items():
         for column, what in (("person", "persons"), ("photo", "photographs")):
             if column not in table:
                 continue
-            torn, parts = (
-                _torn(split, table[column].astype(str)),
-                table[column].groupby(split.astype(str)).nunique(),
-            )
+            torn = _torn(split, table[column].astype(str))
+            parts = table[column].groupby(split.astype(str)).nunique()
             each = ", ".join(f"{part} {parts.get(part, 0):,}" for part in SPLITS)
             named = f" ({_some(torn, 3)})" if torn else ""
             lines.append(
                 f"  {how} split, {what}: {each}; in more than one part: {len(torn):,}{named}"
             )
-    return [*lines, *([] if "person" in table else ["  who is on an image is not known"]), ""]
+    if "person" not in table:
+        lines.append("  the persons are not known")
+    return [*lines, ""]
 
 
 # %%
 print("\n".join(_sides_text(check)))
 
 # %% [markdown]
-# By hand: eight photographs, and `official` has six of them in train and two in test. With one more person than pictures in train (Ada is in train and in test), one is torn.
+# By hand: there are eight photographs, and `official` has six of them in train and two in test.
+# With persons, Ada is in train and in test, so one person is in more than one part.
 
 # %%
 assert _sides_text(check)[1:] == [
     "  photo split, photographs: train 5, val 0, test 3; in more than one part: 0",
     "  official split, photographs: train 6, val 0, test 2; in more than one part: 0",
-    "  who is on an image is not known",
+    "  the persons are not known",
     "",
 ]
 known = replace(
@@ -291,22 +284,20 @@ assert _sides_text(known)[3:] == [
     "",
 ]
 assert _copies_text(SetCheck("x", data, splits=splits, same_as=tuple(PATHS))) == [
-    "  byte for byte the same as another: 0"
+    "  byte-for-byte copies of another: 0"
 ]
 
 
 # %%
 #| export
 def _files_text(check: SetCheck) -> list[str]:
-    "What is wrong with the files."
+    "Missing, damaged, repeated and copied files."
     if check.data.root is None:
         return ["Files: none, the images are rendered", ""]
     twice = check.data.table["path"][check.data.table["path"].duplicated()].tolist()
-    decoded = (
-        "not looked for"
-        if check.damaged is None
-        else f"{len(check.damaged):,} (every image was decoded)"
-    )
+    decoded = "not looked for"
+    if check.damaged is not None:
+        decoded = f"{len(check.damaged):,} (every image was decoded)"
     first = [f"    {why}" for why in list((check.damaged or {}).values())[:1]]
     lines = [
         "Files",
@@ -314,15 +305,15 @@ def _files_text(check: SetCheck) -> list[str]:
         f"  damaged: {decoded} {_some(list(check.damaged or ()))}",
         *first,
         f"  named twice by the labels: {len(twice):,} {_some(twice)}",
+        *_copies_text(check),
+        *[f"  {text}" for text in check.said],
     ]
-    return [
-        line.rstrip()
-        for line in [*lines, *_copies_text(check), *[f"  {text}" for text in check.said]]
-    ] + [""]
+    return [*[line.rstrip() for line in lines], ""]
 
 
 # %% [markdown]
-# "None damaged" and "nobody looked" are different findings, and are said differently. What the reader warned of stands at the end.
+# "None damaged" and "not looked for" are different findings, so the text distinguishes them. The
+# reader's warnings come last.
 
 # %%
 print("\n".join(_files_text(check)))
@@ -350,12 +341,13 @@ assert _files_text(twice)[2:4] == [
 
 
 # %% [markdown]
-# A rate is not defined in a cell without images, and a product of labels with such a cell cannot be the grouping. What the whole set lacks is said once, and not again for every part.
+# A rate is undefined in a cell without images, and a product of labels with such a cell cannot be
+# the grouping. A class that the whole set lacks is listed once, not again for every part.
 
 # %%
 #| export
 def _empty(column: pd.Series, where: str) -> list[str]:
-    "Lines that name the classes and the cells of one part without an image."
+    "Lines that name the classes and the cells of one part that have no images."
     crossed, lines = _is_crossed(column), []
     for what, some in [("classes", column[~crossed]), ("cells", column[crossed])]:
         if names := [f"{label}: {cell}" for label, cell in some.index[some == 0]]:
@@ -366,7 +358,7 @@ def _empty(column: pd.Series, where: str) -> list[str]:
 
 
 def _empty_text(check: SetCheck) -> list[str]:
-    "Classes and cells without an image: in the whole set, and then of the others in each part."
+    "Classes and cells without images: in the whole set, then the others in each part."
     nowhere = check.counts["all", ""] == 0
     lines = _empty(check.counts["all", ""], "the whole set")
     for (how, part), column in check.counts.drop(columns="all", level=0).items():
@@ -405,14 +397,15 @@ assert _empty_text(full)[1:] == ["  none", ""]
 
 
 # %% [markdown]
-# How much of a set is there? Images and label files are counted apart: a row whose image is missing can be left out, but without its label file a whole part is missing.
+# This function says how much of a set is there. It counts images and label files separately: a row
+# without its image can be left out, but without its label file a whole part is missing.
 
 # %%
 #| export
 def part_of(
     data: FaceData,  # A set, read with `strict=False`
-) -> str:  # As '4,500 of 202,599 images'
-    "How many of the images that the labels name are there, and which label files are not."
+) -> str:  # E.g. '4,500 of 202,599 images'
+    "How many of the images that the labels name exist, and which label files are missing."
     missing = data.notes.get("missing", [])
     files = [name for name in missing if name.endswith((".csv", ".txt"))]
     n = len(data.table)
@@ -433,28 +426,22 @@ assert (
 # %%
 #| export
 def _advice(check: SetCheck) -> str:
-    "What to do."
+    "The last lines: what to do about the findings."
     source = f" {SOURCES[check.name]}; see data/README.md" if check.name in SOURCES else ""
-    nothing = (
-        "Nothing is missing"
-        if not check.missing
-        else f"A run with partial = True uses what is there: {part_of(check.data)}"
-    )
     if check.sound:
-        return nothing + (" and nothing is damaged." if check.damaged is not None else ".")
-    stops = [] if check.partial else [("missing", check.missing)]
-    what = [
-        f"{kind} ({len(files):,})" for kind, files in [*stops, ("damaged", check.damaged)] if files
-    ]
-    images = [
-        name
-        for _, files in [*stops, ("damaged", check.damaged)]
-        for name in files or ()
-        if not name.endswith((".csv", ".txt"))
-    ]
+        found = "Nothing is missing"
+        if check.missing:
+            found = f"A run with partial = True uses what is there: {part_of(check.data)}"
+        return found + (" and nothing is damaged." if check.damaged is not None else ".")
+    stops = dict(damaged=list(check.damaged or ()))
+    if not check.partial:
+        stops = dict(missing=check.missing) | stops
+    what = [f"{kind} ({len(names):,})" for kind, names in stops.items() if names]
+    ways = []
     # a label file has no rows in the labels
-    ways = ["take their rows out of the labels"] if images else []
-    if stops and check.missing:
+    if not all(name.endswith((".csv", ".txt")) for names in stops.values() for name in names):
+        ways.append("remove their rows from the labels")
+    if stops.get("missing"):
         ways.append("use what is there, with partial = True (--partial True)")
     return (
         f"A run would stop at the {' and the '.join(what)} files. Fetch them again, or"
@@ -463,7 +450,7 @@ def _advice(check: SetCheck) -> str:
 
 
 # %% [markdown]
-# A list of faults should end with what to do about them:
+# The text ends with what to do about the faults:
 
 # %%
 _advice(check)
@@ -477,7 +464,7 @@ assert (
     and _advice(SetCheck("own")) == "Nothing is missing."
 )
 assert (
-    "or take their rows out of the labels; or use what is there, with partial = True (--partial"
+    "or remove their rows from the labels; or use what is there, with partial = True (--partial"
     " True)." in _advice(check)
 )
 lacking = SetCheck(
@@ -490,7 +477,7 @@ assert (
     " fairface_label_val.csv."
 )
 assert _advice(replace(check, partial=True)).startswith(
-    "A run would stop at the damaged (1) files. Fetch them again, or take their rows out of the"
+    "A run would stop at the damaged (1) files. Fetch them again, or remove their rows from the"
     " labels. FairFace"
 )
 assert _advice(SetCheck("own", damaged={"a": "cut"})).startswith(
@@ -498,33 +485,32 @@ assert _advice(SetCheck("own", damaged={"a": "cut"})).startswith(
 ) and "data/README" not in _advice(SetCheck("own", damaged={"a": "cut"}))
 
 # %% [markdown]
-# A part of a set looks whole to its own label file, so the first lines compare it with the published size. A set that could not be read has no more than a reason, and its source where the reason does not name it already.
+# An incomplete set may still match its label file, so the first lines compare it with the published
+# size. For a set that could not be read, the text gives only the reason, and the set's source
+# unless the reason already names it.
 
 # %%
 #| export
-# image files in the published sets
-FULL_SIZE = dict(utkface=23_707, fairface=97_698, celeba=202_599)
+# the numbers of image files in the published sets
+_FULL_SIZE = dict(utkface=23_707, fairface=97_698, celeba=202_599)
 
 
 def _heading(check: SetCheck) -> list[str]:
-    "How many images there are, and of how many."
-    n, full = len(check.data.table), FULL_SIZE.get(check.name, 0)
+    "The number of images, and the published number if it differs."
+    n, full = len(check.data.table), _FULL_SIZE.get(check.name, 0)
     here = n + len(check.missing) + len(check.data.notes.get("skipped", []))
     head = [f"{check.name}: {n:,} images" + (f" in {check.data.root}" if check.data.root else "")]
-    return head + (
-        [f"The published set has {full:,} images; the labels here name {here:,}."]
-        if full and here != full
-        else []
-    )
+    if full and here != full:
+        head.append(f"The published set has {full:,} images; the labels here name {here:,}.")
+    return head
 
 
 def _problem_text(check: SetCheck) -> str:
-    "Why a set cannot be used at all, and where it is had."
+    "The reason why a set cannot be used, and where to get the set."
     source = SOURCES.get(check.name, "")
     known = source in check.problem  # no source is part of any reason
-    return f"{check.name}: {check.problem.removeprefix(f'{check.name}: ')}" + (
-        "" if known else f"\n{source}; see data/README.md"
-    )
+    told = f"{check.name}: {check.problem.removeprefix(f'{check.name}: ')}"
+    return told if known else f"{told}\n{source}; see data/README.md"
 
 
 # %%
@@ -542,7 +528,7 @@ skipped = SetCheck(
     FaceData("fairface", None, table, None, "k", dict(missing=["a"], skipped=["b", "c"])),
 )
 assert _heading(skipped)[1].endswith("name 11.")  # 8 read, 1 missing, 2 without a label
-with patch.dict(FULL_SIZE, fairface=11):
+with patch.dict(_FULL_SIZE, fairface=11):
     assert len(_heading(skipped)) == 1
 assert _problem_text(SetCheck("own", problem="own: gone")) == "own: gone"
 assert (
@@ -557,7 +543,7 @@ assert _problem_text(SetCheck("utkface", problem=f"gone. {SOURCES['utkface']}"))
 def set_text(
     check: SetCheck,  # What was found
 ) -> str:  # Many lines, for a terminal
-    "What a check found, to read."
+    "The findings of a check as text."
     if check.problem:
         return _problem_text(check)
     return "\n".join(
@@ -578,7 +564,7 @@ text = set_text(check)
 print(text)
 
 # %% [markdown]
-# A test reads that text like a person: each of the faults that were put in is named, in this order.
+# The text names each fault of the example, in this order.
 
 # %%
 told = [
@@ -590,7 +576,7 @@ told = [
     "Files",
     "missing: 1",
     "damaged: 1",
-    "the same as another: 1",
+    "copies of another: 1",
     "without an image",
     "A run would stop at",
 ]

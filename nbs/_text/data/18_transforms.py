@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Transforms
 #
-# > A whole batch is augmented and normalised at once on the device, and yet each image in its own way
+# > Augment and normalise a whole batch on the device, with random parameters per image
 
 # %%
 #| default_exp data.transforms
@@ -20,18 +20,23 @@ import matplotlib.pyplot as plt
 
 
 # %% [markdown]
-# The paper's training code flips, crops a little, distorts, changes colours, blurs and adds noise. Done image by image on the CPU this costs more than decoding. Here it happens for a whole batch on the device, and
-# each image draws its own parameters. torchvision's transforms draw one set of parameters per call, so the geometry and the colours are ours. Random numbers come from torch's generator on the images' device; training seeds it.
+# The paper's training code flips, crops slightly, distorts, changes colours, blurs and adds noise.
+# Image by image on the CPU, this costs more than decoding. Here it is done for a whole batch on the
+# device, and each image draws its own parameters. torchvision's transforms draw one set of
+# parameters per call, so geometry and colours are implemented here. Random numbers come from
+# torch's generator on the images' device, which training seeds.
 #
 # ## Geometry
 #
-# Flip, crop, scale, shift, rotation and shear compose to *one* matrix per image, and one resampling applies it: five resamplings would blur five times. The matrix says where each pixel of the output looks in the input.
+# Flip, crop, scale, shift, rotation and shear compose to *one* matrix per image, and one resampling
+# applies it, because five resamplings would blur five times. The matrix maps each output pixel to a
+# position in the input.
 
 # %%
 #| export
 def _compose(flip: Tensor, zoom: Tensor, angle: Tensor, shear: Tensor, shift: Tensor) -> Tensor:
-    """(n, 2, 3) from flip (±1), zoom, angle (radians) and tangent of the shear, each (n,), and
-    shift (n, 2).
+    """Matrices (n, 2, 3) from flip (±1), zoom, angle (radians) and tangent of the shear, each
+    (n,), and shift (n, 2).
     """
     cos, sin = zoom * torch.cos(angle), zoom * torch.sin(angle)
     linear = torch.stack(
@@ -69,8 +74,8 @@ assert torch.allclose(
 
 # %%
 #| export
-def affine_matrices(
-    n: int,  # How many
+def _affine_matrices(
+    n: int,  # Number of matrices
     device: str | torch.device = "cpu",
 ) -> Tensor:  # (n, 2, 3): output to input coordinates, in [-1, 1]
     """Draw flip (half of the images), crop (up to 10 % of the side), scale 1–1.1, shift ±10 %,
@@ -78,29 +83,29 @@ def affine_matrices(
     Source: paper §4, public code; the crop's size is ours."""
     u = torch.rand(n, 8, device=device)
     flip, zoom = 1 - 2 * (u[:, 0] < 0.5).float(), (1 - 0.1 * u[:, 1]) / (1 + 0.1 * u[:, 2])
-    angle, shear = (
-        (2 * u[:, 3] - 1) * math.radians(15),
-        torch.tan((2 * u[:, 4] - 1) * math.radians(8)),
-    )
-    corner = 0.1 * u[:, 1:2] * (2 * u[:, 5:7] - 1)  # where in the image the crop lies
+    angle = (2 * u[:, 3] - 1) * math.radians(15)
+    shear = torch.tan((2 * u[:, 4] - 1) * math.radians(8))
+    corner = 0.1 * u[:, 1:2] * (2 * u[:, 5:7] - 1)  # position of the crop in the image
     # ±10 % of a side that is 2 long
     shift = corner + 0.2 * (torch.rand(n, 2, device=device) * 2 - 1)
     return _compose(flip, zoom, angle, shear, shift)
 
 
 # %% [markdown]
-# Amounts are relative to the image's side, so that one set of ranges serves every resolution.
+# Amounts are relative to the image's side, so one set of ranges fits every resolution.
 
 # %%
 torch.manual_seed(0)
-affine_matrices(2)
+_affine_matrices(2)
 
 # %% [markdown]
-# The area factor of a matrix is its determinant, ± zoom², and zoom lies between 0.9 / 1.1 and 1. Half are flips. No shift is larger than 0.1 + 0.2. The second column of the linear part is free of the flip: with its length
-# and the zoom the shear is known, and the first column gives the angle. Both ranges are nearly used up by 4,000 draws.
+# The area factor of a matrix is its determinant, ± zoom², and zoom lies between 0.9 / 1.1 and 1.
+# Half of the matrices flip. No shift is larger than 0.1 + 0.2. The second column of the linear part
+# does not depend on the flip: its length and the zoom give the shear, and the first column gives
+# the angle. 4,000 draws nearly reach the ends of both ranges.
 
 # %%
-matrices = affine_matrices(4000)
+matrices = _affine_matrices(4000)
 area = torch.linalg.det(matrices[:, :, :2])
 assert (0.9 / 1.1) ** 2 - 1e-4 <= area.abs().min() < 0.7 and 0.99 < area.abs().max() <= 1 + 1e-4
 assert 0.47 < (area < 0).float().mean() < 0.53 and 0.2 < matrices[:, :, 2].abs().max() <= 0.3
@@ -111,12 +116,13 @@ assert 7.5 < shear.max() <= 8.01
 
 
 # %% [markdown]
-# torch makes a sampling grid from such matrices itself, in general form. For square images the grid is one product of matrices, at a third of the price.
+# `F.affine_grid` makes the sampling grid for any shape. For square images, one matrix product gives
+# the grid at a third of the cost.
 
 # %%
 #| export
 def _grid(matrices: Tensor, size: int) -> Tensor:
-    "`F.affine_grid` for square images: where each output pixel looks, (n, size, size, 2)."
+    "`F.affine_grid` for square images: each output pixel's source position, (n, size, size, 2)."
     at = (torch.arange(size, device=matrices.device) * 2 + 1) / size - 1
     places = torch.stack(
         [
@@ -130,7 +136,8 @@ def _grid(matrices: Tensor, size: int) -> Tensor:
 
 
 # %% [markdown]
-# Four pixels lie at ±½ of the image. Mirrored and shifted by (0.2, 0.1), the first looks at (0.7, −0.4):
+# The four pixels of a 2 × 2 image lie at ±½. Mirrored and shifted by (0.2, 0.1), the first one
+# reads from (0.7, −0.4):
 
 # %%
 _grid(mirrored, 2)
@@ -150,13 +157,13 @@ assert torch.allclose(
 
 # %%
 #| export
-_GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
+_GREY = (0.299, 0.587, 0.114)  # perceived brightness of red, green and blue (ITU-R BT.601)
 
 
 def _colour_matrix(
     brightness: Tensor, contrast: Tensor, saturation: Tensor, mean: Tensor
 ) -> tuple[Tensor, Tensor]:
-    "(n, 3, 3) and (n, 3, 1) from factors and mean grey, each (n, 1, 1)."
+    "Matrices (n, 3, 3) and offsets (n, 3, 1) from factors and mean grey, each (n, 1, 1)."
     b, c, s, grey = brightness, contrast, saturation, torch.tensor(_GREY, device=mean.device)
     return c * b * (s * torch.eye(3, device=mean.device) + (1 - s) * grey.expand(3, 3)), (
         (1 - c) * b * mean
@@ -164,7 +171,8 @@ def _colour_matrix(
 
 
 # %% [markdown]
-# Without saturation the three channels become one grey; without contrast every pixel becomes the mean, as bright as the brightness says.
+# With saturation 0 the three channels become one grey. With contrast 0 every pixel becomes the
+# mean, scaled by the brightness.
 
 # %%
 def factor(value):
@@ -191,7 +199,7 @@ assert torch.equal(matrix[0], torch.eye(3)) and not offset.any()
 
 # %%
 #| export
-def colour_matrices(
+def _colour_matrices(
     x: Tensor,  # float (n, 3, S, S) in [0, 1]
 ) -> tuple[Tensor, Tensor]:  # (n, 3, 3) and (n, 3, 1): new colours = matrix · old + offset
     """Draw brightness 0.8–1.2, contrast 0.75–1.25 about the image's mean grey, saturation
@@ -199,21 +207,23 @@ def colour_matrices(
     """
     widths = torch.tensor([0.2, 0.25, 0.2], device=x.device)[:, None, None, None]
     b, c, s = 1 + (2 * torch.rand(3, len(x), 1, 1, device=x.device) - 1) * widths
-    # a sixteenth of the pixels will do
+    # a sixteenth of the pixels is enough
     mean = (x[..., ::4, ::4].mean((2, 3)) @ torch.tensor(_GREY, device=x.device))[:, None, None]
     return _colour_matrix(b, c, s, mean)
 
 
 # %% [markdown]
-# A flat grey 0.5 has no contrast and no saturation to change, so only the brightness acts: equal channels, between 0.4 and 0.6.
+# A flat grey of 0.5 has no contrast and no saturation, so only the brightness changes it: the
+# channels stay equal, between 0.4 and 0.6.
 
 # %%
-matrix, offset = colour_matrices(torch.full((200, 3, 4, 4), 0.5))
+matrix, offset = _colour_matrices(torch.full((200, 3, 4, 4), 0.5))
 grey = (matrix @ torch.full((3, 1), 0.5) + offset)[:, :, 0]
 grey[:2]
 
 # %% [markdown]
-# And a matrix keeps greys grey: its rows have one sum, brightness · contrast. What it takes from green to red is (1 − saturation) · 0.587 of that.
+# A matrix also keeps greys grey: each of its rows sums to brightness · contrast. Its coefficient
+# from green to red is (1 − saturation) · 0.587 of that sum.
 
 # %%
 assert (
@@ -236,13 +246,15 @@ assert 0.749 <= contrast.min() < 0.77 and 1.23 < contrast.max() <= 1.251
 # %% [markdown]
 # ## Blur and noise
 #
-# Blur by a Gaussian of at most half a pixel: three weights (k, 1 − 2k, k) along each axis. torchvision's blur would draw one strength for the whole batch, and on a CPU it takes ten times as long.
+# The blur is a Gaussian of at most half a pixel: three weights (k, 1 − 2k, k) along each axis.
+# torchvision's blur would draw one strength for the whole batch, and takes ten times as long on a
+# CPU.
 
 # %%
 #| export
-def blur_each(
+def _blur_each(
     x: Tensor,  # float (n, 3, S, S); changed in place
-    k: Tensor,  # (n,), each image's side weight, 0 … 1/3; 0.1065 is a Gaussian of half a pixel
+    k: Tensor,  # (n,), side weight of each image, 0 … 1/3; 0.1065 is a Gaussian of half a pixel
 ) -> Tensor:  # The same shape; the outermost rows and columns are blurred along one axis only
     "Blur each image with its own strength, in place."
     for axis in (2, 3):
@@ -255,23 +267,26 @@ def blur_each(
 # %%
 point = torch.zeros(1, 1, 5, 5)
 point[..., 2, 2] = 1
-blur_each(point.clone(), torch.tensor([0.1]))
+_blur_each(point.clone(), torch.tensor([0.1]))
 
 # %%
 # (.1, .8, .1) along both axes
 by_hand = torch.tensor([[0.01, 0.08, 0.01], [0.08, 0.64, 0.08], [0.01, 0.08, 0.01]])
-assert torch.allclose(blur_each(point.clone(), torch.tensor([0.1]))[0, 0, 1:4, 1:4], by_hand)
-assert torch.equal(blur_each(point.clone(), torch.tensor([0.0])), point)
+assert torch.allclose(_blur_each(point.clone(), torch.tensor([0.1]))[0, 0, 1:4, 1:4], by_hand)
+assert torch.equal(_blur_each(point.clone(), torch.tensor([0.0])), point)
 same = v2.functional.gaussian_blur(drawing := torch.rand(1, 3, 16, 16), [3, 3], [0.5, 0.5])
 assert torch.allclose(
-    blur_each(drawing.clone(), torch.tensor([0.10650698]))[..., 1:-1, 1:-1],
+    _blur_each(drawing.clone(), torch.tensor([0.10650698]))[..., 1:-1, 1:-1],
     same[..., 1:-1, 1:-1],
     atol=1e-5,
 )
 
 
 # %% [markdown]
-# Half of a batch is blurred and another quarter gets noise: batches are shuffled, so it need not be drawn which half that is. Only where a half is no whole number of images does chance round it up or down, so that images of small batches are changed as often as those of large ones.
+# The first half of a batch is blurred, and the last quarter gets noise. Batches are shuffled, so
+# these images need not be drawn at random. If a half or a quarter is not a whole number of images,
+# it is rounded up or down at random, so images in small batches are changed as often as those in
+# large ones.
 
 # %%
 #| export
@@ -281,7 +296,7 @@ def _blur_and_noise(x: Tensor) -> Tensor:
     """
     chance = torch.rand(()).item()  # rounds a half or a quarter of few images up or down
     blurred, noisy = x[: int(len(x) / 2 + chance)], x[len(x) - int(len(x) / 4 + chance) :]
-    blur_each(blurred, 0.1065 * torch.rand(len(blurred), device=x.device))
+    _blur_each(blurred, 0.1065 * torch.rand(len(blurred), device=x.device))
     noisy.addcmul_(
         torch.randn_like(noisy), 0.04 * torch.rand(len(noisy), 1, 1, 1, device=x.device)
     ).clamp_(0, 1)
@@ -289,7 +304,7 @@ def _blur_and_noise(x: Tensor) -> Tensor:
 
 
 # %% [markdown]
-# Eight white points on black: four spread, two get grey spots, two stay as they were.
+# Of eight white points on black, four are blurred, two get grey spots, and two do not change.
 
 # %%
 points = torch.zeros(8, 3, 9, 9)
@@ -310,7 +325,7 @@ assert 120 < sum(blurs) < 280  # a single image: in half of the calls, or a litt
 
 
 # %% [markdown]
-# All of it is one torchvision transform. Outside the picture its border goes on.
+# One torchvision transform does all of it. Outside the picture, its border pixels are repeated.
 
 # %%
 #| export
@@ -320,15 +335,15 @@ class PerImage(v2.Transform):
     """
 
     def transform(self, x: Tensor, params: dict) -> Tensor:
-        "`x` is float (n, 3, S, S) in [0, 1]; so is what comes back."
-        grid = _grid(affine_matrices(len(x), x.device), x.shape[-1])
+        "`x` is float (n, 3, S, S) in [0, 1], and so is the result."
+        grid = _grid(_affine_matrices(len(x), x.device), x.shape[-1])
         x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        matrix, offset = colour_matrices(x)
+        matrix, offset = _colour_matrices(x)
         return _blur_and_noise(torch.baddbmm(offset, matrix, x.flatten(2)).view_as(x).clamp_(0, 1))
 
 
 # %% [markdown]
-# One drawing, seven times.
+# A drawing, followed by seven augmented copies:
 
 # %%
 #| fig-alt: A disc with a spot, and seven copies: mirrored, turned, larger, cut, recoloured, blurred
@@ -348,7 +363,8 @@ for ax, image in zip(axes, shown):
     ax.axis("off")
 
 # %% [markdown]
-# Each image differs from the others, a seed gives them again, values stay in [0, 1], and the input is left alone.
+# Each image differs from the others, the same seed reproduces them, values stay in [0, 1], and the
+# input does not change.
 
 # %%
 batch = drawing.repeat(7, 1, 1, 1)
@@ -360,15 +376,15 @@ assert (
 torch.manual_seed(1)
 assert torch.equal(PerImage()(batch), shown[1:]) and torch.equal(batch, drawing.repeat(7, 1, 1, 1))
 torch.manual_seed(2)
-matrices, state = affine_matrices(1), torch.get_rng_state()
+matrices, state = _affine_matrices(1), torch.get_rng_state()
 moved = F.grid_sample(
     drawing[None],
     F.affine_grid(matrices, [1, 3, 64, 64], align_corners=False),
     padding_mode="border",
     align_corners=False,
 )
-matrix, offset = colour_matrices(moved)
-torch.manual_seed(2)  # the same numbers once more, by way of torch's own grid
+matrix, offset = _colour_matrices(moved)
+torch.manual_seed(2)  # the same numbers again, with torch's own grid
 alike = (
     PerImage()(drawing[None])
     - torch.einsum("nij,njhw->nihw", matrix, moved).add(offset[..., None]).clamp(0, 1)
@@ -377,9 +393,9 @@ assert alike.median() < 0.02 and alike.mean() < 0.05
 
 
 # %% [markdown]
-# ## What a run asks for
+# ## Choosing an augmentation
 #
-# A run may ask for less: flips alone, or nothing.
+# A run can choose flips only, or no augmentation.
 
 # %%
 #| export
@@ -406,9 +422,9 @@ AUGMENTATIONS = ["paper", "flip", "none"]
 
 def augmentation(
     kind: str = "paper",  # 'paper', 'flip' or 'none'
-    size: int = 64,  # Side of the images, pixels (all amounts but the blur's are relative to it)
+    size: int = 64,  # Side of the images, pixels; all amounts but the blur are relative to it
 ) -> nn.Module:  # float (n, 3, size, size) in [0, 1] -> the same
-    """A batch's augmentation, random per image. Raises: ValueError (unknown kind). Source:
+    """The augmentation of a batch, random per image. Raises: ValueError (unknown kind). Source:
     paper §4, public code.
     """
     if kind not in AUGMENTATIONS:
@@ -417,7 +433,7 @@ def augmentation(
 
 
 # %% [markdown]
-# The names are those of a run's settings, and one that is misspelt is told before a single image is read.
+# The names are those of a run's settings. A misspelt name raises an error before any image is read.
 
 # %%
 [augmentation(kind) for kind in AUGMENTATIONS]
@@ -438,7 +454,8 @@ else:
 # %% [markdown]
 # ## Normalisation
 #
-# Every torchvision backbone expects images less ImageNet's mean and divided by its deviation. The result may be written over the input, which saves a batch's memory.
+# Every torchvision backbone expects images with ImageNet's mean subtracted, divided by its standard
+# deviation. The result may overwrite the input, which saves the memory of a batch.
 
 # %%
 #| export
@@ -448,7 +465,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def normalise(
     x: Tensor,  # float (n, 3, S, S) in [0, 1]
     out: Tensor | None = None,  # Where to put the result; may be `x` itself
-) -> Tensor:  # (n, 3, S, S): minus mean, over deviation, per channel
+) -> Tensor:  # (n, 3, S, S): (x − mean) / std, per channel
     "Normalise with ImageNet's statistics."
     mean, std = (
         torch.tensor(v, dtype=x.dtype, device=x.device)[:, None, None]
@@ -470,4 +487,4 @@ assert torch.allclose(
     torch.ones(1, 3, 1, 1),
     atol=1e-6,
 )
-assert normalise(same := torch.ones(1, 3, 2, 2), same) is same  # in place, where that is wanted
+assert normalise(same := torch.ones(1, 3, 2, 2), same) is same  # in place

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Loaders
 #
-# > Cached bytes and labels become batches: of everybody for training, of one group for the importance
+# > Turn cached bytes and labels into batches: of all images, or of one group for importance
 
 # %%
 #| default_exp data.loaders
@@ -24,7 +24,9 @@ from fairgrape.data.tables import codes
 from fairgrape.data.transforms import normalise
 
 # %% [markdown]
-# The running example: 300 images of 3 looks and 3 groups, of which image $i$ is plain grey, $7 i$ mod 256. The last digit of $i$ decides its tone and its part: 0 … 7 are `train`, 8 is `val`, 9 is `test`.
+# The running example has 300 images of 3 looks and 3 groups. Image $i$ is plain grey, $7 i$ mod
+# 256. The last digit of $i$ decides its tone and its part: 0 … 7 are `train`, 8 is `val`, 9 is
+# `test`.
 
 # %%
 pixels = np.stack([np.full((3, 16, 16), 7 * i % 256, np.uint8) for i in range(300)])
@@ -46,7 +48,8 @@ pd.crosstab(table.tone, split)
 # %% [markdown]
 # ## Images for training
 #
-# `Images` is what training, importance and prediction take: pixels, labels, groups, and which rows belong to which part. It can live on the GPU as a whole: 100,000 images of 64 px are 1.2 GB.
+# Training, importance and prediction take an `Images` record: pixels, labels, groups, and the rows
+# of each part. It can be moved to the GPU as a whole: 100,000 images of 64 px take 1.2 GB.
 
 # %%
 #| export
@@ -55,14 +58,14 @@ class Images:
     "Images as bytes, with their labels, groups and split."
 
     pixels: Tensor  # uint8 (N, 3, size, size)
-    labels: Tensor  # int64 (N, H): a column per head; -1 in rows that no part uses
+    labels: Tensor  # int64 (N, H): one column per head; -1 in rows that no part uses
     groups: Tensor  # int64 (N,)
     rows: dict[str, Tensor]  # 'train', 'val', 'test' -> int64 row numbers
-    names: tuple[str, ...] = ()  # The groups' names, in code order
+    names: tuple[str, ...] = ()  # Names of the groups, in code order
 
 
 # %% [markdown]
-# Two rows by hand.
+# An example with two rows:
 
 # %%
 by_hand = Images(
@@ -85,12 +88,14 @@ else:
 
 
 # %% [markdown]
-# A cache is mapped into memory for reading only, and pandas gives out its columns likewise. torch has no such notion and warns, on each run and to no purpose: batches are copies, and nobody writes to the array.
+# A cache is mapped into memory read-only, and pandas returns its columns read-only too. torch has
+# no read-only tensors and warns about such arrays. The warning is suppressed, because batches are
+# copies and nothing writes to the array.
 
 # %%
 #| export
 def _as_tensor(pixels: np.ndarray) -> Tensor:
-    "A tensor on the array's own memory, though the array may be read-only."
+    "A tensor that shares the array's memory, even if the array is read-only."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(pixels)
@@ -106,7 +111,7 @@ _as_tensor(locked)
 
 
 # %% [markdown]
-# From a table: its index says which row of the cache is meant, so a table that was filtered still finds its pixels.
+# The table's index holds the row numbers in the cache, so a filtered table still finds its pixels.
 
 # %%
 #| export
@@ -117,8 +122,8 @@ def make_images(
     heads: list[str],  # Label columns, one per head
     groups: str,  # The grouping, as for `codes`
 ) -> Images:  # On the CPU, pixels not copied
-    """Join cached pixels with the labels of the rows that a task uses. Raises: ValueError, as
-    `codes` does.
+    """Join cached pixels with the labels of the rows that a task uses. Raises: the ValueErrors
+    of `codes`.
     """
     labels, group = torch.full((len(pixels), len(heads)), -1), torch.full((len(pixels),), -1)
     index = torch.tensor(table.index.to_numpy(np.int64, copy=True))
@@ -152,7 +157,7 @@ assert part.pixels.data_ptr() == images.pixels.data_ptr() == pixels.ctypes.data
 
 
 # %% [markdown]
-# Where the GPU has the room, the bytes go there once, and no batch waits for the bus.
+# If the GPU has enough memory, the bytes are moved there once, and no batch waits for the transfer.
 
 # %%
 #| export
@@ -160,7 +165,7 @@ assert part.pixels.data_ptr() == images.pixels.data_ptr() == pixels.ctypes.data
 def to(
     self: Images,
     device: str | torch.device,  # E.g. 'cuda'
-) -> Images:  # The same images there
+) -> Images:  # The same images on that device
     "Move everything to a device."
     rows = {part: index.to(device) for part, index in self.rows.items()}
     return replace(
@@ -186,12 +191,14 @@ assert torch.equal(images.to("cpu").pixels, images.pixels) and images.pixels.dev
 # %% [markdown]
 # ## Batches
 #
-# Bytes become numbers only now, a batch at a time: gathered, moved, divided by 255, augmented and normalised. On the CPU this happens in pieces of a megabyte, which stay in the processor's cache: at 224 px that is several times faster.
+# Bytes become floating-point numbers one batch at a time: gathered, moved, divided by 255,
+# augmented and normalised. On the CPU this is done in pieces of a megabyte, which fit into the
+# processor's cache. At 224 px that is several times faster.
 
 # %%
 #| export
 def _piece(x: Tensor) -> int:
-    "How many images to work on at a time: all on a GPU, a megabyte of them on the CPU."
+    "The number of images to process at a time: all on a GPU, a megabyte of them on the CPU."
     return max(1, 2**18 // x[0].numel()) if x.device.type == "cpu" else len(x)
 
 
@@ -213,10 +220,10 @@ assert (
 # %%
 #| export
 def get_batch(
-    images: Images,  # Where to take them from
+    images: Images,  # The source
     index: Tensor,  # int64 (n,): row numbers
     augment=None,  # A callable on float (n, 3, S, S) in [0, 1], or None
-    device: str | torch.device = "cpu",  # Where to
+    device: str | torch.device = "cpu",  # Device of the batch
 ) -> tuple[Tensor, Tensor, Tensor]:  # float32 (n, 3, S, S) normalised; labels (n, H); groups (n,)
     "Some images as one batch."
     index = index.to(images.pixels.device)
@@ -232,7 +239,8 @@ x, y, g = get_batch(images, torch.tensor([5, 7]))
 x[:, :, 0, 0], y.T, g
 
 # %% [markdown]
-# Image 5 is grey 35, so its red is (35/255 − 0.485) / 0.229 = −1.5185. Augmentation sees pixels in [0, 1], before they are normalised; and a batch of several pieces is put together in order.
+# Image 5 is grey 35, so its red is (35/255 − 0.485) / 0.229 = −1.5185. Augmentation gets pixels in
+# [0, 1], before normalisation. The pieces of a batch keep their order.
 
 # %%
 assert abs(x[0, 0, 3, 3].item() - (-1.5185)) < 1e-4 and x.dtype == torch.float32
@@ -245,47 +253,29 @@ assert _piece(x) == 341 and torch.equal(
 
 
 # %% [markdown]
-# An empty part would be an epoch without a step, and its mean loss no number.
-
-# %%
-#| export
-def _part_rows(images: Images, split: str) -> Tensor:
-    "The row numbers of a part. Raises: ValueError (unknown or empty part)."
-    rows = images.rows.get(split, torch.empty(0))
-    there = ", ".join(f"{len(r)} in {part}" for part, r in images.rows.items())
-    if not len(rows):
-        raise ValueError(f"no images in {split!r}: there are {there}")
-    return rows
-
-
-# %%
-try:
-    _part_rows(images, "dev")
-except ValueError as e:
-    print(e)
-else:
-    raise AssertionError("an unknown part was accepted")
-assert _part_rows(images, "val")[:3].tolist() == [8, 18, 28]
-
-
-# %% [markdown]
-# One epoch, lazily. The order comes from a generator of the caller's, so that an epoch can be repeated. Several processes share one epoch by `share`: each draws the same order and puts together only the batches that are its own.
+# An epoch is a lazy iterator over batches. An empty part raises an error, because the mean loss of
+# an epoch without steps is undefined. The caller passes the generator of the order, so an epoch can
+# be repeated. With `share`, several processes share one epoch: each draws the same order and
+# assembles only its own batches.
 
 # %%
 #| export
 def batches(
-    images: Images,  # Where to take them from
+    images: Images,  # The source
     split: str,  # 'train', 'val' or 'test'
-    size: int = 64,  # Images a batch; the last may be smaller
+    size: int = 64,  # Images per batch; the last batch may be smaller
     # Shuffle with this generator (a CPU one), or keep the order
     shuffle: torch.Generator | None = None,
     augment=None,  # A callable on float (n, 3, S, S) in [0, 1], or None
-    device: str | torch.device = "cpu",  # Where to
-    # The batches' rows → those of them that are put together; None: all
+    device: str | torch.device = "cpu",  # Device of the batches
+    # The rows of all batches → the rows of the batches to assemble; None: all
     share: Callable[[Sequence[Tensor]], Iterable[Tensor]] | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:  # As `get_batch` gives them
     "One epoch over a part. Raises: ValueError (unknown or empty part)."
-    rows = _part_rows(images, split)
+    rows = images.rows.get(split, ())
+    if not len(rows):
+        there = ", ".join(f"{len(r)} in {part}" for part, r in images.rows.items())
+        raise ValueError(f"no images in {split!r}: there are {there}")
     if shuffle is not None:
         rows = rows[torch.randperm(len(rows), generator=shuffle).to(rows.device)]
     parts = rows.split(size)
@@ -322,9 +312,10 @@ assert [
     for x, y, g in batches(images, "train", share=lambda parts: [part[:10] for part in parts[1::2]])
 ] == [10, 10]
 try:
-    batches(images, "dev")  # now, and not at the first batch
-except ValueError:
-    pass
+    batches(images, "dev")  # raises at once, not at the first batch
+except ValueError as e:
+    print(e)
+    assert str(e) == "no images in 'dev': there are 240 in train, 30 in val, 30 in test"
 else:
     raise AssertionError("an unknown part was accepted")
 
@@ -332,16 +323,17 @@ else:
 # %% [markdown]
 # ## Batches of one group
 #
-# The importance of a weight for a group is a mean over mini-batches of *that group's* images. A cap on a group's images takes a random choice of them, so the order is drawn first and then cut off.
+# The importance of a weight for a group is a mean over mini-batches of *that group's* images. A cap
+# limits a group to a random sample: the images are shuffled first and then truncated.
 
 # %%
 #| export
 def drawn(
     rows: Tensor,  # Row numbers
-    seed: int,  # Decides their order
-    cap: int = 0,  # At most so many; 0: all
-) -> Tensor:  # Some of the rows, or all, mixed
-    "Rows in the seed's order, at most `cap` of them."
+    seed: int,  # Seed of their order
+    cap: int = 0,  # Most rows to return; 0: all
+) -> Tensor:  # The rows, shuffled
+    "Rows in a random order, at most `cap` of them."
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))][
         : cap or None
     ]
@@ -358,12 +350,12 @@ assert drawn(torch.arange(10, 20), 0, 0).sort().values.tolist() == list(range(10
 
 
 # %% [markdown]
-# Each group has its own seed: what one group draws must not depend on how many images another has.
+# Each group has its own seed, so its draw does not depend on the number of images of another group.
 
 # %%
 #| export
 def _rows_by_group(images: Images, split: str, cap: int, seed: int) -> list[Tensor]:
-    "For each group the rows to use, in their order. Raises: ValueError (a group without images)."
+    "The rows of each group, in their order. Raises: ValueError (a group without images)."
     rows = images.rows[split].cpu()
     group = images.groups.cpu()[rows]
     own = [
@@ -373,7 +365,8 @@ def _rows_by_group(images: Images, split: str, cap: int, seed: int) -> list[Tens
     empty = [images.names[g] if images.names else g for g, mine in enumerate(own) if not len(mine)]
     if empty:
         raise ValueError(
-            f"group {empty[0]!r} has no image in {split!r}: its importance is not defined"
+            f"group {empty[0]!r} has no image in {split!r}, so its importance is undefined: use"
+            " more images, or leave the group out"
         )
     return own
 
@@ -395,7 +388,7 @@ assert [rows.tolist() for rows in _rows_by_group(images, "train", cap=35, seed=3
     rows[:35].tolist() for rows in own
 ]
 assert torch.equal(own[1], drawn(torch.arange(300)[(digit == 5) | (digit == 6)], 3 + 1, 0))
-unnamed = replace(images, names=())  # without names, groups are as many as the highest code says
+unnamed = replace(images, names=())  # without names, the highest code gives the number of groups
 assert all(
     torch.equal(a, b) for a, b in zip(_rows_by_group(unnamed, "train", 0, 3), own, strict=True)
 )
@@ -409,7 +402,9 @@ else:
 
 
 # %% [markdown]
-# The size of the importance depends on how many images a batch holds, so a group's images are cut into batches that differ by one image at most. 100 images at 64 are two batches of 50, not one of 64 and one of 36. No augmentation; the order is the seed's.
+# The magnitude of the importance depends on the batch size, so a group's images are divided into
+# batches that differ by one image at most. At a size of 64, 100 images give two batches of 50, not
+# one of 64 and one of 36. There is no augmentation, and the order comes from the seed.
 
 # %%
 #| export
@@ -420,12 +415,12 @@ class group_batches:
 
     def __init__(
         self,
-        images: Images,  # Where to take them from
+        images: Images,  # The source
         split: str = "train",  # 'train', 'val' or 'test'
-        size: int = 64,  # Most images a batch
-        cap: int = 0,  # Most images a group; 0 takes all
-        seed: int = 0,  # Order, and choice under a cap
-        device: str | torch.device = "cpu",  # Where the batches go
+        size: int = 64,  # Most images per batch
+        cap: int = 0,  # Most images per group; 0 takes all
+        seed: int = 0,  # Seed of the order, and of the sample under a cap
+        device: str | torch.device = "cpu",  # Device of the batches
     ):
         self.images, self.device, own = images, device, _rows_by_group(images, split, cap, seed)
         self.counts = [len(mine) for mine in own]  # images of each group
@@ -444,7 +439,8 @@ loader = group_batches(images, size=64)
 loader.counts, [(g, len(part)) for g, part in loader.parts]
 
 # %% [markdown]
-# By hand: `train` has the last digits 0 … 7 of 300 images. 0 … 4 are tone-1 (150), 5 and 6 tone-2 (60), 7 is tone-3 (30). 150 images at 64 are three batches of 50.
+# By hand: `train` has the last digits 0 … 7 of 300 images. 0 … 4 are tone-1 (150), 5 and 6 tone-2
+# (60), 7 is tone-3 (30). At a size of 64, 150 images give three batches of 50.
 
 # %%
 assert loader.counts == [150, 60, 30] and len(loader) == 5
@@ -468,13 +464,14 @@ assert torch.equal(order(0).sort().values, images.rows["train"])  # every image 
 
 
 # %% [markdown]
-# The pixels are fetched only when a batch is asked for. By their numbers several processes divide the batches among themselves.
+# The pixels are read only when a batch is requested. Several processes divide the batches by their
+# numbers.
 
 # %%
 #| export
 @patch
 def take(self: group_batches, numbers: Iterable[int]) -> Iterator[tuple[Tensor, Tensor, int]]:
-    "Some of the batches, as (images, labels, group), where several processes divide them"
+    "The batches with these numbers, as (images, labels, group)."
     for g, part in (self.parts[i] for i in numbers):
         yield (*get_batch(self.images, part, None, self.device)[:2], g)
 
@@ -495,4 +492,4 @@ for (x, y, g), (group, part) in zip(loader, loader.parts, strict=True):
         and torch.equal(x, get_batch(images, part)[0])
         and torch.equal(y, images.labels[part])
     )
-assert len(list(loader)) == len(list(loader)) == 5  # it can be gone through again
+assert len(list(loader)) == len(list(loader)) == 5  # it can be iterated again

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Cache
 #
-# > Images are decoded once and kept as bytes, in a file that is whole or not there
+# > Decode images once and keep them as bytes, in a file that is complete or does not exist
 
 # %%
 #| default_exp data.cache
@@ -41,15 +41,18 @@ from fairgrape.training.files import held
 tmp = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# A pruning run goes through the images some dozens of times. Decoding a JPEG and resizing it costs more than a small network's whole step at 64 px, and it gives the same
-# bytes each time. So it is done once, at the working resolution, into a file that later epochs and later runs map into memory. [Loaders](19_loaders.ipynb) and [transforms](18_transforms.ipynb) make
-# batches of it; their names are handed on, so that a run finds all about its images here.
+# A pruning run reads the images dozens of times. Decoding and resizing a JPEG costs more than a
+# whole training step of a small network at 64 px, and gives the same bytes each time. So it is done
+# once, at the working resolution, into a file that later epochs and runs map into memory.
+# [Loaders](19_loaders.ipynb) and [transforms](18_transforms.ipynb) make batches from it.
 
 # %% [markdown]
-# ## What the file is called
+# ## The file's name
 #
-# The file's name carries a hash of everything that decides its bytes: the source files, which of them in which order, the size, and a version of this format. Whatever changes makes another file, so a stale cache
-# cannot be used by mistake. Labels are not part of it: another task on the same images finds the same pixels.
+# The file's name contains a hash of everything that decides its bytes: the source files, the rows
+# and their order, the size, and the version of this format. Any change gives another file, so a
+# stale cache cannot be used by mistake. Labels are not part of the hash, so another task on the
+# same images finds the same pixels.
 
 # %%
 #| export
@@ -60,7 +63,7 @@ def cache_key(
     data: FaceData,  # The set; all rows of its table are cached
     size: int,  # Side of the squares, pixels
 ) -> str:  # 16 hexadecimal digits
-    "What decides the bytes of a cache: source files, rows, size and format."
+    "A hash of everything that decides a cache's bytes: source files, rows, size and format."
     rows = hashlib.sha256(
         "\n".join(data.table["path"] + "\t" + data.table["photo"].astype(str)).encode()
     ).hexdigest()
@@ -68,7 +71,7 @@ def cache_key(
 
 
 # %% [markdown]
-# A set without files: 300 plain grey images, whose loader counts its calls.
+# The example is a set without files: 300 plain grey images, whose loader records its calls.
 
 # %%
 calls = []
@@ -100,18 +103,21 @@ assert cache_key(replace(faces, table=table.drop(columns="look")), 16) == cache_
 
 
 # %% [markdown]
-# ## Writing it, or not at all
+# ## Writing a complete file or none
 #
-# A run may be killed while it writes, the disk may fill up, an image may be damaged. In none of these may a half cache remain that a later run takes for a whole one. So the bytes go to
-# a file of another name. Then comes `fsync`, then the rename, and last a small JSON beside it with shape and checksum. A cache without that JSON does not exist.
+# A run may be killed while it writes, the disk may fill up, or an image may be damaged. In each
+# case no partial cache may remain that a later run takes for a complete one. So the bytes are
+# written to a file of another name, flushed with `fsync`, and renamed. Last comes a small JSON with
+# shape and checksum. A file without that JSON does not count as a cache.
 #
-# Decoding runs in several threads (PIL releases the lock) and the chunks come back in order, a few ahead of the writer and no more, so memory stays small.
+# Several threads decode (PIL releases the lock). The chunks come back in order, at most a few of
+# them ahead of the writer, which limits the memory.
 
 # %%
 #| export
 def _chunks(data: FaceData, size: int, threads: int, rows: int) -> Iterator[np.ndarray]:
-    """The pixels of the whole table in order, chunk by chunk, loaded in threads that stay a
-    little ahead.
+    """The pixels of the whole table in order, chunk by chunk, loaded in threads a few chunks
+    ahead.
     """
     with ThreadPoolExecutor(threads) as pool:
         waiting = deque()
@@ -132,7 +138,8 @@ def _chunks(data: FaceData, size: int, threads: int, rows: int) -> Iterator[np.n
 
 
 # %% [markdown]
-# The chunks are the table's rows in order, though a thread may be through sooner than the one before it. Whoever takes only the first has no more loaded than the few that were ahead.
+# The chunks follow the order of the table's rows, even if a thread finishes before an earlier one.
+# Taking only the first chunk loads no more than the few ahead of it.
 
 # %%
 def uneven(rows, size):
@@ -156,12 +163,13 @@ chunks.close()
 
 
 # %% [markdown]
-# The file's room is reserved before the first image is decoded: a full disk says so at once and not after an hour.
+# The disk space is reserved before the first image is decoded, so a full disk raises an error at
+# once, not after an hour.
 
 # %%
 #| export
 def _reserve(file, bytes_needed: int):
-    "Take the room on the disk now, where the system can promise it."
+    "Reserve the disk space if the system can, else check that it is free."
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, bytes_needed)
     elif shutil.disk_usage(Path(file.name).parent).free < bytes_needed:
@@ -192,7 +200,7 @@ with open(tmp / "room", "wb") as file, patch("os.posix_fallocate", create=True):
 # %%
 #| export
 def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress: bool) -> int:
-    "Write all pixels to a new file; their checksum."
+    "Write all pixels to a new file, and return their checksum."
     crc, bytes_needed = 0, len(data.table) * 3 * size * size
     bar = tqdm(
         total=len(data.table),
@@ -210,13 +218,15 @@ def _write_pixels(part: Path, data: FaceData, size: int, threads: int, progress:
             bar.update(len(pixels))
         if file.tell() != bytes_needed:
             raise ValueError(
-                f"{data.name}: its loader gave {file.tell():,} bytes, not {bytes_needed:,}"
+                f"{data.name}: its loader gave {file.tell():,} bytes instead of {bytes_needed:,}"
             )
     return crc
 
 
 # %% [markdown]
-# 300 images of 3 · 8 · 8 bytes; image 5 is grey 35 and lies where it should; and it does not depend on the number of threads. The room is there when the first image is loaded; and a chunk has at most 256 images and 4 MiB.
+# The file has 300 images of 3 · 8 · 8 bytes, image 5 is grey 35, and the number of threads changes
+# nothing. The space is reserved when the first image is loaded. A chunk has at most 256 images and
+# 4 MiB.
 
 # %%
 crc = _write_pixels(tmp / "x.part", faces, 8, threads=2, progress=False)
@@ -255,19 +265,20 @@ else:
     raise AssertionError("grey images were taken for coloured ones")
 
 # %% [markdown]
-# Two processes may want the same cache at the same time. One folder has one lock: the second waits and then finds the work done. Whoever holds the lock may also clear away what a killed
-# writer left.
+# Two processes may need the same cache at the same time. Each folder has one lock: the second
+# process waits and then finds the cache. The holder of the lock also deletes the leftovers of a
+# killed writer.
 
 # %%
 #| export
-# what a system or a network disk without locks says
+# the errors of a system or a network disk without locks
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def _locked(folder: Path):
-    """Hold the folder's lock; on systems or disks without locks, just go on (a rename is safe
-    all the same).
+    """Hold the folder's lock; on systems or disks without locks, go on without it (the rename is
+    still safe).
     """
     with ExitStack() as stack:
         try:
@@ -300,22 +311,23 @@ with patch("filelock.FileLock.acquire", side_effect=PermissionError(errno.EACCES
 (tmp / ".old.part").unlink()
 
 # %% [markdown]
-# "No space left on device" helps nobody who does not know which device and how much. So a disk that refuses gets an error that says what is needed and what to do.
+# "No space left on device" says neither which device nor how much space. So errors of the disk are
+# raised again with the folder, the space needed, and what to do.
 
 # %%
 #| export
-# no room on the disk, in a quota, for a file of that size
+# the disk is full, the quota is used up, the file is too large
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _refusal(e: OSError, folder: Path, bytes_needed: int) -> OSError:
-    "The error to raise where a disk refused with `e`."
+    "The error to raise instead of the disk's error `e`."
     advice = "choose a folder that you may write to"
     if e.errno in _FULL:
         there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         advice = (
             f"it needs {bytes_needed:,} bytes and {shutil.disk_usage(there).free:,} are free: "
-            "free some, use a smaller image_size or limit, or put the cache on another disk"
+            "free some space, use a smaller image_size or limit, or put the cache on another disk"
         )
     return type(e)(
         e.errno, f"the image cache cannot be written to {folder} ({os.strerror(e.errno)}); {advice}"
@@ -339,13 +351,14 @@ assert isinstance(barred, PermissionError) and str(barred).endswith(
 
 
 # %% [markdown]
-# Not every `OSError` comes from the disk that is written to. A loader may raise one about an image, and such errors pass as they are: they name no file.
+# Not every `OSError` comes from the disk that is written to. A loader may raise one about an image.
+# Such an error has no `filename` and passes unchanged.
 
 # %%
 #| export
 @contextmanager
 def _disk_errors(folder: Path, bytes_needed: int):
-    "Say what a refusing disk means here, with the folder and the sizes."
+    "Raise errors of the disk again, with the folder and the sizes."
     try:
         yield
     except OSError as e:
@@ -376,15 +389,15 @@ assert (
 
 
 # %% [markdown]
-# ## Reading it back
+# ## Reading the cache
 #
-# A cache is there if its JSON is, and if the pixels are as many as the JSON says.
+# A cache exists if its JSON exists and the file has the size that the JSON gives.
 
 # %%
 #| export
 def _map(path: Path) -> tuple[np.memmap | None, int]:
-    """The pixels, mapped read-only, and the checksum they should have; None where there is no
-    cache or it is too short.
+    """The pixels, mapped read-only, and their expected checksum; None if there is no cache of the
+    right size.
     """
     try:
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -418,15 +431,16 @@ assert _map(tmp / "y.u8")[0] is None and _map(tmp / "x.u8" / "z.u8")[0] is None
 
 
 # %% [markdown]
-# The checksum is taken piece by piece, so that a cache larger than memory can be checked. One that fails is not repaired: it is written again.
+# The checksum is computed piece by piece, so a cache larger than memory can be checked. A cache
+# that fails the check is written again.
 
 # %%
 #| export
 def open_cache(
-    path: str | Path,  # The cache file; its JSON lies beside it
+    path: str | Path,  # The cache file; its JSON lies next to it
     verify: bool = True,  # Also compute the checksum: reads the file once
-) -> np.memmap | None:  # uint8 (N, 3, size, size), read-only; None where there is no whole cache
-    "Map a cache into memory, if it is there and whole."
+) -> np.memmap | None:  # uint8 (N, 3, size, size), read-only; None if there is no complete cache
+    "Map a cache into memory if it exists and is complete. Warns: wrong checksum."
     pixels, expected = _map(Path(path))
     if pixels is None or not verify:
         return pixels
@@ -457,14 +471,15 @@ assert len(open_cache(str(tmp / "z.u8"))) == 17
 
 
 # %% [markdown]
-# ## All of it together
+# ## Building the cache
 #
-# The pixels get their name before the JSON does, and an old JSON goes before new pixels come: at no moment does a JSON stand beside pixels that are not its own.
+# An old JSON is deleted before the new pixels get their name, and the new JSON is written after
+# that. So a JSON never describes pixels of another cache.
 
 # %%
 #| export
 def _build(path: Path, data: FaceData, size: int, threads: int, progress: bool):
-    "Write the cache and its JSON, each under another name first."
+    "Write the cache and its JSON, each under a temporary name first."
     with writing(path) as part:
         crc = _write_pixels(part, data, size, threads, progress)
         path.with_suffix(".json").unlink(missing_ok=True)
@@ -506,16 +521,17 @@ else:
 
 
 # %% [markdown]
-# Below 8 pixels no face is left, and a set without rows has no bytes to map: both are mistakes in the settings.
+# Below 8 pixels a face is not recognisable, and a set without rows has no bytes to map. Both are
+# mistakes in the settings.
 
 # %%
 #| export
 def _cache_path(data: FaceData, size: int, root: Path) -> Path:
-    "Where a set's cache lies. Raises: ValueError for a size or a set that no cache can have."
+    "The path of a set's cache. Raises: ValueError (size too small, set without images)."
     if size < 8:
         raise ValueError(f"image_size = {size}: choose at least 8 pixels")
     if not len(data.table):
-        raise ValueError(f"{data.name}: no images to cache")
+        raise ValueError(f"{data.name}: no images to cache: choose a set or classes with images")
     return root / f"{data.name}-{size}px-{cache_key(data, size)}.u8"
 
 
@@ -534,7 +550,8 @@ assert _cache_path(faces, 8, tmp) == tmp / f"flat-8px-{cache_key(faces, 8)}.u8"
 
 
 # %% [markdown]
-# The cache is looked for again once the lock is held: another process may have built it meanwhile.
+# Once the lock is held, the cache is looked for again, because another process may have built it
+# meanwhile.
 
 # %%
 #| export
@@ -544,10 +561,10 @@ def image_cache(
     cache_root: str | Path,  # The folder for caches
     progress: bool = True,  # Show a progress bar
     threads: int = 0,  # Decoding threads; 0 means one per available core
-    verify: bool = True,  # Check the checksum of a cache that is there
+    verify: bool = True,  # Check the checksum of an existing cache
 ) -> np.memmap:  # uint8 (N, 3, size, size), read-only; row i is row i of the table
-    """A set's images as one array on disk, decoded now or earlier. Raises: ValueError (damaged
-    image), OSError (disk full, not writable).
+    """The images of a set as one array on disk, decoded now or earlier. Raises: ValueError
+    (damaged image), OSError (disk full, not writable).
     """
     path = _cache_path(data, size, root := Path(cache_root))
     if (pixels := open_cache(path, verify)) is not None:
@@ -566,14 +583,14 @@ pixels = image_cache(faces, 16, tmp / "cache", progress=False)
 pixels.shape, sorted(p.name for p in (tmp / "cache").iterdir())
 
 # %% [markdown]
-# The second time nothing is loaded.
+# The second call loads no image.
 
 # %%
 assert sum(calls) == 300 and (pixels[5] == 35).all()
 again = image_cache(faces, 16, tmp / "cache", progress=False)
 assert sum(calls) == 300 and (again == pixels).all() and not again.flags.writeable
 (tmp / "cache" / ".lock").unlink()
-# and nothing is locked: the folder may be read-only
+# nothing is locked, so the folder may be read-only
 assert image_cache(faces, 16, tmp / "cache") is not None and not (tmp / "cache" / ".lock").exists()
 stored = next((tmp / "cache").glob("*.u8"))
 stored.write_bytes(b"\x00" + stored.read_bytes()[1:-1] + b"\x00")
@@ -589,7 +606,7 @@ assert (
 
 
 # %% [markdown]
-# A damaged image stops everything, and leaves neither a cache nor a temporary file.
+# A damaged image stops the build, and leaves neither a cache nor a temporary file.
 
 # %%
 def damaged(rows, size):

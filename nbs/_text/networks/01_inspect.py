@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Networks
 #
-# > Where a network's head is, what it sees, and whether the network is fit for a run
+# > Find a network's head and its input features, and check that the network is fit for a run
 
 # %%
 #| default_exp networks.inspect
@@ -28,13 +28,15 @@ from fairgrape.data.transforms import normalise
 from fairgrape.networks.builders import NETWORKS, plain_model
 
 # %% [markdown]
-# [Builders](02_builders.ipynb) make a plain network of a name; their names are handed on.
+# [Builders](02_builders.ipynb) make a plain network from a name. This notebook inspects such a
+# network.
 
 # %% [markdown]
 # ## The head
 #
-# The head is the last layer with prunable weights: `fc` in the ResNets, `classifier.1` in MobileNetV2, and in SqueezeNet a 1×1 convolution whose
-# maps are averaged. Finding it by its place spares a table of names that would have to be kept in step with two libraries.
+# The head is the last layer with prunable weights: `fc` in the ResNets, `classifier.1` in
+# MobileNetV2, and in SqueezeNet a 1×1 convolution whose maps are averaged. It is found by its
+# position, so no table of names has to follow the changes of two libraries.
 
 # %%
 #| export
@@ -59,8 +61,9 @@ assert head_name(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) == "0"
 
 
 # %% [markdown]
-# What the head sees is the network's own description of an image, and images can be compared or clustered by it. A hook on the head
-# collects it, so that this works for networks of any make. Where the head is a convolution its input still has height and width, and they are averaged.
+# The input of the head describes an image, so images can be compared or clustered by it. A hook on
+# the head collects it, which works for any network. If the head is a convolution, its input still
+# has height and width, over which it is averaged.
 
 # %%
 #| export
@@ -68,8 +71,8 @@ assert head_name(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) == "0"
 def penultimate(
     model: nn.Module,  # The network; evaluation or training mode stays as it is
     x: Tensor,  # Normalised images, shape (B, 3, S, S)
-) -> Tensor:  # What enters the head, float32, shape (B, d)
-    "The features from which the head makes the outputs."
+) -> Tensor:  # The input of the head, float32, shape (B, d)
+    "The features from which the head computes the outputs."
     taken = []
     hook = model.get_submodule(head_name(model)).register_forward_pre_hook(
         lambda _, inputs: taken.append(inputs[0])
@@ -90,7 +93,7 @@ x = torch.rand(4, 3, 32, 32)
 }
 
 # %%
-# the head makes the outputs of just this
+# the head computes the outputs from exactly these features
 assert torch.allclose(small.eval().fc(penultimate(small, x)), small(x), atol=1e-6)
 assert not small.fc._forward_pre_hooks and not small.training
 # a head that is a convolution, on 2 × 2
@@ -99,21 +102,23 @@ assert penultimate(nn.Sequential(nn.Conv2d(2, 5, 1)), pixels).tolist() == [[2.5,
 
 
 # %% [markdown]
-# ## Does it fit?
+# ## Is it fit for a run?
 #
-# A run should learn before it decodes a hundred thousand images that a network is not for it. So one is built without memory for its
-# weights (on PyTorch's `meta` device). The class below turns every `torch.empty`, of which layers make their weights, into a tensor without memory and leaves all other arithmetic alone, since
-# some constructors calculate.
+# A run should find out that a network is unfit before it decodes a hundred thousand images. So the
+# network is built without memory for its weights (on PyTorch's `meta` device). Layers create their
+# weights with `torch.empty`. The class below makes each `torch.empty` return a tensor without
+# memory, and leaves all other arithmetic unchanged, because some constructors calculate.
 
 # %%
 #| export
 class _WithoutMemory(TorchFunctionMode):
-    "Inside, `torch.empty` gives tensors that have a shape and no values"
+    "Inside this context, `torch.empty` returns tensors with a shape and no values."
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        return function(
-            *args, **((kwargs or {}) | (dict(device="meta") if function is torch.empty else {}))
-        )
+        kwargs = dict(kwargs or {})
+        if function is torch.empty:
+            kwargs["device"] = "meta"
+        return function(*args, **kwargs)
 
 
 # %%
@@ -130,21 +135,23 @@ assert (
 )
 
 # %% [markdown]
-# A few networks measure themselves while they are built, and without values there is nothing to measure: those are built with memory, which is given back at once. Each is asked for 997 outputs, a number that no inner layer has by chance.
+# The constructors of a few networks need the values of their weights. Such a network is built with
+# memory, which is freed at once. Each network gets 997 outputs, a number that no inner layer has by
+# chance.
 
 # %%
 #| export
-PROBE = 997  # Outputs asked for when a network's structure is looked at
+_PROBE = 997  # Number of outputs when a network's structure is inspected
 
 
 def _built_without_memory(build: Callable) -> nn.Module:
-    "The network that `build` makes, with `PROBE` outputs, on the meta device."
+    "The network that `build` makes, with `_PROBE` outputs, on the meta device."
     try:
         with _WithoutMemory():
-            return build(num_classes=PROBE).to("meta")
-    # it measures itself while it is built
+            return build(num_classes=_PROBE).to("meta")
+    # the constructor needs the values of the weights
     except RuntimeError:
-        return build(num_classes=PROBE).to("meta")
+        return build(num_classes=_PROBE).to("meta")
 
 
 # %%
@@ -166,7 +173,9 @@ assert _built_without_memory(measured).weight.is_meta and _built_without_memory(
 
 
 # %% [markdown]
-# Two images that do not exist either go through it. Networks fail in as many ways as there are authors, so whatever goes wrong is taken as the reason, its first line at least. The answer is remembered: a sweep asks the same thing hundreds of times.
+# Two images without memory pass through the network. Networks raise many kinds of errors, so the
+# first line of any error is taken as the reason. The answer is cached, because a sweep asks the
+# same question hundreds of times.
 
 # %%
 #| export
@@ -174,9 +183,9 @@ assert _built_without_memory(measured).weight.is_meta and _built_without_memory(
 def probe_network(
     network: str,  # A known name, as for `plain_model`
     image_size: int,  # Side of the square images, pixels
-    # The network on the meta device; or None and why it cannot take such images
+    # The network on the meta device and ""; or None and why it cannot take such images
 ) -> tuple[nn.Module | None, str]:
-    "Build a network without memory and send two images through it."
+    "Build a network without memory and pass two images through it."
     build = network_builder(network, image_size)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -186,7 +195,7 @@ def probe_network(
         except Exception as e:
             return None, str(e).strip().split("\n")[0][:160] or type(e).__name__
     got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-    return (model, "") if got == (2, PROBE) else (None, f"it gives {got} instead of (2, {PROBE})")
+    return (model, "") if got == (2, _PROBE) else (None, f"it gives {got} instead of (2, {_PROBE})")
 
 
 # %%
@@ -223,12 +232,12 @@ with patch.dict(
 
 
 # %% [markdown]
-# Who is told that a size is wrong wants a size that is right, and the nearest.
+# The error for a wrong size suggests the nearest size that works.
 
 # %%
 #| export
 def _fitting_size(network: str, image_size: int) -> int | None:
-    "The usual size nearest to this one that the network takes; None where it takes none."
+    "The nearest usual size that the network accepts; None if it accepts none."
     sizes = sorted(
         (32, 48, 64, 96, 128, 160, 192, 224, 240, 256, 299, 384, 448),
         key=lambda s: (abs(s - image_size), s),
@@ -248,15 +257,17 @@ assert (
 
 
 # %% [markdown]
-# A network that runs may still be unfit: nothing in it can be pruned, a layer standardises its weights so that [pruned zeros would act](../method/04_masks.ipynb), its outputs are made by more than one
-# layer (distilled transformers have two heads), or it refuses weights that come back from a file. The last befalls torchvision's MNASNets: they insist
-# on a version number that pickled weights carry and safetensors do not.
+# A network that runs may still be unfit. It may have nothing to prune, a layer may standardise its
+# weights so that [pruned zeros still have an effect](../method/04_masks.ipynb), more than one layer
+# may make its outputs (distilled transformers have two heads), or it may not load weights from a
+# file. The last is true of torchvision's MNASNets: they need a version number that pickled weights
+# carry and safetensors do not.
 
 # %%
 #| export
 def _check_structure(network: str, model: nn.Module) -> str:
-    """The head's name of a network with `PROBE` outputs. Raises: ValueError where it cannot be
-    pruned or kept.
+    """The name of the head of a network with `_PROBE` outputs. Raises: ValueError if the network
+    cannot be pruned or saved.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     if not layers:
@@ -269,10 +280,10 @@ def _check_structure(network: str, model: nn.Module) -> str:
             check_weight(name, layer)
         except ValueError as e:
             raise ValueError(
-                f"network = {network!r} cannot be pruned: weights at 0 would not stay out of what "
-                f"its layer {name} ({type(layer).__name__}) computes: choose another"
+                f"network = {network!r} cannot be pruned, because weights at 0 would still affect"
+                f" its layer {name} ({type(layer).__name__}): choose another"
             ) from e
-    heads = [n for n, m in layers.items() if len(m.weight) == PROBE]
+    heads = [n for n, m in layers.items() if len(m.weight) == _PROBE]
     if heads != [head_name(model)]:
         raise ValueError(
             f"network = {network!r}: its outputs must come from one last layer, not from"
@@ -282,14 +293,14 @@ def _check_structure(network: str, model: nn.Module) -> str:
         model.load_state_dict(dict(model.state_dict()))
     except ValueError as e:
         raise ValueError(
-            f"network = {network!r} does not take weights back from a file ({e}): choose another"
+            f"network = {network!r} cannot load its weights from a file ({e}): choose another"
         ) from e
     return heads[0]
 
 
 # %%
 class Standardised(nn.Conv2d):
-    "Its weights have mean 0 and deviation 1 in each row"
+    "Its weights have mean 0 and standard deviation 1 in each row."
 
     def forward(self, x):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
@@ -297,7 +308,7 @@ class Standardised(nn.Conv2d):
 
 
 class Versioned(nn.Linear):
-    "Like the MNASNets"
+    "Like the MNASNets."
 
     def _load_from_state_dict(self, state, prefix, metadata, *args):
         if "version" not in metadata:
@@ -308,18 +319,18 @@ class Versioned(nn.Linear):
 class TwoHeads(nn.Module):
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Linear(4, PROBE), nn.Linear(4, PROBE)
+        self.a, self.b = nn.Linear(4, _PROBE), nn.Linear(4, _PROBE)
 
 
 for model, hint in [
     (nn.Sequential(nn.ReLU()), "nothing in it can be pruned"),
     (TwoHeads(), "not from a and b"),
-    (nn.Sequential(nn.Linear(4, PROBE), nn.Linear(4, 4)), "not from 0"),
+    (nn.Sequential(nn.Linear(4, _PROBE), nn.Linear(4, 4)), "not from 0"),
     (nn.Sequential(nn.Linear(4, 4)), "not from none"),
-    (nn.Sequential(Versioned(4, PROBE)), "back from a file (no version)"),
+    (nn.Sequential(Versioned(4, _PROBE)), "cannot load its weights from a file (no version)"),
     (
-        nn.Sequential(Standardised(3, 4, 3), nn.Linear(4, PROBE)),
-        "its layer 0 (Standardised) computes",
+        nn.Sequential(Standardised(3, 4, 3), nn.Linear(4, _PROBE)),
+        "would still affect its layer 0 (Standardised)",
     ),
 ]:
     try:
@@ -329,7 +340,7 @@ for model, hint in [
         assert hint in str(e)
     else:
         raise AssertionError("an unfit network was accepted")
-assert _check_structure("mine", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, PROBE))) == "1"
+assert _check_structure("mine", nn.Sequential(nn.Linear(3, 4), nn.Linear(4, _PROBE))) == "1"
 
 
 # %%
@@ -339,8 +350,8 @@ def check_network(
     outputs: int = 2,  # Rows of the head
     image_size: int = 224,  # Side of the square images, pixels
 ) -> str:  # Name of its head layer
-    """Check before any work that a network can be built, run, pruned and kept. Raises:
-    ValueError that says why not.
+    """Check before any work that a network can be built, run, pruned and saved. Raises:
+    ValueError with the reason.
     """
     if outputs < 1:
         raise ValueError(f"outputs = {outputs}: a network needs at least 1 output")
@@ -350,12 +361,12 @@ def check_network(
     fits = _fitting_size(network, image_size)
     raise ValueError(
         f"network = {network!r} cannot take images of image_size = {image_size} ({why})"
-        + (f": {fits} would do" if fits else ": choose another network")
+        + (f": use image_size = {fits}" if fits else ": choose another network")
     )
 
 
 # %% [markdown]
-# One question for all of it, by the name in a run's settings:
+# `check_network` makes all these checks, by the name in a run's settings:
 
 # %%
 {
@@ -369,15 +380,15 @@ assert check_network("efficientnet_lite0", image_size=48) == "classifier"
 
 
 def pooled(num_classes):
-    # takes no images of any size
+    # accepts no images of any size
     return nn.Sequential(nn.AdaptiveAvgPool1d(1), nn.Flatten(1), nn.AdaptiveAvgPool1d(num_classes))
 
 
 with patch.dict(NETWORKS, average=(pooled, None)):
     for name, size, hint in [
-        ("inception_v3", 64, "96 would do"),
-        ("vit_b_16", 40, "32 would do"),
-        ("mnasnet0_5", 64, "back from a file"),
+        ("inception_v3", 64, "use image_size = 96"),
+        ("vit_b_16", 40, "use image_size = 32"),
+        ("mnasnet0_5", 64, "cannot load its weights from a file"),
         ("timm:levit_128", 224, "head.linear and head_dist.linear"),
         ("timm:test_nfnet", 64, "layer stem.conv1 (ScaledStdConv2d)"),
         ("average", 32, "choose another network"),
@@ -399,14 +410,17 @@ else:
 
 
 # %% [markdown]
-# ## Other colours
+# ## Other normalisations
 #
-# Weights that were trained on [another normalisation](02_builders.ipynb) than ImageNet's can be fitted to it. The difference between two normalisations is linear in each channel, so the first convolution can absorb it: with $z$ what the network gets and
-# $a z + b$ what it was trained on, $W(az + b) = (Wa)z + Wb$, and the constant $Wb$ goes into the bias or the running mean of the batch norm that
-# follows. No layer is added, and the network stays timm's. One thing is inexact: the zeros around the image, which meant mid grey and now mean
-# ImageNet's average colour.
+# Weights that were trained with [another normalisation](02_builders.ipynb) can be adapted to
+# ImageNet's. The difference between two normalisations is linear in each channel, so the first
+# convolution can absorb it. If the network gets $z$ and was trained on $a z + b$, then $W(az + b) =
+# (Wa)z + Wb$, and the constant $Wb$ goes into the bias, or into the running mean of the batch norm
+# that follows. No layer is added, and the network remains timm's. Only the border is inexact: the
+# zeros around the image used to mean mid grey and now mean ImageNet's average colour.
 #
-# Some first layers do more than multiply: they standardise their own weights. So the layer is tried out on random pixels, and where its answer changes, it gets its weights back.
+# Some first layers also standardise their own weights. So the layer is tested on random pixels, and
+# if its output changes, its weights are restored.
 
 # %%
 #| export
@@ -414,8 +428,8 @@ else:
 def _rescale(
     conv: nn.Conv2d, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
 ) -> Tensor | None:
-    """Fit `conv`'s weights to images normalised with `new`, not `old` (mean and std, each (1,
-    3, 1, 1)); the constant that they now lack, (C,), or None and as it was.
+    """Adapt `conv`'s weights to images normalised with `new` instead of `old` (mean and std, each
+    (1, 3, 1, 1)). Returns the constant to add to its output, (C,), or None with `conv` unchanged.
     """
     side, weight = 8 * max(conv.kernel_size), conv.weight.clone()
     x = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -431,7 +445,9 @@ def _rescale(
 
 
 # %% [markdown]
-# One weight by hand. It was trained on $(p - 0.5)/0.5$; the red channel's pixel is $p = 0.229 z + 0.485$, so $w = 1$ becomes $0.458$ and lacks $-0.03$. And a layer that divides its weights by their own size:
+# One weight by hand. It was trained on $(p - 0.5)/0.5$, and a pixel of the red channel is $p =
+# 0.229 z + 0.485$, so $w = 1$ becomes $0.458$, and $-0.03$ must be added. The second layer
+# standardises its weights, so it is left unchanged:
 
 # %%
 def one_weight():
@@ -455,7 +471,8 @@ assert _rescale(unfit, half, imagenet) is None and torch.equal(unfit.weight, giv
 
 
 # %% [markdown]
-# The constant needs a place: a bias, or a batch norm right after the convolution, which subtracts a mean anyway. Without one the convolution is left alone.
+# The constant goes into a bias, or into a batch norm right after the convolution, which subtracts a
+# mean anyway. If there is neither, the convolution does not change.
 
 # %%
 #| export
@@ -463,7 +480,7 @@ assert _rescale(unfit, half, imagenet) is None and torch.equal(unfit.weight, giv
 def _absorb(
     conv: nn.Conv2d, norm: nn.Module | None, old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor]
 ) -> bool:
-    "Let `conv` take images normalised with `new` as if with `old`; whether it could."
+    "Adapt `conv` to images normalised with `new` instead of `old`; False if it cannot be adapted."
     if conv.bias is None and getattr(norm, "num_features", 0) != conv.out_channels:
         return False
     constant = _rescale(conv, old, new)
@@ -503,13 +520,14 @@ assert not _absorb(unfit, None, half, imagenet)
 
 
 # %% [markdown]
-# In some networks several convolutions see the image side by side, and then there is no single one to change.
+# In some networks several convolutions take the image in parallel, so no single one can absorb the
+# difference.
 
 # %%
 #| export
 def _first_convolution(model: nn.Module) -> tuple[nn.Conv2d | None, nn.Module | None]:
-    """The one convolution that takes three channels, and the batch norm after it; None for what
-    there is not.
+    """The only convolution that takes three channels, and the batch norm after it; None if
+    missing.
     """
     layers = list(model.modules())
     first = [
@@ -544,10 +562,10 @@ assert _first_convolution(nn.Conv2d(3, 3, 3, groups=3)) == (None, None)
 @torch.no_grad()
 def fold_normalisation(
     model: nn.Module,  # The network, changed in place
-    mean: Sequence[float],  # What its weights expect subtracted, a channel, of pixels in [0, 1]
-    std: Sequence[float],  # What its weights expect divided by, a channel
+    mean: Sequence[float],  # The mean that its weights expect, per channel, for pixels in [0, 1]
+    std: Sequence[float],  # The standard deviation that its weights expect, per channel
 ) -> nn.Module:  # The same network, for images in ImageNet's normalisation
-    """Let the first convolution absorb the difference between two normalisations; warn where it
+    """Let the first convolution absorb the difference between two normalisations; warn if it
     cannot.
     """
     old, new = (
@@ -560,15 +578,17 @@ def fold_normalisation(
     if conv is None or not _absorb(conv, norm, old, new):
         warnings.warn(
             f"these weights expect images normalised with mean {tuple(mean)} and std {tuple(std)},"
-            " get ImageNet's, and have no single first convolution that could absorb the"
-            " difference: they start a little off",
+            " not ImageNet's, and the network has no single first convolution that could absorb"
+            " the difference: training starts from slightly wrong inputs",
             stacklevel=2,
         )
     return model
 
 
 # %% [markdown]
-# Without a border the two are the same function, to rounding, with a bias and with batch norm. Two networks that cannot are told so, and stay as they were:
+# Without a border the adapted network computes the same function up to rounding, with a bias and
+# with batch norm. If a network cannot be adapted, a warning says so, and the network does not
+# change:
 
 # %%
 pixels, half = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), (0.5, 0.5, 0.5)
@@ -598,11 +618,11 @@ print(said[0].message)
 kept = small.conv1.weight.clone()
 # nothing to do
 assert torch.equal(fold_normalisation(small, IMAGENET_MEAN, IMAGENET_STD).conv1.weight, kept)
-# another deviation alone
+# only another standard deviation
 assert torch.allclose(
     fold_normalisation(one_weight(), IMAGENET_MEAN, half).weight[0, 0], torch.tensor(0.458)
 )
-other_mean = fold_normalisation(one_weight(), half, IMAGENET_STD)  # another mean alone
+other_mean = fold_normalisation(one_weight(), half, IMAGENET_STD)  # only another mean
 assert other_mean.weight[0, 0] == 1 and math.isclose(
     other_mean.bias.item(), (0.485 - 0.5) / 0.229, rel_tol=1e-4
 )

