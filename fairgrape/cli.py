@@ -34,7 +34,7 @@ def report(
     runs_root: Path,  # Folder of run folders
     out: str = "",  # The page; empty: report.html in that folder
 ) -> Path:  # The page
-    """Run the report template; its notebook lies in the runs folder. Raises: ValueError for a
+    """Run the report template; its notebook goes into the runs folder. Raises: ValueError for a
     page outside of it.
     """
     from fairgrape.sweep.jobs import working_on
@@ -57,17 +57,16 @@ def study_folder(
     fast: bool,  # The form for two cores
     changed: dict,  # Settings that replace the study's
     runs_root: Path,  # Folder of run folders
-) -> Path:  # Where its notebook and page go
-    "A folder below `studies/` in the runs folder, named by the study and what was changed."
-    words = [name, row, *["fast"] * fast, *(f"{v}" for k, v in changed.items() if k != "data_path")]
-    return inside(
-        runs_root / "studies" / re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-.")[:100],
-        runs_root,
-    )
+) -> Path:  # The folder of its notebook and page
+    "A folder in `studies/` in the runs folder, named after the study and the changed settings."
+    words = [name, row, "fast"] if fast else [name, row]
+    words += [str(v) for k, v in changed.items() if k != "data_path"]
+    plain = re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-.")[:100]
+    return inside(runs_root / "studies" / plain, runs_root)
 
 # %% ../nbs/01_cli.ipynb #3641d9b8
 def _parted(given: dict) -> tuple[dict, dict]:
-    "Places, and settings."
+    "Split options into places and settings."
     return (
         {k: v for k, v in given.items() if k in PLACES},
         {k: v for k, v in given.items() if k not in PLACES},
@@ -75,7 +74,7 @@ def _parted(given: dict) -> tuple[dict, dict]:
 
 
 def _cells_of(name: str, row: str, fast: bool, given: dict) -> list[dict]:
-    "The runs of a study. Raises: ValueError or TypeError for settings or places that cannot be."
+    "The runs of a study. Raises: ValueError or TypeError for invalid settings or places."
     places, changed = _parted(given)
     cells = [cell | places for cell in study_cells(load_study(name), row, fast, changed)]
     numbered(cells)
@@ -87,11 +86,11 @@ def study(
     row: str,  # A data set and task, one of `fairgrape.studies.studies.protocol_rows()`
     fast: bool = False,  # The form for two cores
     overrides: dict | None = None,  # Settings and places that replace the study's
-    log: bool = True,  # Say what happens
+    log: bool = True,  # Show the progress
     # How the runs are made: workers, gpus_per_run, retries, accept_older, engine, command of
     # `fairgrape.sweep.sweep.sweep`
     **how,
-) -> tuple[Path, list[str]]:  # The folder of the study's page, and what failed, in words
+) -> tuple[Path, list[str]]:  # The folder of the study's page, and a line for each failure
     """Run a study and build its page. Raises: ValueError before anything starts; RuntimeError
     if no run succeeded.
     """
@@ -125,8 +124,8 @@ def study(
 
 # %% ../nbs/01_cli.ipynb #f1a5d438
 def engine_of(args: argparse.Namespace):
-    """The engine that the options ask for. Raises: ValueError for more than there is,
-    ImportError where Ray is asked for and not installed.
+    """The engine for the options. Raises: ValueError for more workers or GPUs than exist,
+    ImportError if Ray is not installed.
     """
     if args.engine == "local":
         from fairgrape.sweep.local import Local
@@ -144,7 +143,7 @@ def engine_of(args: argparse.Namespace):
 
 # %% ../nbs/01_cli.ipynb #45b8e249
 def run_sweep(args: argparse.Namespace) -> int:
-    "`fairgrape sweep`"
+    "Run `fairgrape sweep`."
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
     cells, one = read_grid(args.grid, given), args.cell is not None
     chosen = one_cell(cells, args.cell) if one else numbered(cells)
@@ -190,7 +189,7 @@ _WORDS = {int: "N", float: "X", bool: "True|False", str: "TEXT"}  # a type on th
 def _settings_options(
     command: argparse.ArgumentParser, leave_out: tuple = (), records: tuple = (Settings, Places)
 ):
-    "Every setting and place of a run as an option; what is not given is not there"
+    "Add every setting and place of a run as an option; the result holds only the given ones."
     chapters = {}
     for f in [f for record in records for f in fields(record)]:
         about = f.metadata["about"]
@@ -217,19 +216,19 @@ def _run_command(commands):
     )
     one.add_argument("-f", "--file", help="YAML file of parameters; options override it")
     one.add_argument(
-        "--accept_older", action="store_true", help="let a finished run of older code count"
+        "--accept_older", action="store_true", help="accept a finished run of older code"
     )
     _settings_options(one)
 
 # %% ../nbs/01_cli.ipynb #c050e006
 def _engine_options(command: argparse.ArgumentParser):
-    "How many runs at once, where, and what is done about crashes"
+    "Add the options of an engine: parallel runs, devices, crashes."
     command.add_argument(
         "--workers",
         type=int,
         default=0,
         metavar="N",
-        help="runs at once (default: one per GPU, or one)",
+        help="number of runs at the same time (default: one per GPU, or one)",
     )
     command.add_argument(
         "--gpus_per_run", type=int, default=1, metavar="N", help="GPUs for one run (default: 1)"
@@ -239,10 +238,10 @@ def _engine_options(command: argparse.ArgumentParser):
         type=int,
         default=2,
         metavar="N",
-        help="how often a crash is tried again (default: 2)",
+        help="how often a crashed run is repeated (default: 2)",
     )
     command.add_argument(
-        "--accept_older", action="store_true", help="let finished runs of older code count"
+        "--accept_older", action="store_true", help="accept finished runs of older code"
     )
     command.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"
@@ -250,7 +249,7 @@ def _engine_options(command: argparse.ArgumentParser):
     command.add_argument(
         "--address",
         default="",
-        help="Ray: the cluster (default: the one that runs here, else a new one)",
+        help="Ray: the cluster's address (default: the one on this machine, or a new one)",
     )
     command.add_argument(
         "--cpus_per_run",
@@ -263,15 +262,12 @@ def _engine_options(command: argparse.ArgumentParser):
         "--fetch",
         default="",
         metavar="FOLDER",
-        help=(
-            "Ray without shared storage: the nodes' own runs folder, from which finished runs are"
-            " fetched"
-        ),
+        help="Ray without shared storage: the runs folder on the nodes, to fetch runs from",
     )
 
 # %% ../nbs/01_cli.ipynb #5aa2d534
 def _sweep_command(commands):
-    "`fairgrape sweep`"
+    "Add `fairgrape sweep`."
     many = commands.add_parser(
         "sweep",
         help="all runs of a grid, each once, then the report",
@@ -281,23 +277,24 @@ def _sweep_command(commands):
         "grid",
         nargs="?",
         default="",
-        help="a YAML file, or a section of settings.ini; none: the options alone",
+        help="a YAML file, or a section of settings.ini; none: only the options",
     )
     many.add_argument(
-        "--dry_run", action="store_true", help="say what would be done, and do nothing"
+        "--dry_run", action="store_true", help="print the plan without running it"
     )
     many.add_argument(
         "--cell",
         type=int,
         metavar="N",
-        help="only the run of this number, from 0, as --dry_run counts; for job arrays",
+        help="only the run of this number, from 0, as in --dry_run; for job arrays",
     )
-    many.add_argument("--no_report", action="store_true", help="leave the report out")
-    _engine_options(many), _settings_options(many)
+    many.add_argument("--no_report", action="store_true", help="make no report")
+    _engine_options(many)
+    _settings_options(many)
 
 
 def _study_command(commands):
-    "`fairgrape study`; its data set is a row of the protocol, not a setting"
+    "Add `fairgrape study`; its data set is a row of the protocol, not a setting."
     epilog = f"studies: {', '.join(study_names())}; data sets: {', '.join(protocol_rows())}"
     ask = commands.add_parser(
         "study",
@@ -316,19 +313,18 @@ def _study_command(commands):
     ask.add_argument(
         "--fast", action="store_true", help="the form for two cores, about ten minutes"
     )
-    _engine_options(ask), _settings_options(ask, leave_out=("dataset",))
+    _engine_options(ask)
+    _settings_options(ask, leave_out=("dataset",))
 
 # %% ../nbs/01_cli.ipynb #91588d19
 def _data_command(commands):
-    "`fairgrape data check`"
-    data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(
-        dest="what", required=True
-    )
-    check = data.add_parser(
+    "Add `fairgrape data check`."
+    data = commands.add_parser("data", help="check a data set before its use")
+    check = data.add_subparsers(dest="what", required=True).add_parser(
         "check",
         help=(
-            "what is there, what is missing or damaged, and where to get it; exit status 1 if the"
-            " set is not sound"
+            "list present, missing and damaged files, and where to get them; exit status 1 if the"
+            " set has errors"
         ),
     )
     check.add_argument("dataset", choices=DATASETS)
@@ -341,31 +337,31 @@ def _data_command(commands):
         const="True",
         choices=("True", "False"),
         default="False",
-        help="what is there is meant to be all: a missing file is no fault",
+        help="the set is incomplete on purpose: a missing file is not an error",
     )
 
 
 def _small_commands(commands):
-    "`fairgrape report`, `status` and `calibrate`, which have no settings of runs"
+    "Add `fairgrape report`, `status` and `calibrate`, which have no settings of runs."
     page = commands.add_parser("report", help="one page about all runs of a folder")
     page.add_argument("--out", default="", help="default: report.html in the runs folder")
     state = commands.add_parser(
-        "status", help="the sweeps of a runs folder: what is done, runs, waits, failed"
+        "status", help="list done, running, waiting and failed runs of a runs folder"
     )
-    state.add_argument("--all", action="store_true", help="earlier sweeps and finished runs too")
+    state.add_argument("--all", action="store_true", help="with earlier sweeps and finished runs")
     times = commands.add_parser(
-        "calibrate", help="time this machine and say how long the protocol takes on it"
+        "calibrate", help="time this machine and estimate the duration of the protocol on it"
     )
     times.add_argument(
-        "--seconds", type=float, default=120, help="about how long to measure (default: 120)"
+        "--seconds", type=float, default=120, help="approximate time to measure (default: 120)"
     )
-    times.add_argument("--device", default="", help="default: CUDA where there is one")
+    times.add_argument("--device", default="", help="default: CUDA if available")
     for command in (page, state, times):
         command.add_argument("--runs_root", help="default: settings.ini")
 
 # %% ../nbs/01_cli.ipynb #58020acd
 def _parser() -> argparse.ArgumentParser:
-    "All commands"
+    "The parser of all commands."
     parser = argparse.ArgumentParser(
         "fairgrape",
         description=(
@@ -380,7 +376,7 @@ def _parser() -> argparse.ArgumentParser:
 
 # %% ../nbs/01_cli.ipynb #14bfa40b
 def _parameters(args: argparse.Namespace) -> dict:
-    "The parameters of `fairgrape run`: a file's, overridden by options"
+    "The parameters of `fairgrape run`: those of a file, overridden by options."
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
     if not args.file:
         return given
@@ -395,7 +391,7 @@ def _parameters(args: argparse.Namespace) -> dict:
 # %% ../nbs/01_cli.ipynb #51896550
 def _run(args: argparse.Namespace) -> int:
     given = _parameters(args)
-    _, places = from_parameters(given)  # refuses what cannot be before anything is imported
+    _, places = from_parameters(given)  # raises for invalid settings before the large imports
     plain_name(places.get("name", ""))
 
     from fairgrape.sweep.runner import execute
@@ -443,22 +439,16 @@ def _data(args: argparse.Namespace) -> int:
 
 # %% ../nbs/01_cli.ipynb #030614c5
 def _study(args: argparse.Namespace) -> int:
-    "`fairgrape study`"
+    "Run `fairgrape study`."
     given = {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}
-    _cells_of(args.study, args.row, args.fast, given)  # refused before anything is imported
+    _cells_of(args.study, args.row, args.fast, given)  # raises before the large imports
     how = dict(
         engine=engine_of(args),
         retries=args.retries,
         accept_older=args.accept_older,
         command=args.again,
     )
-    folder, failed = study(
-        args.study,
-        args.row,
-        args.fast,
-        given,
-        **how,
-    )
+    folder, failed = study(args.study, args.row, args.fast, given, **how)
     for what in failed:
         print(f"failed: {what}", file=sys.stderr)
     print(f"the study's notebook and page:\n  {folder / 'study.ipynb'}\n  {folder / 'study.html'}")
@@ -477,9 +467,9 @@ COMMANDS: dict[str, Callable] = dict(
 
 
 def _stopped(
-    error: Exception,  # What a command raised
+    error: Exception,  # The error of a command
 ) -> int:  # The exit status
-    "Say on standard error what stopped a run or a sweep. Raises: the error, if it is none of them."
+    "Print the error that stopped a run or a sweep. Raises: the error, if it has another cause."
     import papermill
 
     from fairgrape.sweep.sweep import Interrupted
@@ -496,7 +486,7 @@ def _stopped(
 def main(
     arguments: list[str] | None = None,  # Default: the command line
 ) -> int:  # 0 done, 1 a run failed, 2 it could not start, 130 interrupted
-    "The `fairgrape` command, once everything is imported."
+    "The `fairgrape` command, after its imports."
     given = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(given)
     args.again = shlex.join(["fairgrape", *given])

@@ -30,19 +30,19 @@ from .files import cores
 # %% ../../nbs/training/07_parallel.ipynb #cb64f175
 @dataclass(frozen=True)
 class Team:
-    "This process's place among those that work on one run."
+    "This process among those that share a run."
 
     rank: int = 0  # Its number, from 0
-    size: int = 1  # How many there are
-    # Where it computes, and where what is sent must lie
+    size: int = 1  # Number of processes
+    # Where it computes, and where tensors must be to be sent
     device: torch.device = torch.device("cpu")
 
     @property
     def main(self) -> bool:
-        return self.rank == 0  # this one writes files and says things
+        return self.rank == 0  # this process writes files and prints
 
     def wait(self):
-        "Go on when all have come here"
+        "Wait until all processes have reached this point."
         if self.size > 1:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
@@ -51,34 +51,32 @@ ALONE = Team()
 
 # %% ../../nbs/training/07_parallel.ipynb #77e297c7
 def die_with_parent(how: int = signal.SIGKILL):
-    """Ask Linux to send this process a signal when the one that started it is gone; elsewhere
-    nothing happens
+    """Ask Linux to send this process a signal when its parent ends; on other systems nothing
+    happens.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(how))  # 1: PR_SET_PDEATHSIG
 
 # %% ../../nbs/training/07_parallel.ipynb #45c83cf6
 def team_of(
-    # "cuda" or "cpu"; empty: CUDA where there is one. A process that is alone may name any device
+    # "cuda" or "cpu"; empty: CUDA if available. A single process may name any device
     device: str = "",
-) -> Team:  # This process's place; alone where nobody launched several
+) -> Team:  # This process's team; `ALONE` for a single process
     """Join the processes that `accelerate launch` or torchrun started. Raises: ValueError for a
     device that all would share.
     """
-    size, kind = (
-        int(os.environ.get("WORLD_SIZE", 1)),
-        device or ("cuda" if torch.cuda.is_available() else "cpu"),
-    )
-    # who is alone needs no device to send through
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # a single process needs no device for sending
     if size < 2 or "LOCAL_RANK" not in os.environ:
         return ALONE
     if kind not in ("cuda", "cpu"):
         raise ValueError(
-            f"device = {device!r} with {size} processes: each takes its own GPU; use 'cuda', 'cpu',"
-            " or leave it empty"
+            f"device = {device!r} with {size} processes: each uses its own GPU; give 'cuda' or"
+            " 'cpu', or leave it empty"
         )
     die_with_parent()
-    # one may decode images for hours while the others wait
+    # one process may decode images for hours while the others wait
     state = PartialState(cpu=kind == "cpu", timeout=timedelta(days=7))
     return Team(
         state.process_index,
@@ -90,7 +88,7 @@ def team_of(
 @patch
 @contextmanager
 def main_first(self: Team) -> Iterator[None]:
-    "What is within is done by process 0 first, then by the others."
+    "Run the block in process 0 first, then in the others."
     if not self.main:
         self.wait()
     yield
@@ -103,7 +101,7 @@ def share(
     self: Team,
     n: int,  # Number of whole batches
 ) -> range:  # Numbers of the batches that this process takes
-    "Which of `n` batches are mine: rank, rank + size, …"
+    "The batches of this process among `n`: rank, rank + size, …"
     return range(self.rank, n, self.size)
 
 # %% ../../nbs/training/07_parallel.ipynb #97095b23
@@ -112,8 +110,8 @@ def piece(
     self: Team,
     rows: Tensor,  # Row numbers of the images of a batch, shape `(n,)`
 ) -> Tensor:  # Those of this process's piece
-    """My piece of a batch: near-equal and in order; the whole batch where a piece would have
-    less than 2 images.
+    """This process's piece of a batch: near-equal and in order; the whole batch if a piece would
+    have fewer than 2 images.
     """
     return rows if len(rows) < 2 * self.size else rows.tensor_split(self.size)[self.rank]
 
@@ -124,12 +122,12 @@ def weight(
     mine: int,  # Images in this process's piece
     whole: int,  # Images in the whole batch
 ) -> float:  # The weights of all processes add up to 1
-    "What my piece counts for in the batch's mean."
+    "The weight of this process's piece in the batch's mean."
     return 1 / self.size if mine == whole else mine / whole
 
 # %% ../../nbs/training/07_parallel.ipynb #0449c3fc
 def _through(tensor: Tensor, device: torch.device, send) -> None:
-    "Let `send` change the tensor's numbers, on `device` and in one block of memory"
+    "Let `send` change the tensor's numbers, on `device` and in contiguous memory."
     there = tensor.detach().to(device).contiguous()
     send(there.view(torch.uint8) if there.dtype == torch.bool else there)
     if there.data_ptr() != tensor.data_ptr() or not tensor.is_contiguous():
@@ -152,7 +150,7 @@ def same(
     self: Team,
     tensors: Iterable[Tensor],  # Each of the same shape in every process; changed in place
 ):
-    "Replace each tensor by what process 0 has."
+    "Replace each tensor by that of process 0."
     if self.size > 1:
         for t in tensors:
             _through(t, self.device, lambda x: dist.broadcast(x, src=0))
@@ -161,9 +159,9 @@ def same(
 @patch
 def agree(
     self: Team,
-    yes: bool,  # What this process thinks
-) -> bool:  # What process 0 thinks
-    "Take process 0's word, where a file might appear between two looks."
+    yes: bool,  # The result of this process
+) -> bool:  # The result of process 0
+    "Use the result of process 0 in all processes."
     said = torch.tensor([yes])
     self.same([said])
     return bool(said)
@@ -172,11 +170,11 @@ def agree(
 @patch
 def gather(
     self: Team,
-    mine: Tensor,  # What this process has, a row an item, shape `(m, …)`
+    mine: Tensor,  # This process's rows, shape `(m, …)`
     at: Tensor,  # Where these rows belong, int64 `(m,)`; each row belongs to one process
     n: int,  # Number of rows of all processes together
-) -> Tensor:  # Everybody's rows in order, shape `(n, …)`
-    "Put all processes' rows together, in every process."
+) -> Tensor:  # The rows of all processes in order, shape `(n, …)`
+    "Collect the rows of all processes in every process."
     rows = mine.new_zeros((n, *mine.shape[1:]))
     rows[at.to(mine.device)] = mine
     self.sum_([rows])
@@ -187,8 +185,8 @@ def gather(
 def wrap(
     self: Team,
     model: nn.Module,  # The network, on this process's device
-) -> nn.Module:  # What to train: shares its weights with `model`; alone, `model` itself
-    "Average gradients over all processes when going backward through the network."
+) -> nn.Module:  # The network to train, with the weights of `model`; alone, `model` itself
+    "Average gradients over all processes in the backward pass."
     if self.size == 1:
         return model
     # running statistics are averaged after each epoch instead
@@ -197,7 +195,7 @@ def wrap(
         cpu=self.device.type == "cpu", mixed_precision="no", kwargs_handlers=[how]
     )
     with warnings.catch_warnings():
-        # accelerate has no other name for it
+        # accelerate offers no other option
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return accelerator.prepare_model(model)
 
@@ -206,13 +204,13 @@ def wrap(
 @contextmanager
 def synced(
     self: Team,
-    # The network; afterwards its batch norms are the ones it had, with what they learned
+    # The network; afterwards it has its own batch norm layers again, with their new statistics
     model: nn.Module,
 ) -> Iterator[None]:
-    """Within, batch norm takes the statistics of all processes' pieces, on GPUs; on the CPU and
-    alone nothing changes.
+    """In the block, batch norm on GPUs uses the statistics of all processes' pieces; on the CPU
+    and alone nothing changes.
     """
-    # not those that do more, as timm's with an activation
+    # not subclasses that do more, such as timm's with an activation
     plain = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
     there = [
         (m, n, child)
@@ -232,18 +230,16 @@ def synced(
 
 # %% ../../nbs/training/07_parallel.ipynb #e79c8794
 def _options(processes: int) -> list[str]:
-    "What `accelerate launch` is to be told"
+    "The options of `accelerate launch`."
     if processes < 2:
-        raise ValueError(
-            f"processes = {processes}: several are 2 or more; a run in one process needs no launch"
-        )
-    # port 0: any that is free, for there may be other runs
+        raise ValueError(f"processes = {processes}: give 2 or more, or run in this process")
+    # port 0: any free port, because there may be other runs
     one = "--multi_gpu --num_machines 1 --main_process_port 0"
     return f"{one} --num_processes {processes} --mixed_precision no --dynamo_backend no".split()
 
 # %% ../../nbs/training/07_parallel.ipynb #46a54114
 def _wait(started: subprocess.Popen) -> int:
-    "The exit status; stops the processes if this one is interrupted"
+    "The exit status; stops the processes if this one is interrupted."
     try:
         return started.wait()
     except BaseException:
@@ -256,7 +252,7 @@ def _wait(started: subprocess.Popen) -> int:
 
 # %% ../../nbs/training/07_parallel.ipynb #e9626cf1
 def _tail(text: str, lines: int = 25) -> str:
-    "The last lines before the launcher's own report of a failure, which says nothing of the cause"
+    "The last lines before the launcher's own report of a failure."
     own = [
         i
         for i, line in enumerate(text.splitlines())
@@ -266,12 +262,12 @@ def _tail(text: str, lines: int = 25) -> str:
 
 # %% ../../nbs/training/07_parallel.ipynb #10dbe37f
 def launch(
-    module: str,  # What to run, as in `python -m module`
+    module: str,  # The module to run, as in `python -m module`
     arguments: Sequence[str],  # Its arguments
-    processes: int,  # How many processes
-    log: Path | None = None,  # Where their output goes; None: a temporary file
-    threads: int = 0,  # CPU threads of each; 0: the cores shared out
-) -> str:  # What they said
+    processes: int,  # Number of processes
+    log: Path | None = None,  # File for their output; None: a temporary file
+    threads: int = 0,  # CPU threads of each; 0: an equal share of the cores
+) -> str:  # Their output
     """Run a module as several processes of one team and wait. Raises: RuntimeError with the end
     of their output.
     """
