@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['device_of', 'set_up', 'fits', 'images_of', 'initial_network', 'starting_network', 'placed', 'fit', 'test_classes',
-           'validation_accuracy', 'ready', 'opened', 'load_dense', 'dense_network']
+           'validation_accuracy', 'ready', 'opened', 'dense_network']
 
 # %% ../../nbs/experiment/05_dense.ipynb #b25cf4a7
 import os
@@ -184,7 +184,7 @@ def opened(job: Job) -> Images:
     return here.opened["images"]
 
 # %% ../../nbs/experiment/05_dense.ipynb #4ce2e125
-def load_dense(job: Job, folder: Path, device) -> Trained:
+def _load_dense(job: Job, folder: Path, device) -> Trained:
     "The dense network of a run folder. Raises: ValueError if its files are damaged."
     model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
     try:
@@ -212,7 +212,7 @@ def dense_network(
     dense, s = dense_job(job), job.settings
     with at_work(folder := run_folder(dense), team):
         if team.agree(is_complete(folder)):
-            return load_dense(job, folder, device)
+            return _load_dense(job, folder, device)
         start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
         plan = [] if own else stages(s.epochs, s.lrs)
         journal = journal_of(

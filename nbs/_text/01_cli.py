@@ -142,7 +142,7 @@ else:
 
 # %%
 #| export
-def study_folder(
+def _study_folder(
     name: str,  # A study
     row: str,  # A data set and task
     fast: bool,  # The form for two cores
@@ -158,7 +158,7 @@ def study_folder(
 
 # %%
 def of_rates(fast, **changed):
-    return study_folder("rates", "utkface", fast, changed, home / "runs").name
+    return _study_folder("rates", "utkface", fast, changed, home / "runs").name
 
 
 (
@@ -173,7 +173,7 @@ assert (
 )
 assert of_rates(False, name="../../up") == "rates-utkface-..-..-up"
 assert (
-    study_folder("rates", "utkface", False, {}, home / "runs").parent
+    _study_folder("rates", "utkface", False, {}, home / "runs").parent
     == (home / "runs" / "studies").resolve()
     and len(of_rates(False, classes="x" * 200)) == 100
 )
@@ -245,7 +245,7 @@ def study(
     done, failed = folders(ended), failures(ended)
     if not done:
         raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
-    folder = study_folder(name, row, fast, changed, root("runs", places.get("runs_root")))
+    folder = _study_folder(name, row, fast, changed, root("runs", places.get("runs_root")))
     where = {k: v for k, v in absolute(places).items() if k in ("data_root", "cache_root")} | {
         k: places[k] for k in ("device", "threads") if k in places
     }
@@ -642,9 +642,7 @@ def _sweep_command(commands):
         default="",
         help="a YAML file, or a section of settings.ini; none: only the options",
     )
-    many.add_argument(
-        "--dry_run", action="store_true", help="print the plan without running it"
-    )
+    many.add_argument("--dry_run", action="store_true", help="print the plan without running it")
     many.add_argument(
         "--cell",
         type=int,

@@ -50,28 +50,28 @@ def refused(make, *args, **given):
 CHECKS: list[Callable] = []
 
 
-def settings_check(f: Callable) -> Callable:
+def _settings_check(f: Callable) -> Callable:
     "Register a check; checks run in the order of their definition."
     CHECKS.append(f)
     return f
 
 
-def check_settings(s: "Settings"):
+def _check_settings(s: "Settings"):
     "Convert values to their types. Raises: ValueError or TypeError for an invalid setting."
     for check in CHECKS:
         check(s)
 
 
 # %%
-@settings_check
+@_settings_check
 def check_color(s):
     if s.color == "none":
         raise ValueError("color = 'none': choose red or blue")
 
 
-print(refused(check_settings, SimpleNamespace(color="none")))
+print(refused(_check_settings, SimpleNamespace(color="none")))
 # remove the example again
-assert CHECKS.pop() is check_color and check_settings(SimpleNamespace(color="none")) is None
+assert CHECKS.pop() is check_color and _check_settings(SimpleNamespace(color="none")) is None
 
 # %% [markdown]
 # ## One line per setting
@@ -396,7 +396,7 @@ class Settings:
     )
 
     def __post_init__(self):
-        check_settings(self)
+        _check_settings(self)
 
 
 # %%
@@ -473,7 +473,7 @@ for wrong in (
 
 # %%
 #| export
-def no_null(
+def _no_null(
     name: str,  # A setting or a place
     # Its value; None for a YAML `null`, a YAML line without a value, or papermill's `None`
     given,
@@ -493,9 +493,9 @@ def no_null(
 
 
 # %%
-print(no_null("weights", None, "imagenet", "none"), no_null("classes", None, ""))
-assert no_null("weights", None, "imagenet", "none") == "none" and no_null("seed", 3, 0) == 3
-assert no_null("data_path", None, "") == ""
+print(_no_null("weights", None, "imagenet", "none"), _no_null("classes", None, ""))
+assert _no_null("weights", None, "imagenet", "none") == "none" and _no_null("seed", 3, 0) == 3
+assert _no_null("data_path", None, "") == ""
 for name, default in (
     ("rate", 0.99),
     ("limit", 0),
@@ -503,18 +503,18 @@ for name, default in (
     ("epochs", "13,3,3"),
     ("method", "fairgrape"),
 ):
-    print(refused(no_null, name, None, default))
+    print(refused(_no_null, name, None, default))
 
 
 # %%
 #| export
-@settings_check
-def check_types(s: Settings):
+@_settings_check
+def _check_types(s: Settings):
     """Convert every setting to its type. Raises: TypeError for a wrong type, ValueError for a
     null that stands for no value.
     """
     for f in fields(s):
-        given = no_null(f.name, getattr(s, f.name), f.default, f.metadata["about"].null)
+        given = _no_null(f.name, getattr(s, f.name), f.default, f.metadata["about"].null)
         object.__setattr__(s, f.name, typed(f.name, given, f.type))
 
 
@@ -540,8 +540,8 @@ for f in fields(Settings):  # no null becomes a default
 
 # %%
 #| export
-@settings_check
-def check_dataset(s: Settings):
+@_settings_check
+def _check_dataset(s: Settings):
     "Raise ValueError for a data set without a reader."
     if s.dataset not in DATASETS:
         raise ValueError(f"unknown dataset {s.dataset!r}: choose one of {', '.join(DATASETS)}")
@@ -554,8 +554,8 @@ assert refused(Settings, dataset="imdb").startswith("unknown dataset 'imdb': cho
 
 # %%
 #| export
-@settings_check
-def check_paths(s: Settings):
+@_settings_check
+def _check_paths(s: Settings):
     "Make paths those of this system, or raise ValueError."
     for name in [name for name, about in abouts(s).items() if about.path]:
         object.__setattr__(s, name, system_path(name, getattr(s, name)))
@@ -588,8 +588,8 @@ def _fault(value, default, about: About) -> str:
     return "" if high and low else f"choose a number {bounds_of(about)}, such as {default}"
 
 
-@settings_check
-def check_values(s: Settings):
+@_settings_check
+def _check_values(s: Settings):
     "Raise ValueError for a word that is not a choice, or a number out of bounds."
     for f in fields(s):
         value = getattr(s, f.name)
@@ -598,8 +598,8 @@ def check_values(s: Settings):
             raise ValueError(f"{f.name} = {value!r}: {fault}")
 
 
-@settings_check
-def check_parts(s: Settings):
+@_settings_check
+def _check_parts(s: Settings):
     "Raise ValueError for a single cluster, or for parts of a batch that are too small."
     if s.clusters == 1:
         raise ValueError(
@@ -653,11 +653,12 @@ assert (
 
 # %%
 #| export
-@settings_check
-def check_schedules(s: Settings):
+@_settings_check
+def _check_schedules(s: Settings):
     "Raise ValueError for rates or training stages that give no schedule."
     schedule(s.rate, s.keep)
-    stages(s.epochs, s.lrs), stages(s.retrain_epochs, s.retrain_lr)
+    stages(s.epochs, s.lrs)
+    stages(s.retrain_epochs, s.retrain_lr)
 
 
 # %%
@@ -743,8 +744,8 @@ assert not needs_initial(method("lottery").but(rewind_to="trained"))
 
 # %%
 #| export
-@settings_check
-def check_start(s: Settings):
+@_settings_check
+def _check_start(s: Settings):
     "Raise ValueError if the method needs initial weights and `weights` is a trained network."
     if s.method == "dense" or s.weights in ("none", "imagenet"):
         return
@@ -772,8 +773,8 @@ assert (
 
 # %%
 #| export
-@settings_check
-def check_released(s: Settings):
+@_settings_check
+def _check_released(s: Settings):
     "Raise ValueError for settings that the public code does not support."
     if s.method == "dense" or not s.as_released:
         return
@@ -805,8 +806,8 @@ assert (
 
 # %%
 #| export
-@settings_check
-def check_importance(s: Settings):
+@_settings_check
+def _check_importance(s: Settings):
     "Raise ValueError for settings of the importance that the method does not use."
     if s.method == "dense":
         return
@@ -867,7 +868,7 @@ class Places:
     data_root: str = setting("", "folder of the data sets; empty: settings.ini", _WHERE)
     runs_root: str = setting("", "folder of the runs; empty: settings.ini", _WHERE)
     cache_root: str = setting("", "folder of decoded images; empty: settings.ini", _WHERE)
-    device: str = setting("", "cuda, cuda:1, cpu …; empty: CUDA where there is one", _WHERE)
+    device: str = setting("", "cuda, cuda:1, cpu …; empty: CUDA if available", _WHERE)
     threads: int = setting(0, "CPU threads; 0: the machine's choice", _WHERE, least=0, most=4096)
     processes: int = setting(
         1, "processes that share this run, one per GPU", _WHERE, least=0, most=1024
@@ -880,8 +881,8 @@ class Places:
     progress: bool = setting(True, "show progress bars", _WHERE)
 
     def __post_init__(self):
-        check_types(self)
-        check_values(self)
+        _check_types(self)
+        _check_values(self)
 
 
 PLACES = tuple(abouts(Places))
@@ -920,7 +921,7 @@ for wrong in (
 
 # %%
 #| export
-def parameter_names(
+def _parameter_names(
     cells: Sequence[str],  # The source of each executed cell, as in IPython's `In`
 ) -> set[str]:  # Names that parameter cells assign
     "The names assigned in a notebook's parameter cells."
@@ -952,8 +953,8 @@ cells = [
     "import os\nseed = 3",
     "%%bash\nx=1 2",
 ]
-print(sorted(parameter_names(cells)))
-assert parameter_names(cells) == {"rate", "rates", "seed"} and parameter_names([]) == set()
+print(sorted(_parameter_names(cells)))
+assert _parameter_names(cells) == {"rate", "rates", "seed"} and _parameter_names([]) == set()
 
 
 # %%
@@ -976,7 +977,7 @@ def from_parameters(
         and not callable(v)
         and not isinstance(v, ModuleType)
     }
-    assigned = parameter_names(names.get("In", []))
+    assigned = _parameter_names(names.get("In", []))
     if assigned:
         given = {k: v for k, v in given.items() if k in assigned}
     unknown = sorted(map(str, set(given) - set(KNOWN)))

@@ -116,7 +116,7 @@ own.table.head(3)
 class Machine:
     "Where and how a run computes, and the resources that it has opened."
 
-    device: str = ""  # A device's name; empty: CUDA where there is one
+    device: str = ""  # A device's name; empty: CUDA if available
     threads: int = 0  # CPU threads; 0: unchanged
     keep_on: str = "auto"  # Where the importance is stored: auto, device, host, or a folder
     processes: int = 1  # Number of processes that share the run
@@ -310,7 +310,7 @@ assert left_out(quoted, "shade", ["dark", "light"]) == []
 BARE = {"no", "yes", "false", "true", "0", "1"}
 
 
-def said_names(
+def _said_names(
     names: list[str],  # Names of groups, as from `codes`
     groups: str,  # The columns of the groups
 ) -> list[str]:  # The same, with the column before unclear names
@@ -326,14 +326,14 @@ def said_names(
     ]
 
 
-def bare_names(names: list[str], groups: str) -> list[str]:
+def _bare_names(names: list[str], groups: str) -> list[str]:
     "Group names as in the label file."
     columns = [c.strip() for c in groups.split("*")]
     plain = [
         " × ".join(label.removeprefix(f"{c}: ") for c, label in zip(columns, cell))
         for cell in (name.split(" × ") for name in names)
     ]
-    return plain if said_names(plain, groups) == names else names
+    return plain if _said_names(plain, groups) == names else names
 
 
 def group_codes(
@@ -345,7 +345,7 @@ def group_codes(
     code, names = codes(table, groups)
     out = left_out(classes, groups, names)
     kept = [i for i, name in enumerate(names) if name not in out]
-    return np.searchsorted(kept, code), said_names([names[i] for i in kept], groups)
+    return np.searchsorted(kept, code), _said_names([names[i] for i in kept], groups)
 
 
 # %%
@@ -358,7 +358,7 @@ answers = pd.DataFrame(
 print(
     group_codes(answers, "sex*Bald", "sex*Bald!=f*yes"),
     group_codes(answers, "Bald", "")[1],
-    said_names(["f × 0", "f × 1"], "sex*old"),
+    _said_names(["f × 0", "f × 1"], "sex*old"),
 )
 assert group_codes(answers, "sex*Bald", "sex * Bald!=f × yes")[0].tolist() == [
     0,
@@ -371,10 +371,10 @@ assert group_codes(answers, "sex*Bald", "sex*Bald!=f*yes")[1] == [
     "m × Bald: no",
     "m × Bald: yes",
 ] and group_codes(answers, "sex", "")[1] == ["f", "m"]
-assert bare_names(["f × Bald: no", "m × Bald: yes"], "sex*Bald") == [
+assert _bare_names(["f × Bald: no", "m × Bald: yes"], "sex*Bald") == [
     "f × no",
     "m × yes",
-] and bare_names(["Bald: no", "perhaps"], "Bald") == ["Bald: no", "perhaps"]
+] and _bare_names(["Bald: no", "perhaps"], "Bald") == ["Bald: no", "perhaps"]
 assert (
     left_out("sex!=f;sex*Bald!=f*yes,m*no", "sex*Bald", ["f × no", "f × yes"])
     == ["f × yes", "m × no"]
@@ -387,7 +387,7 @@ assert (
 
 # %%
 #| export
-def rows_used(
+def _rows_used(
     data: FaceData,  # All images of the set
     settings: Settings,  # A run's settings
     specs: list[str],  # Label columns of the heads
@@ -406,19 +406,19 @@ def rows_used(
 # %%
 customary = replace(own, notes=dict(classes=dict(tint=["blue"])))
 print(
-    len(rows_used(own, replace(tiny, limit=50), ["shade"])),
-    len(rows_used(customary, tiny, ["shade"])),
-    len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])),
+    len(_rows_used(own, replace(tiny, limit=50), ["shade"])),
+    len(_rows_used(customary, tiny, ["shade"])),
+    len(_rows_used(customary, replace(tiny, groups="shade"), ["shade"])),
 )
 assert (
-    len(rows_used(own, replace(tiny, limit=50), ["shade"])) == 50
-    and len(rows_used(own, replace(tiny, limit=500), ["shade"])) == 160
+    len(_rows_used(own, replace(tiny, limit=50), ["shade"])) == 50
+    and len(_rows_used(own, replace(tiny, limit=500), ["shade"])) == 160
 )
 assert (
-    len(rows_used(customary, tiny, ["shade"])) == 106
-    and len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])) == 160
+    len(_rows_used(customary, tiny, ["shade"])) == 106
+    and len(_rows_used(customary, replace(tiny, groups="shade"), ["shade"])) == 160
 )
-thin = rows_used(own, replace(tiny, imbalance="tint=red:0.2"), ["shade"])["tint"].value_counts()
+thin = _rows_used(own, replace(tiny, imbalance="tint=red:0.2"), ["shade"])["tint"].value_counts()
 assert thin["red"] == 54 and thin["blue"] < 40
 
 
@@ -477,7 +477,7 @@ example().table["split"].value_counts().to_dict()
 
 # %%
 #| export
-def check_heads(job: Job):
+def _check_heads(job: Job):
     "Raise ValueError for a task of one class; warn of a class without training images."
     train, lost = (job.table["split"] == "train").to_numpy(), []
     for task, names in job.heads.items():
@@ -505,14 +505,14 @@ def check_heads(job: Job):
 
 
 # %%
-print(refused(check_heads, replace(example(), heads=dict(shade=["dark", "light"], tint=["red"]))))
-assert check_heads(example()) is None
+print(refused(_check_heads, replace(example(), heads=dict(shade=["dark", "light"], tint=["red"]))))
+assert _check_heads(example()) is None
 job = example()
 train = (job.table["split"] == "train").to_numpy()
 unlearnt = replace(job, labels=np.where(train, 0, 1)[:, None], heads={"shade": ["dark", "light"]})
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
-    check_heads(unlearnt)
+    _check_heads(unlearnt)
 print(said[0].message)
 assert f"no training image of shade 'light' ({(~train).sum()} images)" in str(said[0].message)
 
@@ -535,7 +535,7 @@ def own_names(s: Settings, aliases: dict) -> Settings:
     return replace(s, **said)
 
 
-def check_columns(table: pd.DataFrame, s: Settings):
+def _check_columns(table: pd.DataFrame, s: Settings):
     """Raise ValueError for a column whose name has another meaning in the settings, and for
     columns joined by commas.
     """
@@ -571,14 +571,14 @@ def labelled(*columns: str) -> pd.DataFrame:
 
 
 assert (
-    check_columns(
+    _check_columns(
         labelled("clusters", "a+b", "sex", "shade"),
         replace(tiny, groups="a+b", importance_groups="sex*shade"),
     )
     is None
 )
 # an ordinary product
-assert check_columns(labelled("a", "b", "a*b"), replace(tiny, groups="a*b")) is None
+assert _check_columns(labelled("a", "b", "a*b"), replace(tiny, groups="a*b")) is None
 for columns, wrong in (
     (["shade", "clusters"], dict(groups="clusters")),
     (["clusters"], dict(task="shade+clusters")),
@@ -588,7 +588,7 @@ for columns, wrong in (
     (["sex"], dict(task="race,sex")),
     (["sex"], dict(importance_groups="sex,")),
 ):
-    print(refused(check_columns, labelled(*columns), replace(tiny, **wrong)))
+    print(refused(_check_columns, labelled(*columns), replace(tiny, **wrong)))
 male = own_names(replace(tiny, task="Young+Male", groups="Male*Bald"), dict(Male="gender"))
 assert (male.task, male.groups, own_names(tiny, {})) == ("Young+gender", "gender*Bald", tiny)
 
@@ -598,7 +598,7 @@ assert (male.task, male.groups, own_names(tiny, {})) == ("Young+gender", "gender
 
 # %%
 #| export
-def check_clusters(job: Job):
+def _check_clusters(job: Job):
     "Raise ValueError for more clusters than the images allow."
     s, train = job.settings, job.table["split"] == "train"
     if s.clusters > train.sum():
@@ -616,13 +616,13 @@ def check_clusters(job: Job):
 
 # %%
 print(
-    refused(check_clusters, example(importance_groups="clusters", clusters=129)),
-    refused(check_clusters, example(groups="clusters", clusters=9)),
+    refused(_check_clusters, example(importance_groups="clusters", clusters=129)),
+    refused(_check_clusters, example(groups="clusters", clusters=9)),
     sep="\n",
 )
 assert (
-    check_clusters(example(importance_groups="clusters", clusters=128)) is None
-    and check_clusters(example(groups="clusters", clusters=8)) is None
+    _check_clusters(example(importance_groups="clusters", clusters=128)) is None
+    and _check_clusters(example(groups="clusters", clusters=8)) is None
 )
 
 
@@ -645,7 +645,7 @@ def group_counts(job: Job) -> pd.DataFrame:
     return counts.set_axis(pd.Index(job.group_names, name=s.groups))
 
 
-def check_compared(job: Job):
+def _check_compared(job: Job):
     "Raise ValueError if a compared group has too few images."
     if job.settings.groups == "clusters":
         return
@@ -653,7 +653,7 @@ def check_compared(job: Job):
     check_groups(job.group[job.table["split"] == "test"], job.group_names)
 
 
-def check_importance_images(job: Job):
+def _check_importance_images(job: Job):
     "Raise ValueError if the importance would see only one group, or no image."
     s, train = job.settings, job.table["split"] == "train"
     if (
@@ -677,24 +677,24 @@ late = table.assign(
     split=["test" if tint == "red" else split for tint, split in zip(table["tint"], table["split"])]
 )
 print(
-    refused(check_compared, replace(example(), table=late)),
-    refused(check_importance_images, replace(example(importance_on="tint=red"), table=late)),
+    refused(_check_compared, replace(example(), table=late)),
+    refused(_check_importance_images, replace(example(importance_on="tint=red"), table=late)),
     sep="\n",
 )
 print(
     refused(
-        check_importance_images,
+        _check_importance_images,
         replace(example(importance_groups="tint"), table=keep_classes(table, "tint", ["red"])),
     )
 )
 # clusters do not exist yet
 assert (
-    check_compared(example()) is None
-    and check_compared(replace(example(groups="clusters"), table=late)) is None
+    _check_compared(example()) is None
+    and _check_compared(replace(example(groups="clusters"), table=late)) is None
 )
 assert (
-    check_importance_images(example(importance_on="tint=red")) is None
-    and check_importance_images(example(importance_groups="shade")) is None
+    _check_importance_images(example(importance_on="tint=red")) is None
+    and _check_importance_images(example(importance_groups="shade")) is None
 )
 
 
@@ -703,7 +703,7 @@ assert (
 
 # %%
 #| export
-def check_architecture(job: Job):
+def _check_architecture(job: Job):
     """Raise ValueError for a network that does not exist, does not accept these images, has
     nothing to prune, or would lose a whole layer at a global rate.
     """
@@ -718,10 +718,10 @@ def check_architecture(job: Job):
 
 # %%
 for wrong in (dict(network="resnet10O"), dict(rate=0.9999999, scope="global")):
-    print(refused(check_architecture, example(**wrong)))
+    print(refused(_check_architecture, example(**wrong)))
 assert (
-    check_architecture(example(scope="global")) is None
-    and check_architecture(example(method="dense", rate=0.9999999)) is None
+    _check_architecture(example(scope="global")) is None
+    and _check_architecture(example(method="dense", rate=0.9999999)) is None
 )
 
 
@@ -729,13 +729,13 @@ assert (
 #| export
 def check_job(job: Job):
     "Raise ValueError for settings that do not fit these data or this network."
-    check_columns(job.table, job.settings)
+    _check_columns(job.table, job.settings)
     for check in (
-        check_clusters,
-        check_compared,
-        check_importance_images,
-        check_heads,
-        check_architecture,
+        _check_clusters,
+        _check_compared,
+        _check_importance_images,
+        _check_heads,
+        _check_architecture,
     ):
         check(job)
 
@@ -759,7 +759,7 @@ assert check_job(example()) is None
 
 # %%
 #| export
-def label_arrays(
+def _label_arrays(
     table: pd.DataFrame,  # The rows used
     specs: list[str],  # Label columns of the heads
     groups: str,  # Label column whose groups are compared, or "clusters"
@@ -779,13 +779,13 @@ def label_arrays(
 
 
 # %%
-arrays = label_arrays(own.table[:4], ["shade", "tint"], "tint")
+arrays = _label_arrays(own.table[:4], ["shade", "tint"], "tint")
 print(arrays)
 assert arrays["labels"].tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]] and arrays[
     "group"
 ].tolist() == [1, 0, 0, 1]
 assert arrays["heads"] == dict(shade=["dark", "light"], tint=["blue", "red"])
-assert label_arrays(own.table[:4], ["shade"], "clusters")["group_names"] == ["dark", "light"]
+assert _label_arrays(own.table[:4], ["shade"], "clusters")["group_names"] == ["dark", "light"]
 
 
 # %% [markdown]
@@ -793,14 +793,14 @@ assert label_arrays(own.table[:4], ["shade"], "clusters")["group_names"] == ["da
 
 # %%
 #| export
-def check_names(settings: Settings):
+def _check_names(settings: Settings):
     """Raise ValueError for a column or class that a published data set does not have, before
     its files are read.
     """
     if (known := known_labels(settings.dataset)) is None:
         return
     settings = own_names(settings, known.notes["aliases"])
-    check_columns(known.table, settings)
+    _check_columns(known.table, settings)
     specs = known.notes["tasks"].get(settings.task, settings.task).split("+")
     for spec in [*specs, settings.groups, settings.importance_groups]:
         if spec not in ("", "clusters"):
@@ -814,7 +814,7 @@ def check_names(settings: Settings):
         matching(table, settings.importance_on)
 
 
-def check_part(data: FaceData):
+def _check_part(data: FaceData):
     "Warn of a partial data set, with its size. Raises: ValueError if no image exists."
     if data.table.empty:
         raise ValueError(f"{data.name}: none of the images that the labels name is in {data.root}")
@@ -824,7 +824,7 @@ def check_part(data: FaceData):
 
 def _read(settings: Settings, data_root: str | Path | None, progress: bool) -> FaceData:
     "The set that the settings name, checked before and after"
-    check_names(settings)
+    _check_names(settings)
     path = settings.data_path or None
     data = read_dataset(
         settings.dataset,
@@ -835,7 +835,7 @@ def _read(settings: Settings, data_root: str | Path | None, progress: bool) -> F
         fit=settings.fit,
     )
     if settings.partial:
-        check_part(data)
+        _check_part(data)
     return data
 
 
@@ -848,23 +848,23 @@ for wrong in (
     dict(imbalance="rase=White:0.2"),
     dict(dataset="people", groups="race"),
 ):
-    print(refused(check_names, Settings(**wrong)))
-assert refused(check_names, Settings(task="rase")).startswith(
+    print(refused(_check_names, Settings(**wrong)))
+assert refused(_check_names, Settings(task="rase")).startswith(
     "no label column 'rase': this set has age, gender, race"
 )
 assert (
-    check_names(Settings(dataset="celeba", task="attributes", groups="gender*Bald")) is None
-    and check_names(tiny) is None
+    _check_names(Settings(dataset="celeba", task="attributes", groups="gender*Bald")) is None
+    and _check_names(tiny) is None
 )
-assert check_names(Settings(dataset="celeba", task="attributes", groups="Male")) is None
+assert _check_names(Settings(dataset="celeba", task="attributes", groups="Male")) is None
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    check_part(replace(own, notes=dict(missing=["gone.jpg"]))), check_part(own)
+    _check_part(replace(own, notes=dict(missing=["gone.jpg"]))), _check_part(own)
 print(caught[0].message)
 assert [str(w.message) for w in caught] == [
     f"folder: partial = True, the run uses {len(own.table)} of {len(own.table) + 1} images"
 ]
-assert "none of the images" in refused(check_part, replace(own, table=own.table[:0]))
+assert "none of the images" in refused(_check_part, replace(own, table=own.table[:0]))
 
 
 # %% [markdown]
@@ -892,13 +892,13 @@ def prepare(
     with team.main_first():  # one process unpacks the archives
         data = _read(settings, data_root, here.shows is True)
     settings = own_names(settings, data.notes.get("aliases", {}))
-    check_columns(data.table, settings)
+    _check_columns(data.table, settings)
     specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
     # clusters are found after the dense network
     if settings.method == "dense" and settings.groups == "clusters":
         settings = replace(settings, groups=specs[0])
-    table = rows_used(data, settings, specs)
-    arrays = label_arrays(table, specs, settings.groups, settings.classes)
+    table = _rows_used(data, settings, specs)
+    arrays = _label_arrays(table, specs, settings.groups, settings.classes)
     table = table.assign(split=split_table(table, settings.split))
     job = Job(
         settings,
@@ -1007,7 +1007,7 @@ def fingerprint(
                 (
                     None
                     if job.settings.groups == "clusters"
-                    else bare_names(job.group_names, job.settings.groups)
+                    else _bare_names(job.group_names, job.settings.groups)
                 ),
             ]
         ).encode()
@@ -1127,7 +1127,7 @@ def dense_job(job: Job) -> Job:
         job = replace(
             job,
             group=job.labels[:, 0],
-            group_names=said_names(job.heads[groups], groups),
+            group_names=_said_names(job.heads[groups], groups),
             clusters=None,
         )
     return replace(

@@ -280,7 +280,9 @@ def cluster(
             f"clusters = {k}, but there are only {len(train)} training images: choose at most"
             f" {len(train)}, and far fewer to compare groups"
         )
-    scores = score_ks(train, ks if k == 0 else [k] if k < len(train) else [2], seed)
+    if k:
+        ks = [k] if k < len(train) else [2]  # as many clusters as images have no silhouette
+    scores = score_ks(train, ks, seed)
     return _fit(train, k or int(scores.k[scores.silhouette.idxmax()]), seed), scores
 
 

@@ -502,7 +502,7 @@ for machine, settings, said in (
 
 # %%
 #| export
-def load_dense(job: Job, folder: Path, device) -> Trained:
+def _load_dense(job: Job, folder: Path, device) -> Trained:
     "The dense network of a run folder. Raises: ValueError if its files are damaged."
     model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
     try:
@@ -532,7 +532,7 @@ epoch = dict(
     kept=True,
 )
 saved = Trained(initial_network(job), [epoch], classes)
-back = load_dense(
+back = _load_dense(
     job,
     save_run(replace(dense_job(job), runs_root=home / "saved"), saved, saved, [], None, 0.0),
     "cpu",
@@ -547,7 +547,7 @@ cut = run_folder(replace(dense_job(job), runs_root=home / "saved"))
 for file in ("predictions.parquet", "model.safetensors"):  # damaged, one after the other
     (cut / file).write_bytes((cut / file).read_bytes()[:100])
     try:
-        load_dense(job, cut, "cpu")
+        _load_dense(job, cut, "cpu")
     except ValueError as e:
         print(str(e).replace(str(home), "…"))
         assert "remove that folder" in str(e)
@@ -568,7 +568,7 @@ def dense_network(
     dense, s = dense_job(job), job.settings
     with at_work(folder := run_folder(dense), team):
         if team.agree(is_complete(folder)):
-            return load_dense(job, folder, device)
+            return _load_dense(job, folder, device)
         start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
         plan = [] if own else stages(s.epochs, s.lrs)
         journal = journal_of(

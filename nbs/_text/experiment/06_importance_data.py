@@ -204,23 +204,23 @@ assert capped(images.rows["train"], images.groups, 10, seed=3).tolist() == sorte
 
 # %%
 #| export
-def row_numbers(job: Job) -> Tensor:
+def _row_numbers(job: Job) -> Tensor:
     "For each row of the job's table, its row in the pixels."
     return torch.tensor(job.table.index.to_numpy(np.int64, copy=True))
 
 
 # %%
 later = replace(job, table=job.table.iloc[::-1])  # the table's order need not be the pixels'
-print(row_numbers(later)[:4])
+print(_row_numbers(later)[:4])
 assert (
-    row_numbers(later).tolist() == job.table.index.tolist()[::-1]
-    and row_numbers(later).dtype == torch.int64
+    _row_numbers(later).tolist() == job.table.index.tolist()[::-1]
+    and _row_numbers(later).dtype == torch.int64
 )
 
 
 # %%
 #| export
-def importance_rows(
+def _importance_rows(
     job: Job,  # Settings and data
     images: Images,  # The job's images
 ) -> Tensor:  # Row numbers, ascending if they are capped
@@ -228,7 +228,7 @@ def importance_rows(
     s, rows = job.settings, images.rows["train"].cpu()
     if s.importance_on:
         seen = torch.zeros(len(images.groups), dtype=torch.bool)
-        seen[row_numbers(job)] = torch.from_numpy(matching(job.table, s.importance_on))
+        seen[_row_numbers(job)] = torch.from_numpy(matching(job.table, s.importance_on))
         rows = rows[seen[rows]]
     if s.importance_cap and (not form(s).groups or s.importance_groups):
         rows = capped(rows, images.groups.cpu(), s.importance_cap, s.seed)
@@ -236,9 +236,9 @@ def importance_rows(
 
 
 # %%
-dark = importance_rows(asking(importance_on="shade=dark"), images)
+dark = _importance_rows(asking(importance_on="shade=dark"), images)
 {
-    said: len(importance_rows(asking(**settings), images))
+    said: len(_importance_rows(asking(**settings), images))
     for said, settings in (
         ("all", {}),
         ("red", dict(importance_on="tint=red")),
@@ -251,19 +251,19 @@ dark = importance_rows(asking(importance_on="shade=dark"), images)
 assert (images.labels[dark] == 0).all() and len(dark) == int(
     (images.labels[images.rows["train"]] == 0).sum()
 )
-assert torch.equal(importance_rows(job, images), images.rows["train"])
+assert torch.equal(_importance_rows(job, images), images.rows["train"])
 few = dict(importance_cap=10, seed=3)
 blind, regroups = (
-    importance_rows(asking(**more, **few), images).tolist()
+    _importance_rows(asking(**more, **few), images).tolist()
     for more in (dict(method="importance"), dict(importance_groups="shade"))
 )
 assert (
     blind == regroups == capped(images.rows["train"], images.groups, 10, 3).tolist()
     and len(blind) == 20
 )
-assert len(importance_rows(asking(**few), images)) == 128  # here `group_batches` applies the cap
+assert len(_importance_rows(asking(**few), images)) == 128  # here `group_batches` applies the cap
 assert torch.equal(
-    importance_rows(replace(later, settings=replace(tiny, importance_on="shade=dark")), images),
+    _importance_rows(replace(later, settings=replace(tiny, importance_on="shade=dark")), images),
     dark,
 )
 
@@ -288,7 +288,7 @@ def importance_groups(
         return torch.from_numpy(job.clusters.codes).clone(), job.clusters.names
     if s.importance_groups:
         code, names = codes(job.table, s.importance_groups)
-        group[row_numbers(job)] = torch.from_numpy(code)
+        group[_row_numbers(job)] = torch.from_numpy(code)
     return group, names
 
 
@@ -328,7 +328,7 @@ def importance_images(
 ) -> Images:  # With the groups and the training rows of the importance
     "The images with the importance's groups and training rows."
     group, names = importance_groups(job, images)
-    rows = importance_rows(job, images)
+    rows = _importance_rows(job, images)
     there = group[rows].unique()
     group[rows] = torch.searchsorted(there, group[rows])
 
@@ -451,20 +451,20 @@ assert (
 LARGEST = 256  # A larger class-balanced batch is divided, because it is differentiated twice
 
 
-def balanced_batch(rows: Tensor, labels: Tensor, seed: int) -> Sequence[Tensor]:
+def _balanced_batch(rows: Tensor, labels: Tensor, seed: int) -> Sequence[Tensor]:
     "Equally many rows of each class, in parts of at most `LARGEST`."
     rows = rows[balanced_rows(labels[rows.to(labels.device)], seed=seed)]
     return rows.tensor_split(-(-len(rows) // LARGEST))
 
 
 # %%
-print([part.tolist() for part in balanced_batch(every[:30], images.labels, seed=0)])
-(part,) = balanced_batch(images.rows["train"], images.labels, seed=0)
+print([part.tolist() for part in _balanced_batch(every[:30], images.labels, seed=0)])
+(part,) = _balanced_batch(images.rows["train"], images.labels, seed=0)
 assert images.labels[part, 0].bincount().tolist() == [10, 10] and set(part.tolist()) <= set(
     images.rows["train"].tolist()
 )
-with patch(f"{balanced_batch.__module__}.LARGEST", 8):
-    assert [len(p) for p in balanced_batch(images.rows["train"], images.labels, 0)] == [7, 7, 6]
+with patch(f"{_balanced_batch.__module__}.LARGEST", 8):
+    assert [len(p) for p in _balanced_batch(images.rows["train"], images.labels, 0)] == [7, 7, 6]
 
 
 # %%
@@ -490,7 +490,7 @@ def score_batches(
     parts = (
         one_batch(rows, s.batch, s.seed)
         if how.batches == "one"
-        else balanced_batch(rows, images.labels, s.seed)
+        else _balanced_batch(rows, images.labels, s.seed)
     )
     return [(*get_batch(images, part, None, device)[:2], 0) for part in parts]
 

@@ -119,7 +119,7 @@ assert (
 
 # %%
 #| export
-def predictions_table(
+def _predictions_table(
     job: Job,  # Settings and data
     dense: np.ndarray,  # Classes predicted by the dense network, shape `(n, heads)`
     pruned: np.ndarray,  # Classes predicted by the pruned network, same shape
@@ -148,7 +148,7 @@ def predictions_table(
 
 
 # %%
-predicted = predictions_table(job, all_dark, 1 - all_dark)
+predicted = _predictions_table(job, all_dark, 1 - all_dark)
 predicted.head(3)
 
 # %%
@@ -269,7 +269,7 @@ with patch("torch.cuda.get_device_name", str):
 
 # %%
 #| export
-def settings_record(job: Job) -> dict:
+def _settings_record(job: Job) -> dict:
     "Content of settings.json: the settings, resolved, with the names of classes and groups."
     meant = (
         {}
@@ -289,11 +289,11 @@ def settings_record(job: Job) -> dict:
 
 
 # %%
-record = settings_record(replace(job, settings=replace(tiny, method="ws")))
+record = _settings_record(replace(job, settings=replace(tiny, method="ws")))
 {k: record[k] for k in ("method", "steps", "scope", "classes_used", "group_names")}
 
 # %%
-assert (record["steps"], record["scope"]) == ("one shot", "layer") and settings_record(
+assert (record["steps"], record["scope"]) == ("one shot", "layer") and _settings_record(
     dense_job(job)
 )["steps"] == "published"
 assert record["classes_used"] == {"shade": ["dark", "light"]} and record[
@@ -410,7 +410,7 @@ HISTORY = [
 ]
 
 
-def write_tables(
+def _write_tables(
     folder: Path,
     job: Job,
     dense: Trained,
@@ -429,7 +429,7 @@ def write_tables(
         layers.to_csv(folder / "layers.csv")
     if "choices" in pruned.journal.facts:
         choice_table(**pruned.journal.facts["choices"]).to_csv(folder / "choices.csv", index=False)
-    predictions_table(job, dense.predictions, pruned.predictions).to_parquet(
+    _predictions_table(job, dense.predictions, pruned.predictions).to_parquet(
         folder / "predictions.parquet", index=False
     )
 
@@ -449,7 +449,7 @@ epoch = dict(
 )
 step = Step(1, 0.9, kept=10, total=100, score_s=0.5, select_s=0.1, retrain_s=2.0)
 layers = pd.DataFrame(dict(weights=[100], kept=[10]), index=pd.Index(["fc"], name="layer"))
-write_tables(
+_write_tables(
     files,
     job,
     untrained,
@@ -458,7 +458,7 @@ write_tables(
     layers,
 )
 assert not (files / "choices.csv").exists()  # a score without groups
-write_tables(
+_write_tables(
     files,
     job,
     untrained,
@@ -486,7 +486,7 @@ assert pd.read_csv(files / "history.csv").to_dict("records") == [epoch] and pd.r
 
 # %%
 #| export
-def write_tensors(folder: Path, job: Job, model: nn.Module):
+def _write_tensors(folder: Path, job: Job, model: nn.Module):
     "Write model.safetensors, masks.safetensors, and clusters.safetensors if there are clusters."
     save_weights(plain_state(model), folder / "model.safetensors")
     save_weights(
@@ -500,7 +500,7 @@ def write_tensors(folder: Path, job: Job, model: nn.Module):
 masked = build_model("resnet10", 2)
 # every other weight of the last layer
 apply_masks(masked, {"fc": torch.arange(1024).view(2, 512) % 2 == 0})
-write_tensors(files, job, masked)
+_write_tensors(files, job, masked)
 weights = load_weights(files / "model.safetensors")
 masks = load_weights(files / "masks.safetensors")
 print({n: (m.dtype, int(m.sum()), m.numel()) for n, m in masks.items() if n == "fc"})
@@ -516,7 +516,7 @@ found = Clusters(
     pd.DataFrame(dict(k=[2], silhouette=[0.5], inertia=[1.0], chosen=[True])),
     *(np.zeros(s, np.float32) for s in ((2, 3), 3, 3)),
 )
-write_tensors(files, replace(job, clusters=found), masked)
+_write_tensors(files, replace(job, clusters=found), masked)
 assert load_clusters(files / "clusters.safetensors").names == ["cluster-1", "cluster-2"]
 
 
@@ -589,13 +589,13 @@ def save_run(
     "Write a run's results; metrics.json comes last and marks the run as complete."
     folder = run_folder(job)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "settings.json", settings_record(job))
+    write_json(folder / "settings.json", _settings_record(job))
     write_json(
         folder / "environment.json",
         environment(device) | dict(resumed=pruned.journal.resumed, processes=processes),
     )
-    write_tables(folder, job, dense, pruned, steps, layers)
-    write_tensors(folder, job, pruned.model)
+    _write_tables(folder, job, dense, pruned, steps, layers)
+    _write_tensors(folder, job, pruned.model)
     metrics = run_metrics(job, dense, pruned, steps, seconds)
     for file in [f for f in folder.iterdir() if f.is_file()]:
         sync(file)

@@ -145,7 +145,7 @@ def asking(**more):
 
 # %%
 #| export
-def step_plan(s: Settings) -> list[Stage]:
+def _step_plan(s: Settings) -> list[Stage]:
     "The training stages after a pruning step; empty: none."
     how = form(s)
     if how.start == "initial" or not (how.steps == "iterative" or how.rewind):
@@ -161,7 +161,7 @@ def step_plan(s: Settings) -> list[Stage]:
 # %%
 pd.Series(
     {
-        m: [(stage.epochs, stage.lr) for stage in step_plan(replace(tiny, method=m))]
+        m: [(stage.epochs, stage.lr) for stage in _step_plan(replace(tiny, method=m))]
         for m in ("fairgrape", "ws", "snip", "lottery", "lottery_short")
     }
 )
@@ -169,7 +169,7 @@ pd.Series(
 
 # %%
 def after_a_step(**more):
-    return [(stage.epochs, stage.lr) for stage in step_plan(replace(tiny, **more))]
+    return [(stage.epochs, stage.lr) for stage in _step_plan(replace(tiny, **more))]
 
 
 assert (
@@ -198,7 +198,7 @@ def measured_after(
     step: int,  # 1, 2, …
 ) -> str:  # "step", "final", or "" if no training follows the step
     "The training that follows a pruning step, after which the groups' accuracy is measured."
-    if step_plan(s) and not (form(s).rewind and step == steps_of(s)):
+    if _step_plan(s) and not (form(s).rewind and step == steps_of(s)):
         return "step"
     return "final" if step == steps_of(s) else ""
 
@@ -226,7 +226,7 @@ def epochs_of(s: Settings) -> int:
     if s.method == "dense":
         return full
     steps = steps_of(s) - form(s).rewind
-    return full + steps * sum(stage.epochs for stage in step_plan(s))
+    return full + steps * sum(stage.epochs for stage in _step_plan(s))
 
 
 # %%
@@ -243,7 +243,7 @@ assert epochs_of(Settings()) == 13 + 3 + 3 + 44 * 3  # the paper's protocol at 0
 
 # %%
 #| export
-def between_steps(
+def _between_steps(
     job: Job,  # Settings and data
     model: nn.Module,  # The network before pruning
     fit: Callable,  # (network, label, stages): trains
@@ -251,7 +251,7 @@ def between_steps(
 ) -> Callable | None:  # (network, step), called after each step; None: nothing to do
     "The rewinding and training after a pruning step."
     journal = journal or Journal()
-    s, how, plan = job.settings, form(job.settings), step_plan(job.settings)
+    s, how, plan = job.settings, form(job.settings), _step_plan(job.settings)
     if not plan:
         return None
     last, back = steps_of(s), None
@@ -277,7 +277,7 @@ def note(net, label, plan):
 
 
 again = dense_network(job, images, progress=False)  # from its folder: a copy that may be changed
-after = between_steps(asking(method="lottery"), again.model, note)
+after = _between_steps(asking(method="lottery"), again.model, note)
 for step in (1, 2, 3, 4):
     after(again.model, step)
 said
@@ -290,15 +290,15 @@ initial = initial_network(job).state_dict()
 assert said == [("step 1", 3), ("step 2", 3), ("step 3", 3)] and all(
     torch.equal(v, again.model.state_dict()[k]) for k, v in initial.items()
 )
-assert between_steps(asking(method="ws"), unpruned.model, None) is None
+assert _between_steps(asking(method="ws"), unpruned.model, None) is None
 said.clear()
-[between_steps(job, unpruned.model, note)(unpruned.model, step) for step in (3, 4)]
+[_between_steps(job, unpruned.model, note)(unpruned.model, step) for step in (3, 4)]
 assert said == [("step 3", 1), ("step 4", 1)]
 # FairGRAPE trains after the last step too, and never rewinds
 assert not torch.equal(unpruned.model.fc.weight, initial["fc.weight"])
 with patch.object(Journal, "begun", lambda self, label: label == "step 2"):
     half = dense_network(job, images, progress=False).model
-    after = between_steps(asking(method="lottery"), half, note)
+    after = _between_steps(asking(method="lottery"), half, note)
     after(half, 2)
     assert not torch.equal(half.fc.weight, initial["fc.weight"])
     after(half, 3)
@@ -308,12 +308,12 @@ with patch.object(Journal, "begun", lambda self, label: label == "step 2"):
 # %% [markdown]
 # ## Pruning
 #
-# `prune_network` combines the parts: the method's starting network, its score over its batches, its selector, the training after each step, and the full schedule at the end. The score comes first: `scorer` binds a method's function to the job's
+# `prune_network` combines the parts: the method's starting network, its score over its batches, its selector, the training after each step, and the full schedule at the end. The score comes first: `_scorer` binds a method's function to the job's
 # batches and loss, so the loop of `prune` only passes the network. If memory runs out, the error names the settings that help.
 
 # %%
 #| export
-def scorer(
+def _scorer(
     job: Job,  # Settings and data
     images: Images,  # The job's images
     # Number of passes of earlier processes: mixed batches continue with their next order
@@ -355,7 +355,7 @@ def scorer(
 
 # %%
 def scored(passes=0, **more):
-    return scorer(asking(**more), images, passes, progress=False)(unpruned.model)["fc"]
+    return _scorer(asking(**more), images, passes, progress=False)(unpruned.model)["fc"]
 
 
 {
@@ -388,8 +388,8 @@ def short(*args, **kw):
     raise torch.OutOfMemoryError("out of memory")
 
 
-with patch(f"{scorer.__module__}.form", return_value=replace(form(tiny), score=short)):
-    full = scorer(job, images, progress=False)
+with patch(f"{_scorer.__module__}.form", return_value=replace(form(tiny), score=short)):
+    full = _scorer(job, images, progress=False)
 try:
     full(unpruned.model)
 except MemoryError as e:
@@ -403,7 +403,7 @@ else:
 
 # %%
 #| export
-def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, choices=None) -> dict:
+def _note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, choices=None) -> dict:
     """Arguments for `prune`: the earlier steps, and the callbacks for new ones; `choices` (see
     `Choices`) records the shares that each keeps.
     """
@@ -429,9 +429,9 @@ def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, cho
 
 # %%
 journal, first = Journal(), Step(1, 0.5, 50, 100, 0.1, 0.1, None)
-told = note_steps(journal, unpruned.model, print)
+told = _note_steps(journal, unpruned.model, print)
 told["on_select"](first)
-half = note_steps(journal, unpruned.model, None)["done"]
+half = _note_steps(journal, unpruned.model, None)["done"]
 told["on_step"](replace(first, retrain_s=3.0))
 half, journal.steps
 
@@ -442,9 +442,9 @@ assert (
     and journal.selected is None
     and journal.steps == [asdict(replace(first, retrain_s=3.0))]
 )
-assert note_steps(journal, unpruned.model, None)["done"] == [replace(first, retrain_s=3.0)]
+assert _note_steps(journal, unpruned.model, None)["done"] == [replace(first, retrain_s=3.0)]
 with patch.object(Journal, "write") as write:
-    note_steps(journal, unpruned.model, None)["on_select"](first)
+    _note_steps(journal, unpruned.model, None)["on_select"](first)
 assert write.call_args.args == (unpruned.model, "step 1: masks are set")
 
 
@@ -454,7 +454,7 @@ assert write.call_args.args == (unpruned.model, "step 1: masks are set")
 
 # %%
 #| export
-def note_validation(
+def _note_validation(
     journal: Journal,  # Its `facts` store the rows
     groups: list[str],  # The compared groups
     step: int,  # Which pruning step; 0: the dense network
@@ -469,7 +469,7 @@ def note_validation(
 # %%
 seen = Journal()
 for step, values in ((0, [90.0, 92.0, 86.0]), (1, [80.0, 88.0, None]), (1, [0.0, 0.0, 0.0])):
-    note_validation(seen, ["blue", "red"], step, lambda: values)
+    _note_validation(seen, ["blue", "red"], step, lambda: values)
 seen.facts
 
 # %%
@@ -486,7 +486,7 @@ assert json.loads(json.dumps(seen.facts)) == seen.facts  # as a checkpoint store
 
 # %%
 #| export
-def importance_in(importance: Tensor, mask: Tensor) -> Tensor:
+def _importance_in(importance: Tensor, mask: Tensor) -> Tensor:
     "Each group's importance summed over a mask's weights: shape `(G,)`, float64, on the CPU."
     mask = mask.to(importance.device)
     return torch.stack(
@@ -511,7 +511,7 @@ class Choices:
         if any(len(rows) == 1 for rows in importance.values()):
             return
         sums = {
-            n: [importance_in(rows, mask[n]) for mask in (self.before, after)]
+            n: [_importance_in(rows, mask[n]) for mask in (self.before, after)]
             for n, rows in importance.items()
         }
         sums = {
@@ -592,7 +592,7 @@ def prune_network(
         team,
         made_of(job),
     )
-    score = scorer(
+    score = _scorer(
         job,
         images,
         len(journal.steps) + (journal.selected is not None),
@@ -608,7 +608,7 @@ def prune_network(
     journal.facts["steps_in_all"] = steps_of(s)  # for the progress line
 
     def measure(step, net):
-        note_validation(
+        _note_validation(
             journal,
             job.group_names,
             step,
@@ -623,9 +623,9 @@ def prune_network(
 
     measure(0, dense.model)
     # before the checkpoint is restored: a lottery may rewind to these weights
-    after = between_steps(job, model, trains, journal)
+    after = _between_steps(job, model, trains, journal)
     watched = Choices(score, importance_images(job, images).names, how.scope, journal)
-    told = note_steps(journal, model, finished, watched)
+    told = _note_steps(journal, model, finished, watched)
     steps = prune(
         journal.restore(model),
         s.rate,
@@ -701,7 +701,7 @@ assert np.allclose([step.sparsity for step in steps], [0.3, 0.51, 0.6], atol=1e-
 
 # %%
 #| export
-def share_table(
+def _share_table(
     job: Job,  # Settings and data
     images: Images,  # The job's images
     model: nn.Module,  # Dense or pruned
@@ -741,7 +741,7 @@ def share_table(
 
 
 # %%
-shares = share_table(job, images, unpruned.model)
+shares = _share_table(job, images, unpruned.model)
 shares.head(3)
 
 # %%
@@ -752,15 +752,15 @@ assert (
 assert np.allclose(
     shares.loc["fc", ["blue", "red"]].astype(float), target_share(by_hand).tolist(), atol=1e-3
 )
-pruned_shares = share_table(job, images, snip.model)
-assert (pruned_shares["kept"] < pruned_shares["weights"]).any() and not share_table(
+pruned_shares = _share_table(job, images, snip.model)
+assert (pruned_shares["kept"] < pruned_shares["weights"]).any() and not _share_table(
     job, images, unpruned.model, cap=5
 ).equals(shares)
 
 
 # %%
 #| export
-def layer_table(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+def _layer_table(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """`weights` and `kept` of each layer, and the groups' importance shares before (`before:…`)
     and after (`after:…`) pruning.
     """
@@ -772,10 +772,10 @@ def layer_table(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 
 # %%
-layer_table(shares, pruned_shares).head(3)
+_layer_table(shares, pruned_shares).head(3)
 
 # %%
-both = layer_table(shares, pruned_shares)
+both = _layer_table(shares, pruned_shares)
 assert (
     both.columns.tolist()
     == ["weights", "kept", "before:blue", "before:red", "after:blue", "after:red"]
@@ -852,7 +852,7 @@ class Pruned:
     job: Job  # The job, with its clusters if it has any
     network: Trained  # The network, its history and its predictions
     steps: list[Step]  # Result of each pruning step
-    layers: pd.DataFrame  # From `layer_table`
+    layers: pd.DataFrame  # From `_layer_table`
 
 
 def release(job: Job):
@@ -875,10 +875,10 @@ def pruned(
         if here.team.agree(is_complete(run_folder(job))):
             return None
         how = dict(keep_on=here.keep_on, team=here.team)
-        before = share_table(job, images, first.model, device, **how)
+        before = _share_table(job, images, first.model, device, **how)
         on_step = print if here.shows else None
         network, steps = prune_network(job, images, first, device, here.shows, on_step, **how)
-        layers = layer_table(before, share_table(job, images, network.model, device, **how))
+        layers = _layer_table(before, _share_table(job, images, network.model, device, **how))
         here.opened["lock"] = held.pop_all()
     return Pruned(job, network, steps, layers)
 

@@ -71,7 +71,7 @@ name: str = ""  # name of the run folder; empty: made from the settings
 data_root: str = ""  # folder of the data sets; empty: settings.ini
 runs_root: str = ""  # folder of the runs; empty: settings.ini
 cache_root: str = ""  # folder of decoded images; empty: settings.ini
-device: str = ""  # cuda, cuda:1, cpu …; empty: CUDA where there is one
+device: str = ""  # cuda, cuda:1, cpu …; empty: CUDA if available
 threads: int = 0  # CPU threads; 0: the machine's choice
 processes: int = 1  # processes that share this run, one per GPU
 # where the importance is stored: auto, device, host or, if memory is short, a folder

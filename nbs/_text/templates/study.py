@@ -11,8 +11,8 @@ runs: str = ""         # the run folders, one a line
 out: str = ""          # where the page goes
 data_root: str = ""    # folder of the data sets; empty: settings.ini
 cache_root: str = ""   # folder of decoded images; empty: settings.ini
-device: str = ""       # where to compute; empty: CUDA where there is one
-threads: int = 0       # CPU threads; 0: as they are
+device: str = ""       # where to compute; empty: CUDA if available
+threads: int = 0       # CPU threads; 0: unchanged
 
 # %%
 from pathlib import Path

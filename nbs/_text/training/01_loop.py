@@ -92,7 +92,7 @@ images = noisy_images()
 
 # %%
 #| export
-def average_buffers(
+def _average_buffers(
     # Its running statistics are changed in place; masks and counters are unchanged
     model: nn.Module,
     team: Team,  # The processes
@@ -115,9 +115,9 @@ class WithThrees(Team):
 
 
 norm = nn.BatchNorm1d(2)
-average_buffers(norm, ALONE)
+_average_buffers(norm, ALONE)
 assert norm.running_var.tolist() == [1, 1]
-average_buffers(norm, WithThrees(0, 2))
+_average_buffers(norm, WithThrees(0, 2))
 print(norm.running_var, norm.running_mean)
 assert (
     norm.running_var.tolist() == [2, 2]
@@ -254,14 +254,14 @@ for nothing in (
 
 # %%
 #| export
-def left_words(seconds: float) -> str:
+def _left_words(seconds: float) -> str:
     "`40 s left`, `12 min left` or `3.5 h left`."
     if seconds < 90:
         return f"{seconds:.0f} s left"
     return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
 
 
-class Line:
+class _Line:
     "One line of progress over all epochs of a run."
 
     def __init__(
@@ -285,16 +285,16 @@ class Line:
 
 
 @patch
-def words(self: Line) -> str:
+def words(self: _Line) -> str:
     "`step 3 of 44, epoch 2 of 3, 17 of 160 epochs, 12 min left`."
     spent = self.journal.seconds if self.journal else time.perf_counter() - self.started
-    left = [left_words(spent / self.done * (self.total - self.done))] if self.done else []
+    left = [_left_words(spent / self.done * (self.total - self.done))] if self.done else []
     count = f"{int(self.done + 1e-6)} of {self.total} epochs"
     return ", ".join([self.what, f"epoch {self.epoch}", count, *left])
 
 
 @patch
-def update(self: Line):
+def update(self: _Line):
     "Count a finished batch."
     self.done += 1 / self.batches
     if not self.bar.disable:
@@ -303,7 +303,7 @@ def update(self: Line):
 
 
 @patch
-def end_epoch(self: Line):
+def end_epoch(self: _Line):
     "Count a finished epoch."
     self.done = float(round(self.done))
     if self.shown == "lines":
@@ -311,7 +311,7 @@ def end_epoch(self: Line):
 
 
 # %%
-line = Line(3, batches=2, journal=Journal(total=160, before=100.0), shown="lines")
+line = _Line(3, batches=2, journal=Journal(total=160, before=100.0), shown="lines")
 line.what, line.epoch, line.done = "step 3 of 44", "2 of 3", 16.0
 line.update()
 line.update()
@@ -321,8 +321,8 @@ line.end_epoch()
 assert (line.done, line.total) == (17, 160)
 # 17 epochs took 100 seconds, so 143 more take 841
 assert line.words() == "step 3 of 44, epoch 2 of 3, 17 of 160 epochs, 14 min left"
-assert [left_words(s) for s in (40, 720, 12600)] == ["40 s left", "12 min left", "3.5 h left"]
-assert Line(3, 2, shown=False).total == 3 and "left" not in Line(3, 2, shown=False).words()
+assert [_left_words(s) for s in (40, 720, 12600)] == ["40 s left", "12 min left", "3.5 h left"]
+assert _Line(3, 2, shown=False).total == 3 and "left" not in _Line(3, 2, shown=False).words()
 
 
 # %% [markdown]
@@ -368,7 +368,7 @@ def train_stage(
     stage: Stage,  # Learning rate and epochs
     how: Recipe,  # How it is trained
     at: tuple[str, int] = ("dense", 0),  # Label and number of the stage, from 0
-    line: Line | None = None,  # Progress, updated by every batch
+    line: _Line | None = None,  # Progress, updated by every batch
     # Written after each epoch; if it has a part of this stage, the stage resumes there
     journal: Journal | None = None,
     team: Team = ALONE,  # The processes that share each batch
@@ -380,7 +380,7 @@ def train_stage(
     scaler = torch.amp.GradScaler(torch.device(how.device).type, enabled=how.precision == "fp16")
     kept, transform = _resume(journal, at, opt, scaler), how.transform(images)
     net = torch.compile(team.wrap(model)) if how.compiled else team.wrap(model)
-    line = line or Line(stage.epochs, 1, shown=False)
+    line = line or _Line(stage.epochs, 1, shown=False)
     where = f"{at[0]}, stage {at[1] + 1}"
     for epoch in range(len(kept.rows), stage.epochs):
         start, here = time.perf_counter(), f"{where}, epoch {epoch + 1}"
@@ -400,7 +400,7 @@ def train_stage(
                 team,
                 whole,
             )
-        average_buffers(model, team)
+        _average_buffers(model, team)
         val_loss, accuracy = evaluate_loss(
             model, images, "val", how.sizes, 4 * how.batch, how.precision, how.device, team
         )
@@ -454,7 +454,7 @@ assert (
 # %% [markdown]
 # ## All stages
 #
-# torch.compile compiles the network into fewer, larger kernels. It needs a compiler on the machine, which `check_compiler` tests before training starts.
+# torch.compile compiles the network into fewer, larger kernels. It needs a compiler on the machine, which `_check_compiler` tests before training starts.
 # Compilation only changes how the network runs: the weights and their names stay the same, and predictions and importance do not use it.
 # The network is compiled when it first trains and again when it first has masks, for half a minute each for a ResNet on a CPU; later stages and
 # steps reuse the result.
@@ -465,7 +465,7 @@ def _tiny(x: Tensor) -> Tensor:
     return x.sin() + 1
 
 
-def check_compiler(
+def _check_compiler(
     device: torch.device | str = "cpu",  # Where to compute
 ):
     "Compile a tiny function. Raises: RuntimeError that names the missing compiler."
@@ -486,16 +486,16 @@ def broken(*_, **__):
 
 with instead("torch.compile", broken):
     try:
-        check_compiler()
+        _check_compiler()
     except RuntimeError as e:
         print(e)
     else:
         raise AssertionError("a missing compiler was found")
 with instead("torch.compile", lambda f: f):
-    assert check_compiler() is None
+    assert _check_compiler() is None
 asked = []
 with instead("torch.compile", lambda f: lambda x: asked.append(f(x))):
-    check_compiler("meta")
+    _check_compiler("meta")
 # on the network's device, and the compiled function was also run
 assert asked[0].device.type == "meta"
 
@@ -505,7 +505,7 @@ assert asked[0].device.type == "meta"
 
 # %%
 #| export
-def check_training(
+def _check_training(
     stages: Sequence[Stage],  # The schedule
     images: Images,  # To be trained on
     how: Recipe,  # How to train
@@ -528,7 +528,7 @@ def check_training(
     autocast(how.precision, how.device)
     how.transform(images)
     if how.compiled:
-        check_compiler(how.device)
+        _check_compiler(how.device)
 
 
 # %%
@@ -543,11 +543,11 @@ wrong = [
     (dict(compiled=True), "compiled = True"),
 ]
 with instead("torch.compile", broken):
-    assert check_training(stages(), images, usable) is None
-    assert check_training(stages(), images, replace(usable, batch=2, accumulate=1)) is None
+    assert _check_training(stages(), images, usable) is None
+    assert _check_training(stages(), images, replace(usable, batch=2, accumulate=1)) is None
     for settings, said in [({}, "stages is empty"), *wrong]:
         try:
-            check_training(stages() if settings else [], images, replace(usable, **settings))
+            _check_training(stages() if settings else [], images, replace(usable, **settings))
         except (ValueError, RuntimeError) as e:
             print(e)
             assert said in str(e)
@@ -581,7 +581,7 @@ def train(
     OutOfMemory (a MemoryError) that names the settings to change.
     Source: paper §4.1.
     """
-    check_training(stages, images, how)
+    _check_training(stages, images, how)
     history, progress = journal.history if journal else [], progress and team.main
     advice = (
         f"raise accumulate (now {how.accumulate}), lower batch (now {how.batch}) or image_size, or"
@@ -591,7 +591,7 @@ def train(
         model.to(how.device, memory_format=memory_order(model, how.device))
         team.same(model.state_dict().values())
         batches = math.ceil(len(images.rows["train"]) / how.batch)
-        line = Line(sum(stage.epochs for stage in stages), batches, journal, progress)
+        line = _Line(sum(stage.epochs for stage in stages), batches, journal, progress)
         for i, stage in enumerate(stages):
             if journal and journal.done(label, i):
                 continue

@@ -85,7 +85,7 @@ assert [call.kwargs for call in barrier.mock_calls] == [dict(device_ids=None), d
 
 # %%
 #| export
-def die_with_parent(how: int = signal.SIGKILL):
+def _die_with_parent(how: int = signal.SIGKILL):
     """Ask Linux to send this process a signal when its parent ends; on other systems nothing
     happens.
     """
@@ -102,12 +102,12 @@ def will_send():
 
 if sys.platform == "linux":
     before = will_send()
-    die_with_parent(signal.SIGCONT)
+    _die_with_parent(signal.SIGCONT)
     print(signal.Signals(will_send()).name)
     assert will_send() == signal.SIGCONT
-    die_with_parent(before)
+    _die_with_parent(before)
     with instead("sys.platform", "elsewhere"):
-        die_with_parent(signal.SIGCONT)
+        _die_with_parent(signal.SIGCONT)
     assert will_send() == before  # nothing happens on other systems
 
 
@@ -130,7 +130,7 @@ def team_of(
             f"device = {device!r} with {size} processes: each uses its own GPU; give 'cuda' or"
             " 'cpu', or leave it empty"
         )
-    die_with_parent()
+    _die_with_parent()
     # one process may decode images for hours while the others wait
     state = PartialState(cpu=kind == "cpu", timeout=timedelta(days=7))
     return Team(
@@ -158,7 +158,7 @@ joined = Mock(return_value=Mock(process_index=1, num_processes=2, device="its ow
 with (
     instead.dict(os.environ, WORLD_SIZE="2", LOCAL_RANK="1"),
     instead(f"{Team.__module__}.PartialState", joined),
-    instead(f"{Team.__module__}.die_with_parent") as dies,
+    instead(f"{Team.__module__}._die_with_parent") as dies,
 ):
     assert (
         team_of("cpu") == Team(1, 2)
@@ -638,7 +638,7 @@ def launch(
             command,
             stdout=said,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+            preexec_fn=lambda: _die_with_parent(signal.SIGTERM),
             env=os.environ | dict(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)),
         )
         status = _wait(started)

@@ -21,7 +21,7 @@ import torch
 
 # %%
 #| export
-def ran_out(
+def _ran_out(
     error: BaseException,  # Any error
 ) -> bool:  # Whether memory was missing
     """Distinguish a lack of memory from other errors: torch raises its own class on GPUs, and a
@@ -36,8 +36,8 @@ def ran_out(
 try:
     torch.empty(2**50, dtype=torch.uint8)
 except RuntimeError as e:
-    print(type(e).__name__, ran_out(e))
-    assert ran_out(e)
+    print(type(e).__name__, _ran_out(e))
+    assert _ran_out(e)
 missing = (
     torch.OutOfMemoryError("Tried to allocate 2.00 GiB"),
     MemoryError("no room"),
@@ -51,8 +51,8 @@ missing = (
         )
     ),
 )
-assert all(map(ran_out, missing)) and not any(
-    map(ran_out, (RuntimeError("shapes differ"), ValueError("out of memory"), KeyboardInterrupt()))
+assert all(map(_ran_out, missing)) and not any(
+    map(_ran_out, (RuntimeError("shapes differ"), ValueError("out of memory"), KeyboardInterrupt()))
 )
 
 
@@ -76,7 +76,7 @@ def memory_errors(
     except OutOfMemory:
         raise
     except (RuntimeError, MemoryError) as e:
-        if not ran_out(e):
+        if not _ran_out(e):
             raise
         raise OutOfMemory(
             f"{what} ran out of memory: {advice}. ({str(e).strip().splitlines()[0][:160]})"
