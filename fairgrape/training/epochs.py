@@ -29,10 +29,10 @@ def autocast(
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = "cpu",  # Where the network is
 ) -> torch.autocast:  # A context for the forward pass
-    "Run the forward pass in the precision that a setting names."
+    "A context that runs the forward pass in the given precision."
     if precision not in PRECISIONS:
         raise ValueError(
-            f"precision = {precision!r} is not known: choose one of {', '.join(PRECISIONS)}"
+            f"precision = {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}"
         )
     return torch.autocast(
         torch.device(device).type,
@@ -43,9 +43,9 @@ def autocast(
 # %% ../../nbs/training/03_epochs.ipynb #b780f752
 def memory_order(
     model: nn.Module,  # The network
-    device: torch.device | str = "cpu",  # Where it is to run
+    device: torch.device | str = "cpu",  # Where it will run
 ) -> torch.memory_format:  # `channels_last` or `contiguous_format`
-    "Choose the faster memory order of images and 4-D weights."
+    "Choose the faster memory order for images and 4-D weights."
     depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
     return (
         torch.channels_last
@@ -59,7 +59,7 @@ def predict(
     images: Images,  # Images, labels, and the rows of each split
     split: str,  # 'train', 'val' or 'test'
     sizes: list[int],  # Number of classes of each head
-    batch: int = 256,  # Images at a time
+    batch: int = 256,  # Images per batch
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = "cpu",  # Where to compute
     team: Team = ALONE,  # The processes that share the batches
@@ -67,10 +67,11 @@ def predict(
     """Run the network over a split without augmentation. Raises: OutOfMemory (a MemoryError)
     that names the settings to lower.
     """
-    order, mine = (
-        memory_order(model, device),
-        lambda parts: [parts[i] for i in team.share(len(parts))],
-    )
+    order = memory_order(model, device)
+
+    def mine(parts):
+        return [parts[i] for i in team.share(len(parts))]
+
     model.to(device, memory_format=order).eval()
     advice = f"lower batch ({batch} images at a time here) or image_size, or take a smaller network"
     with (
@@ -84,12 +85,12 @@ def predict(
             for x, _, _ in batches(images, split, batch, device=device, share=mine)
         ]
     n = len(images.rows[split])
-    # a process may have no batch at all
+    # a process may have no batch
     at = torch.cat([torch.empty(0, dtype=torch.long), *mine(torch.arange(n).split(batch))])
     logits = team.gather(
         torch.cat(out) if out else torch.empty(0, sum(sizes), device=device), at, n
     ).cpu()
-    # says so if heads and outputs do not match
+    # raises if heads and outputs do not match
     task_loss(logits[:1], images.labels[images.rows[split][:1]].cpu(), sizes)
     return logits
 
@@ -97,42 +98,38 @@ def predict(
 def evaluate_loss(
     model: nn.Module,  # The network; left in evaluation mode
     images: Images,  # Images, labels, and the rows of each split
-    split: str,  # 'val', as a rule
+    split: str,  # Usually 'val'
     sizes: list[int],  # Number of classes of each head
-    batch: int = 256,  # Images at a time
+    batch: int = 256,  # Images per batch
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = "cpu",  # Where to compute
     team: Team = ALONE,  # The processes that share the batches; all get the same numbers
 ) -> tuple[float, float]:  # Mean loss in nats; accuracy in percent, mean over the heads
     "Measure the loss and the accuracy on a split."
-    logits, y = (
-        predict(model, images, split, sizes, batch, precision, device, team),
-        images.labels[images.rows[split]].cpu(),
-    )
-    return (
-        task_loss(logits, y, sizes).item(),
-        100 * (predict_classes(logits, sizes) == y).double().mean().item(),
-    )
+    logits = predict(model, images, split, sizes, batch, precision, device, team)
+    y = images.labels[images.rows[split]].cpu()
+    right = (predict_classes(logits, sizes) == y).double()
+    return task_loss(logits, y, sizes).item(), 100 * right.mean().item()
 
 # %% ../../nbs/training/03_epochs.ipynb #70d501a4
 def adam(
-    parameters: list[nn.Parameter],  # What to train
+    parameters: list[nn.Parameter],  # The parameters to train
     lr: float,  # Learning rate
-) -> torch.optim.Optimizer:  # A fresh optimizer, without memory of earlier stages
-    "Adam with its usual momenta, in its fused form."
+) -> torch.optim.Optimizer:  # A new optimizer, without state from earlier stages
+    "Adam with its default momenta, in its fused form."
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 # %% ../../nbs/training/03_epochs.ipynb #fb0e8bc3
 def backward(
-    model: nn.Module,  # In training mode; gradients are added to those that are there
+    model: nn.Module,  # In training mode; gradients are added to existing ones
     x: Tensor,  # Images of this process's piece of the batch
     y: Tensor,  # Their labels, shape (n, heads)
     sizes: list[int],  # Number of classes of each head
-    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, else does nothing
+    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, otherwise does nothing
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
-    accumulate: int = 1,  # Parts in which the images go through, of at least 2 images each
-    weight: float = 1.0,  # What the piece weighs
-) -> Tensor:  # Mean loss over the piece, before weighing
+    accumulate: int = 1,  # Number of parts, of at least 2 images each
+    weight: float = 1.0,  # Weight of the piece
+) -> Tensor:  # Mean loss over the piece, unweighted
     "Gradients of the mean loss, part by part."
     parts, total = max(1, min(accumulate, len(x) // 2)), 0.0
     for i, (a, b) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts))):
@@ -146,15 +143,15 @@ def backward(
 # %% ../../nbs/training/03_epochs.ipynb #cfd126d5
 @contextmanager
 def epoch_batches(
-    images: Images,  # Batches of its 'train' part
-    batch: int,  # Images a step, of all processes together
+    images: Images,  # The batches come from its 'train' part
+    batch: int,  # Images per step, in all processes together
     seed: int,  # The epoch's seed
     augment: Callable | None = None,  # On batches of floats in [0, 1]
-    device: torch.device | str = "cpu",  # Where to
+    device: torch.device | str = "cpu",  # Where the batches go
     team: Team = ALONE,  # The processes that share each batch
-    # This process's pieces of the batches; how many images each batch has in all
+    # This process's pieces of the batches; the total number of images of each batch
 ) -> Iterator[tuple[Iterator, list[int]]]:
-    "The batches of one epoch; within, everything random depends on the seed and the process alone."
+    "The batches of one epoch; in the block all randomness depends only on seed and process."
     whole = [len(part) for part in images.rows["train"].split(batch)]
     with seeded(seed if team.main else seed_of(seed, "process", team.rank), device):
         order = torch.Generator().manual_seed(seed)
@@ -168,9 +165,9 @@ def epoch_batches(
 # %% ../../nbs/training/03_epochs.ipynb #a634a82a
 def check_finite(
     loss: float,  # A loss, or a sum of losses
-    where: str,  # The place, for the message
+    where: str,  # The place, for the error
 ):
-    "Stop the training where the loss is not a number."
+    "Raise FloatingPointError if the loss is not finite."
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"{where}: the loss is {loss}. "
@@ -179,7 +176,7 @@ def check_finite(
 
 # %% ../../nbs/training/03_epochs.ipynb #dd5f378c
 def _step(model, optimizer, scaler, x, y, sizes, **how) -> Tensor:
-    "One step of the optimizer on one batch, as `backward` takes it; its mean loss"
+    "One step of the optimizer on one batch; returns the mean loss of `backward`."
     optimizer.zero_grad()
     loss = backward(model, x, y, sizes, scaler, **how)
     scaler.step(optimizer)
@@ -188,20 +185,20 @@ def _step(model, optimizer, scaler, x, y, sizes, **how) -> Tensor:
 
 # %% ../../nbs/training/03_epochs.ipynb #5394dbde
 def train_epoch(
-    # The network, trained in place; where several processes train, as `team.wrap` gives it
+    # The network, trained in place; with several processes, from `team.wrap`
     model: nn.Module,
     optimizer: torch.optim.Optimizer,  # Over the network's parameters
     loader: Iterator[tuple],  # Yields (x, y, g), this process's piece of each batch
     sizes: list[int],  # Number of classes of each head
-    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, else does nothing
+    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, otherwise does nothing
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     bar=None,  # Progress with a method `update`, called after every batch
-    where: str = "this epoch",  # The place, for the message of an error
-    accumulate: int = 1,  # Parts in which a piece goes through the network
+    where: str = "this epoch",  # The place, for errors
+    accumulate: int = 1,  # Parts into which a piece is divided
     team: Team = ALONE,  # The processes that share each batch
-    whole: list[int] | None = None,  # Images of each batch in all; None: those of the loader
-) -> float:  # Mean training loss in nats, as seen while training
-    "Go through the batches once."
+    whole: list[int] | None = None,  # Total images of each batch; None: those of the loader
+) -> float:  # Mean training loss in nats, measured during training
+    "Train on the batches once."
     model.train()
     total, n, order = 0.0, 0, None
     for i, (x, y, _) in enumerate(loader):
@@ -225,7 +222,7 @@ def train_epoch(
         if bar is not None:
             bar.update()
     if n == 0:
-        raise ValueError(f"{where}: no batch of 2 images or more, so there is nothing to train on")
+        raise ValueError(f"{where}: no batch has 2 images or more: use more training images")
     team.sum_([total])
     check_finite(float(total), where)
     return float(total) / n

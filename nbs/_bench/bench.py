@@ -518,7 +518,7 @@ def job_step(network, size, images, batch, repetitions, groups, **_):
     from fairgrape.method.selectors import select_top
     from fairgrape.methods.scores import random_score
     from fairgrape.networks.models import build_model, task_loss
-    from fairgrape.training.loop import train
+    from fairgrape.training.loop import Recipe, train
     from fairgrape.training.stages import stages
 
     model = build_model(network, 7)
@@ -545,7 +545,7 @@ def job_step(network, size, images, batch, repetitions, groups, **_):
     t = alternate(
         repetitions,
         epoch=lambda: train(
-            model, sets[groups[0]], stages("1", "1e-5"), [7], 0, batch=batch, progress=False
+            model, sets[groups[0]], stages("1", "1e-5"), Recipe([7], 0, batch), progress=False
         ),
         **sides,
     )

@@ -34,7 +34,7 @@ from fairgrape.method.selection import select_fair
 from fairgrape.networks.models import build_model, task_loss
 from fairgrape.networks.weights import load_weights, save_weights
 from fairgrape.training.epochs import predict
-from fairgrape.training.loop import train
+from fairgrape.training.loop import Recipe, train
 from fairgrape.training.parallel import ALONE, Team, launch, team_of
 from fairgrape.training.stages import Stage
 
@@ -92,20 +92,12 @@ def smooth_net(seed=0):
         )
 
 
-def go(model, images, team, **more):
-    how = (
-        dict(
-            stages=[Stage(1e-3, 2), Stage(1e-4, 1)],
-            sizes=[2],
-            seed=0,
-            batch=16,
-            augment="none",
-            progress=False,
-            team=team,
-        )
-        | more
-    )
-    return train(model, images, **how)
+TWO_STAGES = [Stage(1e-3, 2), Stage(1e-4, 1)]
+
+
+def go(model, images, team, stages=TWO_STAGES, **more):
+    how = Recipe(**dict(sizes=[2], seed=0, batch=16, augment="none") | more)
+    return train(model, images, stages, how, progress=False, team=team)
 
 
 # What two processes do; the same functions run alone below

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from http.client import IncompleteRead
 from pathlib import Path
 from urllib.error import URLError
@@ -22,7 +23,8 @@ from fairgrape.networks.models import build_model
 from fairgrape.networks.weights import load_weights, save_weights
 from fairgrape.training import loop as training
 from fairgrape.training.epochs import adam, predict
-from fairgrape.training.loop import train
+from fairgrape.training.journal import Journal
+from fairgrape.training.loop import Recipe, train
 from fairgrape.training.stages import Stage, stages
 
 
@@ -59,9 +61,12 @@ def same(a, b):
     return all(torch.equal(a[k].cpu(), b[k].cpu()) for k in a | b)
 
 
-def go(model, **settings):
-    settings = dict(stages=[Stage(1e-3, 2)], sizes=[2], seed=0, batch=16, progress=False) | settings
-    return train(model, noise_images(), **settings)
+HOW = Recipe([2], seed=0, batch=16)
+ONE_EPOCH, TWO_EPOCHS = [Stage(1e-3, 1)], [Stage(1e-3, 2)]
+
+
+def go(model, stages=TWO_EPOCHS, **settings):
+    return train(model, noise_images(), stages, replace(HOW, **settings), progress=False)
 
 
 # The loop
@@ -142,22 +147,16 @@ def test_history_goes_on_and_the_test_part_is_not_touched():
     blind = Images(
         images.pixels, images.labels, images.groups, {k: images.rows[k] for k in ("train", "val")}
     )
-    first = train(tiny_net(), blind, [Stage(1e-3, 1)], [2], 0, "dense", 16, progress=False)
-    both = train(
-        tiny_net(), blind, [Stage(1e-3, 1)], [2], 0, "step-1", 16, progress=False, history=first
-    )
+    first = train(tiny_net(), blind, ONE_EPOCH, HOW, progress=False)
+    journal = Journal(history=first)
+    both = train(tiny_net(), blind, ONE_EPOCH, HOW, "step-1", journal, progress=False)
     assert [row["label"] for row in both] == ["dense", "step-1"]
 
 
 def test_a_lone_last_image_is_left_out():
     images = noise_images()
     images.rows["train"] = images.rows["train"][:17]
-    assert (
-        train(tiny_net(), images, [Stage(1e-3, 1)], [2], 0, batch=16, progress=False)[0][
-            "train_loss"
-        ]
-        > 0
-    )
+    assert train(tiny_net(), images, ONE_EPOCH, HOW, progress=False)[0]["train_loss"] > 0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
@@ -186,7 +185,7 @@ def test_a_pruned_network_loads_strictly_into_torchvision(tmp_path, network):
     model, images = build_model(network, 2), noise_images(size=32)
     masks = random_masks(model)
     apply_masks(model, masks)
-    train(model, images, [Stage(1e-3, 1)], [2], 0, batch=16, progress=False)
+    train(model, images, ONE_EPOCH, HOW, progress=False)
     theirs = getattr(torchvision.models, network)(num_classes=2)
     theirs.load_state_dict(
         load_weights(save_weights(plain_state(model), tmp_path / "model.safetensors")), strict=True
@@ -292,7 +291,7 @@ def test_weights_that_cannot_be_downloaded(monkeypatch, error):
     "epochs, lrs, message",
     [
         ("13,3", "1e-4", r"epochs = '13,3' has 2 stages, but lrs = '1e-4' has 1"),
-        ("3", "1e-4,1e-5", "one learning rate a stage"),
+        ("3", "1e-4,1e-5", "one learning rate per stage"),
         ("0", "1e-4", "0 epochs"),
         ("-1", "1e-4", "-1 epochs"),
         ("3", "-1e-4", "learning rate -0.0001"),
@@ -318,7 +317,7 @@ def test_bad_schedules(epochs, lrs, message):
         (dict(augment="mirror"), "mirror"),
         (dict(batch=1), "batch = 1"),
         (dict(sizes=[3]), "has 2 outputs"),
-        (dict(sizes=[1, 1]), "1 labels an image, but 2 heads"),
+        (dict(sizes=[1, 1]), "1 labels per image, but 2 heads"),
     ],
 )
 def test_bad_settings_change_nothing(settings, message):
@@ -347,17 +346,8 @@ def test_on_a_gpu_the_same_seed_gives_the_same_bits(network, precision):
         model = build_model(network, 2)
         masks = random_masks(model)
         apply_masks(model, masks)
-        train(
-            model,
-            images,
-            [Stage(1e-3, 2)],
-            [2],
-            0,
-            batch=16,
-            precision=precision,
-            device="cuda",
-            progress=False,
-        )
+        how = replace(HOW, precision=precision, device="cuda")
+        train(model, images, TWO_EPOCHS, how, progress=False)
         states.append(plain_state(model))
         assert all(
             not model.get_submodule(n).weight[~mask.cuda()].any() for n, mask in masks.items()

@@ -52,7 +52,7 @@ from fairgrape.sweep.local import Local
 from fairgrape.sweep.sweep import Interrupted, folders, sweep
 
 # %% [markdown]
-# What the library can do, said in a shell. Every option that is not about the command itself is a setting of a run, with the name it has in the notebook. A command imports torch and the other large libraries only once its settings are checked, so help and refusals come at once. A set of one's own, as small as it can be, for the examples:
+# The library's functions in a shell. Apart from a few options of each command, every option is a setting of a run, with the same name as in the notebook. A command imports torch and the other large libraries only after it has checked its settings, so help and errors appear at once. The examples use a tiny data set:
 
 # %%
 home = Path(tempfile.mkdtemp())
@@ -96,7 +96,7 @@ assert len(done) == 2 and all(is_complete(f) for f in done)
 # %% [markdown]
 # ## The report
 #
-# The second template, over whatever the runs folder holds. It leaves the executed notebook and a page that can be sent to someone. Both lie in the runs folder; nothing is written elsewhere.
+# `report` runs the second template on all runs of the runs folder. It writes the executed notebook and a self-contained page to the runs folder, and nothing elsewhere.
 
 # %%
 #| export
@@ -104,7 +104,7 @@ def report(
     runs_root: Path,  # Folder of run folders
     out: str = "",  # The page; empty: report.html in that folder
 ) -> Path:  # The page
-    """Run the report template; its notebook lies in the runs folder. Raises: ValueError for a
+    """Run the report template; its notebook goes into the runs folder. Raises: ValueError for a
     page outside of it.
     """
     from fairgrape.sweep.jobs import working_on
@@ -138,28 +138,27 @@ else:
 # %% [markdown]
 # ## A study
 #
-# The third template: the runs of a question of the paper, then its page, in `studies/` below the runs folder. Settings that replace the study's own are in the folder's name: a study with another network must not overwrite the first.
+# `study` runs the third template: first the runs for a question of the paper, then its page, in `studies/` in the runs folder. Settings that replace those of the study are part of the folder's name, so a study with another network does not overwrite the first.
 
 # %%
 #| export
-def study_folder(
+def _study_folder(
     name: str,  # A study
     row: str,  # A data set and task
     fast: bool,  # The form for two cores
     changed: dict,  # Settings that replace the study's
     runs_root: Path,  # Folder of run folders
-) -> Path:  # Where its notebook and page go
-    "A folder below `studies/` in the runs folder, named by the study and what was changed."
-    words = [name, row, *["fast"] * fast, *(f"{v}" for k, v in changed.items() if k != "data_path")]
-    return inside(
-        runs_root / "studies" / re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-.")[:100],
-        runs_root,
-    )
+) -> Path:  # The folder of its notebook and page
+    "A folder in `studies/` in the runs folder, named after the study and the changed settings."
+    words = [name, row, "fast"] if fast else [name, row]
+    words += [str(v) for k, v in changed.items() if k != "data_path"]
+    plain = re.sub(r"[^\w.]+", "-", "-".join(words)).strip("-.")[:100]
+    return inside(runs_root / "studies" / plain, runs_root)
 
 
 # %%
 def of_rates(fast, **changed):
-    return study_folder("rates", "utkface", fast, changed, home / "runs").name
+    return _study_folder("rates", "utkface", fast, changed, home / "runs").name
 
 
 (
@@ -174,19 +173,19 @@ assert (
 )
 assert of_rates(False, name="../../up") == "rates-utkface-..-..-up"
 assert (
-    study_folder("rates", "utkface", False, {}, home / "runs").parent
+    _study_folder("rates", "utkface", False, {}, home / "runs").parent
     == (home / "runs" / "studies").resolve()
     and len(of_rates(False, classes="x" * 200)) == 100
 )
 
 
 # %% [markdown]
-# Settings that cannot be are found before anything is imported.
+# Invalid settings are found before the large libraries are imported.
 
 # %%
 #| export
 def _parted(given: dict) -> tuple[dict, dict]:
-    "Places, and settings."
+    "Split options into places and settings."
     return (
         {k: v for k, v in given.items() if k in PLACES},
         {k: v for k, v in given.items() if k not in PLACES},
@@ -194,7 +193,7 @@ def _parted(given: dict) -> tuple[dict, dict]:
 
 
 def _cells_of(name: str, row: str, fast: bool, given: dict) -> list[dict]:
-    "The runs of a study. Raises: ValueError or TypeError for settings or places that cannot be."
+    "The runs of a study. Raises: ValueError or TypeError for invalid settings or places."
     places, changed = _parted(given)
     cells = [cell | places for cell in study_cells(load_study(name), row, fast, changed)]
     numbered(cells)
@@ -217,7 +216,7 @@ for wrong in (dict(rate=2), dict(threads=-1)):
 
 
 # %% [markdown]
-# Runs that are there already, from this study or another, are not run again.
+# Finished runs, from this study or another, are not repeated.
 
 # %%
 #| export
@@ -226,11 +225,11 @@ def study(
     row: str,  # A data set and task, one of `fairgrape.studies.studies.protocol_rows()`
     fast: bool = False,  # The form for two cores
     overrides: dict | None = None,  # Settings and places that replace the study's
-    log: bool = True,  # Say what happens
+    log: bool = True,  # Show the progress
     # How the runs are made: workers, gpus_per_run, retries, accept_older, engine, command of
     # `fairgrape.sweep.sweep.sweep`
     **how,
-) -> tuple[Path, list[str]]:  # The folder of the study's page, and what failed, in words
+) -> tuple[Path, list[str]]:  # The folder of the study's page, and a line for each failure
     """Run a study and build its page. Raises: ValueError before anything starts; RuntimeError
     if no run succeeded.
     """
@@ -246,7 +245,7 @@ def study(
     done, failed = folders(ended), failures(ended)
     if not done:
         raise RuntimeError("no run of this study succeeded: " + "; ".join(failed))
-    folder = study_folder(name, row, fast, changed, root("runs", places.get("runs_root")))
+    folder = _study_folder(name, row, fast, changed, root("runs", places.get("runs_root")))
     where = {k: v for k, v in absolute(places).items() if k in ("data_root", "cache_root")} | {
         k: places[k] for k in ("device", "threads") if k in places
     }
@@ -275,7 +274,7 @@ page, failed = study(
 sorted(f.name for f in page.iterdir())
 
 # %%
-# what was changed is in its name
+# the changed settings are in its name
 assert page.name.startswith("rates-utkface-fast-") and "resnet10" in page.name
 assert (
     not failed
@@ -304,13 +303,13 @@ with (
 # %% [markdown]
 # ## A sweep
 #
-# The runs go to this machine, or with `--engine ray` to a cluster ([27 ray sweep](sweep/08_ray.ipynb)). Ray is imported only for those who ask for it.
+# The runs use this machine, or with `--engine ray` a cluster ([Ray](sweep/08_ray.ipynb)). Ray is imported only for that engine.
 
 # %%
 #| export
 def engine_of(args: argparse.Namespace):
-    """The engine that the options ask for. Raises: ValueError for more than there is,
-    ImportError where Ray is asked for and not installed.
+    """The engine for the options. Raises: ValueError for more workers or GPUs than exist,
+    ImportError if Ray is not installed.
     """
     if args.engine == "local":
         from fairgrape.sweep.local import Local
@@ -347,12 +346,12 @@ with patch.dict(sys.modules, {"fairgrape.sweep.ray": SimpleNamespace(OnRay=lambd
 
 
 # %% [markdown]
-# Grid in, exit status out. With `--dry_run` nothing is done but to say what would be; with `--cell` one run of the grid is made, as a task of a job array does. The report is made of all runs of the folder, where one of them is pruned; a task of a job array leaves it to whoever comes last.
+# `run_sweep` takes a grid and returns an exit status. `--dry_run` only prints the plan; `--cell` makes one run of the grid, for a task of a job array. The report covers all runs of the folder if at least one of them is pruned; a task of a job array makes no report.
 
 # %%
 #| export
 def run_sweep(args: argparse.Namespace) -> int:
-    "`fairgrape sweep`"
+    "Run `fairgrape sweep`."
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
     cells, one = read_grid(args.grid, given), args.cell is not None
     chosen = one_cell(cells, args.cell) if one else numbered(cells)
@@ -395,7 +394,7 @@ def run_sweep(args: argparse.Namespace) -> int:
 # %%
 @contextlib.contextmanager
 def as_in_a_shell():
-    "What is printed within, on either stream; tables as text, which a notebook would draw"
+    "Capture both output streams of the block; tables are text, not HTML."
     with (
         patch("rich.console._is_jupyter", return_value=False),
         contextlib.redirect_stdout(io.StringIO()) as out,
@@ -405,7 +404,7 @@ def as_in_a_shell():
 
 
 def swept(**more):
-    "Exit status and words of `run_sweep` with these options, on the two runs that are there"
+    "Exit status and output of `run_sweep` with these options, on the two existing runs."
     options = (
         dict(
             tiny,
@@ -436,7 +435,7 @@ for more, runs in (({}, 2), (dict(cell=1), 1)):
     code, said = swept(**more)
     assert (code, said.count("prune.ipynb")) == (0, runs), said
 assert [line[:3] for line in swept(dry_run=True, cell=1)[1].splitlines()] == ["[1]"]
-# it was only said
+# a dry run makes no folder
 assert "prune.ipynb" not in swept(dry_run=True, rate="0.7")[1] and not list(
     (home / "runs").glob("*ws-0.7*")
 )
@@ -454,7 +453,7 @@ assert swept(groups="hue")[0] == 2  # none of them could even be planned
 # %% [markdown]
 # ## The commands
 #
-# Each command is added by a function of its own. What a reader of `--help` sees about the command itself comes first; the settings of a run follow, in the chapters of [the record](experiment/02_settings.ipynb), each with its sentence, bounds and default.
+# A separate function adds each command. `--help` shows first the options of the command, then the settings of a run in the chapters of [the record](experiment/02_settings.ipynb), each with its help, bounds and default.
 
 # %%
 #| export
@@ -464,7 +463,7 @@ _WORDS = {int: "N", float: "X", bool: "True|False", str: "TEXT"}  # a type on th
 def _settings_options(
     command: argparse.ArgumentParser, leave_out: tuple = (), records: tuple = (Settings, Places)
 ):
-    "Every setting and place of a run as an option; what is not given is not there"
+    "Add every setting and place of a run as an option; the result holds only the given ones."
     chapters = {}
     for f in [f for record in records for f in fields(record)]:
         about = f.metadata["about"]
@@ -491,14 +490,14 @@ def _run_command(commands):
     )
     one.add_argument("-f", "--file", help="YAML file of parameters; options override it")
     one.add_argument(
-        "--accept_older", action="store_true", help="let a finished run of older code count"
+        "--accept_older", action="store_true", help="accept a finished run of older code"
     )
     _settings_options(one)
 
 
 # %%
 def parsed(add, *arguments):
-    "What a command made by `add` understands; a word that it does not know is an error"
+    "The options that a command made by `add` parses, or its error."
     parser = argparse.ArgumentParser("fairgrape")
     add(parser.add_subparsers(dest="command"))
     with contextlib.redirect_stderr(io.StringIO()) as said:
@@ -509,7 +508,7 @@ def parsed(add, *arguments):
 
 
 def help_of(add, name: str) -> str:
-    "The help of a command made by `add`"
+    "The help of a command made by `add`."
     parser = argparse.ArgumentParser("fairgrape")
     commands = parser.add_subparsers()
     add(commands)
@@ -555,18 +554,18 @@ assert "--dropout X share of features dropped, in %; below 1 (default: 0.0)" in 
 
 
 # %% [markdown]
-# A sweep and a study are made by an engine, and have the same options about it.
+# A sweep and a study use an engine, with the same options.
 
 # %%
 #| export
 def _engine_options(command: argparse.ArgumentParser):
-    "How many runs at once, where, and what is done about crashes"
+    "Add the options of an engine: parallel runs, devices, crashes."
     command.add_argument(
         "--workers",
         type=int,
         default=0,
         metavar="N",
-        help="runs at once (default: one per GPU, or one)",
+        help="number of runs at the same time (default: one per GPU, or one)",
     )
     command.add_argument(
         "--gpus_per_run", type=int, default=1, metavar="N", help="GPUs for one run (default: 1)"
@@ -576,10 +575,10 @@ def _engine_options(command: argparse.ArgumentParser):
         type=int,
         default=2,
         metavar="N",
-        help="how often a crash is tried again (default: 2)",
+        help="how often a crashed run is repeated (default: 2)",
     )
     command.add_argument(
-        "--accept_older", action="store_true", help="let finished runs of older code count"
+        "--accept_older", action="store_true", help="accept finished runs of older code"
     )
     command.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="this machine, or a Ray cluster"
@@ -587,7 +586,7 @@ def _engine_options(command: argparse.ArgumentParser):
     command.add_argument(
         "--address",
         default="",
-        help="Ray: the cluster (default: the one that runs here, else a new one)",
+        help="Ray: the cluster's address (default: the one on this machine, or a new one)",
     )
     command.add_argument(
         "--cpus_per_run",
@@ -600,10 +599,7 @@ def _engine_options(command: argparse.ArgumentParser):
         "--fetch",
         default="",
         metavar="FOLDER",
-        help=(
-            "Ray without shared storage: the nodes' own runs folder, from which finished runs are"
-            " fetched"
-        ),
+        help="Ray without shared storage: the runs folder on the nodes, to fetch runs from",
     )
 
 
@@ -634,7 +630,7 @@ assert "invalid int" in parsed(
 # %%
 #| export
 def _sweep_command(commands):
-    "`fairgrape sweep`"
+    "Add `fairgrape sweep`."
     many = commands.add_parser(
         "sweep",
         help="all runs of a grid, each once, then the report",
@@ -644,23 +640,22 @@ def _sweep_command(commands):
         "grid",
         nargs="?",
         default="",
-        help="a YAML file, or a section of settings.ini; none: the options alone",
+        help="a YAML file, or a section of settings.ini; none: only the options",
     )
-    many.add_argument(
-        "--dry_run", action="store_true", help="say what would be done, and do nothing"
-    )
+    many.add_argument("--dry_run", action="store_true", help="print the plan without running it")
     many.add_argument(
         "--cell",
         type=int,
         metavar="N",
-        help="only the run of this number, from 0, as --dry_run counts; for job arrays",
+        help="only the run of this number, from 0, as in --dry_run; for job arrays",
     )
-    many.add_argument("--no_report", action="store_true", help="leave the report out")
-    _engine_options(many), _settings_options(many)
+    many.add_argument("--no_report", action="store_true", help="make no report")
+    _engine_options(many)
+    _settings_options(many)
 
 
 def _study_command(commands):
-    "`fairgrape study`; its data set is a row of the protocol, not a setting"
+    "Add `fairgrape study`; its data set is a row of the protocol, not a setting."
     epilog = f"studies: {', '.join(study_names())}; data sets: {', '.join(protocol_rows())}"
     ask = commands.add_parser(
         "study",
@@ -679,14 +674,13 @@ def _study_command(commands):
     ask.add_argument(
         "--fast", action="store_true", help="the form for two cores, about ten minutes"
     )
-    _engine_options(ask), _settings_options(ask, leave_out=("dataset",))
+    _engine_options(ask)
+    _settings_options(ask, leave_out=("dataset",))
 
 
 # %%
-one, question = (
-    parsed(_sweep_command, "sweep", "demo", "--cell", "3", "--seed", "0 1"),
-    parsed(_study_command, "study", "rates", "--dataset", "utkface", "--fast"),
-)
+one = parsed(_sweep_command, "sweep", "demo", "--cell", "3", "--seed", "0 1")
+question = parsed(_study_command, "study", "rates", "--dataset", "utkface", "--fast")
 (
     {k: v for k, v in one.items() if k not in by_default},
     {k: v for k, v in question.items() if k not in by_default},
@@ -708,15 +702,13 @@ assert "invalid choice" in parsed(
 # %%
 #| export
 def _data_command(commands):
-    "`fairgrape data check`"
-    data = commands.add_parser("data", help="look at a data set before it is used").add_subparsers(
-        dest="what", required=True
-    )
-    check = data.add_parser(
+    "Add `fairgrape data check`."
+    data = commands.add_parser("data", help="check a data set before its use")
+    check = data.add_subparsers(dest="what", required=True).add_parser(
         "check",
         help=(
-            "what is there, what is missing or damaged, and where to get it; exit status 1 if the"
-            " set is not sound"
+            "list present, missing and damaged files, and where to get them; exit status 1 if the"
+            " set has errors"
         ),
     )
     check.add_argument("dataset", choices=DATASETS)
@@ -729,25 +721,25 @@ def _data_command(commands):
         const="True",
         choices=("True", "False"),
         default="False",
-        help="what is there is meant to be all: a missing file is no fault",
+        help="the set is incomplete on purpose: a missing file is not an error",
     )
 
 
 def _small_commands(commands):
-    "`fairgrape report`, `status` and `calibrate`, which have no settings of runs"
+    "Add `fairgrape report`, `status` and `calibrate`, which have no settings of runs."
     page = commands.add_parser("report", help="one page about all runs of a folder")
     page.add_argument("--out", default="", help="default: report.html in the runs folder")
     state = commands.add_parser(
-        "status", help="the sweeps of a runs folder: what is done, runs, waits, failed"
+        "status", help="list done, running, waiting and failed runs of a runs folder"
     )
-    state.add_argument("--all", action="store_true", help="earlier sweeps and finished runs too")
+    state.add_argument("--all", action="store_true", help="with earlier sweeps and finished runs")
     times = commands.add_parser(
-        "calibrate", help="time this machine and say how long the protocol takes on it"
+        "calibrate", help="time this machine and estimate the duration of the protocol on it"
     )
     times.add_argument(
-        "--seconds", type=float, default=120, help="about how long to measure (default: 120)"
+        "--seconds", type=float, default=120, help="approximate time to measure (default: 120)"
     )
-    times.add_argument("--device", default="", help="default: CUDA where there is one")
+    times.add_argument("--device", default="", help="default: CUDA if available")
     for command in (page, state, times):
         command.add_argument("--runs_root", help="default: settings.ini")
 
@@ -791,7 +783,7 @@ assert parsed(_small_commands, "calibrate") == dict(
 # %%
 #| export
 def _parser() -> argparse.ArgumentParser:
-    "All commands"
+    "The parser of all commands."
     parser = argparse.ArgumentParser(
         "fairgrape",
         description=(
@@ -815,14 +807,14 @@ assert (
 
 
 # %% [markdown]
-# ## What they do
+# ## Running a command
 #
-# Parameters may come from a file, so that a run can be kept beside a paper; an option wins over the file. YAML can name functions to be called; this reader builds plain values only.
+# Parameters may come from a file, for example one published with a paper; an option overrides the file. YAML files can name functions to call; this reader builds only plain values.
 
 # %%
 #| export
 def _parameters(args: argparse.Namespace) -> dict:
-    "The parameters of `fairgrape run`: a file's, overridden by options"
+    "The parameters of `fairgrape run`: those of a file, overridden by options."
     given = {k: v for k, v in vars(args).items() if k in KNOWN}
     if not args.file:
         return given
@@ -857,13 +849,13 @@ for name in ("bad.yaml", "list.yaml", "twice.yaml", "none.yaml"):
 
 
 # %% [markdown]
-# The rest are a line or two each: options in, words and an exit status out.
+# The other commands are short: they take options, print a result and return an exit status.
 
 # %%
 #| export
 def _run(args: argparse.Namespace) -> int:
     given = _parameters(args)
-    _, places = from_parameters(given)  # refuses what cannot be before anything is imported
+    _, places = from_parameters(given)  # raises for invalid settings before the large imports
     plain_name(places.get("name", ""))
 
     from fairgrape.sweep.runner import execute
@@ -912,7 +904,7 @@ def _data(args: argparse.Namespace) -> int:
 
 # %%
 def told(command, **options):
-    "Exit status and words of a command"
+    "Exit status and output of a command."
     with as_in_a_shell() as out:
         code = command(argparse.Namespace(**options))
     return code, out.getvalue().replace(str(home), "…")
@@ -934,7 +926,7 @@ assert [
     told(_data, dataset=name, data_path=path, data_root=str(home), quick=True, partial="False")[0]
     for name, path in (("folder", str(home / "own")), ("celeba", ""))
 ] == [0, 1]
-# it is there: nothing is computed
+# the run is complete: nothing is computed
 assert told(_run, **dict(tiny, method="ws", rate="0.5"), file=None, accept_older=False) == (
     0,
     f"{done[0]}\n".replace(str(home), "…"),
@@ -961,22 +953,16 @@ for seconds in (0.0, -5.0, float("nan"), 1e9):
 # %%
 #| export
 def _study(args: argparse.Namespace) -> int:
-    "`fairgrape study`"
+    "Run `fairgrape study`."
     given = {k: several(k, v) if k in LISTS else v for k, v in vars(args).items() if k in KNOWN}
-    _cells_of(args.study, args.row, args.fast, given)  # refused before anything is imported
+    _cells_of(args.study, args.row, args.fast, given)  # raises before the large imports
     how = dict(
         engine=engine_of(args),
         retries=args.retries,
         accept_older=args.accept_older,
         command=args.again,
     )
-    folder, failed = study(
-        args.study,
-        args.row,
-        args.fast,
-        given,
-        **how,
-    )
+    folder, failed = study(args.study, args.row, args.fast, given, **how)
     for what in failed:
         print(f"failed: {what}", file=sys.stderr)
     print(f"the study's notebook and page:\n  {folder / 'study.ipynb'}\n  {folder / 'study.html'}")
@@ -1014,7 +1000,7 @@ assert (
 )
 
 # %% [markdown]
-# Whatever goes wrong ends in one line on standard error and an exit status that a shell script can act on; a traceback tells a user nothing.
+# Every error ends in one line on standard error and an exit status for shell scripts, because a traceback does not help a user.
 
 # %%
 #| export
@@ -1030,9 +1016,9 @@ COMMANDS: dict[str, Callable] = dict(
 
 
 def _stopped(
-    error: Exception,  # What a command raised
+    error: Exception,  # The error of a command
 ) -> int:  # The exit status
-    "Say on standard error what stopped a run or a sweep. Raises: the error, if it is none of them."
+    "Print the error that stopped a run or a sweep. Raises: the error, if it has another cause."
     import papermill
 
     from fairgrape.sweep.sweep import Interrupted
@@ -1049,7 +1035,7 @@ def _stopped(
 def main(
     arguments: list[str] | None = None,  # Default: the command line
 ) -> int:  # 0 done, 1 a run failed, 2 it could not start, 130 interrupted
-    "The `fairgrape` command, once everything is imported."
+    "The `fairgrape` command, after its imports."
     given = sys.argv[1:] if arguments is None else arguments
     args = _parser().parse_args(given)
     args.again = shlex.join(["fairgrape", *given])
@@ -1070,7 +1056,7 @@ options = [part for k, v in tiny.items() for part in (f"--{k}", str(v))]
 
 
 def say(*arguments: str) -> tuple[int, str]:
-    "Exit status and words of a command, as a shell gets them"
+    "Exit status and output of a command, as in a shell."
     with as_in_a_shell() as out:
         code = main(list(arguments))
     return code, out.getvalue().replace(str(home), "…")
@@ -1079,7 +1065,7 @@ def say(*arguments: str) -> tuple[int, str]:
 print(say("sweep", "--method", "ws", "--rate", "0.5 0.6 0.7", "--dry_run", *options)[1])
 
 # %%
-# how to start it again
+# the command that starts it again
 with patch.dict(COMMANDS, run=lambda args: print(args.again) or 0):
     assert say("run", "--name", "a b") == (0, "fairgrape run --name 'a b'\n")
 for problem, status_of, said in (
@@ -1119,14 +1105,14 @@ code, said = say(
 assert code == 2 and "/nowhere" in said  # no cell could be planned
 
 # %% [markdown]
-# Help and refusals import none of the large libraries. Each of these runs in a process of its own and lists which of them it has imported at its end.
+# Help and errors in settings import none of the large libraries. Each command below runs in its own process and lists at its end the large libraries that it has imported.
 
 # %%
 LARGE = ("torch", "pandas", "sklearn", "matplotlib", "numba", "papermill")
 
 
 def imported(*arguments: str) -> tuple[int, str]:
-    "Exit status of a command, and the large libraries that it has imported"
+    "Exit status of a command, and the large libraries that it has imported."
     program = (
         "import sys\nfrom fairgrape.start import main\ntry:\n    code = main(sys.argv[1:])\n"
         "except SystemExit as e:\n    code = e.code\n"
@@ -1160,12 +1146,12 @@ print(len(at_once), "commands; none imported", ", ".join(LARGE))
 # %%
 code, said = say("run", "-f", str(home / "p.yaml"), "--rate", "0.5")
 print(said)
-assert code == 0 and "ws-0.5" in said  # the option wins: this run is done already
+assert code == 0 and "ws-0.5" in said  # the option overrides the file: this run is complete
 # YAML never runs code
 assert say("run", "-f", str(home / "bad.yaml"))[0] == say("sweep", str(home / "bad.yaml"))[0] == 2
 
 # %% [markdown]
-# A sweep whose runs are there, as one would start it again in the morning; one whose second half cannot be; and what `status` says from another terminal.
+# A sweep whose runs are complete, as in a restart; a sweep whose second run is impossible; and `status`, as from another terminal.
 
 # %%
 code, said = say("sweep", "--method", "ws", "--rate", "0.5 0.6", "--no_report", *options)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Start
 #
-# > The `fairgrape` command, which can be stopped while it still imports
+# > The `fairgrape` command, which Ctrl-C can stop during its imports
 
 # %%
 #| default_exp start
@@ -21,13 +21,13 @@ from unittest.mock import Mock, patch
 
 
 # %% [markdown]
-# [The command line](01_cli.ipynb) imports torch and the rest, which takes seconds. Ctrl-C in these seconds ends the command with a sentence, as it does later, and not with a traceback.
+# [The command line](01_cli.ipynb) imports torch and other libraries, which takes seconds. Ctrl-C during these seconds ends the command with a message, as it does later, instead of a traceback.
 
 # %%
 #| export
 def main(
     arguments: list[str] | None = None,  # Default: the command line
-) -> int:  # As `fairgrape.cli.main` says
+) -> int:  # The exit status of `fairgrape.cli.main`
     "The `fairgrape` command."
     if arguments is None:
         in_utf8()
@@ -41,11 +41,11 @@ def main(
 
 
 # %% [markdown]
-# Two commands in the place of the real one: one ends well, and one is stopped.
+# Two mock commands: one succeeds, and one is stopped.
 
 # %%
 def status_of(command: Mock) -> tuple[int, str]:
-    "Exit status and words of `fairgrape status`, if the command were that"
+    "Exit status and message of `fairgrape status` with a mock command."
     with (
         patch.dict(sys.modules, {"fairgrape.cli": types.SimpleNamespace(main=command)}),
         contextlib.redirect_stderr(io.StringIO()) as said,

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Settings
+# # Paths
 #
-# > Where data and runs lie: settings.ini, then the environment, then an argument
+# > Where data and runs are: settings.ini, then the environment, then an argument
 
 # %%
 #| default_exp experiment.paths
@@ -26,13 +26,13 @@ import fairgrape
 
 
 # %% [markdown]
-# Two folders differ from machine to machine: where the data sets lie and where runs go. A file `settings.ini` names them for a project, an environment variable overrides it for a machine or a job,
-# an argument overrides both for one call. (nbdev's own configuration is in pyproject.toml; this file is fairgrape's.)
+# Two folders differ from machine to machine: the folder of the data sets and the folder of the runs. The file `settings.ini` names them for a project, an environment variable overrides it for a machine or a job,
+# and an argument overrides both for one call. (nbdev's configuration is in pyproject.toml; this file is fairgrape's.)
 #
-# The file is looked for from the working folder upwards, so that a notebook in nbs/ and a shell in the root find the same one. Outside any project the package brings a copy of its own.
+# The search for the file starts in the working folder and goes upwards, so a notebook in nbs/ and a shell in the root find the same one. Outside any project the package uses its own copy.
 
 # %% [markdown]
-# Where a variable names a file, that file is meant: a name that leads nowhere is a mistake in a job's script, and looking further would hide it.
+# If the variable names a missing file, that is a mistake in a job's script, and a search elsewhere would hide it.
 
 # %%
 #| export
@@ -43,7 +43,7 @@ def _named_file() -> Path | None:
     named = os.environ.get("FAIRGRAPE_SETTINGS")
     if named and not Path(named).is_file():
         raise FileNotFoundError(
-            f"FAIRGRAPE_SETTINGS = {named} is no file: name a settings.ini, or unset it"
+            f"FAIRGRAPE_SETTINGS = {named} is not a file: name a settings.ini, or unset it"
         )
     return Path(named) if named else None
 
@@ -62,13 +62,13 @@ assert _named_file() is None
 
 
 # %% [markdown]
-# The package's own copy lies inside it once it is installed. In a checkout that is installed in place it is the project's file, one folder up, so that
-# there is only one to edit.
+# An installed package contains its own copy. In an editable checkout the copy is the project's file, one folder up, so there is
+# only one to edit.
 
 # %%
 #| export
 def _own_file() -> Path:
-    "The settings.ini that the package brings."
+    "The settings.ini of the package."
     packaged = Path(str(files("fairgrape"))) / "settings.ini"
     return packaged if packaged.is_file() else packaged.parent.parent / "settings.ini"
 
@@ -105,19 +105,19 @@ with tempfile.TemporaryDirectory() as folder:
     assert settings_file(project / "deep" / "er") == project / "settings.ini"
     assert settings_file(Path(project.anchor)) == _own_file()  # outside any project
     os.environ["FAIRGRAPE_SETTINGS"] = str(project / "settings.ini")
-    assert settings_file() == project / "settings.ini"  # the variable goes first
+    assert settings_file() == project / "settings.ini"  # the variable comes first
     del os.environ["FAIRGRAPE_SETTINGS"]
 
 
 # %% [markdown]
-# Values are taken as they are written: a percent sign in a folder's name is a percent sign, not configparser's notation for another value.
+# Values are literal: a percent sign in a folder's name is a percent sign, not configparser's interpolation.
 
 # %%
 #| export
 def read_settings(
     start: str | Path = ".",  # Folder from which to look upwards
 ) -> ConfigParser:  # Its sections: paths, and one for each grid of runs
-    "Read settings.ini. Raises: ValueError that names the file if it is not one."
+    "Read settings.ini. Raises: ValueError that names the file if it cannot be parsed."
     parser = ConfigParser(interpolation=None)
     try:
         parser.read(settings_file(start), encoding="utf-8")
@@ -136,7 +136,7 @@ assert {"data_root", "runs_root"} <= set(read_settings()["paths"])
 with tempfile.TemporaryDirectory() as folder:
     (Path(folder) / "settings.ini").write_text("[paths]\ndata_root = 50%(old)s\n")
     assert read_settings(folder)["paths"]["data_root"] == "50%(old)s"
-    # no section, and a line twice
+    # no section, and a duplicate line
     for text in ("data_root = data\n", "[demo]\nrate = 0.9\nrate = 0.5\n"):
         (Path(folder) / "settings.ini").write_text(text)
         try:
@@ -149,8 +149,8 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 # %% [markdown]
-# A relative folder in the file is relative to the file, one in an argument to the working folder, as a shell would have it. The copy inside the
-# installed package is no project's, so there the working folder counts too: nothing
+# A relative folder in the file is relative to the file. A relative folder in an argument is relative to the working folder, as in a shell. The copy inside the
+# installed package belongs to no project, so its folders are relative to the working folder too: nothing
 # is written among installed files.
 
 # %%
@@ -166,7 +166,7 @@ _base(Path("/srv/faces/settings.ini"))
 
 # %%
 assert _base(Path("/srv/faces/settings.ini")) == Path("/srv/faces")
-# a project may have the name as well
+# a project may have the same name
 assert _base(Path("/srv/fairgrape/settings.ini")) == Path("/srv/fairgrape")
 # some other package
 assert _base(Path(os.__file__).parent / "json" / "settings.ini").name == "json"
@@ -176,13 +176,13 @@ assert _base(Path(fairgrape.__file__).parent / "settings.ini") == Path.cwd()
 # %% [markdown]
 # ## YAML
 #
-# Grids, parameters of a run and studies are YAML files. All of them go through one reader, because YAML 1.1 changes what people write. `010` is eight, `12:30:45` is 45045, `on` is true, and `1_000` is a thousand. Here these are text, as they are
-# written, and a setting that is a number reads its text as a decimal number. Numbers without such spellings stay numbers. A tag such as `!!python/object` stays an error: nothing in a file is ever called.
+# Grids, run parameters and studies are YAML files. One reader parses all of them, because YAML 1.1 changes what people write: `010` is eight, `12:30:45` is 45045, `on` is true, and `1_000` is a thousand. Here these stay text,
+# and a numeric setting reads its text as a decimal number. Ordinary numbers stay numbers. A tag such as `!!python/object` is still an error: nothing in a file is ever called.
 
 # %%
 #| export
 class PlainYAML(yaml.SafeLoader):
-    "YAML as it is written: decimal numbers, `true` and `false`, and every key once."
+    "YAML read literally: decimal numbers, `true` and `false`, and each key once."
 
     yaml_implicit_resolvers = {}
 
@@ -192,7 +192,7 @@ class PlainYAML(yaml.SafeLoader):
             name, line = (key.tag, str(key.value)), key.start_mark.line + 1
             if name in lines:
                 raise yaml.YAMLError(
-                    f"{key.value} stands there twice, in lines {lines[name]} and {line}: keep one"
+                    f"{key.value} appears twice, in lines {lines[name]} and {line}: keep one"
                 )
             lines[name] = line
         return node
@@ -228,13 +228,13 @@ assert yaml.load("rate:", PlainYAML) == dict(rate=None)
 
 
 # %% [markdown]
-# A key that stands twice is an error. YAML would take the last one, and half of a grid would be gone.
+# A duplicate key is an error. YAML would take the last one, and half of a grid would be lost.
 
 # %%
 #| export
 def read_yaml(path: str | Path) -> dict | list | str | None:
-    """What a YAML file holds. Raises: ValueError that names the file where it is not YAML or
-    has a key twice; OSError where it cannot be read.
+    """The content of a YAML file. Raises: ValueError that names the file if it is not YAML or
+    has a duplicate key; OSError if it cannot be read.
     """
     try:
         return yaml.load(Path(path).read_text(encoding="utf-8"), PlainYAML)
@@ -249,8 +249,8 @@ with tempfile.TemporaryDirectory() as folder:
     print(read_yaml(file))
     assert read_yaml(file) == dict(seed=["008", "009", "010"], rate=0.9)
     for text, told in (
-        ("seed: 0\nrate: 0.9\nseed: 1\n", "seed stands there twice, in lines 1 and 3"),
-        ("cells:\n- {rate: 0.5, rate: 0.9}\n", "rate stands there twice, in lines 2 and 2"),
+        ("seed: 0\nrate: 0.9\nseed: 1\n", "seed appears twice, in lines 1 and 3"),
+        ("cells:\n- {rate: 0.5, rate: 0.9}\n", "rate appears twice, in lines 2 and 2"),
         ("!!python/object/apply:os.system ['echo run']", "could not determine a constructor"),
         ("method: [ws", "expected ',' or ']'"),
     ):
@@ -267,9 +267,9 @@ with tempfile.TemporaryDirectory() as folder:
 # %% [markdown]
 # ## Paths
 #
-# A `~` is the home folder, also where no shell has replaced it: in a YAML file, in settings.ini, in a notebook. A path of Windows means nothing elsewhere: it would be one name with odd letters in it, and a folder of that name would be made.
+# `~` is the home folder, even where no shell expands it: in a YAML file, in settings.ini, in a notebook. A Windows path is meaningless on other systems, where it would create a folder with that odd name.
 #
-# The address of a bucket or a server is no folder either. `s3://bucket/runs` would become a local folder `s3:`, and the results would not be where somebody looks for them. Python's `Path` turns it into `s3:/bucket/runs`, so one slash is enough to refuse it.
+# The address of a bucket or a server is not a folder either. `s3://bucket/runs` would become a local folder `s3:`, where nobody looks for the results. Python's `Path` turns it into `s3:/bucket/runs`, so one slash is enough to refuse it.
 
 # %%
 #| export
@@ -278,18 +278,18 @@ def system_path(
     path: str,  # The path, with or without `~`
     system: str = os.name,  # "nt" for Windows
 ) -> str:  # The path with the home folder for `~`
-    """A path as this system knows it. Raises: ValueError for an address such as `s3://…`, and for
-    a path of Windows on another system.
+    """A path on this system. Raises: ValueError for an address such as `s3://…`, and for
+    a Windows path on another system.
     """
     if address := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/", path):
         raise ValueError(
             f"{name} = {path!r} is an address ({address[1]}://), and only files and folders of"
-            " this system can be used: mount it or copy it, and give the path that it has here"
+            " this system can be used: mount it or copy it, and give its local path"
         )
     if system != "nt" and re.match(r"[A-Za-z]:[\\/]|\\\\", path):
         raise ValueError(
-            f"{name} = {path!r} is a path of Windows, and this system is another: write it as it is"
-            " called here (C:\\ is /mnt/c/ in WSL)"
+            f"{name} = {path!r} is a Windows path, and this system is not Windows: give the path"
+            " on this system (C:\\ is /mnt/c/ in WSL)"
         )
     return os.path.expanduser(path)
 
@@ -354,7 +354,7 @@ with tempfile.TemporaryDirectory() as folder:
         and root("data", "/tmp", start=folder) == Path("/tmp").resolve()
     )
     del os.environ["FAIRGRAPE_DATA_ROOT"]
-    # a name that the file leaves out
+    # a name that is not in the file
     assert root("runs", start=folder) == Path(folder).resolve() / "runs"
     assert root("runs", "~/runs") == (Path.home() / "runs").resolve()
     (Path(folder) / "settings.ini").write_text(
@@ -382,13 +382,13 @@ with tempfile.TemporaryDirectory() as folder:
 
 
 # %% [markdown]
-# Where the locale is not UTF-8 Python takes the names of files for something else, and a folder `übung` cannot be written into a notebook. Label files and notebooks are UTF-8 in any case, so the command starts itself again in Python's
-# UTF-8 mode, which the kernels and workers that it starts inherit.
+# If the locale is not UTF-8, Python misreads file names, and a notebook cannot hold a folder `übung`. Label files and notebooks are always UTF-8, so the command restarts itself in Python's
+# UTF-8 mode. Its kernels and workers inherit the mode.
 
 # %%
 #| export
 def in_utf8():
-    "Start this program again in Python's UTF-8 mode, unless it speaks UTF-8 already"
+    "Restart this program in Python's UTF-8 mode, unless it uses UTF-8 already."
     if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
         return
     os.execve(
@@ -416,7 +416,7 @@ assert spoken == ["utf-8", "True"]
 # %% [markdown]
 # ## Nothing outside the runs folder
 #
-# A run writes into the runs folder and nowhere else, also where a name in a grid that someone sent says otherwise, or where a link leads out. `inside` is asked for every path before anything is written.
+# A run writes only into the runs folder, even if a name in someone else's grid or a symbolic link leads out of it. `inside` checks every path before anything is written.
 
 # %%
 #| export
@@ -424,11 +424,11 @@ def inside(
     path: Path,  # A file or folder that will be written
     runs_root: Path,  # The runs folder
 ) -> Path:  # The same path, absolute
-    "The path, if it lies in the runs folder. Raises: ValueError if it leaves it."
+    "The path, if it is in the runs folder. Raises: ValueError if it is not."
     real, home = Path(path).expanduser().resolve(), Path(runs_root).resolve()
     if home not in real.parents:
         raise ValueError(
-            f"{path} is outside of the runs folder {home}: give a place below it, or another"
+            f"{path} is outside of the runs folder {home}: give a path below it, or another"
             " runs_root"
         )
     return home / real.relative_to(home)
@@ -460,7 +460,7 @@ for out in (
 
 
 # %% [markdown]
-# A run's name becomes one folder, so it may not be a path, and it may not start with a dot, which would hide the run from everybody who lists the folder.
+# A run's name becomes one folder, so it may not be a path. It may not start with a dot either, because that would hide the run in a listing.
 
 # %%
 #| export
@@ -470,12 +470,12 @@ def plain_name(name: str) -> str:
     if bad:
         raise ValueError(
             f"name = {name!r}: it names a folder in the runs folder, so write it without /, \\, .."
-            " or a dot at its start"
+            " or a leading dot"
         )
     if len(name.encode()) > 200:
         raise ValueError(
-            f"name = {name[:40]!r}… has {len(name.encode())} bytes: it names a folder, so 200 are"
-            " the most"
+            f"name = {name[:40]!r}… has {len(name.encode())} bytes: it names a folder, so use at"
+            " most 200"
         )
     return name
 
@@ -495,15 +495,15 @@ for name in ("../up", "a/b", "/etc", ".hidden", "a..b", "a\\b", "long" * 51):
 
 
 # %% [markdown]
-# A name that is made of settings holds column names, and those are what somebody wrote into a label file: `gender/sex` is one column and must not be two folders. What cannot stand in a folder's name becomes a dash, and a long name is cut
-# to 230 bytes, since the system allows 255 and a lock file has the same name with an ending.
+# A name made from settings contains column names from a label file: `gender/sex` is one column and must not become two folders. Characters that a folder's name cannot contain become dashes. A long name is cut
+# to 230 bytes, because the system allows 255 and the lock file adds a suffix.
 
 # %%
 #| export
 def folder_name(
     text: str,  # Any text
-) -> str:  # The same where it can name a folder
-    "The name of one folder."
+) -> str:  # The text as the name of one folder
+    "Make text a folder's name: unsuitable characters become dashes, long names are cut."
     safe = re.sub(r"[/\\\x00-\x1f\x7f]", "-", text)
     return safe.encode()[:230].decode(errors="ignore")
 
@@ -516,6 +516,6 @@ assert (
     folder_name("folder-gender/sex-resnet10-ws") == "folder-gender-sex-resnet10-ws"
     and folder_name("a\\b\nc\0") == "a-b-c-"
 )
-assert folder_name("skin tone (1–6) é: [x]*") == "skin tone (1–6) é: [x]*"  # as it was
-# no letter is cut in two
+assert folder_name("skin tone (1–6) é: [x]*") == "skin tone (1–6) é: [x]*"  # unchanged
+# no character is cut in two
 assert len(folder_name("é" * 300).encode()) == 230 and len(folder_name("aé" * 150).encode()) == 229

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Configuration
+# # Settings
 #
-# > Everything that decides a run's result, in one frozen record that is checked where it is made
+# > Everything that decides a run's result, in one frozen record, checked when it is created
 
 # %%
 #| default_exp experiment.settings
@@ -33,7 +33,7 @@ import pandas as pd
 
 
 def refused(make, *args, **given):
-    "What `make` says against its arguments; an assertion fails if it says nothing"
+    "The error that `make` raises; an assertion fails if it raises none."
     try:
         make(*args, **given)
     except (ValueError, TypeError) as e:
@@ -42,41 +42,41 @@ def refused(make, *args, **given):
 
 
 # %% [markdown]
-# Settings arrive from notebooks, shells and YAML files, so they are checked where they are made: each mistake is named with its setting and with what would be right, long before an image is read. A check is a function that
-# raises. The checks stand below, one by one, each beside its reason; this list is how the record finds them.
+# Settings come from notebooks, shells and YAML files, so the record checks them when it is created, long before an image is read. Each error names the setting and says what would be valid. A check is a function that
+# raises. The checks follow below, each with its reason; this list registers them.
 
 # %%
 #| export
 CHECKS: list[Callable] = []
 
 
-def settings_check(f: Callable) -> Callable:
-    "Add a function to those that all settings go through, in the order in which they are written"
+def _settings_check(f: Callable) -> Callable:
+    "Register a check; checks run in the order of their definition."
     CHECKS.append(f)
     return f
 
 
-def check_settings(s: "Settings"):
-    "Bring numbers into their type; raise ValueError or TypeError for a setting that cannot be"
+def _check_settings(s: "Settings"):
+    "Convert values to their types. Raises: ValueError or TypeError for an invalid setting."
     for check in CHECKS:
         check(s)
 
 
 # %%
-@settings_check
-def check_mood(s):
-    if s.mood == "bad":
-        raise ValueError("mood = 'bad': choose a better one")
+@_settings_check
+def check_color(s):
+    if s.color == "none":
+        raise ValueError("color = 'none': choose red or blue")
 
 
-print(refused(check_settings, SimpleNamespace(mood="bad")))
-# the example is not to stay
-assert CHECKS.pop() is check_mood and check_settings(SimpleNamespace(mood="bad")) is None
+print(refused(_check_settings, SimpleNamespace(color="none")))
+# remove the example again
+assert CHECKS.pop() is check_color and _check_settings(SimpleNamespace(color="none")) is None
 
 # %% [markdown]
 # ## One line per setting
 #
-# A setting is one line of the record below: its type, its default, a sentence of help, and what its value may be. The notebook's parameter cell, the options of the command line, the checks, the identity of a run and the table further down are made from that line. Whoever adds a setting adds a line.
+# A setting is one line of the record below: its type, its default, a sentence of help, and its valid values. The notebook's parameter cell, the options of the command line, the checks, the identity of a run and the table further down derive from that line. To add a setting, add a line.
 
 # %%
 #| export
@@ -85,47 +85,47 @@ FIRST = "0.1.0"  # the version of the first runs
 
 @dataclass(frozen=True)
 class About:
-    "What is known of a setting beside its type and default"
+    "The description of a setting, apart from its type and default."
 
     help: str  # One sentence, without a capital and a full stop
-    chapter: str  # The heading under which it stands in help and tables
+    chapter: str  # Its heading in help and tables
     label: str = ""  # Its name in a report; empty: the setting's name
-    # What its value may be: words, or word → explanation; empty: any
+    # Valid values: words, or word → explanation; empty: any value
     choices: Mapping | tuple = ()
     least: float | None = None  # The smallest value
     most: float | None = None  # The largest value
     above: float | None = None  # The value is larger than this
     below: float | None = None  # The value is smaller than this
-    null: str | None = None  # The word for nothing, which a null in YAML means
+    null: str | None = None  # The value that a null in YAML stands for
     path: bool = False  # It can hold a path
     several: bool = False  # In a grid its text is split into several values
-    bare: bool = False  # Its value needs no name in the line that describes a run
+    bare: bool = False  # Its value appears without its name in the line that describes a run
     rows: bool = False  # It decides which rows of which table are used
-    identity: bool = True  # It changes the result; without that it does not identify a run
+    identity: bool = True  # It changes the result, so it identifies a run
     dense: bool = True  # It changes the dense network
     later: bool = False  # Some runs are older; it identifies a run only if it is not the default
-    since: str = FIRST  # The version that brought it
+    since: str = FIRST  # The version that introduced it
 
     @property
     def added(self) -> bool:
-        "Whether some runs are older than this setting"
+        "Whether some runs are older than this setting."
         return self.later or self.since != FIRST
 
 
 def setting(
     default,  # The default, whose type is the annotation's
     help: str,  # One sentence
-    chapter: str,  # The heading under which it stands
+    chapter: str,  # Its heading in help and tables
     **more,  # The other fields of `About`
 ):  # A field of a dataclass
-    "A setting: a dataclass field that carries what is known of it."
+    "A setting: a dataclass field with its description in the metadata."
     return field(default=default, metadata=dict(about=About(help, chapter, **more)))
 
 
 def abouts(
     *records: type,  # Dataclasses made of `setting`
-) -> dict[str, About]:  # Setting → what is known of it
-    "What is known of the settings of some records, in order."
+) -> dict[str, About]:  # Setting → its description
+    "The descriptions of all settings of some records, in order."
     return {f.name: f.metadata["about"] for record in records for f in fields(record)}
 
 
@@ -144,14 +144,14 @@ assert (abouts(Toy)["rate"].added, abouts(Toy)["order"].added) == (False, True)
 
 
 # %% [markdown]
-# Choices and bounds in words, for help texts and comments:
+# Choices and bounds as text, for help and comments:
 
 # %%
 #| export
 def words_of(
     about: About,  # A setting
 ) -> str:  # E.g. "the parts: photo (by photograph), person or official"
-    "A setting's help, with its choices."
+    "A setting's help with its choices."
     if not about.choices:
         return about.help
     why = about.choices if isinstance(about.choices, Mapping) else {}
@@ -182,8 +182,8 @@ assert bounds_of(abouts(Toy)["rate"]) == "above 0 and below 1" and bounds_of(Abo
 assert bounds_of(About("", "", least=0, most=4096)) == "at least 0 and at most 4,096"
 
 # %% [markdown]
-# A run is a function of its settings. They are one frozen record whose defaults are the paper's protocol (section 4), meant for a GPU; the same names are the parameters of the notebook that papermill runs and the options
-# of `fairgrape run`.
+# A run is a function of its settings. They are one frozen record. Its defaults are the paper's protocol (section 4), for a GPU. The parameters of the notebook that papermill runs and the options
+# of `fairgrape run` have the same names.
 
 # %%
 #| export
@@ -200,7 +200,7 @@ _SCOPES = dict(layer="the same rate in every layer", **{"global": "one budget fo
 
 @dataclass(frozen=True)
 class Settings:
-    "Everything that decides a run's result; the defaults are the paper's protocol"
+    "Everything that decides a run's result; the defaults are the paper's protocol."
 
     dataset: str = setting(
         "fairface",
@@ -212,7 +212,7 @@ class Settings:
     )
     data_path: str = setting(
         "",
-        "archive or folder of the set; empty: looked for under the data root",
+        "archive or folder of the data set; empty: searched for under the data root",
         "data",
         path=True,
         rows=True,
@@ -229,8 +229,8 @@ class Settings:
     )
     groups: str = setting(
         "race",
-        'label column whose groups are compared; "a*b" crosses two; "clusters": found in the'
-        " dense network's features",
+        'label column whose groups are compared; "a*b" crosses two; "clusters": groups found in'
+        " the dense network's features",
         "data",
         several=True,
         rows=True,
@@ -253,7 +253,7 @@ class Settings:
     split: str = setting("photo", "how images are divided", "data", choices=_SPLITS, rows=True)
     limit: int = setting(
         0,
-        "use only so many images, drawn at random (seed 42); 0: all",
+        "use only this many images, drawn at random (seed 42); 0: all",
         "data",
         label="limited to",
         least=0,
@@ -261,7 +261,7 @@ class Settings:
     )
     partial: bool = setting(
         False,
-        "use the images that are there; otherwise a missing file of the set is an error",
+        "use the images that exist; otherwise a missing file of the data set is an error",
         "data",
         later=True,
     )
@@ -283,7 +283,7 @@ class Settings:
         224, "side of the square images, pixels", "network", least=16, several=True
     )
     fit: str = setting(
-        "crop", "how a rectangle becomes a square", "network", choices=_FITS, later=True
+        "crop", "how a rectangular image becomes a square", "network", choices=_FITS, later=True
     )
     method: str = setting(
         "fairgrape", "pruning method", "method", choices=_METHODS, several=True, bare=True
@@ -321,7 +321,7 @@ class Settings:
     )
     as_released: bool = setting(
         False,
-        "the public code's importance and selection instead of the paper's",
+        "use the public code's importance and selection instead of the paper's",
         "method",
         later=True,
         dense=False,
@@ -336,26 +336,26 @@ class Settings:
     retrain_lr: float = setting(1e-5, "learning rate after each pruning step", "training", above=0)
     batch: int = setting(64, "images in a training batch", "training", least=2)
     importance_batch: int = setting(
-        64, "most images of one group in an importance batch", "importance", least=1
+        64, "maximum images of one group in an importance batch", "importance", least=1
     )
     importance_cap: int = setting(
-        0, "most images of a group that are used for the importance; 0: all", "importance", least=0
+        0, "maximum images of a group used for the importance; 0: all", "importance", least=0
     )
     importance_on: str = setting(
         "",
-        'training images that the importance sees, as "race=White" or "race!=White"; empty: all',
+        'training images used for the importance, as "race=White" or "race!=White"; empty: all',
         "importance",
         later=True,
     )
     importance_groups: str = setting(
         "",
-        'groups whose importance shares are kept, if not those compared; "clusters" as for groups',
+        'groups whose importance shares are kept, if not those compared; "clusters": as in groups',
         "importance",
         later=True,
     )
     clusters: int = setting(
         0,
-        "number of clusters, where groups are clusters; 0: chosen by silhouette",
+        "number of clusters, if groups are clusters; 0: chosen by silhouette",
         "importance",
         least=0,
         later=True,
@@ -374,7 +374,7 @@ class Settings:
     )
     seed: int = setting(
         0,
-        "initial weights, order of images, augmentation; not the split",
+        "seed of initial weights, order of images and augmentation; not of the split",
         "training",
         least=0,
         most=2**32 - 1,
@@ -383,20 +383,20 @@ class Settings:
     bootstrap: int = setting(2000, "resamples for the intervals", "judging", least=100, most=10**6)
     accumulate: int = setting(
         1,
-        "parts in which a training batch goes through the network, to save memory",
+        "parts into which a training batch is divided, to save memory",
         "training",
         least=1,
         later=True,
     )
     compiled: bool = setting(
         False,
-        "use torch.compile: faster, needs a C++ compiler, other last digits",
+        "use torch.compile: faster, but needs a C++ compiler and changes the last digits",
         "training",
         later=True,
     )
 
     def __post_init__(self):
-        check_settings(self)
+        _check_settings(self)
 
 
 # %%
@@ -432,12 +432,12 @@ assert Settings(method="ws") == replace(paper, method="ws") and len({paper, Sett
 # %% [markdown]
 # ## Types
 #
-# A shell and papermill's command line write everything as text. A number is taken from text if it says the same; `1.5` is no seed, and a list is a sweep and not a run.
+# A shell and papermill's command line pass everything as text. Text becomes a number if the conversion is exact: `1.5` is not a seed, and a list is a sweep, not a run.
 
 # %%
 #| export
 def typed(name: str, given, kind: type):
-    "`given` as int, float, str or bool (which a shell writes as text)"
+    "`given` as int, float, str or bool. Raises: TypeError if the conversion is not exact."
     if kind is bool and str(given) in ("True", "False"):
         return str(given) == "True"
     try:
@@ -473,14 +473,14 @@ for wrong in (
 
 # %%
 #| export
-def no_null(
+def _no_null(
     name: str,  # A setting or a place
-    # Its value; None where YAML has `null` or a line without a value, and papermill has `None`
+    # Its value; None for a YAML `null`, a YAML line without a value, or papermill's `None`
     given,
     default,  # The setting's default
-    null: str | None = None,  # The setting's word for nothing, if it has one
-):  # The value that is meant
-    "A null as the value it means: nothing. Raises: ValueError where the setting cannot be nothing."
+    null: str | None = None,  # The setting's value for a null, if it has one
+):  # The value, never None
+    "Replace a null by the value it stands for. Raises: ValueError if it stands for none."
     if given is not None:
         return given
     meant = null if null is not None or default != "" else ""
@@ -493,9 +493,9 @@ def no_null(
 
 
 # %%
-print(no_null("weights", None, "imagenet", "none"), no_null("classes", None, ""))
-assert no_null("weights", None, "imagenet", "none") == "none" and no_null("seed", 3, 0) == 3
-assert no_null("data_path", None, "") == ""
+print(_no_null("weights", None, "imagenet", "none"), _no_null("classes", None, ""))
+assert _no_null("weights", None, "imagenet", "none") == "none" and _no_null("seed", 3, 0) == 3
+assert _no_null("data_path", None, "") == ""
 for name, default in (
     ("rate", 0.99),
     ("limit", 0),
@@ -503,18 +503,18 @@ for name, default in (
     ("epochs", "13,3,3"),
     ("method", "fairgrape"),
 ):
-    print(refused(no_null, name, None, default))
+    print(refused(_no_null, name, None, default))
 
 
 # %%
 #| export
-@settings_check
-def check_types(s: Settings):
-    """Bring every setting into its type, or raise TypeError; ValueError for a null that means
-    nothing
+@_settings_check
+def _check_types(s: Settings):
+    """Convert every setting to its type. Raises: TypeError for a wrong type, ValueError for a
+    null that stands for no value.
     """
     for f in fields(s):
-        given = no_null(f.name, getattr(s, f.name), f.default, f.metadata["about"].null)
+        given = _no_null(f.name, getattr(s, f.name), f.default, f.metadata["about"].null)
         object.__setattr__(s, f.name, typed(f.name, given, f.type))
 
 
@@ -540,9 +540,9 @@ for f in fields(Settings):  # no null becomes a default
 
 # %%
 #| export
-@settings_check
-def check_dataset(s: Settings):
-    "Raise ValueError for a data set that has no reader"
+@_settings_check
+def _check_dataset(s: Settings):
+    "Raise ValueError for a data set without a reader."
     if s.dataset not in DATASETS:
         raise ValueError(f"unknown dataset {s.dataset!r}: choose one of {', '.join(DATASETS)}")
 
@@ -554,9 +554,9 @@ assert refused(Settings, dataset="imdb").startswith("unknown dataset 'imdb': cho
 
 # %%
 #| export
-@settings_check
-def check_paths(s: Settings):
-    "Write paths as this system knows them, or raise ValueError"
+@_settings_check
+def _check_paths(s: Settings):
+    "Make paths those of this system, or raise ValueError."
     for name in [name for name, about in abouts(s).items() if about.path]:
         object.__setattr__(s, name, system_path(name, getattr(s, name)))
 
@@ -571,12 +571,12 @@ print(refused(Settings, data_path=r"C:\faces") if os.name != "nt" else "")
 # %% [markdown]
 # ## Choices and bounds
 #
-# Words that are not in the list of words, and numbers below what makes sense. Two images are the least that batch normalisation can take, so a batch has two, and so has each of the parts that it is accumulated from.
+# A word must be one of the choices, and a number must lie within its bounds. Batch normalisation needs at least two images, so a batch has at least two, and so has each part of an accumulated batch.
 
 # %%
 #| export
 def _fault(value, default, about: About) -> str:
-    "What is wrong with a value, in words; empty: nothing"
+    "The error for an invalid value; empty if it is valid."
     if about.choices and value not in about.choices:
         return f"choose one of {', '.join(about.choices)}"
     if about.least is not None and not value >= about.least:
@@ -588,9 +588,9 @@ def _fault(value, default, about: About) -> str:
     return "" if high and low else f"choose a number {bounds_of(about)}, such as {default}"
 
 
-@settings_check
-def check_values(s: Settings):
-    "Raise ValueError for a word that is no choice, or a number out of its bounds"
+@_settings_check
+def _check_values(s: Settings):
+    "Raise ValueError for a word that is not a choice, or a number out of bounds."
     for f in fields(s):
         value = getattr(s, f.name)
         fault = _fault(value, f.default, f.metadata["about"])
@@ -598,13 +598,13 @@ def check_values(s: Settings):
             raise ValueError(f"{f.name} = {value!r}: {fault}")
 
 
-@settings_check
-def check_parts(s: Settings):
-    "Raise ValueError for a single cluster, or for parts of a batch that are too small"
+@_settings_check
+def _check_parts(s: Settings):
+    "Raise ValueError for a single cluster, or for parts of a batch that are too small."
     if s.clusters == 1:
         raise ValueError(
-            "clusters = 1: one cluster is no grouping; choose 2 or more, or 0 to have the number"
-            " chosen"
+            "clusters = 1: one cluster is not a grouping; choose 2 or more, or 0 to choose the"
+            " number by silhouette"
         )
     if s.accumulate > s.batch // 2:
         raise ValueError(
@@ -639,7 +639,7 @@ for wrong in (
     said = refused(Settings, **wrong)
     print(said)
     assert said.startswith(f"{list(wrong)[-1]} = ")
-# the least of each is allowed
+# the smallest valid values
 assert (
     Settings(
         image_size=16, batch=8, accumulate=4, bootstrap=100, groups="clusters", clusters=2
@@ -649,15 +649,16 @@ assert (
 
 
 # %% [markdown]
-# The pruning and training schedules have rules of their own, and say what is wrong with them where they are made.
+# The pruning and training schedules have their own rules and raise their own errors.
 
 # %%
 #| export
-@settings_check
-def check_schedules(s: Settings):
-    "Raise ValueError for rates or training stages that make no schedule"
+@_settings_check
+def _check_schedules(s: Settings):
+    "Raise ValueError for rates or training stages that give no schedule."
     schedule(s.rate, s.keep)
-    stages(s.epochs, s.lrs), stages(s.retrain_epochs, s.retrain_lr)
+    stages(s.epochs, s.lrs)
+    stages(s.retrain_epochs, s.retrain_lr)
 
 
 # %%
@@ -678,16 +679,16 @@ assert Settings(epochs=3, lrs=1e-3) == Settings(epochs="3", lrs="0.001")
 # %% [markdown]
 # ## The method's form
 #
-# `steps` and `scope` say "published" until somebody says otherwise, because each method was published in a form of its own: SNIP with one budget for all layers and in one shot, FairGRAPE layer by layer and in
-# steps. `form` looks up what that means; two settings that come to the same are the same run.
+# `steps` and `scope` are "published" by default, because the methods were published in different forms: SNIP in one shot with one budget for all layers, FairGRAPE in steps and layer by layer.
+# `form` resolves "published". Two settings that resolve to the same form are the same run.
 
 # %%
 #| export
 def form(
     settings: Settings,  # A run's settings; its method is not "dense"
-    # The method with the steps and the scope that are asked for, or as the public code has it
+    # The method with the requested steps and scope, or as in the public code
 ) -> Method:
-    "The method that these settings mean. Raises: ValueError for a form that cannot be."
+    "The method that these settings specify. Raises: ValueError for an impossible form."
     how = as_released(method(settings.method)) if settings.as_released else method(settings.method)
     asked = {
         k: getattr(settings, k) for k in ("steps", "scope") if getattr(settings, k) != "published"
@@ -716,12 +717,12 @@ assert form(Settings(as_released=True)).mixed and not form(Settings()).mixed
 
 
 # %% [markdown]
-# Some methods need the weights as they were before training: SNIP and GraSP prune them, the lottery goes back to them.
+# Some methods need the weights from before training: SNIP and GraSP prune them, and the lottery ticket rewinds to them.
 
 # %%
 #| export
 def needs_initial(how: Method) -> bool:
-    "Whether a method uses the weights before training"
+    "Whether a method uses the weights from before training."
     return how.start == "initial" or (how.rewind and how.rewind_to == "initial")
 
 
@@ -739,18 +740,18 @@ assert not needs_initial(method("lottery").but(rewind_to="trained"))
 
 
 # %% [markdown]
-# A file of trained weights says nothing about the weights before, so these methods cannot start from one.
+# A file of trained weights does not hold the initial weights, so these methods cannot start from one.
 
 # %%
 #| export
-@settings_check
-def check_start(s: Settings):
-    "Raise ValueError where the method needs weights that a file of one's own does not hold"
+@_settings_check
+def _check_start(s: Settings):
+    "Raise ValueError if the method needs initial weights and `weights` is a trained network."
     if s.method == "dense" or s.weights in ("none", "imagenet"):
         return
     if needs_initial(form(s)):
         raise ValueError(
-            f"method = {s.method!r} needs the weights before training, and weights = {s.weights!r}"
+            f"method = {s.method!r} needs the weights before training, but weights = {s.weights!r}"
             " is a trained network: use weights = 'imagenet' or 'none'"
         )
 
@@ -768,25 +769,25 @@ assert (
 
 
 # %% [markdown]
-# Nor can a form that the public code does not have be asked for as released.
+# `as_released` accepts only forms that exist in the public code.
 
 # %%
 #| export
-@settings_check
-def check_released(s: Settings):
-    "Raise ValueError for settings that the public code cannot follow"
+@_settings_check
+def _check_released(s: Settings):
+    "Raise ValueError for settings that the public code does not support."
     if s.method == "dense" or not s.as_released:
         return
     own = method(s.method).scope
     if form(s).scope != own:
         raise ValueError(
-            f"scope = {s.scope!r} with as_released: the public code knows {s.method} with scope"
+            f"scope = {s.scope!r} with as_released: the public code has {s.method} with scope"
             f" {own!r} only"
         )
     if s.importance_on:
         raise ValueError(
-            "importance_on with as_released: in the public code the choice never reaches the"
-            " importance's images; leave one of them out"
+            "importance_on with as_released: the public code never applies this choice of images;"
+            " leave one of the two out"
         )
 
 
@@ -801,13 +802,13 @@ assert (
 
 
 # %% [markdown]
-# And a method without groups, or one that looks at no images, would take settings about the importance's groups and images without a word. A run that seems to have used them would be worse than none.
+# A method without groups or without images would silently ignore settings about the importance's groups and images, and the run's record would be wrong.
 
 # %%
 #| export
-@settings_check
-def check_importance(s: Settings):
-    "Raise ValueError for settings of the importance that the method does not look at"
+@_settings_check
+def _check_importance(s: Settings):
+    "Raise ValueError for settings of the importance that the method does not use."
     if s.method == "dense":
         return
     how = form(s)
@@ -816,7 +817,7 @@ def check_importance(s: Settings):
     ]
     if grouped and (how.batches != "all" or how.blind):
         raise ValueError(
-            f"{grouped[0]}: {s.method} does not score by the images of groups; use it with"
+            f"{grouped[0]}: {s.method} does not score images by group; use this setting with"
             " fairgrape or importance"
         )
     if s.importance_groups and not how.groups:
@@ -826,7 +827,7 @@ def check_importance(s: Settings):
         )
     if s.clusters and "clusters" not in (s.groups, s.importance_groups):
         raise ValueError(
-            f"clusters = {s.clusters}: say which groups are clusters, with groups or"
+            f"clusters = {s.clusters}, but no groups are clusters: set groups or"
             " importance_groups = 'clusters'"
         )
 
@@ -850,9 +851,9 @@ assert (
 # %% [markdown]
 # ## Parameters of a notebook
 #
-# A run has settings, which decide its result, and places, which say where and how it is computed. A parameter that is misspelt must not be dropped silently, which is what papermill would do. `from_parameters` takes whatever
-# the notebook's namespace holds after papermill's cell and refuses names that it does not know. A null, as `classes:` in a YAML file, never stands for a default: it means "none" or empty where the setting can be that, and is
-# an error elsewhere.
+# A run has settings, which decide its result, and places, which say where and how it is computed. Papermill silently drops a misspelt parameter. `from_parameters` takes
+# the notebook's namespace after papermill's cell and refuses unknown names. A null, such as `classes:` in a YAML file, never stands for a default: it means "none" or empty if the setting can have that value, and is
+# an error otherwise.
 
 # %%
 #| export
@@ -861,27 +862,27 @@ _WHERE = "where and how"
 
 @dataclass(frozen=True)
 class Places:
-    "Where and how a run is computed; nothing here changes its result"
+    "Where and how a run is computed; nothing here changes its result."
 
-    name: str = setting("", "the run folder's name; empty: made of the settings", _WHERE)
+    name: str = setting("", "name of the run folder; empty: made from the settings", _WHERE)
     data_root: str = setting("", "folder of the data sets; empty: settings.ini", _WHERE)
     runs_root: str = setting("", "folder of the runs; empty: settings.ini", _WHERE)
     cache_root: str = setting("", "folder of decoded images; empty: settings.ini", _WHERE)
-    device: str = setting("", "cuda, cuda:1, cpu …; empty: CUDA where there is one", _WHERE)
+    device: str = setting("", "cuda, cuda:1, cpu …; empty: CUDA if available", _WHERE)
     threads: int = setting(0, "CPU threads; 0: the machine's choice", _WHERE, least=0, most=4096)
     processes: int = setting(
-        1, "processes that share this one run, one to a GPU", _WHERE, least=0, most=1024
+        1, "processes that share this run, one per GPU", _WHERE, least=0, most=1024
     )
     keep_on: str = setting(
         "auto",
-        "where the importance lies: auto, device, host, or a folder, where memory is short",
+        "where the importance is stored: auto, device, host or, if memory is short, a folder",
         _WHERE,
     )
     progress: bool = setting(True, "show progress bars", _WHERE)
 
     def __post_init__(self):
-        check_types(self)
-        check_values(self)
+        _check_types(self)
+        _check_values(self)
 
 
 PLACES = tuple(abouts(Places))
@@ -889,9 +890,9 @@ KNOWN = tuple(abouts(Settings, Places))
 
 
 def _places(given: Mapping) -> dict:
-    "Places in their types. Raises: TypeError or ValueError for one that cannot be."
+    "Places in their types. Raises: TypeError or ValueError for an invalid one."
     places = Places(**given)
-    # a null that means "" says nothing
+    # a null is as if the place were not given
     return {k: getattr(places, k) for k, v in given.items() if v is not None}
 
 
@@ -915,15 +916,15 @@ for wrong in (
 
 
 # %% [markdown]
-# The namespace holds more than parameters: what a user's IPython start-up files define is there as well. IPython's `In` tells them apart. It lists the cells of the notebook and no start-up file. A parameter cell
-# is one that consists of assignments, as papermill's does, or that gives a value to a known name.
+# The namespace holds more than parameters, for example the names from a user's IPython start-up files. IPython's `In` tells them apart: it lists the cells of the notebook, but no start-up file. A parameter cell
+# consists only of assignments, as papermill's does, or assigns to a known name.
 
 # %%
 #| export
-def parameter_names(
+def _parameter_names(
     cells: Sequence[str],  # The source of each executed cell, as in IPython's `In`
 ) -> set[str]:  # Names that parameter cells assign
-    "Names that the parameter cells of a notebook assign."
+    "The names assigned in a notebook's parameter cells."
     found = set()
     for cell in cells:
         try:
@@ -952,21 +953,21 @@ cells = [
     "import os\nseed = 3",
     "%%bash\nx=1 2",
 ]
-print(sorted(parameter_names(cells)))
-assert parameter_names(cells) == {"rate", "rates", "seed"} and parameter_names([]) == set()
+print(sorted(_parameter_names(cells)))
+assert _parameter_names(cells) == {"rate", "rates", "seed"} and _parameter_names([]) == set()
 
 
 # %%
 #| export
 def from_parameters(
     names: Mapping,  # A notebook's `globals()`, or a dictionary of parameters
-    # What IPython itself puts there
+    # Names that IPython defines
     ignore: tuple = ("In", "Out", "exit", "quit", "open", "get_ipython"),
     # The settings, and the places (name, data_root, runs_root, cache_root, device, threads,
     # processes, keep_on, progress)
 ) -> tuple[Settings, dict]:
-    """Make settings of parameters. Raises: ValueError for an unknown name, and what `Settings`
-    raises.
+    """Settings and places from parameters. Raises: ValueError for an unknown name, and the errors
+    of `Settings`.
     """
     given = {
         k: v
@@ -976,7 +977,7 @@ def from_parameters(
         and not callable(v)
         and not isinstance(v, ModuleType)
     }
-    assigned = parameter_names(names.get("In", []))
+    assigned = _parameter_names(names.get("In", []))
     if assigned:
         given = {k: v for k, v in given.items() if k in assigned}
     unknown = sorted(map(str, set(given) - set(KNOWN)))
@@ -990,7 +991,7 @@ def from_parameters(
 
 
 # %%
-# modules and functions of the notebook are no parameters
+# modules and functions of the notebook are not parameters
 from_parameters(dict(method="ws", rate=0.9, runs_root="runs", pd=pd, refused=refused, _=1))[1]
 
 # %%
@@ -998,7 +999,7 @@ assert from_parameters(dict(rate=0.5, seed=1)) == (
     Settings(rate=0.5, seed=1),
     {},
 ) and from_parameters(dict(In=[], threads=2)) == (Settings(), dict(threads=2))
-# as a shell writes it
+# as text from a shell
 assert from_parameters(dict(progress="False"))[1] == dict(progress=False) and from_parameters(
     dict(progress=True)
 )[1] == dict(progress=True)
@@ -1024,7 +1025,7 @@ for wrong in (
 # %% [markdown]
 # ## What identifies a run
 #
-# Some settings do not touch some methods: WS has no steps, the dense network no rate, magnitude reads no images. They are left out of what identifies a run, so that one dense network serves all runs that start from it.
+# Some settings do not affect some methods: WS has no steps, the dense network has no rate, and magnitude uses no images. Such settings are no part of the run's identity, so one dense network serves all runs that start from it.
 
 # %%
 #| export
@@ -1036,8 +1037,8 @@ OF_METHODS = {name for how in METHODS.values() for name in touches(how)}
 def unused(
     settings: Settings,  # A run's settings
 ) -> set[str]:  # Names of settings that do not change its result
-    """Which settings do not touch this method. `data_path` never does: the data speak for
-    themselves.
+    """The settings that do not affect this method. `data_path` never does: the data themselves
+    identify the run.
     """
     known = abouts(settings)
     never = {name for name, about in known.items() if not about.identity}
@@ -1069,14 +1070,14 @@ assert unused(Settings(method="dense")) == {"data_path", "as_released", "cluster
 
 
 # %% [markdown]
-# A setting that came later is left out as well while it has its default: runs made before it was there keep their names. And `steps` is left out where it is the method's own, for the same reason.
+# A setting that was added later is left out while it has its default, so older runs keep their names. For the same reason `steps` is left out if it is the published form.
 
 # %%
 #| export
 def identity(
     settings: Settings,  # A run's settings
 ) -> dict:  # Those that change its result
-    "The settings that matter to this method, with `steps` and `scope` as they are meant."
+    "The settings that affect this method, with `steps` and `scope` resolved."
     mine = asdict(settings) | (
         {}
         if settings.method == "dense"
@@ -1130,15 +1131,15 @@ assert identity(Settings(method="snip")) == identity(
 
 
 # %% [markdown]
-# ## What else is made of the record
+# ## What else derives from the record
 #
-# The parameter cell of [the run's notebook](../templates/prune.ipynb), as `make sync` writes it there:
+# The parameter cell of [the run's notebook](../templates/prune.ipynb), which `make sync` writes:
 
 # %%
 #| export
 def parameter_cell(
     *records: type,  # Records made of `setting`; none: `Settings` and `Places`
-) -> str:  # The cell's source, an assignment a line, with comments
+) -> str:  # The cell's source, one assignment per line, with comments
     "The parameter cell of the template."
     lines = []
     for f in [f for record in records or (Settings, Places) for f in fields(record)]:
@@ -1167,7 +1168,7 @@ assert from_parameters({k: v for k, v in found.items() if k != "__builtins__"})[
 
 
 # %% [markdown]
-# And the table of all settings.
+# The table of all settings:
 
 # %%
 #| export
@@ -1175,7 +1176,7 @@ def settings_table(
     *records: type,  # Records made of `setting`; none: `Settings` and `Places`
 ):  # A `pandas.DataFrame` with a row for each setting
     "All settings: chapter, type, default, bounds, meaning."
-    import pandas as pd  # here, since a check needs no pandas
+    import pandas as pd  # imported here because checks need no pandas
 
     rows = {
         f.name: {
@@ -1208,7 +1209,7 @@ assert settings_table(Toy).loc["order", "since"] == "0.2.0"
 
 
 # %% [markdown]
-# A setting is added by a line. Here one is, in a record that has all others too: its text is read, its bounds hold, the cell and the table have it, and runs from before it keep their identity.
+# One line adds a setting, here in a record that extends `Settings`: its text is converted, its bounds are checked, the cell and the table include it, and older runs keep their identity.
 
 # %%
 @dataclass(frozen=True)
@@ -1230,7 +1231,7 @@ assert identity(More(dropout=0.5)) == identity(Settings()) | dict(dropout=0.5)
 assert settings_table(More).index[-1] == "dropout"
 
 # %% [markdown]
-# The record needs none of the large libraries, so a wrong setting is refused before they are imported.
+# The record needs none of the large libraries, so an invalid setting is refused before they are imported.
 
 # %%
 said = (

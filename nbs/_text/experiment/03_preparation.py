@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Preparation
 #
-# > Settings that have met their data: what is wrong with them is found before anything is decoded, and the folder that they will fill is known
+# > Settings combined with their data: errors are found before any image is decoded, and the run's folder is known
 
 # %%
 #| default_exp experiment.preparation
@@ -54,8 +54,8 @@ from PIL import Image
 
 
 def refused(make, *args, **given):
-    """What `make` says against its arguments, the temporary folder shortened; an assertion
-    fails if it says nothing
+    """The error that `make` raises, with the temporary folder shortened; an assertion fails if
+    it raises none.
     """
     try:
         make(*args, **given)
@@ -65,7 +65,7 @@ def refused(make, *args, **given):
 
 
 # %% [markdown]
-# A data set of one's own, to try it on: 160 little pictures, whose brightness is the task and whose tint is the group. The settings name it, and the smallest of the networks.
+# A small data set of our own to try things on: 160 small images, whose brightness is the task and whose tint is the group. The settings name this data set and the smallest network.
 
 # %%
 home = Path(tempfile.mkdtemp())
@@ -108,28 +108,28 @@ own.table.head(3)
 # %% [markdown]
 # ## The machine
 #
-# Where a run computes changes how long it takes, not what it is. So this is kept apart from the settings: it has no part in the run folder's name.
+# Where a run computes changes its duration, not its result. So the machine is separate from the settings and does not affect the run folder's name.
 
 # %%
 #| export
 @dataclass(eq=False)
 class Machine:
-    "Where and how a run computes, and what it has opened there"
+    "Where and how a run computes, and the resources that it has opened."
 
-    device: str = ""  # A device's name; empty: CUDA where there is one
-    threads: int = 0  # CPU threads; 0: as they are
-    keep_on: str = "auto"  # Where the importance lies: auto, device, host, or a folder
-    processes: int = 1  # How many processes are to share the run
+    device: str = ""  # A device's name; empty: CUDA if available
+    threads: int = 0  # CPU threads; 0: unchanged
+    keep_on: str = "auto"  # Where the importance is stored: auto, device, host, or a folder
+    processes: int = 1  # Number of processes that share the run
     # True: a live line; False: plain lines, as for a file; None: nothing
     progress: bool | None = True
-    team: Team = ALONE  # The processes that share the run, this one among them
-    data_root: str | Path | None = None  # Folder of the data sets, as it was given
+    team: Team = ALONE  # The processes that share the run, including this one
+    data_root: str | Path | None = None  # Folder of the data sets, as given
     started: float = field(default_factory=time.perf_counter)  # When the run began
-    opened: dict = field(default_factory=dict)  # Device, images and lock, once they are in use
+    opened: dict = field(default_factory=dict)  # Device, images and lock, once in use
 
     @property
     def shows(self) -> bool | str:
-        "What this process shows: True a live line, `lines` a plain line an epoch, False nothing"
+        "Progress of this process: True a live line, `lines` a plain line per epoch, False none."
         if not self.team.main or self.progress is None:
             return False
         return self.progress or "lines"
@@ -140,7 +140,7 @@ here = Machine(device="cpu", threads=2)
 here.shows, replace(here, team=Team(1, 2)).shows
 
 # %%
-# process 0 alone shows progress
+# only process 0 shows progress
 assert here.shows is True and replace(here, progress=False).shows == "lines"
 assert replace(here, progress=None).shows is False
 assert not replace(here, team=Team(1, 2)).shows and here.opened == {}
@@ -149,13 +149,13 @@ assert not replace(here, team=Team(1, 2)).shows and here.opened == {}
 # %% [markdown]
 # ## Settings with their data
 #
-# What comes out of this notebook knows its heads, its groups, its split, and the folder that it will fill. The rest of the project takes such a job and asks no file for labels again.
+# A job knows its heads, its groups, its split, and its folder. The rest of the project takes a job and reads no label file again.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Job:
-    "Settings together with the data they name, checked"
+    "Settings together with the data that they name, checked."
 
     settings: Settings
     data: FaceData  # All images of the set
@@ -164,12 +164,12 @@ class Job:
     labels: np.ndarray  # Class codes, shape `(n, heads)`
     group: np.ndarray  # Group codes, shape `(n,)`
     group_names: list[str]  # Name of each group
-    runs_root: Path  # Where run folders go
-    cache_root: Path  # Where decoded images are kept
-    name: str = ""  # The run folder's name before the hash; empty: made of the settings
-    # Groups found in the dense network's features, once they are found
+    runs_root: Path  # Folder of the run folders
+    cache_root: Path  # Folder of decoded images
+    name: str = ""  # The run folder's name before the hash; empty: made from the settings
+    # Groups found in the dense network's features, once found
     clusters: Clusters | None = None
-    # What was read off the table once; jobs on the same table share it
+    # Values computed from the table once; jobs on the same table share them
     known: dict = field(default_factory=dict, repr=False, compare=False)
     machine: Machine = field(default_factory=Machine, repr=False, compare=False)
 
@@ -196,25 +196,25 @@ by_hand = Job(
     home / "cache",
 )
 print(by_hand.sizes, by_hand.G)
-# a job made from another shares what was read
+# a job made from another shares its cached values
 assert by_hand.sizes == [2] and by_hand.G == 3 and replace(by_hand, name="x").known is by_hand.known
 
 
 # %% [markdown]
 # ## Which images
 #
-# Which classes are used is said by the settings, or by the set's custom (UTKFace's papers leave out the race "Others"); what the settings say about a column replaces the custom.
+# The settings choose the classes. Without them the data set's convention applies (papers on UTKFace leave out the race "Others"); a setting for a column replaces that column's convention.
 
 # %%
 #| export
 def classes_used(
     table: pd.DataFrame,  # The set's table
-    # "column=class,class;column!=class", as in the settings; empty: nothing beyond `usual`
+    # "column=class,class;column!=class", as in the settings; empty: only `usual`
     classes: str,
-    usual: dict,  # Column → the classes that the set's custom keeps
+    usual: dict,  # Column → the classes that the data set's convention keeps
 ) -> pd.DataFrame:  # The rows of these classes
-    """The table without the classes that are left out. Raises: ValueError for what cannot be
-    read, or a class that is not there.
+    """The table without the excluded classes. Raises: ValueError for text that cannot be parsed,
+    or a class that does not exist.
     """
     keep, without = dict(usual), {}
     for part in filter(None, split_names(classes, ";")):
@@ -225,7 +225,7 @@ def classes_used(
             )
         if "*" in column and not column.endswith("!"):
             raise ValueError(
-                f"classes = {classes!r}: a cell of a product can only be left out: write"
+                f"classes = {classes!r}: a cell of a product can only be excluded: write"
                 f" {column.strip()}!={names}"
             )
         chosen, column = without if column.endswith("!") else keep, column.removesuffix("!").strip()
@@ -249,18 +249,18 @@ print(
         for said in ("", "tint=blue", "tint=red, blue;shade=dark")
     }
 )
-# every third is red, every second dark
+# every third image is red, every second dark
 assert [
     len(classes_used(own.table, said, {})) for said in ("", "tint=red", "tint=red;shade=dark")
 ] == [160, 54, 27]
-# the settings win over the custom
+# the settings override the convention
 assert len(classes_used(own.table, "tint=blue", dict(tint=["red"]))) == 106
 # 53 are dark and blue
 assert [
     len(classes_used(own.table, said, {}))
     for said in ("tint!=blue", "tint!=blue;shade!=light", "shade*tint!=dark*blue")
 ] == [54, 27, 107]
-# names with a comma stand in double quotes
+# names with a comma need double quotes
 renamed = own.table.assign(tint=own.table.tint.cat.rename_categories(dict(red="red, warm")))
 assert [
     len(classes_used(renamed, said, {}))
@@ -271,18 +271,18 @@ for wrong in ("tint", "tint=green", "tint=red,", "shade*tint=dark*blue", "shade*
 
 
 # %% [markdown]
-# A product of columns may have a cell without images: hardly a woman of CelebA is bald. Such a cell cannot be compared, and `classes = "gender*Bald!=Female*yes"` leaves it out: its images, and its name in the list of groups.
+# A product of columns may have a cell with almost no images: CelebA has hardly any bald women. Such a cell cannot be compared. `classes = "gender*Bald!=Female*yes"` leaves out its images and its name in the list of groups.
 #
-# A group called "yes" says nothing by itself, so it is called "Bald: yes" wherever people read it. A run's folder is named by the bare names, as it always was.
+# The name "yes" alone is not informative, so people see "Bald: yes" instead. The hash in a run folder's name still uses the bare names.
 
 # %%
 #| export
 def left_out(
     classes: str,  # As in the settings
     groups: str,  # The columns of the groups, as for `codes`
-    have: list[str],  # The groups there are
+    have: list[str],  # All groups
 ) -> list[str]:  # Groups that the settings leave out of a product
-    "The cells of a product that are not to be compared."
+    "The cells of a product that are not compared."
     columns = [c.strip() for c in groups.split("*")]
     asked = [part.split("!=", 1) for part in split_names(classes, ";") if "!=" in part]
     return [
@@ -306,15 +306,15 @@ assert left_out(quoted, "shade", ["dark", "light"]) == []
 
 # %%
 #| export
-# names of classes that say nothing without their column's
+# class names that are unclear without their column's name
 BARE = {"no", "yes", "false", "true", "0", "1"}
 
 
-def said_names(
+def _said_names(
     names: list[str],  # Names of groups, as from `codes`
     groups: str,  # The columns of the groups
-) -> list[str]:  # The same, with the column before names that say nothing
-    "Names of groups that can be read by themselves."
+) -> list[str]:  # The same, with the column before unclear names
+    "Group names that are clear without their column."
     columns = [c.strip() for c in groups.split("*")]
     cells = [name.split(" × ") for name in names]
     if any(len(cell) != len(columns) for cell in cells):
@@ -326,14 +326,14 @@ def said_names(
     ]
 
 
-def bare_names(names: list[str], groups: str) -> list[str]:
-    "Names of groups as the label file has them"
+def _bare_names(names: list[str], groups: str) -> list[str]:
+    "Group names as in the label file."
     columns = [c.strip() for c in groups.split("*")]
     plain = [
         " × ".join(label.removeprefix(f"{c}: ") for c, label in zip(columns, cell))
         for cell in (name.split(" × ") for name in names)
     ]
-    return plain if said_names(plain, groups) == names else names
+    return plain if _said_names(plain, groups) == names else names
 
 
 def group_codes(
@@ -341,11 +341,11 @@ def group_codes(
     groups: str,  # The columns of the groups, as for `codes`
     classes: str,  # As in the settings
 ) -> tuple[np.ndarray, list[str]]:  # Code of each row, shape `(n,)`, and each group's name
-    "Groups as codes, without the cells that are left out."
+    "Groups as codes, without the excluded cells."
     code, names = codes(table, groups)
     out = left_out(classes, groups, names)
     kept = [i for i, name in enumerate(names) if name not in out]
-    return np.searchsorted(kept, code), said_names([names[i] for i in kept], groups)
+    return np.searchsorted(kept, code), _said_names([names[i] for i in kept], groups)
 
 
 # %%
@@ -358,7 +358,7 @@ answers = pd.DataFrame(
 print(
     group_codes(answers, "sex*Bald", "sex*Bald!=f*yes"),
     group_codes(answers, "Bald", "")[1],
-    said_names(["f × 0", "f × 1"], "sex*old"),
+    _said_names(["f × 0", "f × 1"], "sex*old"),
 )
 assert group_codes(answers, "sex*Bald", "sex * Bald!=f × yes")[0].tolist() == [
     0,
@@ -371,10 +371,10 @@ assert group_codes(answers, "sex*Bald", "sex*Bald!=f*yes")[1] == [
     "m × Bald: no",
     "m × Bald: yes",
 ] and group_codes(answers, "sex", "")[1] == ["f", "m"]
-assert bare_names(["f × Bald: no", "m × Bald: yes"], "sex*Bald") == [
+assert _bare_names(["f × Bald: no", "m × Bald: yes"], "sex*Bald") == [
     "f × no",
     "m × yes",
-] and bare_names(["Bald: no", "perhaps"], "Bald") == ["Bald: no", "perhaps"]
+] and _bare_names(["Bald: no", "perhaps"], "Bald") == ["Bald: no", "perhaps"]
 assert (
     left_out("sex!=f;sex*Bald!=f*yes,m*no", "sex*Bald", ["f × no", "f × yes"])
     == ["f × yes", "m × no"]
@@ -383,16 +383,16 @@ assert (
 
 
 # %% [markdown]
-# Then classes are thinned out where the settings want an imbalance, and at last the number is limited. A custom about a column that neither task nor groups look at costs no images.
+# Next, classes are thinned out if the settings ask for an imbalance. Last, the number of images is limited. A convention about a column that neither task nor groups use removes no images.
 
 # %%
 #| export
-def rows_used(
+def _rows_used(
     data: FaceData,  # All images of the set
     settings: Settings,  # A run's settings
     specs: list[str],  # Label columns of the heads
 ) -> pd.DataFrame:  # The rows that the run uses
-    "Some classes, thinned out, and at most `limit` images."
+    "The rows of the chosen classes, thinned out, at most `limit`."
     used = set("*".join([*specs, settings.groups]).split("*"))
     table = classes_used(
         data.table,
@@ -406,31 +406,31 @@ def rows_used(
 # %%
 customary = replace(own, notes=dict(classes=dict(tint=["blue"])))
 print(
-    len(rows_used(own, replace(tiny, limit=50), ["shade"])),
-    len(rows_used(customary, tiny, ["shade"])),
-    len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])),
+    len(_rows_used(own, replace(tiny, limit=50), ["shade"])),
+    len(_rows_used(customary, tiny, ["shade"])),
+    len(_rows_used(customary, replace(tiny, groups="shade"), ["shade"])),
 )
 assert (
-    len(rows_used(own, replace(tiny, limit=50), ["shade"])) == 50
-    and len(rows_used(own, replace(tiny, limit=500), ["shade"])) == 160
+    len(_rows_used(own, replace(tiny, limit=50), ["shade"])) == 50
+    and len(_rows_used(own, replace(tiny, limit=500), ["shade"])) == 160
 )
 assert (
-    len(rows_used(customary, tiny, ["shade"])) == 106
-    and len(rows_used(customary, replace(tiny, groups="shade"), ["shade"])) == 160
+    len(_rows_used(customary, tiny, ["shade"])) == 106
+    and len(_rows_used(customary, replace(tiny, groups="shade"), ["shade"])) == 160
 )
-thin = rows_used(own, replace(tiny, imbalance="tint=red:0.2"), ["shade"])["tint"].value_counts()
+thin = _rows_used(own, replace(tiny, imbalance="tint=red:0.2"), ["shade"])["tint"].value_counts()
 assert thin["red"] == 54 and thin["blue"] < 40
 
 
 # %% [markdown]
-# ## What can be wrong
+# ## Checks
 #
-# A run takes hours. So before anything is decoded, whatever can be known from labels alone is checked. First the folder for the results.
+# A run takes hours. So everything that the labels alone determine is checked before any image is decoded. The first check is the folder for the results.
 
 # %%
 #| export
 def writable(folder: Path) -> Path:
-    "The folder, made if need be; OSError if nothing can be written there"
+    "Create the folder if necessary. Raises: OSError if it cannot be written."
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -446,11 +446,11 @@ def writable(folder: Path) -> Path:
 # %%
 (home / "file").write_text("")
 print(refused(writable, home / "file"))
-# nothing stays behind
+# no file is left behind
 assert writable(home / "new" / "runs").is_dir() and not list((home / "new" / "runs").iterdir())
 
 # %% [markdown]
-# The checks that follow take a job. To see each by itself, here is one that is made by hand, on which a single thing is wrong at a time: 160 images, of which the first 128 are for training.
+# The following checks take a job. To show each alone, `example` makes a job by hand with one fault at a time: 160 images, of which the first 128 are for training.
 
 # %%
 table = own.table.assign(split=["train"] * 128 + ["val"] * 16 + ["test"] * 16)
@@ -473,12 +473,12 @@ example().table["split"].value_counts().to_dict()
 
 
 # %% [markdown]
-# A classifier needs two classes, or there is nothing to tell apart.
+# A classifier needs at least two classes.
 
 # %%
 #| export
-def check_heads(job: Job):
-    "Raise ValueError for a task of one class; warn of a class without an image to train on"
+def _check_heads(job: Job):
+    "Raise ValueError for a task of one class; warn of a class without training images."
     train, lost = (job.table["split"] == "train").to_numpy(), []
     for task, names in job.heads.items():
         if len(names) < 2:
@@ -498,36 +498,36 @@ def check_heads(job: Job):
     if lost:
         named = ", ".join(lost[:5]) + (f" and {len(lost) - 5} more" if len(lost) > 5 else "")
         warnings.warn(
-            f"no training image of {named}: the network cannot learn to answer that. Use another"
+            f"no training image of {named}: the network cannot learn this class. Use another"
             " split or more images (limit), or leave the class out (classes)",
             stacklevel=3,
         )
 
 
 # %%
-print(refused(check_heads, replace(example(), heads=dict(shade=["dark", "light"], tint=["red"]))))
-assert check_heads(example()) is None
+print(refused(_check_heads, replace(example(), heads=dict(shade=["dark", "light"], tint=["red"]))))
+assert _check_heads(example()) is None
 job = example()
 train = (job.table["split"] == "train").to_numpy()
 unlearnt = replace(job, labels=np.where(train, 0, 1)[:, None], heads={"shade": ["dark", "light"]})
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
-    check_heads(unlearnt)
+    _check_heads(unlearnt)
 print(said[0].message)
 assert f"no training image of shade 'light' ({(~train).sum()} images)" in str(said[0].message)
 
 # %% [markdown]
-# Settings join columns: `race*gender` crosses two, `race+gender` are two heads, and `clusters` is no column at all. So a column that is itself called like that is an error as soon as it is asked for, and what looks like a list of columns
-# is told how to join them. A set's own name of a column, CelebA's `Male`, is replaced by the name that it has here.
+# Settings join columns: `race*gender` crosses two, `race+gender` are two heads, and `clusters` is not a column. So a column with such a name is an error if a setting uses it, and the error for a list of columns
+# says how to join them. A data set's own column name, such as CelebA's `Male`, is replaced by the project's name.
 
 # %%
 #| export
-# settings that name columns, and what joins them there
+# settings that name columns, and the characters that join columns
 JOINED = dict(task="*+", groups="*", importance_groups="*")
 
 
 def own_names(s: Settings, aliases: dict) -> Settings:
-    "The settings with a set's own column names replaced by the names in its table"
+    "The settings with a data set's own column names replaced by those of its table."
     said = {
         k: re.sub(r"[^*+]+", lambda part: aliases.get(part[0].strip(), part[0]), getattr(s, k))
         for k in JOINED
@@ -535,9 +535,9 @@ def own_names(s: Settings, aliases: dict) -> Settings:
     return replace(s, **said)
 
 
-def check_columns(table: pd.DataFrame, s: Settings):
-    """Raise ValueError for a column whose name means something else in the settings, and for
-    columns joined by commas
+def _check_columns(table: pd.DataFrame, s: Settings):
+    """Raise ValueError for a column whose name has another meaning in the settings, and for
+    columns joined by commas.
     """
     have = label_columns(table)
     for name, joints in JOINED.items():
@@ -545,22 +545,21 @@ def check_columns(table: pd.DataFrame, s: Settings):
         parts = [part.strip() for part in re.split(f"[{joints}]", asked)]
         if "clusters" in parts and "clusters" in have:
             raise ValueError(
-                f"{name} = {asked!r}: 'clusters' are groups found in the network's features, and"
+                f"{name} = {asked!r}: 'clusters' are groups found in the network's features, but"
                 " this set has a label column of that name: rename the column in the label file"
             )
         odd = next((c for c in have if len(re.split(f"[{joints}]", c)) > 1 and c in asked), None)
         if odd and not set(parts) <= set(have):
             raise ValueError(
-                f"{name} = {asked!r}: the label column {odd!r} cannot be asked for, since"
+                f"{name} = {asked!r}: the label column {odd!r} cannot be used, because"
                 f" {' and '.join(joints)} join columns: rename it in the label file"
             )
         listed = [part for part in parts if "," in part and part not in have]
         if listed:
             columns = [c.strip() for c in listed[0].split(",") if c.strip()]
-            ways = [
-                f"{'*'.join(columns)} for {' × '.join(columns)}",
-                *[f"{'+'.join(columns)} for a head each"] * ("+" in joints),
-            ]
+            ways = [f"{'*'.join(columns)} for {' × '.join(columns)}"]
+            if "+" in joints:
+                ways.append(f"{'+'.join(columns)} for one head each")
             one = columns[0] if columns else "a column"
             right = ", or ".join(ways) if len(columns) > 1 else one
             raise ValueError(f"{name} = {asked!r}: columns are not joined by commas: write {right}")
@@ -572,14 +571,14 @@ def labelled(*columns: str) -> pd.DataFrame:
 
 
 assert (
-    check_columns(
+    _check_columns(
         labelled("clusters", "a+b", "sex", "shade"),
         replace(tiny, groups="a+b", importance_groups="sex*shade"),
     )
     is None
 )
-# a product, as always
-assert check_columns(labelled("a", "b", "a*b"), replace(tiny, groups="a*b")) is None
+# an ordinary product
+assert _check_columns(labelled("a", "b", "a*b"), replace(tiny, groups="a*b")) is None
 for columns, wrong in (
     (["shade", "clusters"], dict(groups="clusters")),
     (["clusters"], dict(task="shade+clusters")),
@@ -589,52 +588,52 @@ for columns, wrong in (
     (["sex"], dict(task="race,sex")),
     (["sex"], dict(importance_groups="sex,")),
 ):
-    print(refused(check_columns, labelled(*columns), replace(tiny, **wrong)))
+    print(refused(_check_columns, labelled(*columns), replace(tiny, **wrong)))
 male = own_names(replace(tiny, task="Young+Male", groups="Male*Bald"), dict(Male="gender"))
 assert (male.task, male.groups, own_names(tiny, {})) == ("Young+gender", "gender*Bald", tiny)
 
 
 # %% [markdown]
-# Clusters are found after training, but whether so many *can* be found is known now.
+# Clusters are found after training, but the number of images already limits their number.
 
 # %%
 #| export
-def check_clusters(job: Job):
-    "Raise ValueError for more clusters than images allow"
+def _check_clusters(job: Job):
+    "Raise ValueError for more clusters than the images allow."
     s, train = job.settings, job.table["split"] == "train"
     if s.clusters > train.sum():
         raise ValueError(
-            f"clusters = {s.clusters}, but there are only {train.sum()} training images to find"
-            " them in: choose fewer"
+            f"clusters = {s.clusters}, but there are only {train.sum()} training images:"
+            " choose fewer clusters"
         )
     part, n = min(job.table["split"].value_counts().items(), key=lambda item: item[1])
     if s.groups == "clusters" and 2 * s.clusters > n:
         raise ValueError(
-            f"clusters = {s.clusters}, but {part} has only {n} images, and each cluster that is"
-            " compared needs 2 or more in every part: choose fewer"
+            f"clusters = {s.clusters}, but {part} has only {n} images, and each compared cluster"
+            " needs 2 or more in every part: choose fewer clusters"
         )
 
 
 # %%
 print(
-    refused(check_clusters, example(importance_groups="clusters", clusters=129)),
-    refused(check_clusters, example(groups="clusters", clusters=9)),
+    refused(_check_clusters, example(importance_groups="clusters", clusters=129)),
+    refused(_check_clusters, example(groups="clusters", clusters=9)),
     sep="\n",
 )
 assert (
-    check_clusters(example(importance_groups="clusters", clusters=128)) is None
-    and check_clusters(example(groups="clusters", clusters=8)) is None
+    _check_clusters(example(importance_groups="clusters", clusters=128)) is None
+    and _check_clusters(example(groups="clusters", clusters=8)) is None
 )
 
 
 # %% [markdown]
-# Groups that are compared need images in every part, and two in the test part. Groups of the importance need two kinds, or they are no groups; and the importance must see something.
+# Each compared group needs images in every part, and two in the test part. The importance needs at least two groups and at least one image.
 
 # %%
 #| export
 def group_counts(job: Job) -> pd.DataFrame:
-    """Number of images of each group that is compared, a column a part. Raises: ValueError
-    where a group has none to train or test with.
+    """Number of images of each compared group, one column per part. Raises: ValueError
+    if a group has no images for training or testing.
     """
     s = job.settings
     counts = check_cells(
@@ -646,67 +645,67 @@ def group_counts(job: Job) -> pd.DataFrame:
     return counts.set_axis(pd.Index(job.group_names, name=s.groups))
 
 
-def check_compared(job: Job):
-    "Raise ValueError where a group that is compared has too few images"
+def _check_compared(job: Job):
+    "Raise ValueError if a compared group has too few images."
     if job.settings.groups == "clusters":
         return
     group_counts(job)
     check_groups(job.group[job.table["split"] == "test"], job.group_names)
 
 
-def check_importance_images(job: Job):
-    "Raise ValueError where the importance would see one group only, or no image"
+def _check_importance_images(job: Job):
+    "Raise ValueError if the importance would see only one group, or no image."
     s, train = job.settings, job.table["split"] == "train"
     if (
         s.importance_groups not in ("", "clusters")
         and len(codes(job.table, s.importance_groups)[1]) < 2
     ):
         raise ValueError(
-            f"importance_groups = {s.importance_groups!r} has one group only: choose another"
-            " column, or method = 'importance', which has none"
+            f"importance_groups = {s.importance_groups!r} has only one group: choose another"
+            " column, or method = 'importance', which needs no groups"
         )
     if s.importance_on and not (matching(job.table, s.importance_on) & train).any():
         raise ValueError(
-            f"importance_on = {s.importance_on!r}: none of the {train.sum()} training images is of"
-            " that kind"
+            f"importance_on = {s.importance_on!r} matches none of the {train.sum()} training"
+            " images: choose other classes"
         )
 
 
 # %%
-# no red picture in training
+# no red image in training
 late = table.assign(
     split=["test" if tint == "red" else split for tint, split in zip(table["tint"], table["split"])]
 )
 print(
-    refused(check_compared, replace(example(), table=late)),
-    refused(check_importance_images, replace(example(importance_on="tint=red"), table=late)),
+    refused(_check_compared, replace(example(), table=late)),
+    refused(_check_importance_images, replace(example(importance_on="tint=red"), table=late)),
     sep="\n",
 )
 print(
     refused(
-        check_importance_images,
+        _check_importance_images,
         replace(example(importance_groups="tint"), table=keep_classes(table, "tint", ["red"])),
     )
 )
-# clusters are not there yet
+# clusters do not exist yet
 assert (
-    check_compared(example()) is None
-    and check_compared(replace(example(groups="clusters"), table=late)) is None
+    _check_compared(example()) is None
+    and _check_compared(replace(example(groups="clusters"), table=late)) is None
 )
 assert (
-    check_importance_images(example(importance_on="tint=red")) is None
-    and check_importance_images(example(importance_groups="shade")) is None
+    _check_importance_images(example(importance_on="tint=red")) is None
+    and _check_importance_images(example(importance_groups="shade")) is None
 )
 
 
 # %% [markdown]
-# The network is asked on the meta device, where layers have shapes and no memory: does it exist, does it take images of this size, would a global rate cut a layer away?
+# The network is checked on the meta device, where layers have shapes but no memory: does it exist, does it accept images of this size, would a global rate remove a whole layer?
 
 # %%
 #| export
-def check_architecture(job: Job):
-    """Raise ValueError for a network that is not there, cannot take these images, has nothing
-    to prune, or that a global rate would cut through
+def _check_architecture(job: Job):
+    """Raise ValueError for a network that does not exist, does not accept these images, has
+    nothing to prune, or would lose a whole layer at a global rate.
     """
     s = job.settings
     check_network(s.network, sum(job.sizes), s.image_size)
@@ -719,24 +718,24 @@ def check_architecture(job: Job):
 
 # %%
 for wrong in (dict(network="resnet10O"), dict(rate=0.9999999, scope="global")):
-    print(refused(check_architecture, example(**wrong)))
+    print(refused(_check_architecture, example(**wrong)))
 assert (
-    check_architecture(example(scope="global")) is None
-    and check_architecture(example(method="dense", rate=0.9999999)) is None
+    _check_architecture(example(scope="global")) is None
+    and _check_architecture(example(method="dense", rate=0.9999999)) is None
 )
 
 
 # %%
 #| export
 def check_job(job: Job):
-    "Raise ValueError for settings that these data, or this network, cannot meet"
-    check_columns(job.table, job.settings)
+    "Raise ValueError for settings that do not fit these data or this network."
+    _check_columns(job.table, job.settings)
     for check in (
-        check_clusters,
-        check_compared,
-        check_importance_images,
-        check_heads,
-        check_architecture,
+        _check_clusters,
+        _check_compared,
+        _check_importance_images,
+        _check_heads,
+        _check_architecture,
     ):
         check(job)
 
@@ -756,18 +755,18 @@ assert check_job(example()) is None
 # %% [markdown]
 # ## From settings to a job
 #
-# Clusters are features of a dense network, so that network is trained with groups that are there before it: its own classes.
+# Clusters come from the features of a dense network. That network itself is compared by groups that already exist: its classes.
 
 # %%
 #| export
-def label_arrays(
+def _label_arrays(
     table: pd.DataFrame,  # The rows used
     specs: list[str],  # Label columns of the heads
     groups: str,  # Label column whose groups are compared, or "clusters"
-    classes: str = "",  # As in the settings: cells of a product that are left out
+    classes: str = "",  # As in the settings: excluded cells of a product
 ) -> dict:  # `heads`, `labels`, `group` and `group_names` of a job
-    """Labels and groups as codes; where groups are to be clusters, the first head's classes
-    stand in for them.
+    """Labels and groups as codes; if the groups will be clusters, the first head's classes
+    are used until then.
     """
     heads = {spec: codes(table, spec) for spec in specs}
     group, names = group_codes(table, specs[0] if groups == "clusters" else groups, classes)
@@ -780,34 +779,34 @@ def label_arrays(
 
 
 # %%
-arrays = label_arrays(own.table[:4], ["shade", "tint"], "tint")
+arrays = _label_arrays(own.table[:4], ["shade", "tint"], "tint")
 print(arrays)
 assert arrays["labels"].tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]] and arrays[
     "group"
 ].tolist() == [1, 0, 0, 1]
 assert arrays["heads"] == dict(shade=["dark", "light"], tint=["blue", "red"])
-assert label_arrays(own.table[:4], ["shade"], "clusters")["group_names"] == ["dark", "light"]
+assert _label_arrays(own.table[:4], ["shade"], "clusters")["group_names"] == ["dark", "light"]
 
 
 # %% [markdown]
-# A column that the set does not have is found before its archive is unpacked, and a set of which only a part is there says how large that part is.
+# A missing column is reported before the archive is unpacked. For a partial data set, a warning says how much of it exists.
 
 # %%
 #| export
-def check_names(settings: Settings):
-    """Raise ValueError for a column or class that a published set does not have, before its
-    files are touched
+def _check_names(settings: Settings):
+    """Raise ValueError for a column or class that a published data set does not have, before
+    its files are read.
     """
     if (known := known_labels(settings.dataset)) is None:
         return
     settings = own_names(settings, known.notes["aliases"])
-    check_columns(known.table, settings)
+    _check_columns(known.table, settings)
     specs = known.notes["tasks"].get(settings.task, settings.task).split("+")
     for spec in [*specs, settings.groups, settings.importance_groups]:
         if spec not in ("", "clusters"):
             codes(known.table, spec)
     if settings.dataset == "people":
-        return  # its classes stand in its files
+        return  # its classes are in its files
     table = classes_used(known.table, settings.classes, {})
     if settings.imbalance:
         thin_table(table, settings.imbalance)
@@ -815,8 +814,8 @@ def check_names(settings: Settings):
         matching(table, settings.importance_on)
 
 
-def check_part(data: FaceData):
-    "Warn of a set that is not whole, with how much is there; ValueError where nothing is"
+def _check_part(data: FaceData):
+    "Warn of a partial data set, with its size. Raises: ValueError if no image exists."
     if data.table.empty:
         raise ValueError(f"{data.name}: none of the images that the labels name is in {data.root}")
     if data.notes.get("missing"):
@@ -825,7 +824,7 @@ def check_part(data: FaceData):
 
 def _read(settings: Settings, data_root: str | Path | None, progress: bool) -> FaceData:
     "The set that the settings name, checked before and after"
-    check_names(settings)
+    _check_names(settings)
     path = settings.data_path or None
     data = read_dataset(
         settings.dataset,
@@ -836,7 +835,7 @@ def _read(settings: Settings, data_root: str | Path | None, progress: bool) -> F
         fit=settings.fit,
     )
     if settings.partial:
-        check_part(data)
+        _check_part(data)
     return data
 
 
@@ -849,27 +848,27 @@ for wrong in (
     dict(imbalance="rase=White:0.2"),
     dict(dataset="people", groups="race"),
 ):
-    print(refused(check_names, Settings(**wrong)))
-assert refused(check_names, Settings(task="rase")).startswith(
+    print(refused(_check_names, Settings(**wrong)))
+assert refused(_check_names, Settings(task="rase")).startswith(
     "no label column 'rase': this set has age, gender, race"
 )
 assert (
-    check_names(Settings(dataset="celeba", task="attributes", groups="gender*Bald")) is None
-    and check_names(tiny) is None
+    _check_names(Settings(dataset="celeba", task="attributes", groups="gender*Bald")) is None
+    and _check_names(tiny) is None
 )
-assert check_names(Settings(dataset="celeba", task="attributes", groups="Male")) is None
+assert _check_names(Settings(dataset="celeba", task="attributes", groups="Male")) is None
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    check_part(replace(own, notes=dict(missing=["gone.jpg"]))), check_part(own)
+    _check_part(replace(own, notes=dict(missing=["gone.jpg"]))), _check_part(own)
 print(caught[0].message)
 assert [str(w.message) for w in caught] == [
     f"folder: partial = True, the run uses {len(own.table)} of {len(own.table) + 1} images"
 ]
-assert "none of the images" in refused(check_part, replace(own, table=own.table[:0]))
+assert "none of the images" in refused(_check_part, replace(own, table=own.table[:0]))
 
 
 # %% [markdown]
-# `prepare` is the first of the four calls that make a run ([experiment](08_run.ipynb) has the other three). It opens no image and touches no GPU, so a sweep can prepare hundreds of runs before it starts one.
+# `prepare` is the first of the four calls of a run ([experiment](08_run.ipynb) has the other three). It opens no image and uses no GPU, so a sweep can prepare hundreds of runs before it starts one.
 
 # %%
 #| export
@@ -879,7 +878,7 @@ def prepare(
     runs_root: str | Path | None = None,  # Folder of the runs; default: settings.ini
     cache_root: str | Path | None = None,  # Folder of decoded images; default: settings.ini
     name: str = "",  # Another name for the run folder
-    progress: bool | None = True,  # A live line; False: a plain line an epoch; None: nothing
+    progress: bool | None = True,  # A live line; False: a plain line per epoch; None: nothing
     **machine,  # device, threads, keep_on, processes: see `Machine`
 ) -> Job:  # Settings and data, checked
     """Read the labels and check everything that can be checked before work starts.
@@ -890,16 +889,16 @@ def prepare(
     plain_name(name)
     team = team_of(machine.get("device", ""))
     here = Machine(**machine, progress=progress, team=team, data_root=data_root)
-    with team.main_first():  # one unpacks what has to be unpacked
+    with team.main_first():  # one process unpacks the archives
         data = _read(settings, data_root, here.shows is True)
     settings = own_names(settings, data.notes.get("aliases", {}))
-    check_columns(data.table, settings)
+    _check_columns(data.table, settings)
     specs = data.notes.get("tasks", {}).get(settings.task, settings.task).split("+")
-    # clusters come after it
+    # clusters are found after the dense network
     if settings.method == "dense" and settings.groups == "clusters":
         settings = replace(settings, groups=specs[0])
-    table = rows_used(data, settings, specs)
-    arrays = label_arrays(table, specs, settings.groups, settings.classes)
+    table = _rows_used(data, settings, specs)
+    arrays = _label_arrays(table, specs, settings.groups, settings.classes)
     table = table.assign(split=split_table(table, settings.split))
     job = Job(
         settings,
@@ -946,7 +945,7 @@ for wrong, where in (
     ({}, dict(name="../up")),
 ):
     print(refused(prepare, replace(tiny, **wrong), **(places | where)))
-# and no word of FairFace, which is not there
+# the error is about the column, not about FairFace, which is missing here
 assert refused(prepare, Settings(task="rase"), data_root=home / "nowhere").startswith(
     "no label column 'rase'"
 )
@@ -955,15 +954,15 @@ assert refused(prepare, Settings(task="rase"), data_root=home / "nowhere").start
 # %% [markdown]
 # ## Which folder
 #
-# A run's folder is named by a hash of everything that changes the result: the settings that matter to its method, the images and labels actually used, the weights it starts from. The same settings find
-# the same folder, and a changed label table another one. Where the data lie does not matter.
+# The name of a run's folder contains a hash of everything that changes the result: the settings that affect its method, the images and labels in use, and the initial weights. The same settings give
+# the same folder, and a changed label table gives another one. The location of the data does not matter.
 #
-# A sweep asks this of hundreds of jobs on one table of a hundred thousand rows, so what is read off a table is read once and shared.
+# A sweep computes this for hundreds of jobs on one table of a hundred thousand rows, so values computed from a table are cached and shared.
 
 # %%
 #| export
 def once(job: Job, what: str, read: Callable):
-    "What `read` gives, read once for all jobs on this table: a sweep has hundreds of them"
+    "The result of `read`, cached for all jobs on this table."
     if job.known.get("table") is not job.table:
         job.known.clear()
         job.known["table"] = job.table
@@ -993,8 +992,8 @@ assert once(job, "length", lambda: 160) == 160
 def fingerprint(
     job: Job,  # Settings and data
 ) -> str:  # 64 hexadecimal digits
-    """Hash of all that changes a run's result: settings, images (by name), labels, split,
-    starting weights.
+    """Hash of everything that changes a run's result: settings, images (by name), labels, split,
+    initial weights.
     """
     digest = hashlib.sha256(json.dumps(identity(job.settings), sort_keys=True).encode())
     digest.update(
@@ -1008,7 +1007,7 @@ def fingerprint(
                 (
                     None
                     if job.settings.groups == "clusters"
-                    else bare_names(job.group_names, job.settings.groups)
+                    else _bare_names(job.group_names, job.settings.groups)
                 ),
             ]
         ).encode()
@@ -1050,16 +1049,16 @@ def drawn(key):
     return fingerprint(replace(job, data=replace(job.data, root=None, key=key)))
 
 
-assert drawn("a") != drawn("b")  # rendered images have no files; what made them is their key
+assert drawn("a") != drawn("b")  # rendered images have no files; their key identifies them
 
 
 # %% [markdown]
-# The readable part of the name is for people; two runs of one name have another hash.
+# The readable part of the name is for people. Two different runs with the same readable name have different hashes.
 
 # %%
 #| export
 def run_name(job: Job) -> str:
-    "Data set, task, network, method, rate, scope and seed, or the name that the run was given"
+    "Data set, task, network, method, rate, scope and seed, or the run's given name."
     s = job.settings
     pruned = [] if s.method == "dense" else [f"{s.rate:g}", form(s).scope]
     return job.name or folder_name(
@@ -1077,7 +1076,7 @@ def run_name(job: Job) -> str:
 
 
 def run_folder(job: Job) -> Path:
-    "The folder of this run: a readable name and the first 8 digits of its fingerprint"
+    "The folder of this run: a readable name and the first 8 digits of its fingerprint."
     return job.runs_root / f"{run_name(job)}-{fingerprint(job)[:8]}"
 
 
@@ -1110,13 +1109,13 @@ assert (
 
 
 # %% [markdown]
-# Every pruned network is compared with the dense network that it came from. That is a job of its own, and the settings of pruning are not part of it.
+# Every pruned network is compared with the dense network that it came from. The dense network is a separate job without the pruning settings.
 
 # %%
 #| export
 def dense_job(job: Job) -> Job:
-    """The job that trains the dense network this one starts from; where groups are to be
-    clusters of its features, it is judged by its own classes
+    """The job that trains the dense network of this one; if the groups are clusters of its
+    features, the dense network is compared by its own classes.
     """
     s = job.settings
     groups = next(iter(job.heads)) if s.groups == "clusters" else s.groups
@@ -1128,7 +1127,7 @@ def dense_job(job: Job) -> Job:
         job = replace(
             job,
             group=job.labels[:, 0],
-            group_names=said_names(job.heads[groups], groups),
+            group_names=_said_names(job.heads[groups], groups),
             clusters=None,
         )
     return replace(
@@ -1154,12 +1153,12 @@ assert dense_job(replace(dense_job(job), name="mine")).name == "mine"
 
 
 # %% [markdown]
-# A run is complete when `metrics.json`, which is written last, is there.
+# A run is complete when `metrics.json` exists, because that file is written last.
 
 # %%
 #| export
 def is_complete(folder: Path) -> bool:
-    "Whether the run in this folder went through to its end"
+    "Whether the run in this folder is complete."
     return (folder / "metrics.json").is_file()
 
 
@@ -1173,13 +1172,13 @@ assert not before and is_complete(run_folder(made))
 
 
 # %% [markdown]
-# Names and labels do not tell FairFace's narrow crops from its wide ones. So a run's folder keeps a hash of its image files' sizes (modification times change when a set is copied), and a run that finds its folder made from other images stops there.
+# FairFace's narrow and wide crops have the same names and labels. So a run's folder stores a hash of its image files' sizes (modification times change when a data set is copied), and a run stops if its folder was made from other images.
 
 # %%
 #| export
 def image_sizes(
     job: Job,  # Settings and data
-) -> str:  # 16 hexadecimal digits; "" where images are rendered
+) -> str:  # 16 hexadecimal digits; "" if images are rendered
     "Hash of the sizes of the image files in use."
     if job.data.root is None:
         return ""
@@ -1193,7 +1192,7 @@ def image_sizes(
 
 
 def made_of(job: Job) -> str:
-    "What a run is made of, images included, in a line: a checkpoint goes on with nothing else."
+    "A run's identity including its images, in one line: a checkpoint resumes only the same run."
     return f"{fingerprint(job)[:16]} {image_sizes(job)}"
 
 
@@ -1203,21 +1202,21 @@ def _kept_settings(folder: Path) -> dict:
         return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise ValueError(
-            f"{folder / 'settings.json'} cannot be read ({e}): remove that folder, and the run is"
-            " made again"
+            f"{folder / 'settings.json'} cannot be read ({e}): remove that folder to repeat the"
+            " run"
         ) from e
 
 
 def check_images(job: Job):
     """Raise ValueError if the run's folder, or its dense network's, was made from other images
-    of the same names
+    with the same names.
     """
     for folder in {run_folder(job), run_folder(dense_job(job))}:
         known = _kept_settings(folder).get("image_sizes") if is_complete(folder) else None
         if known and known != image_sizes(job):
             raise ValueError(
                 f"{folder} holds a run on other images with the same names and labels: choose"
-                " another runs_root, or a name"
+                " another runs_root or name"
             )
 
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Clusters
 #
-# > Groups where nobody labelled any: k-means on what the network sees
+# > Groups without labels: k-means on the network's features
 
 # %%
 #| default_exp experiment.clusters
@@ -26,7 +26,7 @@ from fairgrape.data.loaders import Images, get_batch
 from fairgrape.networks.inspect import penultimate
 from fairgrape.networks.weights import load_weights, save_weights
 
-# imported where it is called: few runs need it, and every command would wait
+# imported in the functions that use it: few runs need it, and it would slow every command
 if TYPE_CHECKING:
     from sklearn.cluster import KMeans
 
@@ -36,16 +36,16 @@ import tempfile
 import matplotlib.pyplot as plt
 
 # %% [markdown]
-# Most image sets come without a column that says who is in the picture. The paper's last study asks whether the method can do without it: cluster the images by what the dense network makes of them, and take
-# the clusters for groups.
+# Most image sets have no column that says who is in the picture. The paper's last study asks whether the method can work without it: cluster the images by the dense network's features, and use
+# the clusters as groups.
 #
-# A cluster is not a group of people. It collects images that the network treats alike: by background, by light, by hair, by class. It may line up with race or gender, or with nothing that anyone would
-# name. So a disparity over clusters is reported as just that, and where labels exist this notebook says how far the two agree.
+# A cluster is not a group of people. It collects images that the network treats alike: by background, light, hair or class. It may match race or gender, or nothing that anyone would
+# name. So a disparity over clusters is reported as a disparity over clusters, and if labels exist this notebook measures how well the two agree.
 #
-# ## What the network sees
+# ## Features
 #
-# The features are the input of the head, the last thing before the classes. For an example that can be followed by hand, here is a "network" whose features are an image's mean red, green and blue, and
-# 120 noisy pictures in three tints: 60 red, 36 green, 24 blue.
+# The features are the input of the head, the network's last layer. For an example that can be followed by hand, here is a "network" whose features are an image's mean red, green and blue, and
+# 120 noisy images in three tints: 60 red, 36 green, 24 blue.
 
 # %%
 rng = np.random.default_rng(0)
@@ -93,7 +93,7 @@ seen = embeddings(net, images, torch.arange(120))
 seen.shape, seen[:2].round(2)
 
 # %% [markdown]
-# By hand for image 7: its mean red over 255, less ImageNet's mean 0.485, over its deviation 0.229. The size of the batches does not matter, and a network that overflows is found out here.
+# By hand for image 7: its mean red divided by 255, minus ImageNet's mean 0.485, divided by the standard deviation 0.229. The batch size does not matter, and a network that overflows raises an error.
 
 # %%
 assert (
@@ -116,8 +116,8 @@ else:
 
 
 # %% [markdown]
-# A feature with large numbers would decide the distances alone, so each is centred and divided by its standard deviation. Both come from the training images: the test images must not have a say in what the
-# groups are. A feature that is the same in all of them (a dead unit) tells nothing and is only centred.
+# A feature with large values would dominate the distances, so each feature is centred and divided by its standard deviation. Both statistics come from the training images: the test images must not influence
+# the groups. A feature that is constant over these images (a dead unit) carries no information and is only centred.
 
 # %%
 #| export
@@ -125,7 +125,7 @@ def moments(
     train: np.ndarray,  # Features of the training images, shape `(n, d)`
     # Mean and standard deviation of each feature, float32 `(d,)`; 1 in place of a deviation of 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    "What features are standardised by."
+    "The mean and standard deviation that standardise the features."
     mean, std = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     return mean.astype(np.float32), np.where(std > 1e-6 * (1 + np.abs(mean)), std, 1).astype(
         np.float32
@@ -147,19 +147,19 @@ assert (
 
 
 # %% [markdown]
-# ## How many?
+# ## Number of clusters
 #
-# k-means needs to be told the number of clusters. A usual measure for it is the silhouette: how much nearer an image is to its own cluster than to the next one, from −1 to 1, averaged. It compares each image with
-# each other one, so it is taken on a sample of 2,000, and so are the trial fits. On 80,000 images with 512 features one fit takes up to 40 seconds; the seven trials on the sample take one.
+# k-means needs the number of clusters. A common measure for choosing it is the mean silhouette: how much nearer an image is to its own cluster than to the next one, from −1 to 1. It compares every pair of images,
+# so the silhouette and the trial fits use a sample of 2,000. On 80,000 images with 512 features one fit takes up to 40 seconds; the seven trials on the sample take one.
 #
-# scikit-learn's k-means adds up in whatever order its threads come home, so with several threads two fits differ in the last digit, and an image on the border may change sides. One thread, then: the same
-# settings must give the same groups.
+# scikit-learn's k-means adds in the order in which its threads finish, so with several threads two fits differ in the last digit, and an image on the border may change clusters. One thread makes
+# the same settings give the same groups.
 
 # %%
 #| export
 def _fit(x: np.ndarray, k: int, seed: int) -> "KMeans":
-    """k-means; fewer distinct images than clusters is no warning here, since empty clusters are
-    refused below
+    """k-means on one thread, without a warning about fewer distinct images than clusters: empty
+    clusters are refused below.
     """
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
@@ -170,7 +170,7 @@ def _fit(x: np.ndarray, k: int, seed: int) -> "KMeans":
 
 
 def _silhouette(x: np.ndarray, labels: np.ndarray) -> float:
-    "The silhouette; NaN where it does not exist: one cluster only, or as many as images"
+    "The mean silhouette; NaN for a single cluster, or as many clusters as images."
     from sklearn.metrics import silhouette_score
 
     with threadpool_limits(1):
@@ -192,12 +192,12 @@ assert np.isclose(_silhouette(line, fit.labels_), (9.5 / 10.5 + 8.5 / 9.5) / 2)
 assert np.isnan(_silhouette(line, np.zeros(4))) and np.isnan(_silhouette(line, np.arange(4)))
 with warnings.catch_warnings():
     warnings.simplefilter("error")
-    assert _fit(np.ones((5, 2)), 3, seed=0).n_clusters == 3  # all alike, and no warning
+    assert _fit(np.ones((5, 2)), 3, seed=0).n_clusters == 3  # identical images, no warning
 assert (_fit(train, 5, seed=1).labels_ == _fit(train, 5, seed=1).labels_).all()
 
 
 # %% [markdown]
-# Not every number can be tried: of five images, 2 to 4 clusters. Which images are in the sample, and so which number wins, depends on the seed alone.
+# The number must be below the number of images: five images allow 2 to 4 clusters. The sample, and so the chosen number, depends only on the seed.
 
 # %%
 #| export
@@ -205,11 +205,11 @@ def score_ks(
     train: np.ndarray,  # Standardised features of the training images, shape `(n, d)`
     ks: Iterable[int] = range(2, 9),  # Numbers of clusters to try
     seed: int = 0,  # Of the sample and of k-means
-    sample: int = 2000,  # At most so many images
+    sample: int = 2000,  # Maximum number of images
     # Columns `k`, `silhouette` (−1 to 1), `inertia` (sum of squared distances in the sample)
 ) -> pd.DataFrame:
-    """How well each number of clusters fits a sample. Raises: ValueError if the images cannot
-    be told apart, or are fewer than 3.
+    """How well each number of clusters fits a sample. Raises: ValueError if the images have
+    identical features, or are fewer than 3.
     """
     x = train[np.sort(np.random.default_rng(seed).permutation(len(train))[:sample])]
     fits = {k: _fit(x, k, seed) for k in ks if k < len(x)}
@@ -221,7 +221,7 @@ def score_ks(
     if table.silhouette.isna().all():
         raise ValueError(
             f"{len(train)} training images cannot be clustered: they are too few, or all have the"
-            " same features"
+            " same features. Use more images, or another network"
         )
     return table
 
@@ -255,33 +255,34 @@ for same in (np.ones((9, 2)), line[:2]):
     except ValueError as e:
         print(e)
     else:
-        raise AssertionError("images that cannot be told apart were clustered")
+        raise AssertionError("identical images were clustered")
 
 
 # %% [markdown]
-# With the number given, or chosen, k-means runs over all training images.
+# With the given or chosen number, k-means runs on all training images.
 
 # %%
 #| export
 def cluster(
     train: np.ndarray,  # Standardised features of the training images, shape `(n, d)`
-    k: int = 0,  # Number of clusters; 0: the one of the largest silhouette
+    k: int = 0,  # Number of clusters; 0: the one with the largest silhouette
     seed: int = 0,  # Of k-means and of the sample
     ks: Iterable[int] = range(2, 9),  # The numbers tried when `k` is 0
 ) -> tuple["KMeans", pd.DataFrame]:  # The fit; and the numbers tried, as from `score_ks`
     """k-means, the best of ten starts.
 
-    Raises: ValueError for fewer than 2 clusters, more clusters than images, or images that are all
-    alike.
+    Raises: ValueError for fewer than 2 clusters, more clusters than images, or identical images.
     """
     if k != 0 and k < 2:
-        raise ValueError(f"clusters = {k}: there must be 2 or more, or 0 to have the number chosen")
+        raise ValueError(f"clusters = {k}: give 2 or more, or 0 to choose it by silhouette")
     if k > len(train):
         raise ValueError(
             f"clusters = {k}, but there are only {len(train)} training images: choose at most"
-            f" {len(train)}, far fewer if groups are to be compared"
+            f" {len(train)}, and far fewer to compare groups"
         )
-    scores = score_ks(train, ks if k == 0 else [k] if k < len(train) else [2], seed)
+    if k:
+        ks = [k] if k < len(train) else [2]  # as many clusters as images have no silhouette
+    scores = score_ks(train, ks, seed)
     return _fit(train, k or int(scores.k[scores.silhouette.idxmax()]), seed), scores
 
 
@@ -295,7 +296,7 @@ assert (
 assert (cluster(train, seed=1)[0].labels_ == cluster(train, seed=1)[0].labels_).all() and len(
     cluster(train, 5)[1]
 ) == 1
-# as many as images is allowed, and has no silhouette
+# as many clusters as images are allowed, but have no silhouette
 assert cluster(line, 2)[0].n_clusters == 2 and cluster(line, 4)[0].n_clusters == 4
 for k, n in ((1, 120), (-3, 120), (5, 4)):
     try:
@@ -310,13 +311,13 @@ for k, n in ((1, 120), (-3, 120), (5, 4)):
 # %% [markdown]
 # ## Clusters as groups
 #
-# A run needs more than labels: names for its tables, codes for every image of every part, and enough to assign a new image later. In the example there are two clusters; standardised, the three images are (0, 0), (3, 4) and (1.5, 2). The last lies half way, and the lower code wins.
+# A run needs names for its tables, a code for every image of every part, and the centres to assign a new image later. The example has two clusters. Standardised, the three images are (0, 0), (3, 4) and (1.5, 2). The last is equally near to both centres, and the lower code wins.
 
 # %%
 #| export
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    "Groups found by clustering; cluster-1 has the most training images"
+    "Groups found by clustering; cluster-1 has the most training images."
 
     # int64 (N,): the cluster of each row of the pixels; -1 in rows that no part uses
     codes: np.ndarray
@@ -334,7 +335,7 @@ def assign(
 ) -> np.ndarray:  # int64 `(n,)`
     "The code of the nearest centre."
     x = (features - self.mean) / self.std
-    # |x − c|² less |x|²
+    # |x − c|² minus |x|²
     return ((self.centres**2).sum(1) - 2 * x @ self.centres.T).argmin(1).astype(np.int64)
 
 
@@ -354,7 +355,7 @@ assert two.assign(np.array([[1, 1], [7, 5], [4, 3]])).tolist() == [0, 1, 0] and 
 
 
 # %% [markdown]
-# k-means numbers its clusters as it comes to them. By size, cluster-1 is the same one whatever the start was, and the small ones stand at the end of a table.
+# k-means numbers its clusters arbitrarily. Sorted by size, cluster-1 does not depend on the start, and the small clusters come last in a table.
 
 # %%
 #| export
@@ -366,13 +367,11 @@ def _named(
     mean: np.ndarray,
     std: np.ndarray,
 ) -> Clusters:
-    "The clusters by size, and every image's own"
+    "Clusters sorted by size, with the cluster of every image."
     order = np.argsort(-np.bincount(fit.labels_, minlength=fit.n_clusters), kind="stable")
     scores = scores.assign(chosen=scores.k == fit.n_clusters)
-    names, centres = (
-        [f"cluster-{i + 1}" for i in range(len(order))],
-        fit.cluster_centers_[order].astype(np.float32),
-    )
+    names = [f"cluster-{i + 1}" for i in range(len(order))]
+    centres = fit.cluster_centers_[order].astype(np.float32)
     found = Clusters(np.full(len(images.pixels), -1), names, scores, centres, mean, std)
     for part, rows in images.rows.items():
         found.codes[rows.cpu().numpy()] = found.assign(features[part])
@@ -406,12 +405,12 @@ assert (some.codes == -1).sum() == 120 - len(rows["train"]) and (
 
 
 # %% [markdown]
-# The clusters are found on the training images; validation and test images go to the nearest centre. A cluster without images in some part cannot be compared, and with a single image it has no interval. So the thin ones are told, a few of them at most.
+# The clusters are found on the training images; validation and test images are assigned to the nearest centre. A cluster without images in some part cannot be compared, and a cluster with a single image has no interval. So the error names the small clusters, at most four of them.
 
 # %%
 #| export
 def _few(found: Clusters, images: Images, least: int) -> str:
-    "Which clusters have too few images in which part, in words"
+    "The clusters with too few images in some part, as text."
     counts = {
         part: np.bincount(found.codes[rows.cpu().numpy()], minlength=len(found.names))
         for part, rows in images.rows.items()
@@ -440,7 +439,7 @@ assert (
 
 
 # %% [markdown]
-# If the number is to be chosen, the next best one is taken where the best leaves a thin cluster. If it was given, that is an error.
+# If the best number leaves a cluster with too few images, the next best is used. If the number was given, that is an error.
 
 # %%
 #| export
@@ -455,7 +454,7 @@ def cluster_groups(
     """Cluster the training images and assign all others.
 
     Source: the paper's study of clustered groups; features, k-means and choice of k: ours.
-    Raises: ValueError for a `k` that cannot be, or that leaves a cluster (named) with fewer than
+    Raises: ValueError for an invalid `k`, or for one that leaves a cluster (named) with fewer than
     `least` images in a part.
     """
     features = {
@@ -477,11 +476,11 @@ def cluster_groups(
     if k:
         raise ValueError(
             f"clusters = {k} leaves {few}: each needs {least} or more in every part; give fewer, or"
-            " 0 to choose k"
+            " 0 to choose it by silhouette"
         )
     numbers = ", ".join(map(str, sorted(tried)))
     raise ValueError(
-        f"no number of clusters ({numbers}) leaves {least} images of each in every part: take more"
+        f"no number of clusters ({numbers}) leaves {least} images of each in every part: use more"
         " images, or give the number"
     )
 
@@ -491,7 +490,7 @@ found = cluster_groups(net, images)
 found.names, np.bincount(found.codes).tolist(), found.table.round(2).to_dict("list")
 
 # %% [markdown]
-# The clusters are the tints: 60 red, 36 green, 24 blue. A row that is in no part has no cluster. Asked for 40 clusters of 80 training images, it says which came out too small.
+# The clusters are the tints: 60 red, 36 green, 24 blue. A row that is in no part has no cluster. For 40 clusters of 80 training images, the error names those that are too small.
 
 # %%
 assert found.names == ["cluster-1", "cluster-2", "cluster-3"] and (found.codes == tint).all()
@@ -512,7 +511,7 @@ for k, part in ((40, "cluster-"), (97, "80"), (1, "clusters = 1")):
         raise AssertionError(f"{k} clusters were accepted")
 
 # %% [markdown]
-# Now let only one blue picture be in the validation part. Three clusters would be best and cannot be had; the next best number is taken.
+# Now the validation part has only one blue image. Three clusters would be best but leave a cluster too small, so the next best number is used.
 
 # %%
 blue = rows["val"][torch.from_numpy(tint[rows["val"]] == 2)]
@@ -539,11 +538,11 @@ for few, k, said in (
         print(e)
         assert said in str(e)
     else:
-        raise AssertionError("a cluster without company was accepted")
+        raise AssertionError("a cluster of one image was accepted")
 
 
 # %% [markdown]
-# Training, importance and the rest take the groups from `Images`, so the clusters go there.
+# Training, importance and the other parts take the groups from `Images`, so `with_clusters` puts the clusters there.
 
 # %%
 #| export
@@ -551,7 +550,7 @@ def with_clusters(
     images: Images,  # Pixels, labels, rows
     clusters: Clusters,  # From `cluster_groups`
 ) -> Images:  # The same, grouped by cluster
-    "Put the clusters in the place of the groups."
+    "Replace the groups by the clusters."
     return replace(
         images,
         groups=torch.from_numpy(clusters.codes).to(images.groups.device),
@@ -570,14 +569,14 @@ assert (
 
 
 # %% [markdown]
-# ## Do they mean anything?
+# ## Agreement with labels
 #
-# Where labels exist, a table shows what each cluster holds. Its summary is the adjusted Rand index: 1 if clusters and classes are the same partition, about 0 if they have nothing to do with each other.
+# If labels exist, a table shows the classes in each cluster. Its summary is the adjusted Rand index: 1 if clusters and classes are the same partition, about 0 if they are unrelated.
 
 # %%
 #| export
 def _against(label: pd.Series, code: np.ndarray, names: list[str]) -> pd.DataFrame:
-    "One label's classes against the clusters"
+    "One label's classes against the clusters."
     from sklearn.metrics import adjusted_rand_score
 
     counts = pd.crosstab(label.to_numpy(), code).reindex(columns=range(len(names)), fill_value=0)
@@ -593,7 +592,7 @@ hats = _against(
     ["cluster-1", "cluster-2", "cluster-3"],
 )
 print(hats)
-# a cluster without any has a column too
+# an empty cluster has a column too
 assert hats.to_numpy().tolist() == [[2, 0, 0, 1], [0, 2, 0, 1]] and hats.index.tolist() == [
     "hat",
     "none",
@@ -611,7 +610,7 @@ assert (
 
 
 # %% [markdown]
-# A table has one block of rows a label. Only images that are in a part count.
+# The table has one block of rows per label. Only images that are in a part count.
 
 # %%
 #| export
@@ -622,7 +621,7 @@ def clusters_table(
     # Index (label, class), a column per cluster with its number of images, and `adjusted Rand` of
     # the label
 ) -> pd.DataFrame:
-    "Clusters against known labels. Raises: ValueError for a column that is not there."
+    "Clusters against known labels. Raises: ValueError for an unknown column."
     columns = list(columns)
     missing = [c for c in columns if c not in table]
     if missing:
@@ -641,7 +640,7 @@ known = pd.DataFrame(
 clusters_table(found, known, ["tint", "coin"]).round(2)
 
 # %% [markdown]
-# By hand: rows 0, 1 and 2 hold a, a and b and lie in clusters 1, (none) and 2, so the two that count are told apart perfectly.
+# By hand: rows 0, 1 and 2 hold a, a and b and are in clusters 1, (none) and 2, so the two rows that count are separated perfectly.
 
 # %%
 shown = clusters_table(found, known, ["tint", "coin"])
@@ -666,7 +665,7 @@ else:
 # %% [markdown]
 # ## With the run
 #
-# A run whose groups were found must say what they were, and a network judged later must meet the same ones. So they are kept as tensors, in one file.
+# A run with clusters must record them, and a network that is judged later must be judged on the same clusters. So they are stored as tensors, in one file.
 
 # %%
 #| export
@@ -696,13 +695,13 @@ assert (
 def load_clusters(
     path: str | Path,  # A file that `save_clusters` wrote
 ) -> Clusters:  # The same clusters
-    """Read clusters back. Raises: what `load_weights` raises, and ValueError for a file that
-    holds something else.
+    """Read clusters back. Raises: the errors of `load_weights`, and ValueError for a file with
+    other content.
     """
     held = load_weights(path)
     if set(held) != {"codes", "centres", "mean", "std", "table"}:
         raise ValueError(
-            f"{path} holds no clusters but {', '.join(list(held)[:5])}: give a file that"
+            f"{path} does not hold clusters but {', '.join(list(held)[:5])}: give a file that"
             " save_clusters wrote"
         )
     table = pd.DataFrame(

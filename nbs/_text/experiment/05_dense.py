@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Dense network
 #
-# > The network before pruning, trained once and kept for every run that starts from it
+# > The network before pruning, trained once and stored for every run that starts from it
 
 # %%
 #| default_exp experiment.dense
@@ -28,7 +28,7 @@ from fairgrape.networks.models import build_model, predict_classes
 from fairgrape.networks.weights import load_weights
 from fairgrape.training.epochs import memory_order, predict
 from fairgrape.training.journal import Journal
-from fairgrape.training.loop import train
+from fairgrape.training.loop import Recipe, train
 from fairgrape.training.parallel import ALONE, Team
 from fairgrape.training.stages import Stage, stages
 
@@ -43,9 +43,9 @@ from fairgrape.experiment.preparation import Machine, prepare
 from fairgrape.experiment.settings import Settings
 
 # %% [markdown]
-# Every comparison is with the same seed's network before pruning. It is a run of its own, and once trained it is there for all the others.
+# Every comparison is with the dense network of the same seed. It is a separate run, and all other runs reuse it.
 #
-# The example again is a data set of one's own: 160 little pictures, whose brightness is the task and whose tint is the group.
+# The example is again a small data set: 160 images, whose brightness is the task and whose tint is the group.
 
 # %%
 home = Path(tempfile.mkdtemp())
@@ -87,20 +87,20 @@ run_folder(job).name
 
 
 # %% [markdown]
-# ## Where it computes
+# ## The device
 #
-# A device that is not there should be said at once, in words, and not after an hour of decoding.
+# A missing device should raise a clear error at once, not after an hour of decoding.
 
 # %%
 #| export
 def device_of(name: str = "") -> torch.device:
-    "The device of that name; empty: CUDA where there is one, else the CPU"
+    "The device of that name; empty: CUDA if available, else the CPU."
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as e:
         raise ValueError(
-            f"device = {name!r} is not to be had here ({str(e).splitlines()[0]}): use 'cpu', or"
+            f"device = {name!r} is not available here ({str(e).splitlines()[0]}): use 'cpu', or"
             " leave it empty"
         ) from e
     return device
@@ -119,12 +119,12 @@ with patch("torch.cuda.is_available", lambda: False):
 
 
 # %% [markdown]
-# The same settings are to give the same bits, so deterministic kernels are asked for, and cuBLAS is given the fixed workspace that it needs for that.
+# The same settings must give the same bits. So `set_up` turns on deterministic kernels and gives cuBLAS the fixed workspace that they need.
 
 # %%
 #| export
 def set_up(device: str = "", threads: int = 0) -> torch.device:
-    "Choose the device and the number of threads, and ask for deterministic kernels"
+    "Choose the device and the number of threads, and turn on deterministic kernels."
     if threads:
         torch.set_num_threads(int(threads))
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -144,19 +144,19 @@ assert (
     torch.are_deterministic_algorithms_enabled()
     and torch.is_deterministic_algorithms_warn_only_enabled()
 )
-assert set_up("cpu") == torch.device("cpu") and torch.get_num_threads() == 1  # 0: as they are
+assert set_up("cpu") == torch.device("cpu") and torch.get_num_threads() == 1  # 0: unchanged
 torch.set_num_threads(threads)
 
 
 # %% [markdown]
 # ## Images
 #
-# The set is decoded once into the cache at the working size; the run sees the rows of its table. Pixels that fit on the GPU are moved there as a whole, which spares a copy a batch; half of what is free is left for the network.
+# The data set is decoded once into the cache at the working size; the run uses the rows of its table. If the pixels fit on the GPU, all of them are moved there, which saves one copy per batch; half of the free memory is left for the network.
 
 # %%
 #| export
 def fits(pixels: Tensor, device: str | torch.device) -> bool:
-    "Whether the pixels take at most half of the device's free memory"
+    "Whether the pixels take at most half of a GPU's free memory."
     return (
         torch.device(device).type == "cuda"
         and pixels.nbytes < torch.cuda.mem_get_info(device)[0] // 2
@@ -169,7 +169,7 @@ with patch("torch.cuda.mem_get_info", lambda device: (200, 1000)):  # 200 bytes 
     assert fits(torch.zeros(99, dtype=torch.uint8), "cuda") and not fits(
         torch.zeros(100, dtype=torch.uint8), "cuda:0"
     )
-assert not fits(torch.zeros(1), "cpu")  # they lie in main memory, or on disk, as it is
+assert not fits(torch.zeros(1), "cpu")  # they are in main memory or on disk already
 
 
 # %%
@@ -185,7 +185,7 @@ def images_of(
     images = make_images(
         pixels, job.table, job.table["split"], list(job.heads), judged.settings.groups
     )
-    # without the groups that are left out
+    # without the excluded groups
     images.groups[torch.tensor(job.table.index.to_numpy(np.int64))] = torch.from_numpy(judged.group)
     images = replace(images, names=tuple(judged.group_names))
     return images.to(device) if fits(images.pixels, device) else images
@@ -215,12 +215,12 @@ assert images_of(
 # %% [markdown]
 # ## The network before training
 #
-# Where `weights` is a file, that file *is* the dense network: somebody's classifier, to be pruned. It is judged and not trained further.
+# If `weights` is a file, that file *is* the dense network: an existing classifier to be pruned. It is judged but not trained further.
 
 # %%
 #| export
 def initial_network(job: Job) -> nn.Module:
-    "The network that training starts from"
+    "The network before any training."
     s = job.settings
     return build_model(s.network, sum(job.sizes), s.weights, s.seed, image_size=s.image_size)
 
@@ -238,24 +238,24 @@ assert initial_network(
 
 
 # %% [markdown]
-# A file that does not fit, or ImageNet weights that cannot be downloaded, should not come to light after an hour of decoding, so this is asked for early. Where the dense network lies there already, its weights are needed no more, except by methods that go back to them.
+# A weights file that does not fit, or ImageNet weights that cannot be downloaded, should raise an error before an hour of decoding, so `starting_network` is called early. If the dense network exists already, its initial weights are needed only by methods that rewind to them.
 
 # %%
 #| export
 def starting_network(
     job: Job,  # Settings and data
-    # Initial, ImageNet or one's own weights; None where the dense network is there already and
-    # nothing else needs them
+    # Initial, ImageNet or custom weights; None if the dense network exists already and the method
+    # does not need them
 ) -> nn.Module | None:
     """The network before any training. Raises: ValueError, FileNotFoundError or ConnectionError
-    where the weights cannot be had.
+    if the weights cannot be loaded.
     """
     needed = job.settings.method != "dense" and needs_initial(form(job.settings))
     return None if is_complete(run_folder(dense_job(job))) and not needed else initial_network(job)
 
 
 # %%
-# as if the dense network were there
+# as if the dense network existed
 with patch(f"{starting_network.__module__}.is_complete", lambda folder: True):
     there = {
         m: type(starting_network(replace(job, settings=replace(tiny, method=m)))).__name__
@@ -279,8 +279,8 @@ else:
 # %%
 #| export
 def placed(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """The network on the device, in the memory order that training gives it: the order decides
-    which kernels run, and so the last bits of every score
+    """The network on the device, in the memory order of training: the order decides
+    which kernels run, and so the last bits of every score.
     """
     return model.to(device, memory_format=memory_order(model, device))
 
@@ -296,9 +296,9 @@ assert placed(initial_network(job), "cpu").conv1.weight.is_contiguous(
 
 
 # %% [markdown]
-# ## Trained as the settings say
+# ## Training
 #
-# Every training of a run goes through this one call, the dense network's, those between pruning steps and the last one; they differ in their label, from which their random numbers come, and in their plan.
+# Every training phase of a run goes through this one call: that of the dense network, those between pruning steps, and the final one. They differ in their plan and in their label, which seeds their random numbers.
 
 # %%
 #| export
@@ -313,31 +313,17 @@ def fit(
     progress: bool,
     team: Team = ALONE,
 ):
-    "Train as the settings say"
+    "Train with the job's settings."
     s = job.settings
-    train(
-        model,
-        images,
-        plan,
-        job.sizes,
-        s.seed,
-        label,
-        s.batch,
-        s.augment,
-        s.precision,
-        device,
-        progress,
-        journal.history,
-        journal=journal,
-        accumulate=s.accumulate,
-        compiled=s.compiled,
-        team=team,
+    how = Recipe(
+        job.sizes, s.seed, s.batch, s.augment, s.precision, device, s.accumulate, s.compiled
     )
+    train(model, images, plan, how, label, journal, progress, team)
 
 
 # %%
 def one_epoch(label="step 1", **more):
-    "A network after one epoch, and the journal's only row"
+    "A network after one epoch, and the journal's only row."
     net, journal = initial_network(job), Journal()
     fit(
         replace(job, settings=replace(tiny, **more)),
@@ -366,14 +352,15 @@ for change in (
     dict(augment="none"),
     dict(accumulate=2),
 ):
-    # each of these reaches the training
+    # each of these settings reaches the training
     assert not torch.equal(trained, one_epoch(**change)[0]), change
 with (
     patch(f"{fit.__module__}.train", side_effect=InterruptedError) as asked,
     contextlib.suppress(InterruptedError),
 ):
     one_epoch(precision="bf16")
-assert "bf16" in asked.call_args.args  # bf16, too, which on a CPU is for larger images
+# so does bf16, which on a CPU is for larger images
+assert asked.call_args.args[3].precision == "bf16"
 
 
 # %%
@@ -381,8 +368,8 @@ assert "bf16" in asked.call_args.args  # bf16, too, which on a CPU is for larger
 def test_classes(
     job: Job, images: Images, model: nn.Module, device, team: Team = ALONE
 ) -> np.ndarray:
-    """Predicted classes of the test images, shape `(n, heads)`: the one place where the test
-    part is touched
+    """Predicted classes of the test images, shape `(n, heads)`: the only use of the test
+    part.
     """
     return predict_classes(
         predict(
@@ -400,7 +387,7 @@ def test_classes(
 
 # %%
 class Bright(nn.Module):
-    "Says light where a picture is brighter than most; no training needed"
+    "Predicts light for an image brighter than the mean; needs no training."
 
     def forward(self, x):
         light = x.mean((1, 2, 3)) > x.mean()
@@ -414,20 +401,20 @@ assert classes.shape == (16, 1) and right.all()
 
 
 # %% [markdown]
-# How well the network does for each group on the way is asked of the validation images, never of the test part. One pass over them is the whole price. The network is left in the mode in which it was found, so that whatever comes next
-# goes as if nobody had looked.
+# During a run each group's accuracy is measured on the validation images, never on the test part. The cost is one pass over these images. The network's mode (training or evaluation) is restored, so the measurement does not
+# change what follows.
 
 # %%
 #| export
 def validation_accuracy(
-    job: Job,  # Settings and data, with clusters where they are compared
+    job: Job,  # Settings and data, with clusters if they are compared
     images: Images,  # The job's images
-    model: nn.Module,  # The network, as it is now
+    model: nn.Module,  # The network in its current state
     device: str | torch.device = "cpu",  # Where to compute
     team: Team = ALONE,  # The processes that share the images
-    # Percent right: of all images, then of each group; None for a group without an image
+    # Percent correct: of all images, then of each group; None for a group without an image
 ) -> list[float | None]:
-    "Accuracy on the validation images, the mean over the heads, for all and for each group."
+    "Accuracy on the validation images, averaged over the heads, overall and by group."
     s, training = job.settings, model.training
     logits = predict(
         model, images, "val", job.sizes, 4 * s.batch, s.precision, device=device, team=team
@@ -442,7 +429,7 @@ def validation_accuracy(
 
 # %%
 class Fixed(nn.Module):
-    "Says dark for all images but the first"
+    "Predicts dark for all images but the first."
 
     def forward(self, x):
         light = torch.arange(len(x)) == 0
@@ -453,8 +440,8 @@ three = replace(images, rows=images.rows | dict(val=torch.tensor([1, 2, 3])))
 validation_accuracy(job, three, Fixed())
 
 # %%
-# images 1 to 3 are light, dark, light and blue, blue, red: the first two are right, the third is
-# wrong
+# images 1 to 3 are light, dark, light and blue, blue, red: the first two predictions are right,
+# the third is wrong
 assert np.allclose(validation_accuracy(job, three, Fixed()), [200 / 3, 100, 0])
 blue = replace(images, rows=images.rows | dict(val=torch.tensor([1, 2])))
 assert validation_accuracy(job, blue, Fixed()) == [100, 100, None]
@@ -466,12 +453,12 @@ assert learning.training and not Fixed().eval().training
 # %% [markdown]
 # ## Opened once
 #
-# The calls that make a run ask for its device and its images as they need them. Both are made ready once and kept with the job's machine. A device that is not there, or weights that cannot be had, are said before the first image is decoded.
+# The calls of a run request its device and images when they need them. Both are opened once and stored with the job's machine. A missing device or missing weights raise an error before the first image is decoded.
 
 # %%
 #| export
 def ready(job: Job) -> torch.device:
-    "The run's device, set up when it is first asked for. Raises: ValueError if it is not there."
+    "The run's device, set up at the first call. Raises: ValueError if it is not available."
     here = job.machine
     if "device" not in here.opened:
         name = here.device if here.team.size == 1 else str(here.team.device)
@@ -480,11 +467,11 @@ def ready(job: Job) -> torch.device:
 
 
 def opened(job: Job) -> Images:
-    "The run's images, decoded and opened when they are first asked for"
+    "The run's images, decoded and opened at the first call."
     here, device = job.machine, ready(job)
     if "images" not in here.opened:
         with here.team.main_first():
-            starting_network(job)  # says now if its weights cannot be had
+            starting_network(job)  # raises now if its weights cannot be loaded
         with here.team.main_first():
             here.opened["images"] = images_of(job, device, here.shows is True)
     return here.opened["images"]
@@ -509,25 +496,23 @@ for machine, settings, said in (
 
 
 # %% [markdown]
-# ## Once
+# ## Trained once
 #
-# A dense network that lies in its folder comes back with its history and its predictions; nothing is predicted anew.
+# A dense network is loaded from its folder with its history and its predictions; nothing is predicted again.
 
 # %%
 #| export
-def load_dense(job: Job, folder: Path, device) -> Trained:
-    "The dense network that lies in a run folder. Raises: ValueError if its files are damaged."
+def _load_dense(job: Job, folder: Path, device) -> Trained:
+    "The dense network of a run folder. Raises: ValueError if its files are damaged."
     model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
     try:
         model.load_state_dict(load_weights(folder / "model.safetensors"))
-        table, history = (
-            pd.read_parquet(folder / "predictions.parquet"),
-            pd.read_csv(folder / "history.csv").to_dict("records"),
-        )
+        table = pd.read_parquet(folder / "predictions.parquet")
+        history = pd.read_csv(folder / "history.csv").to_dict("records")
     except (ValueError, RuntimeError, OSError) as e:
         raise ValueError(
             f"the dense network in {folder} cannot be read ({(str(e).splitlines() or ['?'])[0]}):"
-            " remove that folder, and it is trained again"
+            " remove that folder to train it again"
         ) from e
     return Trained(
         placed(model, device), history, table[[f"dense_{h}" for h in job.heads]].to_numpy()
@@ -547,7 +532,7 @@ epoch = dict(
     kept=True,
 )
 saved = Trained(initial_network(job), [epoch], classes)
-back = load_dense(
+back = _load_dense(
     job,
     save_run(replace(dense_job(job), runs_root=home / "saved"), saved, saved, [], None, 0.0),
     "cpu",
@@ -562,7 +547,7 @@ cut = run_folder(replace(dense_job(job), runs_root=home / "saved"))
 for file in ("predictions.parquet", "model.safetensors"):  # damaged, one after the other
     (cut / file).write_bytes((cut / file).read_bytes()[:100])
     try:
-        load_dense(job, cut, "cpu")
+        _load_dense(job, cut, "cpu")
     except ValueError as e:
         print(str(e).replace(str(home), "…"))
         assert "remove that folder" in str(e)
@@ -579,11 +564,11 @@ def dense_network(
     progress: bool = True,  # Show progress bars
     team: Team = ALONE,  # The processes that share the run
 ) -> Trained:  # The dense network of these settings
-    "Load the dense network of these settings, or train it and keep it in a run folder of its own."
+    "Load the dense network of these settings, or train it and store it in its own run folder."
     dense, s = dense_job(job), job.settings
     with at_work(folder := run_folder(dense), team):
         if team.agree(is_complete(folder)):
-            return load_dense(job, folder, device)
+            return _load_dense(job, folder, device)
         start, own = time.perf_counter(), s.weights not in ("none", "imagenet")
         plan = [] if own else stages(s.epochs, s.lrs)
         journal = journal_of(
@@ -616,7 +601,7 @@ assert (again.predictions == dense.predictions).all() and all(
 )
 
 # %% [markdown]
-# A network of one's own is taken as it is, not trained, and judged all the same.
+# A custom network is used unchanged: it is not trained, but it is judged.
 
 # %%
 file = run_folder(dense_job(job)) / "model.safetensors"

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Data for the importance
 #
-# > Which images a method's score looks at, in which groups, and in which batches
+# > Which images a method's score uses, in which groups, and in which batches
 
 # %%
 #| default_exp experiment.importance_data
@@ -46,10 +46,10 @@ from fairgrape.experiment.preparation import prepare
 from fairgrape.experiment.settings import Settings
 
 # %% [markdown]
-# The groups that are compared need not be those whose importance is kept. A method without groups sees everybody as one. A study may show the importance the images of one race only, or of all but one. And where nobody
-# labelled groups, they can be clusters of the dense network's features.
+# The groups that are compared need not be the groups whose importance is kept. A method without groups treats all images as one group. A study may restrict the importance to the images of one race, or to all but one. Without
+# group labels, the groups can be clusters of the dense network's features.
 #
-# The example: 160 little pictures, one in two dark (the task), one in three red (the group), 128 of them for training.
+# The example: 160 small images, half of them dark (the task), a third of them red (the group), 128 for training.
 
 # %%
 home = Path(tempfile.mkdtemp())
@@ -99,9 +99,9 @@ images.names, images.groups[images.rows["train"]].bincount().tolist()
 
 
 # %% [markdown]
-# ## Groups that nobody labelled
+# ## Groups without labels
 #
-# Clusters are found once the dense network is there, and kept in the run's folder: a run that goes on must go on with the same groups, and of several processes one finds them for all.
+# Clusters are found after the dense network is trained, and stored in the run's folder: a resumed run must use the same groups, and one process finds them for all others.
 
 # %%
 #| export
@@ -112,9 +112,9 @@ def find_clusters(
     device: str | torch.device = "cpu",  # Where to compute
     # The processes that share the run; process 0 finds them, the others read its file
     team: Team = ALONE,
-    # The same, with `clusters`; where they are the groups compared, with new groups
+    # The same with `clusters`, and with new groups if the clusters are compared
 ) -> tuple[Job, Images]:
-    """Find the clusters if the settings ask for them. Raises: ValueError where a cluster has
+    """Find the clusters if the settings ask for them. Raises: ValueError if a cluster has
     too few images.
     """
     s = job.settings
@@ -151,12 +151,12 @@ assert (
     and clustered.group.tolist()
     == regrouped.groups[torch.from_numpy(job.table.index.to_numpy(copy=True))].tolist()
 )
-# seen by the importance, not compared
+# used by the importance, not compared
 assert (
     aside.group_names == job.group_names and as_before is images and len(aside.clusters.names) == 2
 )
-assert find_clusters(job, images, None) == (job, images)  # nobody asked for clusters
-# who is alone keeps them with the results
+assert find_clusters(job, images, None) == (job, images)  # the settings ask for no clusters
+# a single process stores them later, with the results
 assert not run_folder(asking(groups="clusters", clusters=2)).exists()
 
 
@@ -167,7 +167,7 @@ class Several(Team):
 
 
 shared = asking(importance_groups="clusters", clusters=2)
-# finds them and writes them down
+# process 0 finds and writes them
 first, _ = find_clusters(shared, images, network, team=Several(0, 2))
 second, _ = find_clusters(shared, images, None, team=Several(1, 2))  # needs no network: it reads
 print(sorted(f.name for f in run_folder(shared).iterdir()))
@@ -179,12 +179,12 @@ assert (first.clusters.codes == second.clusters.codes).all() and (
 # %% [markdown]
 # ## Which images
 #
-# A cap on the importance's images is so many of each *compared* group, whatever groups the importance has: so FairGRAPE, the same without groups and the same with clusters see the same images.
+# The cap limits the images of each *compared* group, whatever groups the importance has. So FairGRAPE, its group-blind version and its version with clusters use the same images.
 
 # %%
 #| export
 def capped(rows: Tensor, group: Tensor, cap: int, seed: int) -> Tensor:
-    "At most `cap` rows of each group, those that `group_batches` takes"
+    "At most `cap` rows of each group, the same rows that `group_batches` takes."
     present = group[rows].unique().tolist()
     mine = [drawn(rows[group[rows] == g], seed + g, cap) for g in present]
     return torch.cat(mine).sort().values
@@ -204,31 +204,31 @@ assert capped(images.rows["train"], images.groups, 10, seed=3).tolist() == sorte
 
 # %%
 #| export
-def row_numbers(job: Job) -> Tensor:
-    "For each row of the job's table its row in the pixels"
+def _row_numbers(job: Job) -> Tensor:
+    "For each row of the job's table, its row in the pixels."
     return torch.tensor(job.table.index.to_numpy(np.int64, copy=True))
 
 
 # %%
 later = replace(job, table=job.table.iloc[::-1])  # the table's order need not be the pixels'
-print(row_numbers(later)[:4])
+print(_row_numbers(later)[:4])
 assert (
-    row_numbers(later).tolist() == job.table.index.tolist()[::-1]
-    and row_numbers(later).dtype == torch.int64
+    _row_numbers(later).tolist() == job.table.index.tolist()[::-1]
+    and _row_numbers(later).dtype == torch.int64
 )
 
 
 # %%
 #| export
-def importance_rows(
+def _importance_rows(
     job: Job,  # Settings and data
     images: Images,  # The job's images
-) -> Tensor:  # Row numbers, ascending where they are capped
-    "The training images that the importance sees."
+) -> Tensor:  # Row numbers, ascending if they are capped
+    "The training images that the importance uses."
     s, rows = job.settings, images.rows["train"].cpu()
     if s.importance_on:
         seen = torch.zeros(len(images.groups), dtype=torch.bool)
-        seen[row_numbers(job)] = torch.from_numpy(matching(job.table, s.importance_on))
+        seen[_row_numbers(job)] = torch.from_numpy(matching(job.table, s.importance_on))
         rows = rows[seen[rows]]
     if s.importance_cap and (not form(s).groups or s.importance_groups):
         rows = capped(rows, images.groups.cpu(), s.importance_cap, s.seed)
@@ -236,9 +236,9 @@ def importance_rows(
 
 
 # %%
-dark = importance_rows(asking(importance_on="shade=dark"), images)
+dark = _importance_rows(asking(importance_on="shade=dark"), images)
 {
-    said: len(importance_rows(asking(**settings), images))
+    said: len(_importance_rows(asking(**settings), images))
     for said, settings in (
         ("all", {}),
         ("red", dict(importance_on="tint=red")),
@@ -251,19 +251,19 @@ dark = importance_rows(asking(importance_on="shade=dark"), images)
 assert (images.labels[dark] == 0).all() and len(dark) == int(
     (images.labels[images.rows["train"]] == 0).sum()
 )
-assert torch.equal(importance_rows(job, images), images.rows["train"])
+assert torch.equal(_importance_rows(job, images), images.rows["train"])
 few = dict(importance_cap=10, seed=3)
 blind, regroups = (
-    importance_rows(asking(**more, **few), images).tolist()
+    _importance_rows(asking(**more, **few), images).tolist()
     for more in (dict(method="importance"), dict(importance_groups="shade"))
 )
 assert (
     blind == regroups == capped(images.rows["train"], images.groups, 10, 3).tolist()
     and len(blind) == 20
 )
-assert len(importance_rows(asking(**few), images)) == 128  # here the batches of each group do it
+assert len(_importance_rows(asking(**few), images)) == 128  # here `group_batches` applies the cap
 assert torch.equal(
-    importance_rows(replace(later, settings=replace(tiny, importance_on="shade=dark")), images),
+    _importance_rows(replace(later, settings=replace(tiny, importance_on="shade=dark")), images),
     dark,
 )
 
@@ -271,12 +271,12 @@ assert torch.equal(
 # %% [markdown]
 # ## Which groups
 #
-# Everybody, the groups compared, those of another label, or clusters.
+# One group of all images, the compared groups, the groups of another label, or clusters.
 
 # %%
 #| export
 def importance_groups(
-    job: Job,  # Settings and data, with clusters where they are needed
+    job: Job,  # Settings and data, with clusters if they are needed
     images: Images,  # The job's images
     # Code of each image, shape `(N,)`, on the CPU; the groups' names
 ) -> tuple[Tensor, Sequence[str]]:
@@ -288,7 +288,7 @@ def importance_groups(
         return torch.from_numpy(job.clusters.codes).clone(), job.clusters.names
     if s.importance_groups:
         code, names = codes(job.table, s.importance_groups)
-        group[row_numbers(job)] = torch.from_numpy(code)
+        group[_row_numbers(job)] = torch.from_numpy(code)
     return group, names
 
 
@@ -310,7 +310,7 @@ assert (
     and torch.equal(said["another label"][0], images.labels[:, 0])
     and not said["none"][0].any()
 )
-# a copy: it will be renumbered
+# a copy, because it will be renumbered
 assert (
     said["clusters"][0].tolist() == aside.clusters.codes.tolist()
     and said["compared"][0] is not images.groups
@@ -318,17 +318,17 @@ assert (
 
 
 # %% [markdown]
-# Groups that then have no image are no groups: the others are numbered anew, from 0.
+# Groups without images are dropped, and the others are renumbered from 0.
 
 # %%
 #| export
 def importance_images(
-    job: Job,  # Settings and data, with clusters where they are needed
+    job: Job,  # Settings and data, with clusters if they are needed
     images: Images,  # The job's images
 ) -> Images:  # With the groups and the training rows of the importance
-    "The images as the importance sees them."
+    "The images with the importance's groups and training rows."
     group, names = importance_groups(job, images)
-    rows = importance_rows(job, images)
+    rows = _importance_rows(job, images)
     there = group[rows].unique()
     group[rows] = torch.searchsorted(there, group[rows])
 
@@ -368,24 +368,19 @@ assert (
 # %% [markdown]
 # ## Which batches
 #
-# A method says which batches its score wants: all training images, cut by group; one batch (SNIP); one batch with equally many images of each class (GraSP). The public
-# code's importance goes over mixed, augmented batches, another order each time.
+# Each method needs its own batches: all training images, divided by group; one batch (SNIP); or one batch with equally many images of each class (GraSP). The public
+# code's importance uses mixed, augmented batches in a new order at each pass.
 
 # %%
 #| export
 class Mixed:
-    """Mixed, augmented batches of the training images, in another order at each pass; yields
-    (x, y, group codes)
+    """Mixed, augmented batches of the training images, in a new order at each pass; yields
+    (x, y, group codes).
     """
 
     def __init__(self, images: Images, batch: int, augment: str, seed: int, device="cpu"):
-        self.images, self.batch, self.seed, self.device, self.passes = (
-            images,
-            batch,
-            seed,
-            device,
-            0,
-        )
+        self.images, self.device = images, device
+        self.batch, self.seed, self.passes = batch, seed, 0
         self.augment = None if augment == "none" else augmentation(augment, images.pixels.shape[-1])
 
     def __len__(self):
@@ -394,14 +389,11 @@ class Mixed:
     def __iter__(self):
         self.passes += 1
         with seeded(seed_of(self.seed, "importance", self.passes), self.device) as generator:
-            # as in training: batch norm cannot take one
-            yield from (
-                b
-                for b in batches(
-                    self.images, "train", self.batch, generator, self.augment, self.device
-                )
-                if len(b[0]) > 1
-            )
+            for b in batches(
+                self.images, "train", self.batch, generator, self.augment, self.device
+            ):
+                if len(b[0]) > 1:  # as in training: batch norm needs two images
+                    yield b
 
 
 # %%
@@ -416,7 +408,7 @@ assert (
     and orders[0] != orders[1]
     and sorted(orders[0]) == sorted(orders[1])
 )
-# as a run does that goes on after its first step
+# like a run that resumes after its first step
 resumed = Mixed(images, 16, "none", seed=0)
 resumed.passes = 1
 assert (
@@ -433,12 +425,12 @@ assert x.shape == bent.shape and not torch.equal(x, bent)
 
 
 # %% [markdown]
-# One batch is drawn at random, as large as in training.
+# A single batch is drawn at random, as large as in training.
 
 # %%
 #| export
 def one_batch(rows: Tensor, size: int, seed: int) -> list[Tensor]:
-    "At most `size` of these rows, drawn at random, as the only batch"
+    "At most `size` of these rows, drawn at random, as the only batch."
     return [drawn(rows, seed, size)]
 
 
@@ -452,27 +444,27 @@ assert (
 )
 
 # %% [markdown]
-# A balanced one is differentiated twice, which takes memory, so above 256 images it is cut into equal parts.
+# A balanced batch is differentiated twice, which takes memory. So above 256 images it is divided into equal parts.
 
 # %%
 #| export
-LARGEST = 256  # A class-balanced batch larger than this is cut: it is differentiated twice
+LARGEST = 256  # A larger class-balanced batch is divided, because it is differentiated twice
 
 
-def balanced_batch(rows: Tensor, labels: Tensor, seed: int) -> Sequence[Tensor]:
-    "As many rows of each class; in parts of at most `LARGEST`"
+def _balanced_batch(rows: Tensor, labels: Tensor, seed: int) -> Sequence[Tensor]:
+    "Equally many rows of each class, in parts of at most `LARGEST`."
     rows = rows[balanced_rows(labels[rows.to(labels.device)], seed=seed)]
     return rows.tensor_split(-(-len(rows) // LARGEST))
 
 
 # %%
-print([part.tolist() for part in balanced_batch(every[:30], images.labels, seed=0)])
-(part,) = balanced_batch(images.rows["train"], images.labels, seed=0)
+print([part.tolist() for part in _balanced_batch(every[:30], images.labels, seed=0)])
+(part,) = _balanced_batch(images.rows["train"], images.labels, seed=0)
 assert images.labels[part, 0].bincount().tolist() == [10, 10] and set(part.tolist()) <= set(
     images.rows["train"].tolist()
 )
-with patch(f"{balanced_batch.__module__}.LARGEST", 8):
-    assert [len(p) for p in balanced_batch(images.rows["train"], images.labels, 0)] == [7, 7, 6]
+with patch(f"{_balanced_batch.__module__}.LARGEST", 8):
+    assert [len(p) for p in _balanced_batch(images.rows["train"], images.labels, 0)] == [7, 7, 6]
 
 
 # %%
@@ -481,8 +473,8 @@ def score_batches(
     job: Job,  # Settings and data
     images: Images,  # From `importance_images`
     device: str | torch.device = "cpu",  # Where the batches go
-):  # Something to go over as often as there are steps; yields (x, y, group)
-    "The batches that the method's score wants."
+):  # An iterable for one pass per step; yields (x, y, group)
+    "The batches that the method's score needs."
     s, how, rows = job.settings, form(job.settings), images.rows["train"].cpu()
     if how.mixed:
         return Mixed(images, s.batch, s.augment, s.seed, device)
@@ -498,7 +490,7 @@ def score_batches(
     parts = (
         one_batch(rows, s.batch, s.seed)
         if how.batches == "one"
-        else balanced_batch(rows, images.labels, s.seed)
+        else _balanced_batch(rows, images.labels, s.seed)
     )
     return [(*get_batch(images, part, None, device)[:2], 0) for part in parts]
 
@@ -529,21 +521,21 @@ assert sizes() == [(blue - blue // 2, 0), (blue // 2, 0), (red, 1)] and sizes(
     importance_cap=10
 ) == [(10, 0), (10, 1)]
 assert sizes(as_released=True, batch=64) == [(64, "mixed")] * 2
-# the training's batch; ten of each class
+# a training batch; ten images of each class
 assert sizes(method="snip") == [(16, 0)] and sizes(method="grasp") == [(20, 0)]
-# the cap was applied to the rows already
+# the cap is already applied to the rows
 assert sizes(importance_cap=10, importance_groups="shade") == sizes()
 x, y, _ = score_batches(asking(method="grasp"), images)[0]
 assert x.shape == (20, 3, 16, 16) and y.flatten().bincount().tolist() == [10, 10]
 
 
 # %% [markdown]
-# An epoch over FairFace's training images takes minutes, so there is a bar. Where several processes divide the batches among them, each takes its own numbers.
+# A pass over FairFace's training images takes minutes, so `Shown` adds a progress bar. If several processes divide the batches, each takes its own batch numbers.
 
 # %%
 #| export
 class Shown:
-    "Batches with a progress bar; where several processes divide them, each shows its own"
+    "Batches with a progress bar; if several processes divide them, each shows its own."
 
     def __init__(self, batches: Iterable, progress: bool):
         self.batches, self.progress = batches, progress
@@ -566,7 +558,7 @@ shown = Shown(score_batches(job, images), progress=False)
 [g for _, _, g in shown], [g for _, _, g in shown.take(range(0, 3, 2))]
 
 # %%
-# what the first of two processes takes
+# the batches of the first of two processes
 assert len(shown) == len(list(shown)) == 3 and [g for _, _, g in shown.take(range(0, 3, 2))] == [
     0,
     1,

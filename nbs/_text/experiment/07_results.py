@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Results
 #
-# > What a run leaves in its folder, in plain formats, and who may write there
+# > The files in a run's folder, in plain formats, and the lock for writing them
 
 # %%
 #| default_exp experiment.results
@@ -50,9 +50,9 @@ from fairgrape.networks.models import build_model
 from fairgrape.networks.weights import load_weights
 
 # %% [markdown]
-# Everything goes into plain formats: JSON, CSV, parquet and safetensors; no pickle. Who finds a run folder in ten years can read it with any tool.
+# All results are in plain formats: JSON, CSV, parquet and safetensors; no pickle. In ten years any tool can still read a run folder.
 #
-# The example is a data set as small as can be, 160 little pictures whose brightness is the task and whose tint is the group, of which 16 are in the test part; and a network that was not trained and takes every picture for a dark one.
+# The example is a tiny data set, 160 small images whose brightness is the task and whose tint is the group, 16 of them in the test part, and an untrained network that predicts "dark" for every image.
 
 # %%
 home = Path(tempfile.mkdtemp())
@@ -87,18 +87,18 @@ job.group_names, run_folder(job).name
 
 
 # %% [markdown]
-# ## A network and how it came about
+# ## A network and its training
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Trained:
-    "A network with its training history and its predictions on the test images"
+    "A network with its training history and its predictions on the test images."
 
     model: nn.Module
-    history: list[dict]  # One row an epoch
+    history: list[dict]  # One row per epoch
     predictions: np.ndarray  # Class codes, shape `(test images, heads)`
-    journal: Journal = field(default_factory=Journal)  # How it came about, if it was trained here
+    journal: Journal = field(default_factory=Journal)  # Its journal, if it was trained here
 
 
 # %%
@@ -115,15 +115,15 @@ assert (
 # %% [markdown]
 # ## Predictions
 #
-# They are kept for each test image, so that any other statistic can be computed later without the network. A head that predicts `shade` has the columns `label_shade`, `dense_shade` and `pruned_shade`.
+# The predictions are stored for each test image, so other statistics can be computed later without the network. A head that predicts `shade` has the columns `label_shade`, `dense_shade` and `pruned_shade`.
 
 # %%
 #| export
-def predictions_table(
+def _predictions_table(
     job: Job,  # Settings and data
     dense: np.ndarray,  # Classes predicted by the dense network, shape `(n, heads)`
     pruned: np.ndarray,  # Classes predicted by the pruned network, same shape
-    # A row a test image: row, path, split, group, then label_, dense_ and pruned_ of each head
+    # One row per test image: row, path, split, group, then label_, dense_ and pruned_ of each head
 ) -> pd.DataFrame:
     "The test images with their labels and both networks' predictions, as class codes."
     test = (job.table["split"] == "test").to_numpy()
@@ -148,7 +148,7 @@ def predictions_table(
 
 
 # %%
-predicted = predictions_table(job, all_dark, 1 - all_dark)
+predicted = _predictions_table(job, all_dark, 1 - all_dark)
 predicted.head(3)
 
 # %%
@@ -167,14 +167,14 @@ assert predicted["group"].tolist() == [rows[i]["tint"] for i in predicted["row"]
 
 
 # %% [markdown]
-# ## What it ran on
+# ## The environment
 #
-# Not part of a run's identity, but the first thing to compare when two machines differ. The commit alone would hide a file that was changed and not committed.
+# The environment is not part of a run's identity, but the first thing to compare when two machines disagree. The commit alone would hide uncommitted changes, so `+` marks them.
 
 # %%
 #| export
 def commit() -> str | None:
-    "The checkout's commit, with + where files differ from it; None outside a checkout"
+    "The checkout's commit, with + if files differ from it; None outside a checkout."
 
     def git(*args):
         return subprocess.run(
@@ -195,7 +195,7 @@ def commit() -> str | None:
 
 # %%
 def checkout(head, changed):
-    "What `commit` says where git answers with these"
+    "The result of `commit` for these outputs of git."
     answers = {"rev-parse": head, "status": changed}
     with patch(
         "subprocess.run",
@@ -217,7 +217,7 @@ with patch("subprocess.run", side_effect=FileNotFoundError("git")):
 def environment(
     device: str | torch.device = "cpu",  # Where the run computed
 ) -> dict:  # Versions, commit, hash of the code, threads, device, time
-    "What a run ran on."
+    "The software and hardware of a run."
     versions = {
         p: metadata.version(p)
         for p in (
@@ -265,12 +265,12 @@ with patch("torch.cuda.get_device_name", str):
 # %% [markdown]
 # ## The files
 #
-# The settings as they were given, with what "published" and the data's custom came to: the file is to be understood without this code.
+# `settings.json` holds the settings as given, and what "published" and the data set's convention resolve to, so the file can be understood without this code.
 
 # %%
 #| export
-def settings_record(job: Job) -> dict:
-    "What settings.json holds: the settings, what they came to, and the names of classes and groups"
+def _settings_record(job: Job) -> dict:
+    "Content of settings.json: the settings, resolved, with the names of classes and groups."
     meant = (
         {}
         if job.settings.method == "dense"
@@ -289,11 +289,11 @@ def settings_record(job: Job) -> dict:
 
 
 # %%
-record = settings_record(replace(job, settings=replace(tiny, method="ws")))
+record = _settings_record(replace(job, settings=replace(tiny, method="ws")))
 {k: record[k] for k in ("method", "steps", "scope", "classes_used", "group_names")}
 
 # %%
-assert (record["steps"], record["scope"]) == ("one shot", "layer") and settings_record(
+assert (record["steps"], record["scope"]) == ("one shot", "layer") and _settings_record(
     dense_job(job)
 )["steps"] == "published"
 assert record["classes_used"] == {"shade": ["dark", "light"]} and record[
@@ -302,21 +302,21 @@ assert record["classes_used"] == {"shade": ["dark", "light"]} and record[
 assert Settings(**{k: v for k, v in record.items() if k in asdict(tiny)}).method == "ws"
 
 # %% [markdown]
-# The choices of the pruning steps, from the journal's facts: what each group held of the importance before, and what it holds of that which was kept.
+# `choices.csv` describes the selection of each pruning step, from the journal's facts: each group's share of the importance before the selection, and its share of the importance kept.
 
 # %%
 #| export
-ALL_LAYERS = "all layers"  # The row of the network as a whole, where the scope is global
+ALL_LAYERS = "all layers"  # The row of the whole network, if the scope is global
 
 
 def choice_table(
     groups: list[str],  # Groups whose importance was measured
-    # Step, layer, shares before the choice, shares of what it keeps: the shares are lists, one
-    # number a group
+    # Step, layer, shares before the selection, shares kept by it: the shares are lists with one
+    # number per group
     rows: list[list],
     # A row for each step, layer and group: `step`, `layer`, `group`, `target`, `kept`
 ) -> pd.DataFrame:
-    "What each step's choice kept of the groups' shares of importance."
+    "The groups' importance shares before and after each step's selection."
     table = [
         (step, layer, *of_group)
         for step, layer, *shares in rows
@@ -343,19 +343,19 @@ assert choice_table([], []).columns.tolist() == ["step", "layer", "group", "targ
 
 
 # %% [markdown]
-# The steps, with what they did to each group. Row 0 is the dense network, so a group's change is its column less its first value. A step that no training follows has no accuracy of its own: nobody keeps such a network.
+# `steps.csv` describes the steps and their effect on each group. Row 0 is the dense network, so a group's change is its column minus its first value. A step without training after it has no accuracy, because such a network is not used.
 
 # %%
 #| export
 def step_table(
-    steps: list[Step],  # What each pruning step did
-    # From the journal: `groups`, and `rows` of step and accuracies, of all and of each group;
-    # None: nothing was measured
+    steps: list[Step],  # Result of each pruning step
+    # From the journal: `groups`, and `rows` of step and accuracies, overall and of each group;
+    # None: not measured
     validation: dict | None = None,
-    # Columns of `Step`, `sparsity`, and percent right on the validation images: `val:all`,
+    # Columns of `Step`, `sparsity`, and percent correct on the validation images: `val:all`,
     # `val:<group>`
 ) -> pd.DataFrame:
-    "A row for the dense network and one for each pruning step."
+    "One row for the dense network and one for each pruning step."
     table = pd.DataFrame([asdict(s) | dict(sparsity=s.sparsity) for s in steps])
     if not validation or not steps:
         return table
@@ -387,16 +387,16 @@ assert paid.kept.tolist() == [100, 50, 10] and paid.sparsity.tolist() == [0, 0.5
 assert paid.step.tolist() == [0, 1, 2]
 assert paid[["val:all", "val:blue"]].fillna(-1).values.tolist() == [[90, 92], [-1, -1], [80, 88]]
 assert paid["val:red"].fillna(-1).tolist() == [86, -1, -1] and paid.step.dtype == int
-# nothing was measured: as it always was
+# not measured: no row 0 and no accuracies
 assert step_table(two).step.tolist() == [1, 2] and "val:all" not in step_table(two)
 assert step_table([], measured).empty
 
 # %% [markdown]
-# Tables: what was logged on the way, and the predictions.
+# The tables: the training log, the steps, the layers, the selections and the predictions.
 
 # %%
 #| export
-# of a training history, a row an epoch
+# columns of a training history, one row per epoch
 HISTORY = [
     "label",
     "stage",
@@ -410,7 +410,7 @@ HISTORY = [
 ]
 
 
-def write_tables(
+def _write_tables(
     folder: Path,
     job: Job,
     dense: Trained,
@@ -418,8 +418,8 @@ def write_tables(
     steps: list[Step],
     layers: pd.DataFrame | None,
 ):
-    """history.csv, steps.csv, predictions.parquet, layers.csv where something was pruned, and
-    choices.csv where groups had a say in it
+    """Write history.csv, steps.csv, predictions.parquet, layers.csv if something was pruned, and
+    choices.csv if the score has groups.
     """
     pd.DataFrame(pruned.history, columns=HISTORY).to_csv(folder / "history.csv", index=False)
     step_table(steps, pruned.journal.facts.get("validation")).to_csv(
@@ -429,7 +429,7 @@ def write_tables(
         layers.to_csv(folder / "layers.csv")
     if "choices" in pruned.journal.facts:
         choice_table(**pruned.journal.facts["choices"]).to_csv(folder / "choices.csv", index=False)
-    predictions_table(job, dense.predictions, pruned.predictions).to_parquet(
+    _predictions_table(job, dense.predictions, pruned.predictions).to_parquet(
         folder / "predictions.parquet", index=False
     )
 
@@ -449,7 +449,7 @@ epoch = dict(
 )
 step = Step(1, 0.9, kept=10, total=100, score_s=0.5, select_s=0.1, retrain_s=2.0)
 layers = pd.DataFrame(dict(weights=[100], kept=[10]), index=pd.Index(["fc"], name="layer"))
-write_tables(
+_write_tables(
     files,
     job,
     untrained,
@@ -458,7 +458,7 @@ write_tables(
     layers,
 )
 assert not (files / "choices.csv").exists()  # a score without groups
-write_tables(
+_write_tables(
     files,
     job,
     untrained,
@@ -482,12 +482,12 @@ assert pd.read_csv(files / "history.csv").to_dict("records") == [epoch] and pd.r
 
 
 # %% [markdown]
-# And tensors. The network is written as if it had never had masks, so that it loads into a plain one; the masks lie beside it, a byte a weight.
+# The tensors: the network is written without its mask parametrization, so it loads into a plain network; the masks are in a separate file, one byte per weight.
 
 # %%
 #| export
-def write_tensors(folder: Path, job: Job, model: nn.Module):
-    "model.safetensors, masks.safetensors, and clusters.safetensors where groups were found"
+def _write_tensors(folder: Path, job: Job, model: nn.Module):
+    "Write model.safetensors, masks.safetensors, and clusters.safetensors if there are clusters."
     save_weights(plain_state(model), folder / "model.safetensors")
     save_weights(
         {n: m.to(torch.uint8) for n, m in get_masks(model).items()}, folder / "masks.safetensors"
@@ -500,13 +500,11 @@ def write_tensors(folder: Path, job: Job, model: nn.Module):
 masked = build_model("resnet10", 2)
 # every other weight of the last layer
 apply_masks(masked, {"fc": torch.arange(1024).view(2, 512) % 2 == 0})
-write_tensors(files, job, masked)
-weights, masks = (
-    load_weights(files / "model.safetensors"),
-    load_weights(files / "masks.safetensors"),
-)
+_write_tensors(files, job, masked)
+weights = load_weights(files / "model.safetensors")
+masks = load_weights(files / "masks.safetensors")
 print({n: (m.dtype, int(m.sum()), m.numel()) for n, m in masks.items() if n == "fc"})
-build_model("resnet10", 2).load_state_dict(weights, strict=True)  # a plain network takes it
+build_model("resnet10", 2).load_state_dict(weights, strict=True)  # loads into a plain network
 assert (
     masks["fc"].sum() == 512
     and (weights["fc.weight"][masks["fc"] == 0] == 0).all()
@@ -518,19 +516,19 @@ found = Clusters(
     pd.DataFrame(dict(k=[2], silhouette=[0.5], inertia=[1.0], chosen=[True])),
     *(np.zeros(s, np.float32) for s in ((2, 3), 3, 3)),
 )
-write_tensors(files, replace(job, clusters=found), masked)
+_write_tensors(files, replace(job, clusters=found), masked)
 assert load_clusters(files / "clusters.safetensors").names == ["cluster-1", "cluster-2"]
 
 
 # %% [markdown]
-# What it all came to: accuracy and disparities on the test images, how much was pruned, how long it took with all interruptions counted.
+# The metrics: accuracy and disparities on the test images, the sparsity, and the time summed over all interruptions.
 
 # %%
 #| export
 def run_metrics(
     job: Job, dense: Trained, pruned: Trained, steps: list[Step], seconds: float
 ) -> dict:
-    "What metrics.json holds"
+    "Content of metrics.json."
     s, test = job.settings, (job.table["split"] == "test").to_numpy()
     metrics = compare(
         job.labels[test],
@@ -573,31 +571,31 @@ assert np.isclose(came_to["sparsity"], 512 / sum(m.numel() for m in masks.values
 
 
 # %% [markdown]
-# `metrics.json` comes last, after everything else has reached the disk: where it is, the run is complete. Only then is the journal of the run, with its checkpoints, thrown away.
+# `metrics.json` is written last, after everything else has reached the disk: if it exists, the run is complete. Only then is the run's journal deleted, with its checkpoints.
 
 # %%
 #| export
 def save_run(
     job: Job,  # Settings and data
     dense: Trained,  # The network before pruning
-    pruned: Trained,  # The network after it; for a dense run the same
-    steps: list[Step],  # What each pruning step did
+    pruned: Trained,  # The network after pruning; the same for a dense run
+    steps: list[Step],  # Result of each pruning step
     # `weights`, `kept`, importance shares before and after; None for a dense run
     layers: pd.DataFrame | None,
-    seconds: float,  # How long this process took; those of earlier ones are added
+    seconds: float,  # Time of this process; that of earlier processes is added
     device: str | torch.device = "cpu",  # Where it computed
-    processes: int = 1,  # How many processes shared it
+    processes: int = 1,  # Number of processes that shared the run
 ) -> Path:  # The run folder
-    "Write a run's results; metrics.json comes last and says that the rest is there."
+    "Write a run's results; metrics.json comes last and marks the run as complete."
     folder = run_folder(job)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "settings.json", settings_record(job))
+    write_json(folder / "settings.json", _settings_record(job))
     write_json(
         folder / "environment.json",
         environment(device) | dict(resumed=pruned.journal.resumed, processes=processes),
     )
-    write_tables(folder, job, dense, pruned, steps, layers)
-    write_tensors(folder, job, pruned.model)
+    _write_tables(folder, job, dense, pruned, steps, layers)
+    _write_tensors(folder, job, pruned.model)
     metrics = run_metrics(job, dense, pruned, steps, seconds)
     for file in [f for f in folder.iterdir() if f.is_file()]:
         sync(file)
@@ -611,7 +609,7 @@ kept = save_run(dense_job(job), untrained, untrained, [], None, 0.0, processes=2
 sorted(f.name for f in kept.iterdir())
 
 # %%
-# nothing was pruned, so there are no layers to tell of
+# nothing was pruned, so there is no layers.csv
 assert (
     is_complete(kept) and kept == run_folder(dense_job(job)) and not (kept / "layers.csv").exists()
 )
@@ -623,7 +621,7 @@ assert (
 )
 
 # %% [markdown]
-# A run that is cut off before its end leaves no `metrics.json`, whatever else is there, and keeps its checkpoints.
+# An interrupted run leaves no `metrics.json`, whatever other files exist, and keeps its checkpoints.
 
 # %%
 journal = open_journal(run_folder(job), 3)
@@ -643,7 +641,7 @@ assert is_complete(run_folder(job)) and not journal.checkpoints.exists()
 # %% [markdown]
 # ## One at a time
 #
-# Hundreds of runs start from one dense network, and several of them may start at the same moment. The first takes the folder's lock and computes; the others wait, and then find it there. A run that was killed goes on from its last checkpoint ([11 checkpoints](../training/04_journal.ipynb)).
+# Hundreds of runs start from one dense network, and several may start at the same moment. The first takes the folder's lock and computes. The others wait and then load the result. A killed run continues from its last checkpoint ([journal](../training/04_journal.ipynb)).
 
 # %%
 #| export
@@ -652,7 +650,7 @@ def at_work(
     folder: Path,  # A run's folder
     team: Team = ALONE,  # The processes that share the run; process 0 holds the lock for all
 ) -> Iterator[None]:
-    "Within, nobody else computes this run; waits for one who does."
+    "Hold the run's lock, and wait for another process that holds it."
     held = folder.parent / ".locks" / f"{folder.name}.lock"
     with ExitStack() as stack:
         try:
@@ -685,7 +683,7 @@ with lock(home / "runs" / ".locks" / "example.lock", wait=False):
     pass  # it is free again
 
 # %% [markdown]
-# Who waits gets its turn when the other is through. Here the other is a thread that holds the lock for a moment.
+# A waiting process continues when the other releases the lock. Here the other is a thread that holds the lock for a moment.
 
 # %%
 import threading
@@ -698,7 +696,7 @@ def other():
     with at_work(home / "runs" / "example"):
         taken.set()
         time.sleep(0.3)
-        order.append("the other is through")
+        order.append("the other is done")
 
 
 thread = threading.Thread(target=other)
@@ -708,30 +706,30 @@ with at_work(home / "runs" / "example"):
     order.append("this one begins")
 thread.join()
 print(order)
-assert order == ["the other is through", "this one begins"]
+assert order == ["the other is done", "this one begins"]
 
 
 # %% [markdown]
-# The journal as well is one for all: each process goes on from it, one writes it. A run that goes on with another number of processes adds up in another order, so it says that its last digits will be of neither kind.
+# All processes share one journal: each resumes from it, and one writes it. A run that resumes with another number of processes adds in another order, so a warning says that its last digits match neither number.
 
 # %%
 #| export
 def journal_of(
     folder: Path,  # A run's folder
     total: int,  # Epochs of the whole run
-    history: list[dict] | None = None,  # Rows of what came before the run
+    history: list[dict] | None = None,  # Rows from before the run
     team: Team = ALONE,  # The processes that share the run
     made_of: str = "",  # See `open_journal`
 ) -> Journal:
     "The journal of a run: all processes read it, process 0 alone writes it."
     with team.main_first():
         journal = open_journal(folder, total, history, made_of)
-    team.wait()  # nobody writes before all have read
+    team.wait()  # no process writes before all have read
     began = journal.facts.setdefault("processes", team.size)
     if began != team.size:
         warnings.warn(
             f"{folder.name} began with {began} processes and goes on with {team.size}: its last"
-            " digits will be those of neither",
+            " digits will match neither",
             stacklevel=2,
         )
     return journal if team.main else replace(journal, folder=None)

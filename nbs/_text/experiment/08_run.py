@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Experiment
 #
-# > From one set of settings to one run folder: dense, pruned, judged, kept
+# > From settings to a run folder: dense, pruned, judged, saved
 
 # %%
 #| default_exp experiment.run
@@ -60,11 +60,11 @@ from fairgrape.training.parallel import ALONE, Team, launch
 from fairgrape.training.stages import Stage, stages
 
 # %% [markdown]
-# A run is these notebooks one after the other: [settings](02_settings.ipynb) meet [their data](03_preparation.ipynb), a [dense network](05_dense.ipynb) is trained or found, the method's score looks at [its images](06_importance_data.ipynb),
-# and [a folder](07_results.ipynb) is filled. What a user of the library needs of them is to be had from this module as well.
+# A run uses these notebooks in order: [settings](02_settings.ipynb) are combined with [their data](03_preparation.ipynb), a [dense network](05_dense.ipynb) is trained or loaded, the method's score uses [its images](06_importance_data.ipynb),
+# and the results go into [a folder](07_results.ipynb).
 
 # %% [markdown]
-# A run notes the code that made it. That is the code in memory, and not what lies on the disk by the time somebody asks: whoever edits a module while a sweep computes must not have old results under the new code's name. So the code is looked at now, as it is loaded.
+# A run records the version of its code. That must be the code in memory, not the code on disk: if somebody edits a module during a sweep, old results must not carry the new code's version. So the version is computed when this module is loaded.
 
 # %%
 #| export
@@ -88,7 +88,7 @@ from fairgrape.networks.weights import load_weights
 from fairgrape.training.files import Busy, lock
 
 # %% [markdown]
-# The example: 160 little pictures, whose brightness is the task and whose tint is the group.
+# The example: 160 small images, whose brightness is the task and whose tint is the group.
 
 # %%
 home = Path(tempfile.mkdtemp())
@@ -140,13 +140,13 @@ def asking(**more):
 # %% [markdown]
 # ## After a pruning step
 #
-# FairGRAPE trains a little after each step. The lottery goes back to the weights before training and trains again, in full. SNIP and GraSP prune weights that were never trained, so there is nothing to train between. A method
-# in one shot trains once, at the end, by the full schedule that every method ends with.
+# FairGRAPE trains briefly after each step. The lottery ticket rewinds to the initial weights and trains again on the full schedule. SNIP and GraSP prune untrained weights, so there is no training between steps. A one-shot
+# method trains only at the end. Every method ends with the full schedule.
 
 # %%
 #| export
-def step_plan(s: Settings) -> list[Stage]:
-    "How long is trained after a pruning step; empty: not at all"
+def _step_plan(s: Settings) -> list[Stage]:
+    "The training stages after a pruning step; empty: none."
     how = form(s)
     if how.start == "initial" or not (how.steps == "iterative" or how.rewind):
         return []
@@ -161,7 +161,7 @@ def step_plan(s: Settings) -> list[Stage]:
 # %%
 pd.Series(
     {
-        m: [(stage.epochs, stage.lr) for stage in step_plan(replace(tiny, method=m))]
+        m: [(stage.epochs, stage.lr) for stage in _step_plan(replace(tiny, method=m))]
         for m in ("fairgrape", "ws", "snip", "lottery", "lottery_short")
     }
 )
@@ -169,14 +169,14 @@ pd.Series(
 
 # %%
 def after_a_step(**more):
-    return [(stage.epochs, stage.lr) for stage in step_plan(replace(tiny, **more))]
+    return [(stage.epochs, stage.lr) for stage in _step_plan(replace(tiny, **more))]
 
 
 assert (
     after_a_step() == after_a_step(method="ws", steps="iterative") == [(1, 1e-4)]
     and after_a_step(method="ws") == after_a_step(steps="one shot") == []
 )
-# weights that begin anew begin at the first rate
+# rewound weights start at the first learning rate
 assert after_a_step(method="lottery") == [(2, 1e-3), (1, 1e-4)] and after_a_step(
     method="lottery_short"
 ) == [(1, 1e-3)]
@@ -184,21 +184,21 @@ assert after_a_step(method="snip") == after_a_step(method="grasp", steps="iterat
 
 
 # %% [markdown]
-# For those who watch a run, and for the journal: how many epochs it takes in all. After the lottery's last step the final training is that step's round.
+# The progress line and the journal need the total number of epochs. After the lottery's last step the final training is that step's round.
 
 # %%
 #| export
 def steps_of(s: Settings) -> int:
-    "Pruning steps of a run"
+    "The number of pruning steps of a run."
     return len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None))
 
 
 def measured_after(
     s: Settings,  # A run's settings
     step: int,  # 1, 2, …
-) -> str:  # "step", "final", or "" where no training follows the step
+) -> str:  # "step", "final", or "" if no training follows the step
     "The training that follows a pruning step, after which the groups' accuracy is measured."
-    if step_plan(s) and not (form(s).rewind and step == steps_of(s)):
+    if _step_plan(s) and not (form(s).rewind and step == steps_of(s)):
         return "step"
     return "final" if step == steps_of(s) else ""
 
@@ -213,7 +213,7 @@ def trainings(**more):
 
 # %%
 assert trainings() == ["step"] * 4 and trainings(method="ws") == ["final"]
-# the last round of the lottery is the final training; SNIP prunes before there is any
+# the last round of the lottery is the final training; SNIP prunes before any training
 assert trainings(method="lottery") == ["step"] * 3 + ["final"]
 assert trainings(method="snip", steps="iterative") == ["", "", "", "final"]
 
@@ -221,12 +221,12 @@ assert trainings(method="snip", steps="iterative") == ["", "", "", "final"]
 # %%
 #| export
 def epochs_of(s: Settings) -> int:
-    "Epochs of a run, those of its dense network not counted"
+    "The number of epochs of a run, without those of its dense network."
     full = sum(stage.epochs for stage in stages(s.epochs, s.lrs))
     if s.method == "dense":
         return full
     steps = steps_of(s) - form(s).rewind
-    return full + steps * sum(stage.epochs for stage in step_plan(s))
+    return full + steps * sum(stage.epochs for stage in _step_plan(s))
 
 
 # %%
@@ -243,28 +243,21 @@ assert epochs_of(Settings()) == 13 + 3 + 3 + 44 * 3  # the paper's protocol at 0
 
 # %%
 #| export
-def between_steps(
+def _between_steps(
     job: Job,  # Settings and data
-    model: nn.Module,  # The network as it is before pruning
+    model: nn.Module,  # The network before pruning
     fit: Callable,  # (network, label, stages): trains
-    journal: Journal | None = None,  # What an earlier process did
-) -> Callable | None:  # (network, step): what to do after each step; None: nothing
-    "What happens after a pruning step."
+    journal: Journal | None = None,  # The work of an earlier process
+) -> Callable | None:  # (network, step), called after each step; None: nothing to do
+    "The rewinding and training after a pruning step."
     journal = journal or Journal()
-    s, how, plan = job.settings, form(job.settings), step_plan(job.settings)
+    s, how, plan = job.settings, form(job.settings), _step_plan(job.settings)
     if not plan:
         return None
-    last = steps_of(s)
-    back = (
-        {
-            k: v.clone()
-            for k, v in plain_state(
-                model if how.rewind_to == "trained" else initial_network(job)
-            ).items()
-        }
-        if how.rewind
-        else None
-    )
+    last, back = steps_of(s), None
+    if how.rewind:
+        source = model if how.rewind_to == "trained" else initial_network(job)
+        back = {k: v.clone() for k, v in plain_state(source).items()}
 
     def after(net, i):
         if back is not None and not journal.begun(f"step {i}"):
@@ -284,28 +277,28 @@ def note(net, label, plan):
 
 
 again = dense_network(job, images, progress=False)  # from its folder: a copy that may be changed
-after = between_steps(asking(method="lottery"), again.model, note)
+after = _between_steps(asking(method="lottery"), again.model, note)
 for step in (1, 2, 3, 4):
     after(again.model, step)
 said
 
 # %% [markdown]
-# Four steps to 0.9, and three trainings by the full schedule of three epochs: after the fourth the final training is the round. The weights are the initial ones again. A run that is taken up within a round does not go back once more.
+# Four steps to 0.9, and three trainings on the full schedule of three epochs: after the fourth step the final training is the round. The weights are the initial ones again. A run that resumes within a round does not rewind again.
 
 # %%
 initial = initial_network(job).state_dict()
 assert said == [("step 1", 3), ("step 2", 3), ("step 3", 3)] and all(
     torch.equal(v, again.model.state_dict()[k]) for k, v in initial.items()
 )
-assert between_steps(asking(method="ws"), unpruned.model, None) is None
+assert _between_steps(asking(method="ws"), unpruned.model, None) is None
 said.clear()
-[between_steps(job, unpruned.model, note)(unpruned.model, step) for step in (3, 4)]
+[_between_steps(job, unpruned.model, note)(unpruned.model, step) for step in (3, 4)]
 assert said == [("step 3", 1), ("step 4", 1)]
-# FairGRAPE trains after the last step too, and never goes back
+# FairGRAPE trains after the last step too, and never rewinds
 assert not torch.equal(unpruned.model.fc.weight, initial["fc.weight"])
 with patch.object(Journal, "begun", lambda self, label: label == "step 2"):
     half = dense_network(job, images, progress=False).model
-    after = between_steps(asking(method="lottery"), half, note)
+    after = _between_steps(asking(method="lottery"), half, note)
     after(half, 2)
     assert not torch.equal(half.fc.weight, initial["fc.weight"])
     after(half, 3)
@@ -315,29 +308,27 @@ with patch.object(Journal, "begun", lambda self, label: label == "step 2"):
 # %% [markdown]
 # ## Pruning
 #
-# This only ties the seams together: where the method starts, its score over its batches, its selector, what happens after each step, and the full schedule at the end. First the score: a method's function, closed over the job's
-# batches and loss, so that the loop of `prune` need only hand it the network. Where memory ends, the message names the settings that would help.
+# `prune_network` combines the parts: the method's starting network, its score over its batches, its selector, the training after each step, and the full schedule at the end. The score comes first: `_scorer` binds a method's function to the job's
+# batches and loss, so the loop of `prune` only passes the network. If memory runs out, the error names the settings that help.
 
 # %%
 #| export
-def scorer(
+def _scorer(
     job: Job,  # Settings and data
     images: Images,  # The job's images
-    # How often an earlier process has scored: mixed batches go on with their next order
+    # Number of passes of earlier processes: mixed batches continue with their next order
     passes: int = 0,
     device: str | torch.device = "cpu",  # Where to compute
     progress: bool = True,  # Show a progress bar
-    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
+    keep_on: str = "auto",  # Where the importance is stored: auto, device, host, or a folder
     team: Team = ALONE,  # The processes that share the run
 ) -> Callable[[nn.Module], dict]:  # network → layer name → score, shape `(G, *weight)`
     "The method's score of a network, over the images that the settings choose."
     s, how, seen = job.settings, form(job.settings), importance_images(job, images)
-    found, more = (
-        score_batches(job, seen, device),
-        (dict(team=team, keep_on=keep_on) if how.shared else {}),
-    )
+    found = score_batches(job, seen, device)
+    more = dict(team=team, keep_on=keep_on) if how.shared else {}
     if how.mixed:
-        found.passes = passes  # one pass a step, each in another order
+        found.passes = passes  # one pass per step, each in another order
     autocast = torch.bfloat16 if s.precision == "bf16" else None
 
     def loss(out, y):
@@ -364,7 +355,7 @@ def scorer(
 
 # %%
 def scored(passes=0, **more):
-    return scorer(asking(**more), images, passes, progress=False)(unpruned.model)["fc"]
+    return _scorer(asking(**more), images, passes, progress=False)(unpruned.model)["fc"]
 
 
 {
@@ -397,24 +388,24 @@ def short(*args, **kw):
     raise torch.OutOfMemoryError("out of memory")
 
 
-with patch(f"{scorer.__module__}.form", return_value=replace(form(tiny), score=short)):
-    full = scorer(job, images, progress=False)
+with patch(f"{_scorer.__module__}.form", return_value=replace(form(tiny), score=short)):
+    full = _scorer(job, images, progress=False)
 try:
     full(unpruned.model)
 except MemoryError as e:
     print(str(e)[:150])
 else:
-    raise AssertionError("nothing was said of the memory")
+    raise AssertionError("no MemoryError was raised")
 
 
 # %% [markdown]
-# A run that was cut off knows from its journal which steps are behind it. A step whose masks are set and whose retraining is not through is told as well; its masks need not be found again.
+# An interrupted run reads its finished steps from its journal. A step whose masks are set but whose retraining is unfinished is in the journal too; its masks need not be selected again.
 
 # %%
 #| export
-def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, choices=None) -> dict:
-    """What `prune` is told of earlier steps, and whom it tells of new ones; `choices` (see
-    `Choices`) notes what each keeps
+def _note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, choices=None) -> dict:
+    """Arguments for `prune`: the earlier steps, and the callbacks for new ones; `choices` (see
+    `Choices`) records the shares that each keeps.
     """
 
     def selected(step):
@@ -438,9 +429,9 @@ def note_steps(journal: Journal, model: nn.Module, on_step: Callable | None, cho
 
 # %%
 journal, first = Journal(), Step(1, 0.5, 50, 100, 0.1, 0.1, None)
-told = note_steps(journal, unpruned.model, print)
+told = _note_steps(journal, unpruned.model, print)
 told["on_select"](first)
-half = note_steps(journal, unpruned.model, None)["done"]
+half = _note_steps(journal, unpruned.model, None)["done"]
 told["on_step"](replace(first, retrain_s=3.0))
 half, journal.steps
 
@@ -451,23 +442,23 @@ assert (
     and journal.selected is None
     and journal.steps == [asdict(replace(first, retrain_s=3.0))]
 )
-assert note_steps(journal, unpruned.model, None)["done"] == [replace(first, retrain_s=3.0)]
+assert _note_steps(journal, unpruned.model, None)["done"] == [replace(first, retrain_s=3.0)]
 with patch.object(Journal, "write") as write:
-    note_steps(journal, unpruned.model, None)["on_select"](first)
+    _note_steps(journal, unpruned.model, None)["on_select"](first)
 assert write.call_args.args == (unpruned.model, "step 1: masks are set")
 
 
 # %% [markdown]
-# Who pays, and when: the accuracy of each group on the validation images, for the dense network and after the training that follows each step. It is kept in the journal, so a run that was cut off does not measure twice. It costs one pass over
-# the validation images a step, which every epoch of the training makes as well.
+# Who pays, and when: the accuracy of each group on the validation images, for the dense network and after the training that follows each step. The journal stores it, so an interrupted run does not measure twice. The cost is one pass over
+# the validation images per step, as much as in every epoch of training.
 
 # %%
 #| export
-def note_validation(
-    journal: Journal,  # Its `facts` keep the rows
-    groups: list[str],  # The groups that are compared
+def _note_validation(
+    journal: Journal,  # Its `facts` store the rows
+    groups: list[str],  # The compared groups
     step: int,  # Which pruning step; 0: the dense network
-    measure: Callable[[], list],  # Accuracy of all, and of each group
+    measure: Callable[[], list],  # Returns the accuracy, overall and of each group
 ):
     "Measure the accuracies of a step, unless an earlier process did."
     found = journal.facts.setdefault("validation", dict(groups=list(groups), rows=[]))
@@ -478,25 +469,25 @@ def note_validation(
 # %%
 seen = Journal()
 for step, values in ((0, [90.0, 92.0, 86.0]), (1, [80.0, 88.0, None]), (1, [0.0, 0.0, 0.0])):
-    note_validation(seen, ["blue", "red"], step, lambda: values)
+    _note_validation(seen, ["blue", "red"], step, lambda: values)
 seen.facts
 
 # %%
 assert seen.facts["validation"] == dict(
     groups=["blue", "red"], rows=[[0, [90.0, 92.0, 86.0]], [1, [80.0, 88.0, None]]]
 )
-assert json.loads(json.dumps(seen.facts)) == seen.facts  # as a checkpoint keeps it
+assert json.loads(json.dumps(seen.facts)) == seen.facts  # as a checkpoint stores it
 
 
 # %% [markdown]
-# What a step's choice keeps is noted as it is made, since nothing measured later can tell: training moves the importance. Of each layer, each group's share of the importance that was there before
-# the choice, which is its target, and of that which is kept. With scope `global` the target belongs to all layers together, so they have a row too. The rows are among the journal's facts, so they come back after a kill.
-# A score with one group of everybody has no shares, and a layer without importance, which is pruned by magnitude, has none either.
+# The shares that a step keeps must be recorded at the selection, because training changes the importance. The record holds, for each layer, each group's share of the importance before
+# the selection, which is its target, and its share of the importance kept. With scope `global` the target is that of all layers together, so they have a row too. The rows are part of the journal's facts, so they survive a kill.
+# A score with one group has no shares, and neither has a layer without importance, which is pruned by magnitude.
 
 # %%
 #| export
-def importance_in(importance: Tensor, mask: Tensor) -> Tensor:
-    "Each group's importance of the weights of a mask, added up: shape `(G,)`, float64, on the CPU"
+def _importance_in(importance: Tensor, mask: Tensor) -> Tensor:
+    "Each group's importance summed over a mask's weights: shape `(G,)`, float64, on the CPU."
     mask = mask.to(importance.device)
     return torch.stack(
         [torch.where(mask, row, 0).sum(dtype=torch.float64) for row in importance]
@@ -504,7 +495,7 @@ def importance_in(importance: Tensor, mask: Tensor) -> Tensor:
 
 
 class Choices:
-    "A score that notes what is kept of each group's importance when the choice has been made"
+    "A score that records each group's share of the importance before and after a selection."
 
     def __init__(self, score: Callable, groups: Sequence[str], scope: str, journal: Journal):
         self.score, self.groups, self.scope, self.journal = score, list(groups), scope, journal
@@ -514,13 +505,13 @@ class Choices:
         return self.importance
 
     def note(self, step: int, model: nn.Module):
-        "To be called once the step's masks are set"
+        "Record the shares; call it after the step's masks are set."
         importance, after = self.importance, get_masks(model)
         self.importance = None  # it may be large
         if any(len(rows) == 1 for rows in importance.values()):
             return
         sums = {
-            n: [importance_in(rows, mask[n]) for mask in (self.before, after)]
+            n: [_importance_in(rows, mask[n]) for mask in (self.before, after)]
             for n, rows in importance.items()
         }
         sums = {
@@ -534,7 +525,7 @@ class Choices:
 
 
 # %% [markdown]
-# Six weights and two groups, the example of *By hand*: all of it divides as 90 to 30, and w0, w1 and w5 as 61 to 20.
+# Six weights and two groups, the example of *By hand*: the importance of all weights divides as 90 to 30, that of w0, w1 and w5 as 61 to 20.
 
 # %%
 six = nn.Sequential(nn.Linear(6, 1, bias=False), nn.Linear(1, 1, bias=False))
@@ -566,7 +557,7 @@ assert (
 assert np.allclose(
     table.target, [0.75, 0.25, 61 / 81, 20 / 81, 61 / 81, 20 / 81]
 ) and table.step.tolist() == [1, 1, 2, 2, 2, 2]
-# of what was left, not of what was pruned before
+# shares of the weights left by step 1
 assert np.allclose(table.kept, [61 / 81, 20 / 81, 36 / 52, 16 / 52, 36 / 52, 16 / 52])
 nobody = Journal()
 assert (
@@ -576,7 +567,7 @@ assert (
     is None
     and "choices" not in nobody.facts
 )
-assert json.loads(json.dumps(noted.facts)) == noted.facts  # as a checkpoint keeps it
+assert json.loads(json.dumps(noted.facts)) == noted.facts  # as a checkpoint stores it
 
 
 # %%
@@ -587,11 +578,11 @@ def prune_network(
     dense: Trained,  # The network to start from; pruned in place
     device: str | torch.device = "cpu",  # Where to train
     progress: bool = True,  # Show progress bars
-    on_step: Callable[[Step], None] | None = print,  # Told about each pruning step
-    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
+    on_step: Callable[[Step], None] | None = print,  # Called after each pruning step
+    keep_on: str = "auto",  # Where the importance is stored: auto, device, host, or a folder
     team: Team = ALONE,  # The processes that share the run
-) -> tuple[Trained, list[Step]]:  # The pruned network, and what each step did
-    "Prune and retrain as the settings say. Source: paper, Algorithm 1 and section 4."
+) -> tuple[Trained, list[Step]]:  # The pruned network, and the result of each step
+    "Prune and retrain with the job's settings. Source: paper, Algorithm 1 and section 4."
     s, how = job.settings, form(job.settings)
     model = dense.model if how.start == "trained" else placed(initial_network(job), device)
     journal = journal_of(
@@ -601,7 +592,7 @@ def prune_network(
         team,
         made_of(job),
     )
-    score = scorer(
+    score = _scorer(
         job,
         images,
         len(journal.steps) + (journal.selected is not None),
@@ -614,10 +605,10 @@ def prune_network(
     def trains(net, label, plan):
         fit(job, images, net, label, plan, journal, device, progress, team)
 
-    journal.facts["steps_in_all"] = steps_of(s)  # for those who watch
+    journal.facts["steps_in_all"] = steps_of(s)  # for the progress line
 
     def measure(step, net):
-        note_validation(
+        _note_validation(
             journal,
             job.group_names,
             step,
@@ -631,10 +622,10 @@ def prune_network(
             on_step(step)
 
     measure(0, dense.model)
-    # before the network is brought to where it was: a lottery may go back to these weights
-    after = between_steps(job, model, trains, journal)
+    # before the checkpoint is restored: a lottery may rewind to these weights
+    after = _between_steps(job, model, trains, journal)
     watched = Choices(score, importance_images(job, images).names, how.scope, journal)
-    told = note_steps(journal, model, finished, watched)
+    told = _note_steps(journal, model, finished, watched)
     steps = prune(
         journal.restore(model),
         s.rate,
@@ -659,7 +650,7 @@ snip, steps = prune_network(asking(method="snip"), images, unpruned, progress=Fa
 {row["label"] for row in snip.history}, len(steps)
 
 # %%
-# nothing of the dense network's training went into it
+# SNIP does not use the dense network's training
 assert {row["label"] for row in snip.history} == {"final"}
 assert (
     abs(1 - sum(int(m.sum()) for m in get_masks(snip.model).values()) / steps[0].total - 0.9) < 1e-4
@@ -690,15 +681,15 @@ assert (
 paid = step_table(steps, fair.journal.facts["validation"])
 assert paid.step.tolist() == [0, 1, 2, 3] and paid["val:all"].notna().all()
 assert paid["val:all"][0] == validation_accuracy(job, images, unpruned.model)[0]
-# the best epoch of a step's training is the one that is measured
+# the measured network is that of the best epoch
 trained = pd.DataFrame([row for row in fair.history if row["kept"]]).set_index("label")
 assert np.allclose(paid["val:all"][1:], trained.val_accuracy[["step 1", "step 2", "step 3"]])
 sizes = [int((images.groups[images.rows["val"]] == g).sum()) for g in (0, 1)]
 of_all = (paid[["val:blue", "val:red"]] * sizes).sum(axis=1) / sum(sizes)
 assert np.allclose(of_all, paid["val:all"])
-# SNIP's network is trained at the end alone
+# SNIP trains only at the end
 assert [row[0] for row in snip.journal.facts["validation"]["rows"]] == [0, 1]
-# the choice keeps the shares; one group of everybody has none
+# the selection keeps the shares; a score with one group has none
 assert (kept.target - kept.kept).abs().median() < 1e-3 and "choices" not in snip.journal.facts
 assert np.allclose([step.sparsity for step in steps], [0.3, 0.51, 0.6], atol=1e-4) and len(
     fair.history
@@ -706,22 +697,26 @@ assert np.allclose([step.sparsity for step in steps], [0.3, 0.51, 0.6], atol=1e-
 
 
 # %% [markdown]
-# What the weights that stay are important for, layer by layer: each group's share of the importance before and after. It is an illustration, so a sample will do: at most 256 images of each group.
+# `layers.csv` shows each group's share of the importance before and after pruning, layer by layer. It is an illustration, so a sample of at most 256 images of each group is enough.
 
 # %%
 #| export
-def share_table(
+def _share_table(
     job: Job,  # Settings and data
     images: Images,  # The job's images
     model: nn.Module,  # Dense or pruned
     device: str | torch.device = "cpu",  # Where to compute
-    cap: int = 256,  # Most images of a group
-    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
+    cap: int = 256,  # Maximum images of a group
+    keep_on: str = "auto",  # Where the importance is stored: auto, device, host, or a folder
     team: Team = ALONE,  # The processes that share the run
     # Index layer; `weights`, `kept`, and each group's share of the importance (0 to 1)
 ) -> pd.DataFrame:
     "Weights, weights kept and importance shares of each layer."
-    size, loss = min(64, job.settings.importance_batch), lambda out, y: task_loss(out, y, job.sizes)
+    size = min(64, job.settings.importance_batch)
+
+    def loss(out, y):
+        return task_loss(out, y, job.sizes)
+
     with memory_errors(
         "the table of importance shares",
         f"lower importance_batch (now {size}) or image_size, or set keep_on = 'host' (now"
@@ -746,7 +741,7 @@ def share_table(
 
 
 # %%
-shares = share_table(job, images, unpruned.model)
+shares = _share_table(job, images, unpruned.model)
 shares.head(3)
 
 # %%
@@ -757,17 +752,17 @@ assert (
 assert np.allclose(
     shares.loc["fc", ["blue", "red"]].astype(float), target_share(by_hand).tolist(), atol=1e-3
 )
-pruned_shares = share_table(job, images, snip.model)
-assert (pruned_shares["kept"] < pruned_shares["weights"]).any() and not share_table(
+pruned_shares = _share_table(job, images, snip.model)
+assert (pruned_shares["kept"] < pruned_shares["weights"]).any() and not _share_table(
     job, images, unpruned.model, cap=5
 ).equals(shares)
 
 
 # %%
 #| export
-def layer_table(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+def _layer_table(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """`weights` and `kept` of each layer, and the groups' importance shares before (`before:…`)
-    and after (`after:…`)
+    and after (`after:…`) pruning.
     """
 
     def shares(table, when):
@@ -777,10 +772,10 @@ def layer_table(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
 
 
 # %%
-layer_table(shares, pruned_shares).head(3)
+_layer_table(shares, pruned_shares).head(3)
 
 # %%
-both = layer_table(shares, pruned_shares)
+both = _layer_table(shares, pruned_shares)
 assert (
     both.columns.tolist()
     == ["weights", "kept", "before:blue", "before:red", "after:blue", "after:red"]
@@ -794,17 +789,18 @@ assert (both["before:red"] == shares["red"]).all() and (
 # %% [markdown]
 # ## Four calls
 #
-# A run is `prepare → dense → pruned → save`, here, in the notebook that papermill runs, and in each of several processes that share a run. `prepare` gave the job ([preparation](03_preparation.ipynb)). A call whose folder is complete already
-# has nothing to do and says `None`, and the next one takes that for an answer.
+# A run is `prepare → dense → pruned → save`, here, in the notebook that papermill runs, and in each of several processes that share a run. `prepare` returns the job ([preparation](03_preparation.ipynb)). If the folder is already complete,
+# a call returns `None`, and the next call accepts that.
 
 # %%
 #| export
 def dense(
     job: Job,  # From `prepare`
-) -> Trained | None:  # The dense network; None: the run is complete already
+) -> Trained | None:  # The dense network; None: the run is already complete
     """Train the network before pruning, or load it from its folder.
 
-    Where the job asks for several processes, they are started here and make the whole run."""
+    If the job asks for several processes, this call starts them, and they make the whole run.
+    """
     here, folder = job.machine, run_folder(job)
     check_images(job)
     if here.team.agree(is_complete(folder)):
@@ -845,22 +841,22 @@ assert started.call_args.kwargs == dict(
 
 
 # %% [markdown]
-# The dense network's folder is free again before the pruned one's is entered, since other runs may wait for it. Whoever had to wait for the pruned one's looks first whether there is anything left to do. The lock is held until the run is saved.
+# The lock on the dense network's folder is released before that on the pruned network's is taken, because other runs may wait for the dense network. A process that waited for the pruned network's lock first checks whether the run is complete. The lock is held until the run is saved.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Pruned:
-    "A pruned network, and how it came about"
+    "A pruned network with its steps and layers."
 
-    job: Job  # The job, with its clusters where they were found
+    job: Job  # The job, with its clusters if it has any
     network: Trained  # The network, its history and its predictions
-    steps: list[Step]  # What each pruning step did
-    layers: pd.DataFrame  # From `layer_table`
+    steps: list[Step]  # Result of each pruning step
+    layers: pd.DataFrame  # From `_layer_table`
 
 
 def release(job: Job):
-    "Let others compute this run."
+    "Release the run's lock."
     job.machine.opened.pop("lock", ExitStack()).close()
 
 
@@ -868,21 +864,21 @@ def pruned(
     job: Job,  # From `prepare`
     first: Trained | None,  # From `dense`; pruned in place
 ) -> Pruned | None:  # The pruned network; None: there is nothing to prune
-    "Prune and retrain the dense network, with a line for each step."
+    "Prune and retrain the dense network, and print a line for each step."
     if first is None or job.settings.method == "dense":
         return None
     here, device = job.machine, ready(job)
-    release(job)  # what a call that was cut off may hold
+    release(job)  # an interrupted call may still hold the lock
     job, images = find_clusters(job, opened(job), first.model, device, here.team)
     with ExitStack() as held:
         held.enter_context(at_work(run_folder(job), here.team))
         if here.team.agree(is_complete(run_folder(job))):
             return None
         how = dict(keep_on=here.keep_on, team=here.team)
-        before = share_table(job, images, first.model, device, **how)
+        before = _share_table(job, images, first.model, device, **how)
         on_step = print if here.shows else None
         network, steps = prune_network(job, images, first, device, here.shows, on_step, **how)
-        layers = layer_table(before, share_table(job, images, network.model, device, **how))
+        layers = _layer_table(before, _share_table(job, images, network.model, device, **how))
         here.opened["lock"] = held.pop_all()
     return Pruned(job, network, steps, layers)
 
@@ -907,7 +903,7 @@ assert len(last.steps) == 1 and abs(last.steps[0].sparsity - 0.5) < 1e-3
 assert not is_free(lock_of) and not is_complete(run_folder(small))
 assert pruned(small, None) is None
 assert pruned(replace(small, settings=replace(tiny, method="dense")), first) is None
-# a call that fails lets go
+# a failed call releases the lock
 other = prepare(replace(tiny, method="ws", rate=0.6), runs_root=home / "four", **fresh)
 with patch(f"{pruned.__module__}.prune_network", side_effect=KeyboardInterrupt):
     try:
@@ -924,7 +920,7 @@ def save(
     first: Trained | None,  # From `dense`
     last: Pruned | None,  # From `pruned`
 ) -> Path:  # The run folder
-    "Write the run's folder. Raises: RuntimeError if there is nothing to write, and no run."
+    "Write the run's folder. Raises: RuntimeError if it is incomplete and there is no result."
     here = job.machine
     if last is not None and here.team.main:
         seconds = time.perf_counter() - here.started
@@ -946,7 +942,7 @@ def save(
 
 
 # %%
-small.machine.started -= 100  # as if it had begun earlier
+small.machine.started -= 100  # as if it had started earlier
 there = save(small, first, last)
 metrics = json.loads((there / "metrics.json").read_text())
 print(there.name, round(metrics["sparsity"], 3), metrics["seconds"] > 100)
@@ -956,7 +952,7 @@ assert there == run_folder(small) and is_complete(there) and is_free(lock_of)
 assert metrics["steps"] == 1 and abs(metrics["sparsity"] - 0.5) < 1e-3
 assert 100 < metrics["seconds"] < 1000
 assert (pd.read_csv(there / "layers.csv").eval("kept < weights")).any()
-# it is there, and nothing is done twice
+# the run is complete, and nothing is computed twice
 assert dense(small) is None and save(small, None, None) == there
 with patch(f"{pruned.__module__}.prune_network", side_effect=AssertionError("pruned twice")):
     assert pruned(small, first) is None
@@ -969,19 +965,19 @@ else:
 
 
 # %% [markdown]
-# In one go:
+# The four calls in one:
 
 # %%
 #| export
 def run(
     settings: Settings,  # What to run
-    device: str = "",  # Empty: CUDA where there is one
-    threads: int = 0,  # CPU threads; 0: as they are
-    progress: bool = True,  # Show progress; False: say nothing
-    keep_on: str = "auto",  # Where the importance lies: auto, device, host, or a folder
+    device: str = "",  # Empty: CUDA if available
+    threads: int = 0,  # CPU threads; 0: unchanged
+    progress: bool = True,  # Show progress; False: print nothing
+    keep_on: str = "auto",  # Where the importance is stored: auto, device, host, or a folder
     **places,  # data_root, runs_root, cache_root, name, processes: see `prepare`
 ) -> Path:  # The run folder
-    """Run one experiment, unless its folder is there already; started by `accelerate launch`,
+    """Run one experiment, unless its folder is already complete; under `accelerate launch`,
     together with the other processes.
     """
     how = dict(device=device, threads=threads, progress=progress or None, keep_on=keep_on)
@@ -1014,15 +1010,13 @@ print(
     f" {metrics['sparsity']:.3f}"
 )
 assert abs(metrics["sparsity"] - 0.9) < 1e-3 and metrics["steps"] == 4
-masks, state = (
-    load_weights(folder / "masks.safetensors"),
-    load_weights(folder / "model.safetensors"),
-)
+masks = load_weights(folder / "masks.safetensors")
+state = load_weights(folder / "model.safetensors")
 assert all((state[f"{n}.weight"][m == 0] == 0).all() for n, m in masks.items())
 build_model("resnet10", 2).load_state_dict(state, strict=True)
 
 # %% [markdown]
-# Asked again, it does nothing; WS finds the dense network there and goes on from it.
+# A second call does nothing. WS loads the dense network and starts from it.
 
 # %%
 before = (folder / "metrics.json").stat().st_mtime_ns
@@ -1037,7 +1031,7 @@ print(ws.name.rsplit("-", 1)[0], "| steps:", pd.read_csv(ws / "steps.csv")["kept
 assert pd.read_csv(ws / "steps.csv")["step"].tolist() == [0, 1]  # the dense network, and one step
 
 # %% [markdown]
-# And one's own dense network, from its file: it is not trained, so the dense accuracy is that of the file, and there is no `dense` row in the history.
+# A custom dense network from a file is not trained, so the dense accuracy is that of the file, and the history has no `dense` row.
 
 # %%
 mine = run(replace(tiny, method="ws", weights=str(dense_folder / "model.safetensors")), **places)
@@ -1053,15 +1047,15 @@ assert theirs == ours and set(pd.read_csv(mine / "history.csv")["label"]) == {"f
 # %% [markdown]
 # ## On several GPUs
 #
-# `accelerate launch --multi_gpu --num_processes 8 -m fairgrape.experiment.run --dataset fairface …` runs one experiment on eight GPUs; the same settings as options, the same run folder at the end. A notebook does it with `run_together`, waits, and shows what the folder holds. Process 0
-# alone writes; all read the labels, train their part of each batch, measure their share of the importance's and the evaluation's batches, and choose the same masks.
+# `accelerate launch --multi_gpu --num_processes 8 -m fairgrape.experiment.run --dataset fairface …` runs one experiment on eight GPUs, with the same settings as options and the same run folder. A notebook calls `run_together`, waits, and shows the folder. Only process 0
+# writes. All processes read the labels, train on their part of each batch, compute their share of the importance's and the evaluation's batches, and select the same masks.
 
 # %%
 #| export
 def main(
     arguments: Sequence[str],  # --SETTING VALUE …, settings and places
 ) -> Path:  # The run folder
-    "One experiment from the command line, as one of the processes that share it."
+    "One experiment from the command line, in one of the processes that share it."
     wrong = [a for a in arguments[::2] if not a.startswith("--")]
     if wrong or len(arguments) % 2:
         raise ValueError(
@@ -1071,7 +1065,7 @@ def main(
     settings, places = from_parameters(
         {a.removeprefix("--"): v for a, v in zip(arguments[::2], arguments[1::2])}
     )
-    places.pop("processes", None)  # accelerate says how many there are
+    places.pop("processes", None)  # accelerate sets their number
     return run(
         settings, **places | ({"threads": int(places["threads"])} if "threads" in places else {})
     )
@@ -1103,13 +1097,13 @@ for wrong in (["dataset", "utkface"], ["--dataset"], ["--datasets", "utkface"]):
 # %%
 #| export
 def run_together(
-    processes: int,  # How many, 2 or more; on GPUs each has its own
+    processes: int,  # Number of processes, 2 or more; each has its own GPU
     settings: Settings,  # What to run
     threads: int = 0,  # CPU threads of all together; 0: all cores
     **places,  # device, keep_on, data_root, runs_root, cache_root, name
 ) -> Path:  # The run folder
     """Run one experiment on several processes and wait for it. Raises: RuntimeError with the
-    end of what they said.
+    end of their output.
     """
     job = prepare(
         settings,
@@ -1152,5 +1146,5 @@ assert (
     and (number, threads) == (2, 2)
     and log.parent == home / "runs" / ".logs"
 )
-# what the processes are told means this run, which is there already
+# the arguments of the processes give this run, which is already complete
 assert main(arguments) == folder

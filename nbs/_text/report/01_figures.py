@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Figures
 #
-# > What every picture has in common: looks that survive a grey print, words for whoever cannot see it, HTML that carries both
+# > What all figures share: styles that survive greyscale printing, descriptions in words, HTML with both
 
 # %%
 #| default_exp report.figures
@@ -28,13 +28,13 @@ from PIL import Image
 from IPython.display import HTML
 
 # %% [markdown]
-# Colours are Okabe and Ito's, which people with colour-blindness can tell apart, and every series differs in marker, hatch or lightness
-# too, so a print in grey is enough. Each figure carries a description in words as its label (`fig.get_label()`), which becomes the
-# alternative text of the picture, in a report and on a page of the documentation.
+# The colours are those of Okabe and Ito, which colour-blind people can distinguish. Every series also differs in marker, hatch or lightness,
+# so a greyscale print is readable. The label of each figure (`fig.get_label()`) is its description in words. It becomes the
+# alternative text of the picture in a report and in the documentation.
 #
-# ## A look for each method
+# ## A style for each method
 #
-# A method looks alike in every figure, so that a reader learns it once.
+# A method has the same style in every figure, so a reader learns it once.
 
 # %%
 #| export
@@ -63,7 +63,7 @@ ORDER = (
     "magnitude",
     "lottery_short",
 )
-# a method looks alike everywhere; its variants are filled differently
+# a method has one style everywhere; its variants are filled differently
 FILLS = ("full", "none", "left", "top", "right", "bottom")
 
 
@@ -72,18 +72,18 @@ def lightness(c):
     return np.dot([int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)], [0.299, 0.587, 0.114])
 
 
-# one look more than methods: for all others
+# one style more than methods, for all others
 assert len(set(PALETTE)) == len(set(MARKERS)) == 10 == len(ORDER) + 1 and len(set(FILLS)) == 6
 print({c: round(float(lightness(c)), 2) for c in PALETTE})
 
 
 # %% [markdown]
-# Variants of a method ("ws, iterative") keep its colour and marker, and are told apart by how the marker is filled. The method itself is full.
+# Variants of a method ("ws, iterative") have its colour and marker but a different filling. The method's own marker is full.
 
 # %%
 #| export
 def _fill(label: str, labels: list[str]) -> str:
-    "The filling of a variant's marker among all variants that the figure shows"
+    "The filling of a variant's marker among all variants in the figure."
     method = label.partition(",")[0]
     variants = sorted(
         (v for v in {*labels, label} if v != method and v.partition(",")[0] == method), key=str
@@ -105,7 +105,7 @@ assert _fill("ws, iterative", []) == "none" and [
 #| export
 def look(
     label: str,  # A method's name, or a variant of it: "ws, iterative"
-    labels: list[str] = (),  # All labels of the figure, to tell variants of one method apart
+    labels: list[str] = (),  # All labels of the figure, to distinguish variants of one method
 ) -> dict:  # Colour, marker and filling for matplotlib
     """The colour and marker of a method, the same in every figure; all unknown methods share
     one. Its variants are filled differently.
@@ -124,7 +124,7 @@ def look(
 look("fairgrape"), look("ws, iterative")
 
 # %% [markdown]
-# Lightness is what remains in grey. FairGRAPE and WS, which share most figures, differ by more than a quarter of the way from black to
+# In greyscale only the lightness remains. FairGRAPE and WS, which appear together in most figures, differ by more than a quarter of the range from black to
 # white.
 
 # %%
@@ -136,7 +136,7 @@ assert [look(f, forms)["fillstyle"] for f in forms] == ["full", "left", "none", 
 assert look("one's own") == look("another")
 
 # %% [markdown]
-# Groups have no fixed names, so they are told apart by their place: a colour, a marker, and a hatch where they are areas.
+# Groups have no fixed names, so their position determines the style: a colour, a marker, and a hatch for areas.
 
 # %%
 #| export
@@ -144,11 +144,11 @@ HATCHES = ("", "///", "...", "xx", "--", "ooo", "++", "|||", "**", "\\\\\\")
 
 
 def area(
-    group: int,  # The group's place
+    group: int,  # The group's position
     hollow: bool = False,  # Only the outline, dashed
 ) -> dict:  # For matplotlib's bars and patches
-    """How a group's area is filled: one colour and one hatch each; or its outline, for what is
-    not there.
+    """The style of a group's area: one colour and one hatch each; or only an outline, for
+    something absent.
     """
     color = PALETTE[group % len(PALETTE)]
     # darker: a thin line on white
@@ -189,22 +189,22 @@ for g in range(10):
 # %% [markdown]
 # ## A figure, closed
 #
-# A notebook keeps an output's text beside its picture, by default `<Figure size 700x350 with 1 Axes>`, which helps nobody. A figure that
-# has a description says that instead.
+# A notebook stores a text with each picture, by default `<Figure size 700x350 with 1 Axes>`, which does not help a reader. A figure with
+# a description stores the description instead.
 #
-# Jupyter draws figures only where matplotlib's backend is the one for notebooks. Servers and containers often set `MPLBACKEND=Agg`, and then a kernel would show the text alone. So a figure can draw itself as well.
+# Jupyter draws figures only with matplotlib's notebook backend. Servers and containers often set `MPLBACKEND=Agg`, and then a kernel would show only the text. So a figure can also draw itself.
 #
-# Somebody's `matplotlibrc` may say `text.usetex: True`. Then matplotlib has LaTeX set each text, which fails where there is no LaTeX, after hours of training, and where a group's name has an underscore or a per cent sign. These figures leave LaTeX out. The user's own plots stay as they are.
+# A user's `matplotlibrc` may contain `text.usetex: True`. Then LaTeX typesets every text. That fails if LaTeX is not installed, after hours of training, or if a group's name has an underscore or a per cent sign. These figures do not use LaTeX. The user's own plots are unchanged.
 
 # %%
 #| export
 class DescribedFigure(Figure):
-    """A figure whose text form is its label, where it has one, and which any backend shows as a
+    """A figure whose text form is its label, if it has one, and which every backend shows as a
     picture, without LaTeX.
     """
 
     def draw(self, renderer):
-        with plt.rc_context({"text.usetex": False}):  # for ticks that are made while drawing
+        with plt.rc_context({"text.usetex": False}):  # for ticks created while drawing
             for text in self.findobj(Text):
                 text.set_usetex(False)
             super().draw(renderer)
@@ -229,7 +229,7 @@ assert repr(described) == "Two bars, the left one twice as high." and repr(plain
 
 
 # %% [markdown]
-# Figures are handed back closed. A notebook then shows the one that a cell returns, once, and a loop over a hundred runs does not fill the
+# Figures are returned closed. A notebook then shows the figure that a cell returns only once, and a loop over a hundred runs does not fill the
 # memory.
 
 # %%
@@ -241,7 +241,7 @@ def figure_of(
     **kwargs,  # For `plt.subplots`, e.g. `sharey=True`
     # The figure, closed, and its panels in reading order, shape `(rows · columns,)`
 ) -> tuple[Figure, np.ndarray]:
-    "A figure with light grid lines and no box, which no notebook draws twice."
+    "A closed figure with light grid lines and no box."
     with plt.rc_context({"text.usetex": False}):  # for the axes' number formats
         fig, axes = plt.subplots(
             rows,
@@ -261,11 +261,11 @@ def figure_of(
 
 
 # %% [markdown]
-# A figure made and drawn where LaTeX is asked for is the same, pixel by pixel, as elsewhere. A plot of the user's own still asks for LaTeX.
+# With `text.usetex` a figure is the same, pixel by pixel, as without. The user's own plots still use LaTeX.
 
 # %%
 def with_texts() -> Figure:
-    "A figure with every kind of text, one with an underscore and a per cent sign"
+    "A figure with every kind of text, including an underscore and a per cent sign."
     fig, (ax,) = figure_of(size=(4, 2))
     ax.plot([1, 1000], [1e-3, 10], label="skin_tone")
     ax.set(xscale="log", xlabel="50 %", title="$x_2$")
@@ -285,7 +285,7 @@ assert not any(text.get_usetex() for text in without_latex.findobj(Text))
 print(len(as_usual), "bytes")
 
 # %% [markdown]
-# All looks in one figure, the groups' areas below them. It is shown further down, where there are words to go with it.
+# All styles in one figure, with the groups' areas below. It is shown further down, with its description.
 
 # %%
 fig, (top, low) = figure_of(2, 1, size=(8, 2))
@@ -316,15 +316,15 @@ assert (
 # %% [markdown]
 # ## Any text
 #
-# Groups, classes and layers are called whatever their makers liked. matplotlib takes what stands between two dollar signs for a formula, leaves labels that begin with an
-# underscore out of legends, and draws the same box for every letter that its font lacks, so that 女 and 男 look alike. Every name that a plot
-# of this package shows goes through `plain` and comes out as it was written. A letter without a glyph becomes its code.
+# The names of groups, classes and layers can contain any character. matplotlib reads text between two dollar signs as a formula, omits labels that begin with an
+# underscore from legends, and draws the same box for every character that its font lacks, so 女 and 男 look alike. Every name in a plot
+# of this package goes through `plain` and is drawn as it is written. A character without a glyph becomes its code.
 
 # %%
 #| export
 @cache
 def _glyphs(font: str) -> frozenset[int]:
-    "Codes of the letters that a font file has."
+    "Codes of the characters in a font file."
     return frozenset(get_font(font).get_charmap())
 
 
@@ -332,9 +332,9 @@ def _glyphs(font: str) -> frozenset[int]:
 #| export
 def plain(
     text,  # A name of any kind: a group, a class, a layer, a label
-    most: int = 40,  # Longest text that is shown whole (letters); a longer one loses its middle
+    most: int = 40,  # Longest text shown in full (characters); a longer one loses its middle
 ) -> str:  # For matplotlib's titles, ticks, legends and annotations
-    "A name as matplotlib has to be given it, so that it draws the name as it is."
+    "Escape a name so that matplotlib draws it literally."
     text = str(text)
     if len(text) > most:
         tail = (most - 1) // 2
@@ -344,7 +344,7 @@ def plain(
     )
     text = "".join(c if ord(c) in known else f"U+{ord(c):04X}" for c in text)
     if text.startswith("_"):
-        text = "\u200b" + text  # a space of no width
+        text = "\u200b" + text  # a zero-width space
     return text.replace("$", r"\$")
 
 
@@ -353,7 +353,7 @@ ODD = ["$5_{x}$", "_hidden", "a\\b", "<b>", "%", "😀", "$", "a$b$c\\$", "{x}"]
 
 
 def drawn(name):
-    "What matplotlib draws for `plain(name)` in a legend, and whether as a formula"
+    "The text that matplotlib draws for `plain(name)` in a legend, and whether as a formula."
     fig, (ax,) = figure_of()
     ax.plot(0, 0, label=plain(name))
     (text,) = ax.legend().get_texts()
@@ -373,19 +373,19 @@ assert (
 )
 
 # %% [markdown]
-# Names under an axis stand upright where they fit side by side. Else they slant, and the figure grows by as much as they need.
+# Names under an axis are horizontal if they fit side by side. Otherwise they slant, and the figure grows by the height that they need.
 
 # %%
 #| export
-LETTER = 0.075  # Width of a letter at 8 points (inches)
+LETTER = 0.075  # Width of a character at 8 points (inches)
 
 
 def name_ticks(
-    axes: Sequence[Axes],  # Panels of one figure that have the same ticks
-    names: Sequence[str],  # A name for each place 0, 1, …
-    sizes: Sequence[int] | None = None,  # Images of each, shown beside the name
+    axes: Sequence[Axes],  # Panels of one figure with the same ticks
+    names: Sequence[str],  # A name for each position 0, 1, …
+    sizes: Sequence[int] | None = None,  # Number of images of each, shown with the name
 ):
-    "Names under the axis, upright where they fit, else slanted."
+    "Label the axis with names, horizontal if they fit, otherwise slanted."
     ax, shown = axes[0], [plain(name, 28) for name in names]
     sizes = None if sizes is None else [f"n = {n:,.0f}" for n in sizes]
     lines = [shown] if sizes is None else [shown, sizes]
@@ -411,7 +411,7 @@ def legend_columns(
     names: Sequence[str],  # The entries
     width: float = 7,  # Of the figure (inches)
 ) -> int:  # 1 to 4
-    "As many columns of a legend as fit: 12 letters an inch, 6 for a marker."
+    "The number of legend columns that fit: 12 characters per inch, 6 for a marker."
     return min(max(int(12 * width / (max(map(len, names)) + 6)), 1), 4)
 
 
@@ -428,7 +428,7 @@ def ticks_of(names, **how):
 
 
 def overlap(fig):
-    "Whether two neighbouring ticks of a panel, drawn upright, overlap"
+    "Whether two neighbouring horizontal tick labels of a panel overlap."
     boxes = [t.get_window_extent() for t in fig.axes[0].get_xticklabels()]
     return any(a.x1 > b.x0 for a, b in zip(boxes, boxes[1:]))
 
@@ -470,16 +470,16 @@ assert (
 # %% [markdown]
 # ## Intervals
 #
-# matplotlib wants the two lengths of an error bar, not its ends. An end that is not known gives no bar, and one on the wrong side of the value (an interval of ρ may lie above it) gives none on that side.
+# matplotlib takes the two lengths of an error bar, not its ends. An unknown end gives no bar. An end on the wrong side of the value (an interval of ρ may lie above it) gives no bar on that side.
 
 # %%
 #| export
 def bar_lengths(
     low: np.ndarray,  # Lower end of each interval, shape `(n,)`
-    value: np.ndarray,  # The values between
+    value: np.ndarray,  # The values
     high: np.ndarray,  # Upper ends
 ) -> np.ndarray:  # Lengths below and above, shape `(2, n)`, ≥ 0
-    "Error bars around values; none where the ends are not known."
+    "Lengths of error bars around values; 0 if the ends are unknown."
     return np.nan_to_num(np.clip(np.array([value - low, high - value], dtype=float), 0, None))
 
 
@@ -492,12 +492,12 @@ assert bar_lengths(low, value, high).tolist() == [[1, 0, 0], [3, 0, 3]]
 # %% [markdown]
 # ## A picture in a page
 #
-# The picture lies in the page itself, as a PNG, so that a page is one file that can be sent to someone. Sixty-four colours are plenty for a plot and take fewer bytes.
+# The page contains the picture as a PNG, so it is one file that you can send to someone. Sixty-four colours are enough for a plot and take fewer bytes.
 
 # %%
 #| export
 def _png(fig: Figure) -> bytes:
-    "The figure as a PNG of at most 64 colours"
+    "The figure as a PNG of at most 64 colours."
     drawn, data = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, dpi=110)
     Image.open(drawn).convert("RGB").quantize(64).save(data, "PNG")
@@ -520,7 +520,7 @@ assert (
 
 
 # %% [markdown]
-# Its description is the `alt`, which a screen reader says and a browser shows if the picture is missing. A wide picture scrolls inside its frame, and the frame can be reached with the keyboard.
+# The description is the `alt` text, which a screen reader reads aloud and a browser shows if the picture is missing. A wide picture scrolls inside its frame, and the keyboard can reach the frame.
 
 # %%
 #| export
@@ -528,12 +528,9 @@ def html_figure(
     fig: Figure,  # A figure whose label is its description in words
     caption: str,  # What a reader should look for
 ) -> str:  # HTML with the picture inside
-    "A picture with its description, inside the page."
-    said, alt, picture = (
-        html.escape(caption),
-        html.escape(fig.get_label()),
-        base64.b64encode(_png(fig)).decode(),
-    )
+    "A picture with its description as HTML."
+    said, alt = html.escape(caption), html.escape(fig.get_label())
+    picture = base64.b64encode(_png(fig)).decode()
     return (
         f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{said}"><img'
         f' alt="{alt}"'
@@ -563,9 +560,9 @@ assert (
 # %% [markdown]
 # ## Pictures in steps
 #
-# A process is easier to follow when the reader turns its pages. The pictures lie in the page, one below the other, and a few lines of script put a slider above them and show one at a time. Where no script runs (a print, a viewer that strips it) all of them stay.
+# A process is easier to follow at the reader's own pace. The page contains the pictures one below the other. A short script adds a slider above them and shows one at a time. Without the script (in print, or in a viewer that strips it) all pictures are visible.
 #
-# The slider is the browser's own: it takes the arrow keys, and a screen reader says the step's caption when it moves, since that is its `aria-valuetext`. Nothing moves by itself.
+# The slider is the browser's standard control: it takes the arrow keys, and a screen reader reads the step's caption, its `aria-valuetext`, when it moves. Nothing moves automatically.
 
 # %%
 #| export
@@ -591,11 +588,11 @@ print(_TURN.splitlines()[0])
 # %%
 #| export
 def html_steps(
-    figures: Sequence[Figure],  # A picture for each step, each with its description as its label
-    captions: Sequence[str],  # What is seen in each
-    title: str,  # What the steps are steps of: the slider's name
+    figures: Sequence[Figure],  # A picture for each step, with its description as its label
+    captions: Sequence[str],  # A caption for each picture
+    title: str,  # The slider's name
 ) -> str:  # HTML with pictures, slider and script inside
-    "Pictures one at a time, under a slider; all of them where scripts do not run."
+    "Pictures one at a time, under a slider; all of them if scripts do not run."
     steps = "".join(map(html_figure, figures, captions))
     key, title = hashlib.sha256(steps.encode()).hexdigest()[:12], html.escape(title)
     slider = (
@@ -631,10 +628,10 @@ assert (
     re.findall("<figcaption>(.*?)<", three) == ["One", "Two", "Three"]
     and "Counting: <input" in three
 )
-# without the script nothing is hidden but the slider
+# without the script only the slider is hidden
 assert "<figure>" in three and not re.search("<figure [^>]*(hidden|style)", three)
 keys = set(re.findall("data-steps=.([0-9a-f]{12})", three))
-# the same page again
+# the same pictures give the same page
 assert len(keys) == 1 and three == html_steps(
     [counted(n) for n in (1, 2, 3)], ["One", "Two", "Three"], "Counting"
 )

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Plots of many runs
 #
-# > Disparities with their noise, group by group, and at what price
+# > Disparities with their noise floors, the change of each group, and the cost in accuracy
 
 # %%
 #| default_exp report.plots
@@ -27,9 +27,9 @@ def show(fig, caption):
 
 
 # %% [markdown]
-# Many runs come as a table, one row a run, which [23b](06_comparison.ipynb) makes; its column `label` says which method, and which variant of it. All plots of the package can be imported from here; those of a single run are made in [22c](03_run_plots.ipynb).
+# The plots take a table with one row per run, which [the comparison](06_comparison.ipynb) makes. Its column `label` names the method and its variant. The plots of a single run are in [another notebook](03_run_plots.ipynb).
 #
-# The examples need a table: made-up test sets of 400 images and four groups, seven runs of two methods.
+# The example table has made-up test sets of 400 images and four groups, with seven runs of two methods.
 
 # %%
 tones = [f"tone-{i}" for i in (1, 2, 3, 4)]
@@ -77,12 +77,12 @@ table.round(1)
 
 
 # %% [markdown]
-# A table without labels is a table of methods.
+# In a table without labels the method is the label.
 
 # %%
 #| export
 def _labelled(table: pd.DataFrame) -> pd.DataFrame:
-    "The table with a column `label`: the method, where nothing else is said"
+    "The table with a column `label`, by default the method."
     return table if "label" in table else table.assign(label=table.method)
 
 
@@ -97,13 +97,13 @@ assert (
 
 
 # %% [markdown]
-# There is a panel for each scope, because methods are compared at equal scope.
+# Each scope has its own panel, because methods are compared at equal scope.
 
 # %%
 #| export
 def _panels(table: pd.DataFrame, by: list[str], **kwargs) -> tuple[Figure, list[tuple]]:
-    """A panel for each combination of the columns `by`: the figure, and axes, heading and rows
-    of each.
+    """One panel for each combination of the columns `by`: the figure, and each panel's axes,
+    heading and rows.
     """
     cells = list(_labelled(table).groupby(by, sort=True))
     across = min(len(cells), 2)
@@ -139,12 +139,12 @@ assert (
 
 
 # %% [markdown]
-# All panels share one legend, with each entry once. It has as many columns as fit, since a label may be a method's name or half a sentence.
+# All panels share one legend, with each entry once. It has as many columns as fit, because a label may be a method's name or half a sentence.
 
 # %%
 #| export
 def _legend(fig: Figure):
-    "One legend for all panels, each entry once"
+    "One legend for all panels, each entry once."
     entries = {
         label: handle for ax in fig.axes for handle, label in zip(*ax.get_legend_handles_labels())
     }
@@ -172,12 +172,12 @@ assert [
 
 
 # %% [markdown]
-# The description has a part for each run: which it is, and its figures in words.
+# The description names each run and gives its numbers.
 
 # %%
 #| export
 def _describe(fig: Figure, title: str, table: pd.DataFrame, say):
-    "The description: a title, and what `say` says of each run"
+    "Set the description: a title, and the text of `say` for each run."
     runs = (
         f"{r.label}, scope {r['scope']}, rate {r.rate:g}, seed {r.seed}: {say(r)}"
         for _, r in _labelled(table).iterrows()
@@ -196,12 +196,12 @@ assert (
 
 
 # %% [markdown]
-# ρ is the same kind of point wherever it is drawn: a method's look, with its 95 % interval.
+# ρ is always drawn as a point in the method's style, with its 95 % interval.
 
 # %%
 #| export
 def _rho_points(ax: Axes, x, cell: pd.DataFrame, labels: list[str]):
-    "ρ with its interval at `x`, in each label's look"
+    "ρ with its interval at `x`, in each label's style."
     for name, r in cell.groupby("label"):
         ax.errorbar(
             x[r.index],
@@ -234,7 +234,7 @@ assert np.allclose(
 # %% [markdown]
 # ## ρ with its interval and its floor
 #
-# The hatched bar behind each point is the noise floor: a point inside it is no evidence of a disparity, whatever its height.
+# The hatched bar behind each point is the noise floor. A point inside the bar is no evidence of a disparity, whatever its height.
 
 # %%
 #| export
@@ -262,7 +262,7 @@ def plot_disparity(
         middles = x.groupby(cell.rate).mean()
         ax.set_xticks(middles, [f"rate {rate:g}" for rate in middles.index])
         ax.set(title=heading, ylabel="ρ (percentage points)")
-    panels[0][0].set_ylim(0, None)  # of all panels, once all is drawn
+    panels[0][0].set_ylim(0, None)  # for all panels, after everything is drawn
 
     def say(r):
         return f"{r.rho:.1f} [{r.rho_low:.1f}, {r.rho_high:.1f}], floor {r.floor_95:.1f}"
@@ -295,7 +295,7 @@ assert panel.get_ylim()[0] == 0 and panel.containers[0].get_label() == "noise fl
 assert np.allclose([bar.get_x() + 0.4 for bar in panel.patches], [1, 2, 3, 5, 6])
 
 # %% [markdown]
-# With labels, the variants of a method stand apart, and long names get fewer columns in the legend.
+# With labels, the variants of a method are separate, and long names get fewer columns in the legend.
 
 # %%
 show(plot_disparity(named), "The variant has FairGRAPE's colour and marker, filled differently")
@@ -310,12 +310,12 @@ assert "race=White, scope layer, rate 0.9, seed 1" in fig.get_label()
 # %% [markdown]
 # ## Which group, under which method
 #
-# ρ says how unequal, not who. Here a panel holds the methods of one scope and rate, with the groups along the axis and Δ with its interval. The methods of a panel stand beside one another over each group.
+# ρ measures how unequal the changes are, but not which group lost. Here a panel holds the methods of one scope and rate. The groups are along the axis, and each method shows Δ with its interval, side by side over each group.
 
 # %%
 #| export
 def _delta_points(ax: Axes, cell: pd.DataFrame, groups: list[str], labels: list[str]):
-    "Each run's Δ of each group with its interval, the runs beside one another"
+    "Each run's Δ of each group with its interval, the runs side by side."
     for i, (_, r) in enumerate(cell.iterrows()):
         value, low, high = (
             r[[f"{k}:{g}" for g in groups]].to_numpy(float) for k in ("delta", "low", "high")
@@ -351,7 +351,7 @@ assert np.allclose(
     [named.loc[0, [f"low:{g}", f"high:{g}"]].to_numpy(float) for g in tones],
 )
 assert list(ax.lines[-1].get_ydata()) == [0, 0]
-# many runs stand closer
+# many runs are closer together
 fig, (ax,) = figure_of()
 _delta_points(ax, pd.concat([named] * 2), tones, list(named.label))
 assert np.allclose(ax.containers[0].lines[0].get_xdata().astype(float), np.arange(4) - 6.5 * 0.05)
@@ -377,7 +377,7 @@ def plot_deltas(
         return ", ".join(f"{g} {r[f'delta:{g}']:+.1f}" for g in groups)
 
     _legend(fig)
-    _describe(fig, "Change of accuracy of each group, pruned less dense, in points.", table, say)
+    _describe(fig, "Change of accuracy of each group, pruned minus dense, in points.", table, say)
     return fig
 
 
@@ -405,10 +405,10 @@ assert (
 
 
 # %% [markdown]
-# ## At what price
+# ## The cost in accuracy
 #
-# A network that guesses treats all groups alike. So ρ is shown against accuracy as well: down and to the right is better, and a point that
-# is low *and* to the left has bought its small disparity with everybody's accuracy.
+# A network that guesses treats all groups alike. So ρ is also plotted against accuracy. Down and to the right is better; a point that
+# is low *and* to the left has a small disparity because all groups lost accuracy.
 
 # %%
 #| export

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Plots of a run
 #
-# > Which group paid, where the weights went, whether training settled, whose importance was kept
+# > Which group paid, which layers lost weights, whether training converged, whose importance was kept
 
 # %%
 #| default_exp report.run_plots
@@ -43,11 +43,11 @@ def show(fig, caption):
 # %% [markdown]
 # ## Who paid
 #
-# On the left each group's accuracy before and after, on the right the change. Both with 95 % intervals. The right one is the one to read:
-# its pairs are the same images, so its intervals are narrower. The group `all` stands apart at the end.
+# The left panel shows each group's accuracy before and after, the right panel the change, both with 95 % intervals. Read the right panel first:
+# it compares both networks on the same images, so its intervals are narrower. The group `all` is separate at the end.
 #
-# For the examples, a made-up test set: 400 images, four groups, a dense network that is right on 92 %, and a pruned one that loses a part
-# of each group's images.
+# The examples use a made-up test set: 400 images, four groups, a dense network that is right on 92 %, and a pruned one that gets some
+# of each group's images wrong.
 
 # %%
 tones = [f"tone-{i}" for i in (1, 2, 3, 4)]
@@ -119,7 +119,7 @@ assert np.allclose(
 # %%
 #| export
 def _change_points(ax: Axes, t: pd.DataFrame):
-    "Change of each group's accuracy, with intervals"
+    "Change of each group's accuracy, with intervals."
     ax.errorbar(
         range(len(t)),
         t.delta,
@@ -148,7 +148,7 @@ assert np.allclose(
 
 
 # %% [markdown]
-# A group's size stands under its name, since an interval is wide or narrow for that reason first.
+# A group's size is under its name, because the size mainly determines the width of the interval.
 
 # %%
 #| export
@@ -203,22 +203,23 @@ assert wide.get_figwidth() == 14 and [
 # %% [markdown]
 # ## Who pays, and when
 #
-# A loss may come with the first step or with the last. Here each group's accuracy on the validation images is drawn less the dense network's, at the rate that each step reached. Two points are a method that prunes in one step. The groups
-# of a validation part are small and there is no interval, so this says when to look; whether a group lost is said by the test images above.
+# A loss may come with the first step or with the last. This plot shows the change of each group's accuracy on the validation images from the dense network, at the rate that each step reached. A line of two points is a method that prunes in one step. The groups
+# of a validation part are small and there is no interval, so this plot shows when a loss may begin; the test images above show whether a group lost.
 
 # %%
 #| export
 def plot_paid(
-    # A run's `paid`: step, rate, all, and a column a group, changes in points; step 0 is the
+    # A run's `paid`: step, rate, all, and one column per group, changes in points; step 0 is the
     # dense network
     paid: pd.DataFrame,
 ) -> Figure:  # One panel: a line per group
     """Change of each group's validation accuracy over the pruning steps.
 
-    Raises: ValueError if nothing was measured."""
+    Raises: ValueError if nothing was measured.
+    """
     if not len(paid):
         raise ValueError(
-            "no accuracy by step: this run was not pruned, or it is older than that record"
+            "no accuracy by step: this run was not pruned, or it is older than this record"
         )
     groups = [c for c in paid if c not in ("step", "rate", "all") and paid[c].notna().any()]
     fig, (ax,) = figure_of(size=(7, 3.8))
@@ -289,15 +290,15 @@ else:
 
 
 # %% [markdown]
-# ## Where the weights went
+# ## Which layers lost weights
 #
-# With scope `layer` all layers keep the same fraction. With scope `global` they do not, and a layer that is nearly cut off shows here
-# first. The axis is logarithmic: between keeping 1 % and 0.1 % lies as much as between 10 % and 1 %. It begins at the power of ten below the smallest share that is not 0.
+# With scope `layer` all layers keep the same fraction. With scope `global` they do not, and this plot shows a layer that has lost almost all
+# weights. The axis is logarithmic: the step from 1 % to 0.1 % is as large as that from 10 % to 1 %. It begins at the power of ten below the smallest share above 0.
 
 # %%
 #| export
 def _axis_from(*percent: float) -> float:
-    "The power of ten at which a logarithmic axis begins, below the smallest value that is above 0"
+    "The start of a logarithmic axis: the power of ten below the smallest value above 0."
     shown = [p for p in percent if p > 0]
     return 10 ** np.floor(np.log10(max(min(shown), 1e-6)) - 0.1) if shown else 0.01
 
@@ -316,7 +317,7 @@ assert (
 # %%
 #| export
 def _kept_axis(ax: Axes, layers: pd.Series, edge: float):
-    "A row for each layer, percent on a logarithmic axis from `edge`"
+    "One row for each layer, percent on a logarithmic axis from `edge`."
     ax.set_yticks(range(len(layers)), [plain(name) for name in layers], fontsize=8)
     ticks = [t for t in 10.0 ** np.arange(-6, 3) if t >= edge]
     ax.set(
@@ -348,7 +349,7 @@ assert ax.xaxis.get_gridlines()[0].get_visible() and not ax.yaxis.get_gridlines(
 def plot_sparsity(
     layers: pd.DataFrame,  # Columns layer, weights, kept
 ) -> Figure:  # One panel, a line per layer
-    "Share of each layer's weights that is kept, on a logarithmic axis."
+    "Share of the weights kept in each layer, on a logarithmic axis."
     kept, total = 100 * layers.kept / layers.weights, 100 * layers.kept.sum() / layers.weights.sum()
     edge, y = _axis_from(*kept, total), np.arange(len(layers))
     fig, (ax,) = figure_of(size=(7, 1.7 + 0.19 * len(layers)))
@@ -379,7 +380,7 @@ layers = pd.DataFrame(
 show(plot_sparsity(layers), "The middle layer keeps least")
 
 # %% [markdown]
-# Kept are 4,012 of 40,128 weights, 10 %: 23.1 % of conv1, 8.14 % of the middle layer, 39.8 % of the head.
+# The network keeps 4,012 of 40,128 weights, 10 %: 23.1 % of conv1, 8.14 % of the middle layer, 39.8 % of the head.
 
 # %%
 fig = plot_sparsity(layers)
@@ -408,15 +409,15 @@ assert plot_sparsity(layers.assign(kept=[0, 4, 0])).axes[0].get_xlim()[0] == 0.0
 
 
 # %% [markdown]
-# ## Did training settle?
+# ## Did training converge?
 #
-# Losses on top, validation accuracy below, all stages one after another. Dotted lines part the dense training, the pruning steps and the
+# The losses are on top and the validation accuracy below, for all stages in order. Dotted lines separate the dense training, the pruning steps and the
 # final training. Filled points are the epochs whose weights were kept.
 
 # %%
 #| export
 def _mark_stages(axes: Sequence[Axes], labels: pd.Series):
-    "A dotted line where a stage begins, in all panels, with its name in the first"
+    "A dotted line at the start of each stage in all panels, with its name in the first."
     for start in labels.index[labels != labels.shift()]:
         for ax in axes:
             ax.axvline(start + 0.5, color="0.6", lw=0.8, ls=":")
@@ -449,11 +450,8 @@ def plot_history(
     history: pd.DataFrame,  # Columns label, stage, epoch, train_loss, val_loss, val_accuracy, kept
 ) -> Figure:  # Two panels, one above the other
     "Losses and validation accuracy over all epochs of a run."
-    h, x, kept = (
-        history.reset_index(drop=True),
-        np.arange(1, len(history) + 1),
-        history.kept.to_numpy(bool),
-    )
+    h, kept = history.reset_index(drop=True), history.kept.to_numpy(bool)
+    x = np.arange(1, len(h) + 1)
     fig, (top, low) = figure_of(2, 1, (max(7, min(14, 0.12 * len(h))), 4.8), sharex=True)
     top.plot(x, h.train_loss, "--", color=PALETTE[1], label="training loss")
     top.plot(x, h.val_loss, "-", color=PALETTE[0], label="validation loss")
@@ -469,7 +467,7 @@ def plot_history(
     )
     low.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     fig.legend(loc="outside lower center", ncols=3, fontsize=9)
-    (first, last), stages = (h.iloc[i] for i in (0, -1)), ", ".join(h.label.astype(str).unique())
+    first, last, stages = h.iloc[0], h.iloc[-1], ", ".join(h.label.astype(str).unique())
     fig.set_label(
         f"Learning curves over {len(h)} epochs ({stages}). Validation loss {first.val_loss:.2f} at"
         f" first, {last.val_loss:.2f} at the end; validation accuracy {first.val_accuracy:.1f} and"
@@ -535,7 +533,7 @@ assert (top.get_ylabel(), low.get_ylabel()) == ("loss", "validation accuracy (%)
 # %% [markdown]
 # ## Any name
 #
-# Whatever groups and layers are called, each plot of a run draws without a warning, shows every name in its legend or its ticks, and says the names as they are in its description.
+# With any names of groups and layers, each plot of a run draws without a warning, shows every name in its legend or ticks, and has the unchanged names in its description.
 
 # %%
 import warnings
@@ -552,7 +550,7 @@ odd_table = [dict(metrics["table"][0], group=g) for g in [*ODD, "all"]]
 
 
 def drawn_texts(fig):
-    "All texts of a figure as they are drawn; an error for a warning"
+    "All texts of a figure as drawn; a warning is an error."
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fig.draw_without_rendering()
@@ -566,8 +564,8 @@ def drawn(text):
 # %% [markdown]
 # ## Whose importance it is
 #
-# Before the pruning: how much does a weight of each layer mean to each group? A row a layer, a marker a group, and the mean over the layer's weights, again on a logarithmic axis, since layers differ by powers of ten. Groups that lie apart in a row are what the shares are about; a group that lies left
-# of the others everywhere has the quieter gradients, not the less important people.
+# Before pruning: how important is a weight of each layer to each group? Each layer is a row and each group a marker, at the mean over the layer's weights. The axis is again logarithmic, because layers differ by powers of ten. The distance between groups in a row is what the shares measure. A group that is left
+# of the others in all rows has smaller gradients; that does not make the group less important.
 
 # %%
 #| export
@@ -597,7 +595,7 @@ assert mean_importance(scores, "ab").index.tolist() == ["conv1", "fc"] and mean_
 
 
 # %% [markdown]
-# Pruned weights count with importance 0, so a layer's mean falls as it is pruned. A layer of no importance to anybody has no place on the axis; it keeps its row, and the description names it.
+# Pruned weights count with importance 0, so pruning lowers a layer's mean. A layer without importance has no point on the axis, but it keeps its row, and the description names it.
 
 # %%
 #| export
@@ -639,7 +637,7 @@ def plot_importance(
 # %%
 show(
     plot_importance(scores | {"gone": torch.zeros(2, 3)}, ["women", "men"]),
-    "The first layer means more to group women, the last to group men",
+    "The first layer is more important to the group women, the last to the group men",
 )
 
 # %%
@@ -673,16 +671,16 @@ assert [t.get_text() for t in fig.legends[0].get_texts()] == ["women", "men"] an
 
 
 # %% [markdown]
-# ## Whose importance the choice kept
+# ## Whose importance the selection kept
 #
-# FairGRAPE's promise is about the choice: of the importance that a step keeps in a layer, each group holds the share that it held of what was there before. A run notes both
-# at every step. One panel a group: a grey line for each layer, at 0 where the promise was kept exactly. In a layer that keeps a handful of weights it cannot be kept exactly.
-# With scope `global` the promise holds for all layers together, and the blue line is that; else it is the mean over the layers.
+# FairGRAPE's selection aims to preserve shares: each group's share of the importance that a step keeps in a layer equals its share before the step. A run records both
+# at every step. Each group has a panel, with one grey line per layer, which is at 0 where the share is preserved exactly. A layer that keeps only a few weights cannot preserve it exactly.
+# With scope `global` the target is that of all layers together, which the blue line shows; otherwise the blue line is the mean over the layers.
 
 # %%
 #| export
 def _gap_lines(ax: Axes, rows: pd.DataFrame, group: str):
-    "One group's kept share less its target (points) at each step: every layer, and the whole."
+    "One group's kept share minus its target (points) at each step: every layer, and overall."
     by_layer = rows.pivot(index="step", columns="layer", values="gap")
     layers = by_layer.drop(columns=ALL_LAYERS, errors="ignore")
     whole, name = layers.mean(axis=1), "mean over layers"
@@ -701,11 +699,14 @@ def _gap_lines(ax: Axes, rows: pd.DataFrame, group: str):
 def plot_kept_shares(
     choices: pd.DataFrame,  # A run's choices: step, layer, group, target, kept (shares in [0, 1])
 ) -> Figure:  # A panel per group
-    "How far each pruning step's choice is from the groups' target shares, in each layer."
+    """How far each pruning step's selection is from the groups' target shares, in each layer.
+
+    Raises: ValueError if the run recorded no shares.
+    """
     if not len(choices):
         raise ValueError(
-            "no choices by group: this run's score has one group of everybody, or it is older than"
-            " that record"
+            "no shares by step: this run's score puts all images into one group, or the run is"
+            " older than this record"
         )
     table = choices.assign(gap=100 * (choices.kept - choices.target))
     groups, steps = list(dict.fromkeys(table.group)), table.step.unique()
@@ -721,11 +722,11 @@ def plot_kept_shares(
     axes[0].set(xlim=(steps.min() - 0.5, steps.max() + 0.5), ylim=(-most, most))
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, fontsize=8)
     fig.supylabel("kept share − target (points)", fontsize=9)
-    fig.supxlabel("pruning step: of the importance that its choice keeps", fontsize=9)
+    fig.supxlabel("pruning step (shares of the importance that its selection keeps)", fontsize=9)
     worst = [(g, table.loc[t.gap.abs().idxmax()]) for g, t in table.groupby("group", sort=False)]
     said = [f"{g} {r.gap:+.2f} points (step {r.step}, {r.layer})" for g, r in worst]
     fig.set_label(
-        "Each group's share of the importance that a step's choice keeps, less its target, over"
+        "Each group's share of the importance that a step's selection keeps, minus its target, over"
         f" {len(steps)} steps. Largest gap: {', '.join(said)}."
     )
     return fig
@@ -741,7 +742,7 @@ drift = [
 ]
 show(
     plot_kept_shares(pd.DataFrame(drift)),
-    "A choice that comes close to its targets, closest in the first layers",
+    "A selection close to its targets, closest in the first layers",
 )
 
 # %% [markdown]
@@ -777,19 +778,19 @@ try:
 except ValueError as e:
     print(e)
 else:
-    raise AssertionError("choices were plotted that are not there")
+    raise AssertionError("missing shares were plotted")
 
 
 # %% [markdown]
 # ## Whose importance is left after training
 #
-# What the choice kept, the final training moves again: weights change, and with them what they mean to whom. This picture compares the dense network (hollow) with the network at the very end
-# (filled), one panel a group, layers from input to output. It is no test of the promise, and from seed to seed it differs widely.
+# The final training changes the shares again, because it changes the weights and their importance. This plot compares the dense network (hollow) with the final network
+# (filled), with one panel per group and layers from input to output. It does not test the selection, and it varies widely between seeds.
 
 # %%
 #| export
 def _share_lines(ax: Axes, layers: pd.DataFrame, group: str, equal: float):
-    "One group's shares before (hollow) and after (filled), and the equal share"
+    "One group's shares before (hollow) and after (filled), and the equal share."
     x = np.arange(len(layers))
     ax.plot(
         x,
@@ -836,7 +837,7 @@ def plot_shares(
     layers: pd.DataFrame,
 ) -> Figure:  # A panel per group
     """Each group's share of each layer's importance in the dense network and after the final
-    training.
+    training. Raises: ValueError if the run recorded no shares.
     """
     groups = [c[7:] for c in layers if c.startswith("before:")]
     if not groups:
@@ -884,7 +885,7 @@ columns = {
 }
 show(
     plot_shares(pd.DataFrame({"layer": [f"layer {i}" for i in range(21)]} | columns)),
-    "Shares that wander by about two points",
+    "Shares that change by about two points",
 )
 
 # %%
@@ -932,4 +933,4 @@ except ValueError as e:
     print(e)
     assert "no column before:<group>" in str(e)
 else:
-    raise AssertionError("shares were plotted that are not there")
+    raise AssertionError("missing shares were plotted")

@@ -1,7 +1,7 @@
 # %% [markdown]
-# # The choice, step by step
+# # The selection, step by step
 #
-# > FairGRAPE's selection as pictures to turn: who chooses, which weight, and what it does to the shares
+# > FairGRAPE's selection in pictures: which group chooses, which weight, and how the shares change
 
 # %%
 #| default_exp report.selection_steps
@@ -30,11 +30,11 @@ from fairgrape.report.figures import html_figure
 
 
 # %% [markdown]
-# The selector's rule takes one sentence: the group that falls furthest short of its target keeps its own favourite. What comes of it is better seen than read. For a layer of a few weights this notebook draws each choice, from what the library's selector really kept.
+# The selector's rule is one sentence: the group furthest below its target keeps the weight that is most important to it. Pictures show the effect better than text. For a layer of a few weights this notebook draws each choice of the library's selector.
 #
 # ## Shares
 #
-# Of the importance that is kept, each group holds a share. While nothing is kept, each counts as holding an equal part; that is the selector's convention.
+# Each group holds a share of the kept importance. While nothing is kept, each group counts as holding an equal share; that is the selector's convention.
 
 # %%
 #| export
@@ -42,13 +42,13 @@ def shares_kept(
     importance: Tensor,  # Importance, shape `(G, n)`, finite, ≥ 0
     mask: Tensor,  # True where a weight is kept, shape `(n,)`
 ) -> Tensor:  # Shape `(G,)`, float64, sums to 1
-    "Each group's share of the importance that is kept; equal shares while that is nothing."
+    "Each group's share of the kept importance; equal shares if that is 0."
     held = importance[:, mask].double().sum(1)
     return held / held.sum() if held.sum() > 0 else torch.full_like(held, 1 / len(held))
 
 
 # %% [markdown]
-# Six weights and two groups, the example of the tutorial *By hand*. All of it divides as 90 to 30, so the targets are 0.75 and 0.25; w0 and w5 alone as 36 to 16.
+# Six weights and two groups, the example of the tutorial *By hand*. The importance of all weights divides as 90 to 30, so the targets are 0.75 and 0.25. That of w0 and w5 divides as 36 to 16.
 
 # %%
 importance = torch.tensor(
@@ -68,16 +68,16 @@ assert (
 # %% [markdown]
 # ## The order of the choices
 #
-# The selector says which weights stay, not in which order they were chosen. But no choice depends on how many will follow, so keeping $j$ and then $j + 1$ weights shows the choice between: the one weight that is new. Nothing is rebuilt here, and what is drawn cannot differ from what is done.
+# The selector returns the weights that stay, not their order. But no choice depends on the number of later choices, so the difference between keeping $j$ and $j + 1$ weights is the choice of that step: the one new weight. The notebook uses the selector itself, so the pictures cannot differ from it.
 
 # %%
 #| export
 def choices(
-    importance: Tensor,  # Importance, shape `(G, n)`; few weights, as each step is selected anew
+    importance: Tensor,  # Importance, shape `(G, n)`; few weights: each step repeats the selection
     k: int,  # How many to keep, 1 ≤ k ≤ n
     weight: Tensor | None = None,  # The weights, shape `(n,)`: decide on equal importance
 ) -> pd.DataFrame:  # Index step 1 … k; group (who chose), weight (which), and `share:0` … after it
-    "FairGRAPE's selection as a table, a row for each weight that is kept."
+    "FairGRAPE's selection as a table, one row for each kept weight."
     n = importance.shape[1]
     if not 1 <= k <= n:
         raise ValueError(f"k = {k}: the layer has {n} weights, so choose 1 to {n}")
@@ -105,7 +105,7 @@ steps = choices(importance, k=3)
 steps.round(3)
 
 # %% [markdown]
-# Nothing is kept and both count as 0.5, so group 0 is short (0.75) and takes w0. Now group 1 holds nothing and takes w5. With 36 and 16 kept group 0 holds 0.692, is short by 0.058, and takes w1. In general the new weight is the chooser's favourite among what was left:
+# At first nothing is kept and both groups count as 0.5, so group 0 is below its target (0.75) and takes w0. Now group 1 holds nothing and takes w5. With 36 and 16 kept group 0 holds 0.692, which is 0.058 below its target, and takes w1. In general the new weight is the most important one left for the choosing group:
 
 # %%
 assert steps.group.tolist() == [0, 1, 0] and steps.weight.tolist() == [0, 5, 1]
@@ -131,12 +131,12 @@ for k in (0, 7):
 # %% [markdown]
 # ## One step as a picture
 #
-# On the left the layer: for each weight a bar a group, filled if the weight is kept, an outline if not.
+# The left panel shows the layer: each weight has one bar per group, filled if the weight is kept, outlined if not.
 
 # %%
 #| export
 def _weights_panel(ax: Axes, importance: Tensor, kept: Sequence[int], weights: Sequence[str]):
-    "Importance of each weight for each group; kept weights are filled"
+    "Importance of each weight for each group; kept weights are filled."
     G, n = importance.shape
     for g in range(G):
         for i in range(n):
@@ -154,7 +154,7 @@ def _weights_panel(ax: Axes, importance: Tensor, kept: Sequence[int], weights: S
 fig, (ax,) = figure_of(size=(5, 2))
 _weights_panel(ax, importance, kept=[0, 5], weights=[f"w{i}" for i in range(6)])
 fig.set_label("Importance of six weights for two groups; w0 and w5 are kept.")
-HTML(html_figure(fig, "Kept are w0 and w5"))
+HTML(html_figure(fig, "w0 and w5 are kept"))
 
 # %%
 assert [b.get_height() for b in ax.patches] == importance.flatten().tolist() and [
@@ -175,12 +175,12 @@ assert (
 
 
 # %% [markdown]
-# On the right what came of it: each group's share, and its target as a black line.
+# The right panel shows each group's share, and its target as a black line.
 
 # %%
 #| export
 def _shares_panel(ax: Axes, share: Tensor, target: Tensor, groups: Sequence[str]):
-    "Each group's share of what is kept, against its target"
+    "Each group's share of the kept importance, against its target."
     for g, (s, t) in enumerate(zip(share.tolist(), target.tolist())):
         ax.bar(g, s, 0.6, **area(g))
         ax.plot([g - 0.42, g + 0.42], [t, t], color="black", lw=2.5)
@@ -188,7 +188,7 @@ def _shares_panel(ax: Axes, share: Tensor, target: Tensor, groups: Sequence[str]
     ax.set(
         ylim=(0, 1.2),
         yticks=(0, 0.25, 0.5, 0.75, 1),
-        ylabel="share of what is kept",
+        ylabel="share of kept importance",
         title="shares and targets",
     )
     name_ticks([ax], groups)
@@ -214,27 +214,21 @@ assert [t.get_text() for t in ax.get_xticklabels()] == ["group 0", "group 1"]
 
 
 # %% [markdown]
-# Both together are a step. The description says the shares and the targets in words, so that whoever does not see the bars has the same numbers.
+# Both panels together are a step. The description contains the shares and the targets, so a reader who cannot see the bars has the same numbers.
 
 # %%
 #| export
 def plot_choice(
     importance: Tensor,  # Importance, shape `(G, n)`
-    kept: Sequence[int],  # The weights that are kept so far
+    kept: Sequence[int],  # The weights kept so far
     weights: Sequence[str] | None = None,  # Names of the weights; None: w0, w1, …
     groups: Sequence[str] | None = None,  # Names of the groups; None: group 0, group 1, …
 ) -> Figure:  # Two panels
-    "What is kept of a layer, and each group's share against its target."
-    weights, groups = (
-        weights or [f"w{i}" for i in range(importance.shape[1])],
-        groups or [f"group {g}" for g in range(len(importance))],
-    )
-    share, target = (
-        shares_kept(
-            importance, torch.isin(torch.arange(len(weights)), torch.tensor(kept, dtype=torch.long))
-        ),
-        target_share(importance),
-    )
+    "The kept weights of a layer, and each group's share against its target."
+    weights = weights or [f"w{i}" for i in range(importance.shape[1])]
+    groups = groups or [f"group {g}" for g in range(len(importance))]
+    mask = torch.isin(torch.arange(len(weights)), torch.tensor(kept, dtype=torch.long))
+    share, target = shares_kept(importance, mask), target_share(importance)
     fig, (left, right) = figure_of(1, 2, (9, 3), width_ratios=(3, 2))
     _weights_panel(left, importance, kept, weights)
     _shares_panel(right, share, target, groups)
@@ -277,9 +271,9 @@ assert len(fig.axes[0].patches) == 12 and len(fig.axes[1].patches) == 2
 
 
 # %% [markdown]
-# ## All steps, to turn
+# ## All steps with a slider
 #
-# The pages begin with nothing kept. Their captions say who chooses and what.
+# The first picture has no kept weights. Each caption names the choosing group and its weight.
 
 # %%
 #| export
@@ -289,12 +283,10 @@ def html_choices(
     weight: Tensor | None = None,  # The weights, shape `(n,)`: decide on equal importance
     weights: Sequence[str] | None = None,  # Names of the weights; None: w0, w1, …
     groups: Sequence[str] | None = None,  # Names of the groups; None: group 0, group 1, …
-) -> str:  # HTML with a slider, a picture for each step and the words to it
+) -> str:  # HTML with a slider, and a picture with a caption for each step
     "FairGRAPE's selection step by step."
-    weights, groups = (
-        weights or [f"w{i}" for i in range(importance.shape[1])],
-        groups or [f"group {g}" for g in range(len(importance))],
-    )
+    weights = weights or [f"w{i}" for i in range(importance.shape[1])]
+    groups = groups or [f"group {g}" for g in range(len(importance))]
     table = choices(importance, k, weight)
     figures = [
         plot_choice(importance, table.weight.tolist()[:j], weights, groups) for j in range(k + 1)
@@ -305,7 +297,7 @@ def html_choices(
     ]
     return html_steps(
         figures,
-        ["Nothing is kept: every group counts as holding an equal part", *captions],
+        ["Nothing is kept: every group counts as holding an equal share", *captions],
         "Choice",
     )
 
@@ -329,7 +321,7 @@ assert [alt.split(".")[0] for alt in re.findall('alt="(.*?)"', page)] == [
 assert 'max="3"' in page and "group 1 holds 0.247, target 0.250" in page
 
 # %% [markdown]
-# Ties show why the weights themselves are handed on: all of four weights mean the same to everybody, and the larger ones are chosen first.
+# Ties show why the weights are passed on: all four weights are equally important to both groups, and the larger weights are chosen first.
 
 # %%
 even = torch.ones(2, 4)
@@ -341,7 +333,7 @@ assert choices(even, 2, weight=torch.tensor([1.0, -4.0, 2.0, 3.0])).weight.tolis
 assert "keeps w1</fig" in html_choices(even, 1, torch.tensor([1.0, -4.0, 2.0, 3.0]))
 
 # %% [markdown]
-# The group-blind choice, drawn the same way, shows what the rule is for: of the 82 that are kept, 5 are group 1's.
+# The group-blind selection, drawn in the same way, shows the purpose of the rule: of the kept importance of 82, group 1 holds only 5.
 
 # %%
 blind = select_top(importance, torch.ones(6, dtype=torch.bool), 3).nonzero().flatten().tolist()

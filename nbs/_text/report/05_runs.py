@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Finished runs
 #
-# > Run folders read back, what each run is called, and which may stand side by side
+# > Read run folders, name each run, and decide which runs may be compared
 
 # %%
 #| default_exp report.runs
@@ -23,11 +23,11 @@ from fairgrape.experiment.settings import Settings, abouts
 from fairgrape.methods import registry as baselines
 
 # %% [markdown]
-# A run leaves a folder of plain files: JSON for settings and results, CSV for what was logged on the way, parquet for predictions,
-# safetensors for weights. Nothing here trains or measures. This notebook reads those files back, and
-# it is careful about *which* runs may stand side by side.
+# A run's folder has plain files: JSON for settings and results, CSV for the training log, parquet for predictions,
+# safetensors for weights. This notebook trains and measures nothing. It reads these files and
+# decides *which* runs may be compared.
 #
-# The examples need runs, and making real ones takes minutes. So here is a function that writes a folder in the same formats with next to nothing in it.
+# The examples need runs, and real runs take minutes. So `write_example` writes a folder in the same formats with minimal content.
 
 # %%
 import tempfile
@@ -62,7 +62,7 @@ start = dict(
 
 
 def write_example(root, **changed):
-    "A run's folder, as an older version wrote it: some settings were not there yet"
+    "A run's folder as an older version wrote it, without some settings."
     s = start | changed
     dense = s["method"] == "dense"
     path = Path(root) / f"{s['method']}-{s['rate']}-{s['scope']}-{s['seed']}"
@@ -86,7 +86,7 @@ def write_example(root, **changed):
 
 
 def refused(load, *args):
-    "What `load` says against its arguments, the temporary folder shortened"
+    "The error that `load` raises, with the temporary folder shortened."
     try:
         load(*args)
     except (FileNotFoundError, ValueError) as e:
@@ -102,7 +102,7 @@ sorted(p.name for p in path.iterdir())
 # %% [markdown]
 # ## One run
 #
-# A `Run` holds what its folder says. The small files are read at once; predictions, masks and weights only when they are asked for, so that
+# A `Run` holds the content of its folder. The small files are read at once. Predictions, masks and weights are read only on access, so
 # a report over hundreds of runs does not read gigabytes.
 
 # %%
@@ -112,9 +112,9 @@ class Run:
     "A finished run, read from its folder."
 
     path: Path  # The run's folder
-    settings: dict  # All settings, as they were run
+    settings: dict  # All settings of the run
     environment: dict  # Versions, commit, threads, device
-    metrics: dict  # What `compare` measured on the test images, and sparsity and seconds
+    metrics: dict  # Results of `compare` on the test images, with sparsity and seconds
     history: pd.DataFrame  # A row per epoch of training
     steps: pd.DataFrame  # A row per pruning step
     # A row per prunable layer: weights, kept, importance shares `before:<group>`, `after:<group>`
@@ -126,8 +126,8 @@ class Run:
 
     @cached_property
     def choices(self) -> pd.DataFrame:
-        """Shares of importance at each step's choice; empty for older runs, and where the score
-        has no groups
+        """Shares of importance at each step's selection; empty for older runs and for scores
+        without groups.
         """
         file = self.path / "choices.csv"
         columns = ["step", "layer", "group", "target", "kept"]
@@ -137,8 +137,8 @@ class Run:
 
     @cached_property
     def by_step(self) -> pd.DataFrame:
-        """What each step left, and did to each group: `step` (0: the dense network), `rate`,
-        `kept`, `seconds`, and `val:…` (percent right) where the run measured it
+        """Each step and its effect on each group: `step` (0: the dense network), `rate`,
+        `kept`, `seconds`, and `val:…` (percent correct) if the run measured it.
         """
         table = _read(self.path / "steps.csv")
         if table.empty:
@@ -150,8 +150,8 @@ class Run:
 
     @cached_property
     def paid(self) -> pd.DataFrame:
-        """Change of the validation accuracy since the dense network, in points: `step`, `rate`,
-        `all`, and a column a group; empty where a run measured none
+        """Change of the validation accuracy from the dense network, in points: `step`, `rate`,
+        `all`, and one column per group; empty if the run measured none.
         """
         table = self.by_step
         columns = [c for c in table if c.startswith("val:")]
@@ -203,7 +203,7 @@ assert Run(chosen, {}, {}, {}, *[pd.DataFrame()] * 3).choices.values.tolist() ==
 
 
 # %% [markdown]
-# A folder may hold an empty table: a dense network has no pruning steps. And it may hold half a file, where a disk was full; the message then names the file.
+# A folder may contain an empty table: a dense network has no pruning steps. It may also contain a truncated file from a full disk; the error then names the file.
 
 # %%
 #| export
@@ -216,7 +216,7 @@ def _read(file: Path) -> dict | pd.DataFrame:
         return pd.read_csv(io.StringIO(text)) if text.strip(' \r\n"') else pd.DataFrame()
     except ValueError as e:
         raise ValueError(
-            f"{file} cannot be read ({e}): remove that folder and run it again with the same"
+            f"{file} cannot be read ({e}): remove that folder and repeat the run with the same"
             " settings"
         ) from e
 
@@ -242,9 +242,9 @@ assert (
 )
 
 # %% [markdown]
-# A run that was cut short leaves some of its files. It must not slip into a table as if it were done, so `load_run` refuses it and names
-# what is missing. `tensors=False` is for folders that were published without their large files.
-# A dense network has a folder as well, with no layer table and no steps: it was not pruned.
+# An interrupted run leaves some of its files. It must not appear in a table as if it were complete, so `load_run` refuses it and names
+# the missing files. `tensors=False` is for folders that were published without their large files.
+# A dense network has a folder too, without a layer table and without steps, because it was not pruned.
 
 # %%
 #| export
@@ -261,9 +261,9 @@ LARGE = ("predictions.parquet", "model.safetensors", "masks.safetensors")
 
 def load_run(
     path: str | Path,  # A run's folder
-    tensors: bool = True,  # Insist on predictions, weights and masks too
-) -> Run:  # What it holds
-    """Read a run's folder back.
+    tensors: bool = True,  # Require predictions, weights and masks too
+) -> Run:  # Its content
+    """Read a run's folder.
 
     Raises: FileNotFoundError for an incomplete folder, ValueError for a file that cannot be read;
     both name the file.
@@ -277,7 +277,7 @@ def load_run(
         for name in SMALL + LARGE * tensors
         if not (path / name).is_file() and not (dense and name == "layers.csv")
     ]
-    # which is written last: the others were there
+    # metrics.json is written last: with it the run was complete once, and its files are damaged
     first = "" if "metrics.json" in missing else "remove that folder and "
     if missing:
         raise FileNotFoundError(
@@ -287,7 +287,7 @@ def load_run(
     tables = {name: _read(path / name) for name in SMALL}
     steps = tables["steps.csv"]
     if len(steps):
-        # without the dense network, which is no pruning step
+        # without the dense network, which is not a pruning step
         tables["steps.csv"] = steps[steps.step > 0].reset_index(drop=True)
     return Run(path, *tables.values())
 
@@ -307,7 +307,7 @@ assert (
 )
 
 # %% [markdown]
-# Since 2026-11-28 a run also says what each step did to each group. Its table begins with the dense network, as step 0.
+# From 2026-11-28 on, a run also records the effect of each step on each group. Its table begins with the dense network, as step 0.
 
 # %%
 younger = write_example(root.parent / "younger")
@@ -330,7 +330,7 @@ assert list(run.steps.step) == [1, 2] and list(run.by_step.step) == [0, 1, 2]
 assert list(run.by_step) == ["step", "rate", "kept", "seconds", *list(run.by_step)[4:]]
 assert list(run.by_step.seconds) == [0, 7, 3]
 assert list(run.by_step)[4:6] == ["val:all", "val:tone-1"]
-# the step that nobody measured is left out
+# the step without a measurement is left out
 assert run.paid.to_dict("list") == {
     "step": [0, 2],
     "rate": [0, 0.9],
@@ -353,15 +353,15 @@ print(refused(load_run, broken), refused(load_run, root / "nowhere"), sep="\n")
 assert "lacks steps.csv, masks.safetensors: remove that folder" in refused(
     load_run, broken
 ) and "lacks steps.csv: remove" in refused(load_run, broken, False)
-(broken / "metrics.json").unlink()  # never finished: it may go on
+(broken / "metrics.json").unlink()  # never finished: it may resume
 assert "lacks metrics.json, steps.csv: run it again" in refused(load_run, broken, False)
 
 
 # %% [markdown]
 # ## Many runs
 #
-# In a folder of runs some may still be running. They are left out with a warning that says why; a folder without `settings.json` is no run
-# and is passed over.
+# In a folder of runs some may be unfinished. They are left out with a warning that gives the reason. A folder without `settings.json` is not a run
+# and is skipped.
 
 # %%
 #| export
@@ -371,11 +371,12 @@ def find_runs(
 ) -> list[Run]:  # The finished runs, by name
     """All finished runs below a folder; unfinished ones are named in a warning.
 
-    Raises: FileNotFoundError if the folder is missing or holds no finished run of that pattern."""
+    Raises: FileNotFoundError if the folder is missing or has no finished run of that pattern.
+    """
     root, runs = Path(runs_root), []
     if not root.is_dir():
         raise FileNotFoundError(f"no runs folder at {root}")
-    # what is being fetched has a dot
+    # a folder that is still being fetched begins with a dot
     for file in sorted(
         f for f in root.glob(f"{pattern}/settings.json") if not f.parent.name.startswith(".")
     ):
@@ -422,12 +423,12 @@ assert len(caught) == 2 and all(
 )
 
 # %% [markdown]
-# ## What a run is called
+# ## The name of a run
 #
-# A method's name alone is not enough once its form can be set: WS in steps, FairGRAPE in one shot, importance of one group only. `variant` names the run by what differs from the method's published form, and says nothing
-# where nothing does. The scope is not in the name. It has a column of its own and a place in every sentence, for *each* run and not only for those that deviate, because methods are compared at equal scope.
+# A method's name alone is ambiguous, because its form can be set: WS in steps, FairGRAPE in one shot, importance of only one group. `variant` adds each difference from the method's published form.
+# The scope is not in the name. It has its own column and appears in every sentence, for *each* run, because methods are compared at equal scope.
 #
-# Runs made before a setting was there lack it. They were made with its default, so that is what a missing one means.
+# Runs older than a setting lack it. They used its default, so a missing setting means the default.
 
 # %%
 #| export
@@ -448,7 +449,7 @@ ADDED = {
 def variant(
     settings: dict,  # A run's settings
 ) -> str:  # E.g. "ws, iterative"
-    "How a run is called in tables: its method, and what differs from the published form."
+    "A run's name in tables: its method, and the differences from the published form."
     s = ADDED | settings
     known, k = baselines.METHODS.get(s["method"]), f"{s['clusters']} " if s["clusters"] else ""
     said = [s["steps"]] if known and s["steps"] not in ("published", known.steps) else []
@@ -473,7 +474,7 @@ forms = (
 [variant(dict(method="fairgrape") | form) for form in forms]
 
 # %% [markdown]
-# WS was published as one shot and FairGRAPE in steps, so each is plain in its own form, whether the setting says "published" or the form itself.
+# WS was published as one shot and FairGRAPE in steps, so in that form each has its plain name, whether the setting is "published" or names the form.
 
 # %%
 assert variant(run.settings) == "fairgrape" and not {"steps", "as_released"} & set(run.settings)
@@ -498,8 +499,8 @@ assert (
 assert variant(dict(method="ws", importance_on="a=b")) == "ws, importance on a=b"
 
 # %% [markdown]
-# Two runs can be compared if they started from the same thing: the same data, task, groups, network and training. `experiment` says in one
-# line what that is; runs with equal lines belong together.
+# Two runs can be compared if they have the same data, task, groups, network and training. `experiment` describes these in one
+# line; runs with equal lines belong together.
 
 # %%
 #| export
@@ -521,8 +522,8 @@ COMMON = {
 
 def experiment(
     settings: dict,  # A run's settings
-) -> str:  # What it shares with the runs it may be compared with
-    "The part of the settings that must be equal before two runs are compared."
+) -> str:  # One line, equal for all runs that may be compared
+    "The settings that must be equal for two runs to be compared."
     s = {
         k: ",".join(map(str, v)) if isinstance(v, (list, tuple)) else v for k, v in settings.items()
     }

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Comparing runs
 #
-# > Settings and results side by side, and the sentences that may be said about them
+# > Settings and results side by side, and the sentences that they support
 
 # %%
 #| default_exp report.comparison
@@ -21,7 +21,7 @@ from fairgrape.methods.registry import as_released
 from fairgrape.report.runs import ADDED, Run, experiment, variant
 
 # %% [markdown]
-# The examples are runs with made-up numbers: 400 test images of four groups that get smaller, and losses that we choose. `answers` says what was predicted, `example` measures it as a real run would.
+# The examples are runs with made-up numbers: 400 test images of four groups of decreasing size, and losses that we choose. `answers` makes the predictions, and `example` measures them as a real run does.
 
 # %%
 import tempfile
@@ -55,11 +55,8 @@ start = dict(
 
 # labels, dense and pruned predictions, groups: the same images for every seed
 def answers(loss, seed):
-    y, groups, rng = (
-        np.arange(400) % 3,
-        np.repeat(np.arange(4), [160, 120, 80, 40]),
-        np.random.default_rng(seed),
-    )
+    y, groups = np.arange(400) % 3, np.repeat(np.arange(4), [160, 120, 80, 40])
+    rng = np.random.default_rng(seed)
     dense = np.where(rng.random(400) < 0.92, y, (y + 1) % 3)
     return y, dense, np.where(rng.random(400) < np.array(loss)[groups], (y + 2) % 3, dense), groups
 
@@ -100,17 +97,17 @@ runs
 
 
 # %% [markdown]
-# ## A row a run
+# ## One row per run
 #
-# Numbers only, so that plots and one's own analyses can start from the table. What a reader of a result must know to
-# judge it is in the row: scope, keep rate, retraining epochs, test images. A method that prunes at one stroke has no keep rate and no retraining between steps, whatever its settings say;
-# the lottery trains in full after each step, and SNIP and GraSP in steps do not train between them.
+# The table has numbers only, so plots and your own analyses can start from it. Each row has what a reader needs to
+# judge a result: scope, keep rate, retraining epochs, test images. A one-shot method has no keep rate and no retraining between steps, whatever its settings are.
+# The lottery ticket trains on the full schedule after each step, and SNIP and GraSP in steps do not train between steps.
 
 # %%
 #| export
 def _rounds(run: Run) -> tuple[float, float]:
-    """Fraction kept at each step and epochs of training after it; NaN where everything was
-    pruned at once.
+    """Fraction kept at each step and epochs of training after it; NaN for one-shot
+    pruning.
     """
     s, how = ADDED | run.settings, baselines.METHODS.get(run.settings["method"])
     steps = how.steps if how and s["steps"] == "published" else s["steps"]
@@ -150,14 +147,14 @@ assert np.isnan(
 assert np.isnan(
     _rounds(replace(changed(method="one's own"), steps=pd.DataFrame(dict(step=[1]))))
 ).all()
-assert _rounds(changed(method="one's own")) == (0.6, 1)  # unknown: the number of its steps tells
+assert _rounds(changed(method="one's own")) == (0.6, 1)  # unknown method: its number of steps tells
 
 
 # %%
 #| export
 def _cap(settings: dict) -> float:
-    """Most images of a group that the importance saw; NaN where the method looks at none, or at
-    one batch
+    """Maximum images of a group that the importance used; NaN if the method uses none, or
+    one batch.
     """
     how = baselines.METHODS.get(settings["method"])
     return (
@@ -181,12 +178,12 @@ assert (
 
 
 # %% [markdown]
-# What was measured: both disparities with their intervals, the noise floor of ρ, and each group's change, under names that a column of a table can have.
+# The measurements: both disparities with their intervals, the noise floor of ρ, and each group's change, with names for table columns.
 
 # %%
 #| export
 def _measured(metrics: dict) -> dict:
-    "Disparities, their intervals and floors, and size, change and interval of each group"
+    "Disparities, their intervals and floors, and size, change and interval of each group."
     row = {}
     for kind in ("rho", "psi"):
         of = metrics["disparities"][kind]
@@ -283,12 +280,12 @@ assert (
 
 
 # %% [markdown]
-# Where runs of one method differ in how much they keep at a step, "fairgrape" names neither of them. The label then says it; where they agree, it does not burden the reader.
+# If runs of one method differ in the fraction kept per step, "fairgrape" is ambiguous. Only then does the label include that fraction.
 
 # %%
 #| export
 def _tell_apart(table: pd.DataFrame) -> pd.DataFrame:
-    "Labels that say keep or epochs too, where runs of one experiment and variant differ in them"
+    "Add keep or epochs to the labels if runs of one experiment and variant differ in them."
     for _, same in table.groupby(["experiment", "variant"]):
         for column, word in (
             ("keep", "keep"),
@@ -322,7 +319,7 @@ assert labels(run, changed(keep=0.9, limit=50)) == ["fairgrape"] * 2  # another 
 
 
 # %% [markdown]
-# Dense networks have no row of their own; they stand in the column `accuracy_dense`.
+# Dense networks have no rows; their accuracy is in the column `accuracy_dense`.
 
 # %%
 #| export
@@ -333,11 +330,12 @@ def report_table(
 ) -> pd.DataFrame:
     """Settings and results of runs side by side.
 
-    Raises: ValueError if none of them is pruned."""
+    Raises: ValueError if none of them is pruned.
+    """
     rows = [_row(run) for run in runs if run.settings["method"] != "dense"]
     if not rows:
         raise ValueError(
-            f"none of the {len(runs)} runs is pruned, so there is nothing to compare: run another"
+            f"none of the {len(runs)} runs is pruned, so there is nothing to compare: run a pruning"
             " method"
         )
     return _tell_apart(pd.DataFrame(rows)).sort_values(
@@ -392,17 +390,17 @@ else:
 # %% [markdown]
 # ## For reading
 #
-# The same table in words and with rounded numbers. A minus sign is not a hyphen, and what is not there is a dash.
+# The same table as text with rounded numbers, proper minus signs, and dashes for missing values.
 
 # %%
 #| export
 def _signed(x: float) -> str:
-    "A change in points, with its sign"
+    "A change in points, with its sign."
     return "–" if pd.isna(x) else f"{x:+.1f}".replace("-", "−")
 
 
 def _plain(x: float) -> str:
-    "A number as it was given"
+    "A number without rounding."
     return "–" if pd.isna(x) else f"{x:g}"
 
 
@@ -416,12 +414,12 @@ assert (_signed(-1.26), _signed(0.04), _signed(np.nan)) == ("−1.3", "+0.0", "�
 
 
 # %% [markdown]
-# A change means little without the number of people it was measured on. Where all runs have the same test images, that number stands in the heading; else with each change.
+# A change means little without the number of test images. If all runs have the same test images, that number is in the heading; otherwise it is with each change.
 
 # %%
 #| export
 def _group_columns(table: pd.DataFrame) -> dict:
-    "Heading → texts: each group's change, with its number of test images"
+    "Heading → texts: each group's change, with its number of test images."
     shown = {}
     for name in (c[2:] for c in table if c.startswith("n:") and table[c].notna().any()):
         sizes, values = table[f"n:{name}"].dropna().unique(), table[f"delta:{name}"].map(_signed)
@@ -459,8 +457,8 @@ assert shown == {
 #| export
 def display_table(
     table: pd.DataFrame,  # From `report_table`
-) -> pd.DataFrame:  # The same as text, with headings for people
-    """The table as a reader wants it: rounded, intervals beside values, n in the headings of
+) -> pd.DataFrame:  # The same as text, with readable headings
+    """The table for reading: rounded, intervals beside values, n in the headings of
     the groups.
     """
     t, one = table, "{:.1f}".format
@@ -541,7 +539,7 @@ assert (
 
 
 # %% [markdown]
-# The same for a README, where tables are written with bars.
+# The same as markdown, for example for a README:
 
 # %%
 #| export
@@ -571,13 +569,13 @@ assert (
 
 
 # %% [markdown]
-# ## What may be said
+# ## Supported statements
 #
-# A table invites the eye to pick winners across rows that differ in more than the method. Scope alone can move accuracy by ten points at a
-# rate of 0.99. So a sentence is written only for pairs of runs of one experiment with equal scope, rate and seed, and it is written too
-# where the method does *not* do better than the baseline.
+# A table tempts a reader to compare rows that differ in more than the method. Scope alone can change accuracy by ten points at a
+# rate of 0.99. So there is a sentence only for pairs of runs of one experiment with equal scope, rate and seed, including the pairs
+# in which the method is *not* better than the baseline.
 #
-# Overlapping intervals do not prove that two runs are equal, and one seed says little about a method; the wording keeps to what one pair of
+# Overlapping intervals do not prove that two runs are equal, and one seed says little about a method. Each sentence claims only what its pair of
 # runs shows.
 
 # %%
@@ -683,10 +681,10 @@ assert "within the noise floor" in _sentence(
 #| export
 def verdicts(
     table: pd.DataFrame,  # From `report_table`
-    # What the others are held against: a method in its published form, or a variant of one
+    # The method for comparison: one in its published form, or a variant
     baseline: str = "ws",
-) -> list[str]:  # A sentence for each run that has a baseline run to be compared with
-    """Where each method beats the baseline and where it does not, at equal experiment, scope,
+) -> list[str]:  # A sentence for each run with a matching baseline run
+    """Compare each method with the baseline, at equal experiment, scope,
     rate and seed.
     """
     said = []
@@ -701,15 +699,15 @@ said = verdicts(table)
 print("\n".join(said))
 
 # %%
-# seed 1 has no baseline run: nothing is said
+# seed 1 has no baseline run, so it has no sentence
 assert len(said) == 4 and not any("seed 1" in s for s in said)
 lower, higher = [s for s in said if "is lower" in s], [s for s in said if "is not lower" in s]
 assert len(lower) == len(higher) == 2 and all("rate 0.99" in s for s in higher)
-# each must agree
+# each column must agree
 for column in ("experiment", "rate", "scope", "seed"):
     assert verdicts(table.assign(**{column: table.method.map(dict(ws=0, fairgrape=1))})) == []
 pair = table[(table.rate == 0.9) & (table["scope"] == "layer") & (table.seed == 0)]
-# another form of the baseline is no baseline
+# another form of the baseline is not the baseline
 other = pair.assign(variant=["ws, iterative", "ws"], label=["ws, iterative", "ws"])
 assert (
     len(verdicts(other)) == 1
@@ -721,15 +719,15 @@ assert (
 # %% [markdown]
 # ## A second floor: another seed
 #
-# Train the dense network again from another seed and nothing has been pruned, yet the groups' accuracies move. ρ between two such dense
-# networks is a floor that the bootstrap cannot know, because it resamples images and not trainings. Where runs differ in their seed only,
-# it costs nothing to say. Clusters are left out: each dense network has its own, and cluster-1 of one is not cluster-1 of another.
+# If the dense network is trained again from another seed, the groups' accuracies change although nothing is pruned. ρ between two such dense
+# networks is a second floor. The bootstrap does not include it, because it resamples images, not training runs. For runs that differ only in their seed,
+# it costs nothing to compute. Clusters are excluded: each dense network has its own, and cluster-1 of one network is not cluster-1 of another.
 
 # %%
 #| export
 def _right(run: Run, which: str) -> pd.Series:
-    """Share of heads that the `which` network got right, one value per test image, indexed by
-    row and group.
+    """Share of heads that the `which` network predicts correctly, one value per test image, indexed
+    by row and group.
     """
     p = run.predictions.set_index(["row", "group"])
     heads = [c.removeprefix("label_") for c in p if c.startswith("label_")]
@@ -738,8 +736,8 @@ def _right(run: Run, which: str) -> pd.Series:
 
 # %%
 def with_predictions(seed, right, second=(1, 1, 1, 1)):
-    """A run on four images; `right` says in which of them its dense network was right, `second`
-    the same of a second head
+    """A run on four images; `right` marks those that its dense network predicts correctly,
+    `second` the same for a second head.
     """
     made = replace(run, path=root / f"hand-{seed}", settings=run.settings | dict(seed=seed))
     made.path.mkdir(exist_ok=True)
@@ -771,16 +769,14 @@ assert (
 # %%
 #| export
 def _by_experiment(runs: Iterable[Run]) -> dict[str, dict[int, Run]]:
-    """Experiment → seed → a run that has its predictions, and groups that two dense networks
-    can share
+    """Experiment → seed → a run with predictions, and with groups that dense networks
+    share.
     """
     found = {}
-    for run in (
-        r
-        for r in runs
-        if (r.path / "predictions.parquet").is_file() and r.settings.get("groups") != "clusters"
-    ):
-        found.setdefault(experiment(run.settings), {}).setdefault(run.settings["seed"], run)
+    for run in runs:
+        predicted = (run.path / "predictions.parquet").is_file()
+        if predicted and run.settings.get("groups") != "clusters":
+            found.setdefault(experiment(run.settings), {}).setdefault(run.settings["seed"], run)
     return found
 
 
@@ -798,20 +794,15 @@ assert _by_experiment([*hand, hand[1]]) == {experiment(run.settings): {0: hand[0
 # %%
 #| export
 def seed_floor(
-    runs: list[Run],  # Runs that have their predictions
+    runs: list[Run],  # Runs with their predictions
     # A row per pair of seeds: experiment, seeds, `rho` of one dense net against the other (points)
 ) -> pd.DataFrame:
-    "ρ between dense networks that differ in their seed only."
+    "ρ between dense networks that differ only in their seed."
     rows = []
     for name, by_seed in _by_experiment(runs).items():
         for a, b in combinations(sorted(by_seed), 2):
-            delta = (
-                100
-                * (_right(by_seed[b], "dense") - _right(by_seed[a], "dense"))
-                .dropna()
-                .groupby("group")
-                .mean()
-            )
+            gain = (_right(by_seed[b], "dense") - _right(by_seed[a], "dense")).dropna()
+            delta = 100 * gain.groupby("group").mean()
             rows.append(
                 dict(
                     experiment=name,
@@ -823,7 +814,7 @@ def seed_floor(
 
 
 # %% [markdown]
-# Worked by hand on two runs of four images and two heads: the second dense net loses one of tone-1's two images in the first head (−25 points over both heads) and gains one of tone-2's
+# By hand, for two runs on four images with two heads: in the first head the second dense network loses one of tone-1's two images (−25 points over both heads) and gains one of tone-2's
 # two (+25), so ρ = 50/√2 = 35.4.
 
 # %%

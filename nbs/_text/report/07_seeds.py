@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Over the seeds
 #
-# > Is a difference between two methods more than the luck of one seed?
+# > Is a difference between two methods more than the effect of one seed?
 
 # %%
 #| default_exp report.seeds
@@ -16,13 +16,13 @@ from scipy import stats
 from fairgrape.report.figures import PALETTE, figure_of, name_ticks
 
 # %% [markdown]
-# The interval that comes with ρ tells how much of it may be owed to *which people* are in the test set. It knows nothing about another source of luck: the network. Train it again from another seed, with another order of the images
-# and other initial weights, and another ρ comes out; near 99 % very much so. So a comparison of two methods from one run each says little, however narrow the intervals are. The remedy is plain: run both with several seeds, and look at the differences.
+# The interval of ρ covers the choice of *people* in the test set. It does not cover another source of chance: the training. Another seed, with another order of the images
+# and other initial weights, gives another ρ, especially at rates near 99 %. So a comparison of one run per method says little, however narrow the intervals are. Run both methods with several seeds, and look at the differences.
 #
-# Seeds are paired. Two methods that are run with one seed prune the same dense network and are tested on the same images, so what the seed does to both cancels in the difference, as in any experiment in which every
+# The seeds are paired. Two methods with the same seed prune the same dense network and are tested on the same images, so the seed's common effect cancels in the difference, as in any experiment in which every
 # subject gets both treatments.
 #
-# The example has three methods and six seeds. `b` is worse than `a` by about 10, whichever the seed; `c` is worse on average, but once it is better.
+# The example has three methods and six seeds. `b` is worse than `a` by about 10 at every seed; `c` is worse on average but better once.
 
 # %%
 table = pd.DataFrame(
@@ -39,18 +39,18 @@ table = pd.DataFrame(
 table.pivot(index="seed", columns="label", values="rho")
 
 # %% [markdown]
-# ## Each method by itself
+# ## Each method alone
 
 # %%
 #| export
-CELL = ["experiment", "rate", "scope"]  # What must agree before methods may be compared
+CELL = ["experiment", "rate", "scope"]  # Columns that must agree for methods to be compared
 
 
 def interval_of_mean(
-    values,  # Numbers, one a seed, shape `(n,)`, n ≥ 2
+    values,  # One number per seed, shape `(n,)`, n ≥ 2
     level: float = 95,  # Percent
 ) -> tuple[float, float]:  # Low and high; NaN for a single value
-    "Student's interval of the mean over seeds: small samples, nothing assumed of the spread."
+    "Student's interval of the mean over seeds, for few seeds and an unknown spread."
     values = np.asarray(values, float)
     if len(values) < 2:
         return np.nan, np.nan
@@ -80,7 +80,7 @@ def over_seeds(
     # A row per experiment, rate, scope and method: `seeds`, `mean`, `low`, `high` (95 % of the
     # mean), `sd`, `least`, `most`
 ) -> pd.DataFrame:
-    "What each method did over its seeds."
+    "Summarize each method over its seeds."
 
     def row(values: pd.Series) -> dict:
         low, high = interval_of_mean(values)
@@ -113,14 +113,14 @@ assert (
 # %% [markdown]
 # ## Two methods, paired
 #
-# With a handful of seeds nobody knows how the differences are distributed, so beside Student's interval there is a test that asks for less: if the two methods did not differ, each difference might as well have the other sign. Of all $2^n$ ways to
-# choose the signs, how many give a mean at least as far from 0? That share is the p-value. With four seeds it cannot be below 2/16, with six not below 2/64: too few seeds cannot say much, and this shows it.
+# With few seeds the distribution of the differences is unknown, so there is a test with weaker assumptions beside Student's interval. If the two methods did not differ, each difference could equally well have the other sign. The p-value is the share of the $2^n$
+# choices of signs whose mean is at least as far from 0. With four seeds it cannot be below 2/16, with six not below 2/64: few seeds are weak evidence, and the p-value shows it.
 
 # %%
 #| export
 def sign_test(
-    differences,  # One a seed, shape `(n,)`
-) -> float:  # Two-sided p, exact up to 13 seeds, from random signs (always the same ones) beyond
+    differences,  # One number per seed, shape `(n,)`
+) -> float:  # Two-sided p, exact up to 13 seeds, beyond that from random signs (fixed seed)
     """How often random signs give a mean at least as far from 0 (a permutation test of paired
     samples).
     """
@@ -141,7 +141,7 @@ def sign_test(
 
 
 # %% [markdown]
-# Three differences of one sign: only `+++` and `---` of the eight are as far from 0.
+# For three differences of one sign, only `+++` and `---` of the eight choices are as far from 0.
 
 # %%
 sign_test([10.0, 9.0, 11.0])
@@ -155,12 +155,12 @@ assert sign_test([1.0, -1.0]) == 1 and sign_test(np.arange(1.0, 21.0)) < 0.01
 #| export
 def paired(
     table: pd.DataFrame,  # As for `over_seeds`
-    own: str = "fairgrape",  # The method that the others are compared with
+    own: str = "fairgrape",  # The method to compare the others with
     measure: str = "rho",  # Which column
     # A row per experiment, rate, scope and other method: `seeds`, `difference` (other − own),
     # `low`, `high`, `above` (seeds with the other above), `p`
 ) -> pd.DataFrame:
-    """Each other method against one, seed by seed; only seeds that both have count, and two are
+    """Compare each other method with one, seed by seed; only common seeds count, and two are
     needed.
     """
     rows = []
@@ -202,24 +202,24 @@ assert (
     differences.low[0] > differences.low[1] > 0
     and differences.p[0] == 2 / 64 < differences.p[1] == 4 / 64
 )
-# nothing to pair
+# no pairs
 assert len(paired(table, "nobody")) == len(paired(table[table.seed == 0], "a")) == 0
-# a seed that one of them lacks does not count
+# a seed that one method lacks does not count
 assert paired(table[(table.seed < 3) | (table.label != "b")], "a").seeds.tolist() == [3, 6]
 
 
 # %% [markdown]
-# In words, and no stronger than the numbers are: a difference whose interval includes 0 is not decided; one that only the interval shows, and not the signs (p > 0.05), merely seems to be there.
+# The sentences claim no more than the numbers show. A difference whose interval includes 0 "is not decided". A difference that only the interval shows, but not the signs (p > 0.05), "seems" to exist.
 
 # %%
 #| export
 def seed_verdicts(
     table: pd.DataFrame,  # As for `over_seeds`
-    own: str = "fairgrape",  # The method that the others are compared with
+    own: str = "fairgrape",  # The method to compare the others with
     measure: str = "rho",  # Which column
-    name: str = "ρ",  # What to call it
+    name: str = "ρ",  # The name of the measure in the sentences
 ) -> list[str]:  # A sentence per other method
-    "What the seeds say about each other method against one."
+    "Compare each other method with one, in a sentence."
     return [
         _sentence(r, own, name, len(table[CELL].drop_duplicates()) > 1)
         for r in paired(table, own, measure).itertuples()
@@ -228,13 +228,10 @@ def seed_verdicts(
 
 def _sentence(r, own: str, name: str, many: bool) -> str:
     where = f"{r.experiment}, rate {r.rate:g}, scope {r.scope}: " if many else ""
-    said = (
-        "is not decided"
-        if r.low <= 0 <= r.high
-        else (
-            f"{'is' if r.p <= 0.05 else 'seems'} {'above' if r.difference > 0 else 'below'} {own}'s"
-        )
-    )
+    side = "above" if r.difference > 0 else "below"
+    said = f"{'is' if r.p <= 0.05 else 'seems'} {side} {own}'s"
+    if r.low <= 0 <= r.high:
+        said = "is not decided"
     return (
         f"{where}{r.label}'s mean {name} {said}: difference {r.difference:+.1f} [{r.low:+.1f},"
         f" {r.high:+.1f}] over {r.seeds} seeds, above in {r.above} of them (p = {r.p:.2g})".replace(
@@ -267,9 +264,9 @@ assert seed_verdicts(pd.concat([table, table.assign(rate=0.9)]), "a")[0].startsw
 
 
 # %% [markdown]
-# ## A picture
+# ## The plot
 #
-# A dot per seed and a line that joins the dots of one seed: where all lines rise, the difference holds; where they cross, it is luck as well. The bar is the mean.
+# Each seed has a dot per method, and a line joins them. If all lines rise, the difference is consistent; if they cross, it depends on the seed. The bar is the mean.
 
 # %%
 #| export
@@ -278,7 +275,7 @@ def plot_seeds(
     measure: str = "rho",  # Which column
     name: str = "ρ, percentage points",
 ) -> Figure:  # Its label is the alternative text
-    "Every method's values, joined seed by seed, by rising mean."
+    "Every method's values, joined seed by seed, with the methods in order of their mean."
     by_seed = table.pivot_table(index="seed", columns="label", values=measure)
     by_seed = by_seed[by_seed.mean().sort_values().index]
     fig, (ax,) = figure_of(1, 1, (1.6 + 1.3 * by_seed.shape[1], 3.6))

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Report
 #
-# > One page about many runs that can be sent to someone
+# > One self-contained page about many runs
 
 # %%
 #| default_exp report.page
@@ -28,13 +28,11 @@ from fairgrape.report.run_plots import (
     plot_sparsity,
 )
 from fairgrape.report.runs import Run, experiment, find_runs
+from fairgrape.training.files import writing
 
 # %% [markdown]
-# What is needed to read run folders ([finished runs](05_runs.ipynb)) and to compare them ([comparing runs](06_comparison.ipynb)) is to be had from this module as well.
-
-# %% [markdown]
-# A report is one HTML file without any outside part, to be opened anywhere or sent by mail. Tables have a caption and headings that a screen reader can
-# follow, pictures have their description, and on a phone a wide table scrolls in a box of its own.
+# A report is one HTML file without external parts, which you can open anywhere or send by mail. Tables have captions and headings for screen readers,
+# pictures have descriptions, and on a phone a wide table scrolls in its own box. It is made from [finished runs](05_runs.ipynb) and their [comparison](06_comparison.ipynb).
 #
 # The examples are runs with made-up numbers: 400 test images, four groups, three layers. `write_example` writes such a run's small files and its predictions.
 
@@ -45,6 +43,7 @@ import json
 import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
@@ -80,11 +79,8 @@ start = dict(
 
 # labels, dense and pruned predictions, groups: the same images for every seed
 def answers(loss, seed):
-    y, groups, rng = (
-        np.arange(400) % 3,
-        np.repeat(np.arange(4), [160, 120, 80, 40]),
-        np.random.default_rng(seed),
-    )
+    y, groups = np.arange(400) % 3, np.repeat(np.arange(4), [160, 120, 80, 40])
+    rng = np.random.default_rng(seed)
     dense = np.where(rng.random(400) < 0.92, y, (y + 1) % 3)
     return y, dense, np.where(rng.random(400) < np.array(loss)[groups], (y + 2) % 3, dense), groups
 
@@ -147,12 +143,10 @@ def write_example(root, loss=(0.02, 0.03, 0.05, 0.10), **changed):
 
 
 root = Path(tempfile.mkdtemp()) / "runs"
-(
-    write_example(root),
-    write_example(root, scope="global"),
-    write_example(root, seed=1),
-    write_example(root, (0, 0, 0, 0), method="dense", seed=2),
-)
+write_example(root)
+write_example(root, scope="global")
+write_example(root, seed=1)
+write_example(root, (0, 0, 0, 0), method="dense", seed=2)
 for scope in ("layer", "global"):
     write_example(root, (0.02, 0.05, 0.08, 0.35), method="ws", scope=scope)
     write_example(root, (0.10, 0.12, 0.12, 0.14), method="ws", scope=scope, rate=0.99)
@@ -165,15 +159,15 @@ runs
 # %% [markdown]
 # ## Tables and pictures
 #
-# A wide table in a box that scrolls by itself, so that a phone does not scroll the page sideways; the first column stays where it is.
+# A wide table is in a box with its own scroll bar, so a phone does not scroll the whole page sideways; the first column stays in place.
 
 # %%
 #| export
 def html_table(
     frame: pd.DataFrame,  # What to show, as text
-    caption: str,  # What it is
-) -> str:  # HTML; the first column heads the rows
-    "An accessible table in a box that scrolls by itself."
+    caption: str,  # Its caption
+) -> str:  # HTML; the first column holds the row headings
+    "An accessible table in a scrolling box."
 
     def say(x):
         return html.escape(str(x))
@@ -209,7 +203,7 @@ assert (
 )
 
 # %% [markdown]
-# A page with fifty pictures should still go by mail, so each has 64 colours, which are plenty for a plot ([figures](01_figures.ipynb)). The plot functions leave a description in the figure's label; it becomes the picture's text for those who cannot see it.
+# A page with fifty pictures should be small enough for mail, so each picture has 64 colours, which are enough for a plot ([figures](01_figures.ipynb)). The plot functions put a description into the figure's label, which becomes the picture's alternative text.
 
 # %%
 fig = plot_shares(run.layers)
@@ -231,22 +225,18 @@ assert (
 
 
 # %% [markdown]
-# A study may hand in tables of its own. They are rounded as the report's are.
+# A study may add its own tables. They are rounded like those of the report.
 
 # %%
 #| export
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    "A table as text: its index as first columns, unless it only counts; fractions with two digits"
+    "A table as text: a named index becomes the first columns, fractions have two digits."
     frame = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
 
     def say(v):
-        return (
-            "–"
-            if not isinstance(v, str) and pd.isna(v)
-            else f"{v:.2f}".replace("-", "−")
-            if isinstance(v, float)
-            else str(v)
-        )
+        if not isinstance(v, str) and pd.isna(v):
+            return "–"
+        return f"{v:.2f}".replace("-", "−") if isinstance(v, float) else str(v)
 
     return pd.DataFrame({c: [say(v) for v in frame[c]] for c in frame})
 
@@ -266,26 +256,26 @@ assert (
 # %% [markdown]
 # ## How to read it
 #
-# How to read the numbers stands on the page itself, since its reader may never see this notebook.
+# The page itself explains its numbers, because its reader may never see this notebook.
 
 # %%
 #| export
 HOW_TO_READ = """\
 <p>Each run trains a dense network, prunes it and compares the two on the same test images.
-<b>Δ</b> of a group is its accuracy after pruning less that before, in percentage points. <b>ρ</b>
-is the standard deviation (n − 1) of Δ over the groups: 0 if all lost alike, larger the more
+<b>Δ</b> of a group is its accuracy after pruning minus that before, in percentage points. <b>ρ</b>
+is the standard deviation (n − 1) of Δ over the groups: 0 if all lost the same, larger the more
 unequal the losses. <b>ψ</b> is how much more the worst group lost than all test images together.
-A network that has <b>collapsed</b>, to one answer for everybody, has a small ρ that means
+A network that has <b>collapsed</b> to one answer for every image has a small ρ that means
 nothing; such networks are named below their table.</p>
-<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> says how large:
-its mean is what ρ would be on average if all groups had truly lost the same, and only one test
+<p>ρ cannot be negative, so chance alone makes it positive. The <b>noise floor</b> shows how large:
+its mean is the average ρ if all groups had truly lost the same, and only one test
 set in twenty exceeds its 95 % value. The <b>interval</b> in brackets holds the true disparities
-that agree with what was observed, at 95 %; if it begins at 0, the run is no evidence of a
-disparity, even where ρ is a little above the floor (the interval leaves out one test set in forty
-at each end, the floor one in twenty at its own). It covers the choice of test images, not the
-luck of a training: for that, compare several seeds.</p>
-<p>Compare methods only at equal scope, rate and experiment, and look at the accuracy beside ρ: a
-network that fails for everybody has no disparity left. The groups are labels as others perceived
+that agree with the observed one, at 95 %; if it begins at 0, the run is no evidence of a
+disparity, even if ρ is a little above the floor (the interval leaves out one test set in forty
+at each end, the floor one in twenty at its only end). It covers the choice of test images, not
+the chance in training: for that, compare several seeds.</p>
+<p>Compare methods only at equal scope, rate and experiment, and read ρ together with the accuracy:
+a network that fails for everybody has no disparity left. The groups are labels as others perceived
 them, and a small disparity on one test set is no licence to use a model on people.</p>"""
 
 STYLE = """body{font:16px/1.5 system-ui,sans-serif;margin:0;color:#1a1a1a;background:#fff}
@@ -308,7 +298,7 @@ figcaption,.note{color:#444;font-size:.9rem}
 # %% [markdown]
 # ## Text
 #
-# Names of classes and people's own words go into the page; they are text and never markup.
+# Class names and introductions go into the page as text, never as markup.
 
 # %%
 #| export
@@ -331,7 +321,7 @@ assert _paragraphs("") == "" and _paragraphs([]) == ""
 # %%
 #| export
 def _list(heading: str, sentences: Iterable[str]) -> str:
-    "Sentences under a heading, each once; nothing where there are none."
+    "Sentences under a heading, each once; empty without sentences."
     items = "".join(f"<li>{html.escape(s)}</li>" for s in dict.fromkeys(sentences))
     return f"<h3>{html.escape(heading)}</h3><ul>{items}</ul>" if items else ""
 
@@ -348,7 +338,7 @@ assert (
 # %%
 #| export
 def _notes(run: Run) -> list[str]:
-    "A run's notes, without those on collapse, which have a table of their own."
+    "A run's notes, without those on collapse, which have their own table."
     own = set(collapse_notes(run.metrics.get("rates", [])))
     return [note for note in run.metrics.get("notes", []) if note not in own]
 
@@ -356,27 +346,19 @@ def _notes(run: Run) -> list[str]:
 # %%
 #| export
 def _said(table: pd.DataFrame, runs: list[Run], floor: pd.DataFrame, against: str) -> str:
-    """The second floor, the comparisons with the baseline, and what could not be measured, in
-    sentences.
+    """Sentences: the second floor, the comparisons with the baseline, and what could not be
+    measured.
     """
     seeds = "; ".join(f"seeds {r.seeds}: {r.rho:.1f}" for r in floor.itertuples())
-    return (
-        (
-            "<p>ρ between dense networks of different seeds, a second floor, in points:"
-            f" {seeds}.</p>"
-            if seeds
-            else ""
-        )
-        + _list(f"Against {against}", verdicts(table, against))
-        + _list("What could not be measured", (note for run in runs for note in _notes(run)))
-    )
+    second = "ρ between dense networks of different seeds, a second floor, in points"
+    compared = _list(f"Against {against}", verdicts(table, against))
+    notes = _list("What could not be measured", (note for run in runs for note in _notes(run)))
+    return (f"<p>{second}: {seeds}.</p>" if seeds else "") + compared + notes
 
 
 # %%
-table, bare = (
-    report_table(runs),
-    replace(run, metrics=run.metrics | dict(notes=["one class in tone-1: Bald (always no)"])),
-)
+table = report_table(runs)
+bare = replace(run, metrics=run.metrics | dict(notes=["one class in tone-1: Bald (always no)"]))
 said = _said(table, [bare, bare], seed_floor(runs), "ws")
 print(said[:160], "…", said[-110:])
 
@@ -394,12 +376,12 @@ assert _said(table, runs, seed_floor([]), "nobody") == "" and "<h3>Against fairg
 # %% [markdown]
 # ## Sections
 #
-# The figures of each run are folded away: they are what one looks at after the comparison has raised a question.
+# The figures of each run are folded, because a reader needs them only if the comparison raises a question.
 
 # %%
 #| export
 def _run_section(run: Run) -> str:
-    "One run's own figures, folded away."
+    "One run's own figures, folded."
     figures = [
         (
             plot_groups(run.metrics),
@@ -408,37 +390,31 @@ def _run_section(run: Run) -> str:
         (plot_sparsity(run.layers), "Weights kept in each layer."),
         (
             plot_history(run.history),
-            "Learning curves; dotted lines part dense training, pruning steps and final training.",
+            "Learning curves; dotted lines separate dense training, steps and final training.",
         ),
     ]
     if len(run.paid):
         figures.append(
             (
                 plot_paid(run.paid),
-                (
-                    "Who pays, and when: each group’s accuracy on the validation images after each"
-                    " step, less the dense network’s."
-                ),
+                "Who pays, and when: each group’s accuracy on the validation images after each"
+                " step, minus the dense network’s.",
             )
         )
     if len(run.choices):
         figures.append(
             (
                 plot_kept_shares(run.choices),
-                (
-                    "What each step’s choice kept: each group’s share of the importance, less its"
-                    " target."
-                ),
+                "What each step’s selection kept: each group’s share of the importance, minus its"
+                " target.",
             )
         )
     if any(c.startswith("before:") for c in run.layers):
         figures.append(
             (
                 plot_shares(run.layers),
-                (
-                    "Each group’s share of each layer’s importance in the dense network and after"
-                    " the final training; not what the choice kept."
-                ),
+                "Each group’s share of each layer’s importance in the dense network and after"
+                " the final training; not what the selection kept.",
             )
         )
     name, drawn = html.escape(run.path.name), "".join(html_figure(*f) for f in figures)
@@ -457,7 +433,7 @@ pd.DataFrame(
 ).to_csv(chosen.path / "choices.csv", index=False)
 assert _run_section(chosen).count(
     "<figure>"
-) == 5 and "What each step’s choice kept" in _run_section(chosen)
+) == 5 and "What each step’s selection kept" in _run_section(chosen)
 assert (
     _run_section(replace(run, layers=run.layers[["layer", "weights", "kept"]])).count("<figure>")
     == 3
@@ -466,8 +442,8 @@ assert (
 )
 
 # %% [markdown]
-# A table that is wider than the window hides its last columns, and nobody misses them. So what all runs have in common stands above the table once,
-# and where there are more than six groups, their changes get tables of their own, eight groups in each.
+# A table wider than the window hides its last columns, and readers do not notice. So the values that all runs share are given once above the table,
+# and with more than six groups their changes have separate tables of eight groups each.
 
 # %%
 #| export
@@ -484,7 +460,7 @@ COMMON_COLUMNS = (
 
 
 def _result_table(shown: pd.DataFrame, caption: str) -> str:
-    "The table of `display_table` without what is equal in all rows, which is said before it."
+    "The table of `display_table`; values that are equal in all rows are given above it."
     same = [c for c in COMMON_COLUMNS if shown[c].nunique() == 1]
     said = "; ".join(f"{c.lower()} {shown[c].iloc[0]}" for c in same)
     shown = shown.drop(columns=same)
@@ -522,13 +498,13 @@ assert _result_table(fourteen, "All").count("<table>") == 3 and "(2 of 2)" in _r
 
 
 # %% [markdown]
-# A network that always gives the same answer has a small ρ. Which networks have collapsed, and in what, stands right below the table: for old runs too, since their rates tell.
+# A network that always gives the same answer has a small ρ. Collapsed networks and their classes are listed directly below the table. Older runs are included, because their rates are recorded.
 
 # %%
 #| export
 def _collapsed(runs: Iterable[Run]) -> str:
-    """Networks that never predict a class or are no better than the commonest one; nothing
-    where there are none.
+    """Networks that never predict a class or are no better than the commonest one; empty
+    without such networks.
     """
     rows = {}
     for run in runs:
@@ -548,8 +524,8 @@ def _collapsed(runs: Iterable[Run]) -> str:
     if not rows:
         return ""
     said = (
-        "A network that gives one answer to everybody treats all groups alike, and its changes by"
-        " group only count that answer. Where a network is no better than the commonest class"
+        "A network that gives one answer for every image treats all groups alike, and its changes"
+        " by group only count that answer. If a network is no better than the commonest class"
         " (marked †), its ρ and ψ mean nothing, however small they are."
     )
     table = html_table(
@@ -584,14 +560,14 @@ assert "dense, seed 0" in _collapsed([blank]) and _collapsed([blank]).count("<tr
 
 
 # %% [markdown]
-# Runs of two experiments are never in one table: each experiment has a section of its own, with its table first, then what may be said about it, then the plots.
+# Runs of two experiments are never in one table: each experiment has its own section, first its table, then the statements that it supports, then the plots.
 
 # %%
 #| export
 def _experiment_section(
     name: str, table: pd.DataFrame, runs: list[Run], floor: pd.DataFrame, details: int, against: str
 ) -> str:
-    "All about one experiment: table, what may be said, plots, then each run."
+    "The section of one experiment: table, statements, plots, then each run."
     title, _, rest = name.partition("; ")
     left = (
         f"<p class='note'>The other {len(runs) - details} runs’ own figures are left out.</p>"
@@ -644,7 +620,7 @@ assert (
 # %%
 #| export
 def _sections(runs: list[Run], table: pd.DataFrame, details: int, against: str) -> str:
-    "A section for each experiment of the table, with its own runs and its own second floor"
+    "A section for each experiment of the table, with its runs and its second floor."
     floor, body = seed_floor(runs), ""
     for name, rows in table.groupby("experiment", sort=False):
         own = [r for r in runs if experiment(r.settings) == name and r.path.name in set(rows.run)]
@@ -668,14 +644,14 @@ assert (
     and "limited to 400" in mixed
     and "The other 9 runs’" in mixed
 )
-assert "The other 1 runs’" in mixed  # the dense run is no row
+assert "The other 1 runs’" in mixed  # the dense run has no row
 assert mixed.count("a second floor") == 1  # of the experiment that has several seeds
 
 
 # %%
 #| export
 def _page(title: str, n: int, intro: str, body: str) -> str:
-    "The frame of the page"
+    "The frame of the page."
     title = html.escape(title)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
@@ -708,26 +684,27 @@ def write_report(
     runs_root: str | Path,  # The folder that holds run folders
     out: str | Path | None = None,  # The page; default `report.html` in that folder
     pattern: str = "*",  # Which runs, as a glob over folder names
-    details: int = 12,  # For how many runs of an experiment the own figures are drawn
+    details: int = 12,  # Number of runs per experiment whose own figures are drawn
     runs: list[Run] | None = None,  # These runs, instead of those found
     title: str = "Who paid for the pruning?",  # The page's heading
-    # What to say first, plain text: paragraphs, or one text with blank lines between
+    # Introduction, plain text: paragraphs, or one text with blank lines between
     intro: str | Sequence[str] = "",
     figures: Sequence[tuple[Figure, str]] = (),  # More figures with their captions
     tables: Sequence[tuple[pd.DataFrame, str]] = (),  # More tables with their captions
     against: str = "ws",  # The baseline of the sentences, as for `verdicts`
-) -> Path:  # Where the page lies
-    "Write one self-contained page about all finished runs of a folder, or about those given."
+) -> Path:  # The page's path
+    "Write one self-contained page about all finished runs of a folder, or about the given ones."
     runs = find_runs(runs_root, pattern) if runs is None else runs
     out, table = Path(out or Path(runs_root) / "report.html"), report_table(runs)
     body = _sections(runs, table, details, against)
-    more = [html_table(_rounded(t), caption) for t, caption in tables] + [
-        html_figure(*f) for f in figures
-    ]
+    more = [html_table(_rounded(t), caption) for t, caption in tables]
+    more += [html_figure(*f) for f in figures]
     if more:
         body += "".join(["<h2>More</h2>", *more])
+    page = _page(title, len(table), _paragraphs(intro), body)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(_page(title, len(table), _paragraphs(intro), body), encoding="utf-8")
+    with writing(out) as part:
+        part.write_text(page, encoding="utf-8")
     return out
 
 
@@ -735,10 +712,24 @@ def write_report(
 page = write_report(root, details=2)
 print(page.name, f"{page.stat().st_size / 1e6:.1f} MB")
 
+# %% [markdown]
+# The page is written atomically: a full disk leaves the old page unchanged.
+
+# %%
+before = page.read_bytes()
+with patch("os.fsync", side_effect=OSError("No space left on device")):
+    try:
+        write_report(root, details=0)
+    except OSError as e:
+        print(e)
+    else:
+        raise AssertionError("a page was written to a full disk")
+assert page.read_bytes() == before and not list(root.glob(".*.part"))
+
 
 # %% [markdown]
-# Checked with a parser, as a browser would read it: one language, one main heading, a description on every picture, a caption and scopes in
-# every table, and nothing fetched from elsewhere.
+# A parser checks the page as a browser reads it: one language, one main heading, a description on every picture, a caption and scopes in
+# every table, and nothing fetched from other sites.
 
 # %%
 class Outline(HTMLParser):
@@ -777,7 +768,7 @@ text = page.read_text(encoding="utf-8")
 assert "is not lower than ws" in text and "a second floor" in text and "400" in text
 
 # %% [markdown]
-# Runs of two experiments are never in one table: a second section is made. And figures can be limited.
+# Runs of two experiments get two sections. `details` limits the figures.
 
 # %%
 write_example(root, method="ws", limit=400)
@@ -792,7 +783,7 @@ assert (
 )
 
 # %% [markdown]
-# A study has runs of its own choice, a title, something to say first, another baseline, and sometimes figures and tables that only it has.
+# A study gives its own runs, title, introduction and baseline, and sometimes its own figures and tables.
 
 # %%
 extra = dict(tables=[(layers, "Layer by layer")], figures=[(plot_shares(run.layers), "Shares")])

@@ -4,8 +4,8 @@
 # > Every finished run of a folder in one table, then the plots: who paid, how unequally, and how much of that is noise
 
 # %% [markdown]
-# Nothing is trained here; the run folders are read and shown. The same tables and plots go into one page, `report.html`, that needs nothing
-# else and can be sent to someone.
+# Nothing is trained here: the notebook reads the run folders and shows them. The same tables and plots go into one self-contained page, `report.html`, that you can
+# send to someone.
 
 # %% tags=["parameters"]
 runs_root: str = ""   # folder that holds the run folders; empty: settings.ini
@@ -49,7 +49,7 @@ with pd.option_context("display.max_columns", None, "display.max_rows", None):
 # %% [markdown]
 # ## Each experiment
 #
-# Runs of one experiment started from the same data, task, groups, network and training, so their plots may share a frame.
+# The runs of one experiment have the same data, task, groups, network and training, so they can share a plot.
 
 # %%
 for name, rows in table.groupby("experiment", sort=False):
@@ -60,14 +60,14 @@ for name, rows in table.groupby("experiment", sort=False):
 # %% [markdown]
 # ## Another seed
 #
-# ρ between dense networks that differ in their seed only. Nothing was pruned there, so this is what training luck alone does. The table is
-# empty while all runs have one seed.
+# ρ between dense networks that differ only in their seed. Nothing was pruned, so this is the effect of the seed alone. The table is
+# empty if all runs have the same seed.
 
 # %%
 seed_floor(runs)
 
 # %% [markdown]
-# Where methods were run with several seeds, their differences seed by seed say whether one is really better. An interval that includes 0 decides nothing.
+# If methods were run with several seeds, their differences seed by seed show whether one is better. An interval that includes 0 is inconclusive.
 
 # %%
 several = table[

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A study
 #
-# > One question of the paper, the runs that were made for it, and what they say
+# > One question of the paper, the runs made for it, and what they show
 
 # %% tags=["parameters"]
 study: str = "rates"   # a study's name, see nbs/templates/studies
@@ -11,8 +11,8 @@ runs: str = ""         # the run folders, one a line
 out: str = ""          # where the page goes
 data_root: str = ""    # folder of the data sets; empty: settings.ini
 cache_root: str = ""   # folder of decoded images; empty: settings.ini
-device: str = ""       # where to compute; empty: CUDA where there is one
-threads: int = 0       # CPU threads; 0: as they are
+device: str = ""       # where to compute; empty: CUDA if available
+threads: int = 0       # CPU threads; 0: unchanged
 
 # %%
 from pathlib import Path
@@ -36,20 +36,20 @@ display(
 )
 
 # %% [markdown]
-# ## Can it tell anything?
+# ## Are the dense networks good enough?
 
 # %%
 weak = too_weak(done)
 print(
     "\n".join(weak)
-    or "Yes: every dense network is above twice the accuracy of guessing (with two classes,"
-    " half-way to perfection) and above naming the commonest class."
+    or "Yes: every dense network is more than twice as accurate as guessing (with two classes,"
+    " more than half-way from guessing to 100 %) and more accurate than the most common class."
 )
 
 # %% [markdown]
-# ## What came out
+# ## Results
 #
-# Accuracies in percent, disparities in percentage points. Compare rows only where data, scope and rate agree, and no ρ without its noise floor.
+# Accuracies in percent, disparities in percentage points. Compare rows only if data, scope and rate agree, and read every ρ with its noise floor.
 
 # %%
 with pd.option_context("display.max_columns", None, "display.max_rows", None):
@@ -64,7 +64,7 @@ for name, rows in table.groupby("experiment", sort=False):
 # %% [markdown]
 # ## Layer by layer
 #
-# Where the study asks for it: each layer's mask alone on the dense network, nothing retrained.
+# If the study asks for it: the dense network with one layer's mask at a time, without retraining.
 
 # %%
 layers = (

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Training
 #
-# > One visible loop: stages of falling learning rate, each of which keeps its best epoch
+# > One training loop: stages with falling learning rates, each of which keeps its best epoch
 
 # %%
 #| default_exp training.loop
@@ -35,10 +35,10 @@ from fairgrape.training.out_of_memory import memory_errors
 from fairgrape.training.parallel import ALONE, Team
 from fairgrape.training.snapshots import optimizer_tensors, restore_optimizer
 from fairgrape.training.stages import Stage, seed_of
-from fairgrape.training.stages import stages as stages
 
 # %%
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch as instead
 
@@ -46,12 +46,12 @@ import pandas as pd
 
 from fairgrape.method.masks import apply_masks, get_masks, plain_state, sparsity
 from fairgrape.training.journal import open_journal
+from fairgrape.training.stages import stages
 
 
 # %% [markdown]
-# The dense network, every retraining between two pruning steps and the final training all go through this loop, so it is written once
-# and kept short enough to read. It has three duties beyond lowering the loss: the same settings give the same bits, a pruned weight
-# stays pruned, and the test images are never looked at.
+# The dense network, every retraining between two pruning steps and the final training use this loop. It has three duties beyond lowering the loss: the same settings give the same bits, a pruned weight
+# stays pruned, and the test images are never used.
 #
 # The examples are those of *epochs*: noise that is brighter at the top or at the bottom, and a network with convolutions, batch norm and one Linear layer for two heads.
 
@@ -87,13 +87,13 @@ images = noisy_images()
 # %% [markdown]
 # ## One stage
 #
-# Several processes come to the same decisions because they have the same numbers: predictions are gathered before the loss is taken.
-# Where each has its own batch norm (on the CPU) the running statistics are averaged after each epoch. In the example there are two processes, of which the other one has 3 everywhere: (1 + 3)/2.
+# Several processes make the same decisions because they have the same numbers: predictions are gathered before the loss is computed.
+# On the CPU each process has its own batch norm, so the running statistics are averaged after each epoch. In the example the other of two processes has 3 everywhere: (1 + 3)/2.
 
 # %%
 #| export
-def average_buffers(
-    # Its running statistics are changed in place; masks and counters are not touched
+def _average_buffers(
+    # Its running statistics are changed in place; masks and counters are unchanged
     model: nn.Module,
     team: Team,  # The processes
 ):
@@ -115,9 +115,9 @@ class WithThrees(Team):
 
 
 norm = nn.BatchNorm1d(2)
-average_buffers(norm, ALONE)
+_average_buffers(norm, ALONE)
 assert norm.running_var.tolist() == [1, 1]
-average_buffers(norm, WithThrees(0, 2))
+_average_buffers(norm, WithThrees(0, 2))
 print(norm.running_var, norm.running_mean)
 assert (
     norm.running_var.tolist() == [2, 2]
@@ -127,15 +127,15 @@ assert (
 
 
 # %% [markdown]
-# After each epoch the validation loss decides whether its weights are the stage's best so far; at the stage's end those are put back,
-# batch norm's running statistics with them, and the next stage starts from there with a new optimizer. Masks are part of the network,
-# so pruned weights need no mention. On a tie the earlier epoch stays: it cost less, and a later one has shown nothing more.
+# After each epoch the validation loss decides whether its weights are the best of the stage so far. At the end of the stage the best weights are restored,
+# with batch norm's running statistics, and the next stage starts from them with a new optimizer. Masks are part of the network,
+# so pruned weights need no special treatment. On a tie the earlier epoch is kept.
 
 # %%
 #| export
 @dataclass
 class _Kept:
-    "The epochs of a stage so far, and the weights of the best one"
+    "The epochs of a stage so far, and the weights of the best one."
 
     rows: list[dict] = field(default_factory=list)
     best: int | None = None
@@ -144,18 +144,16 @@ class _Kept:
 
 @patch
 def add(self: _Kept, model: nn.Module, **row):
-    "Take in an epoch, and its weights where its validation loss is the lowest yet"
+    "Add an epoch, and its weights if its validation loss is the lowest so far."
     if self.best is None or row["val_loss"] < self.rows[self.best]["val_loss"]:
-        self.best, self.weights = (
-            row["epoch"],
-            {k: v.clone() for k, v in model.state_dict().items()},
-        )
+        self.best = row["epoch"]
+        self.weights = {k: v.clone() for k, v in model.state_dict().items()}
     self.rows.append(row)
 
 
 @patch
 def put_back(self: _Kept, model: nn.Module) -> list[dict]:
-    "Give the network the best epoch's weights; the rows say which that was"
+    "Restore the best epoch's weights; the rows mark that epoch."
     model.load_state_dict(self.weights)
     return [row | dict(kept=row["epoch"] == self.best) for row in self.rows]
 
@@ -175,7 +173,7 @@ assert (
 
 
 # %% [markdown]
-# A stage that was cut off is in the journal: the epochs that are behind it, the best one's weights, and the memory of optimizer and scaler, without which the next step would be another one.
+# An interrupted stage is in the journal: its finished epochs, the best one's weights, and the states of optimizer and scaler, without which the next step would differ.
 
 # %%
 #| export
@@ -185,8 +183,8 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> _Kept:
-    """What a stage has behind it: nothing, or what the journal knows of it, which optimizer and
-    scaler are given back
+    """The finished epochs of a stage, from the journal if it has them; restores the optimizer and
+    the scaler.
     """
     here = journal and journal.half_done(*at)
     if not here:
@@ -203,22 +201,22 @@ def _note(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ):
-    "Leave in the journal what `_resume` takes"
+    "Store in the journal what `_resume` reads."
     journal.unfinished = Unfinished(
         *at, kept.rows, kept.best, kept.weights, optimizer_tensors(optimizer), scaler.state_dict()
     )
 
 
 # %%
-one, journal, scale = (
-    nn.Linear(1, 1, bias=False),
-    open_journal(None),
-    lambda size: torch.amp.GradScaler("cpu", init_scale=size),
-)
+one, journal = nn.Linear(1, 1, bias=False), open_journal(None)
+
+
+def scale(size):
+    return torch.amp.GradScaler("cpu", init_scale=size)
 
 
 def moved_by(optimizer):
-    "How far a gradient of 1 goes: Adam has a memory"
+    "The change after a gradient of 1, which depends on Adam's state."
     before, one.weight.grad = one.weight.item(), torch.ones(1, 1)
     optimizer.step()
     return one.weight.item() - before
@@ -242,7 +240,7 @@ assert (
     and again.weights["weight"].equal(kept.weights["weight"])
     and scaler.get_scale() == 8
 )
-# a gradient of 1 goes down, but the memory of −10 still pulls up
+# a gradient of 1 lowers the weight, but the earlier gradient of −10 still raises it
 assert steps["resumed"] > 0 > steps["fresh"]
 for nothing in (
     _resume(journal, ("dense", 1), second, scaler),
@@ -252,30 +250,30 @@ for nothing in (
 
 
 # %% [markdown]
-# Meanwhile somebody waits. One line says what is going on and how long the whole run still takes, by the epochs that are behind it. Where the output goes to a file, a plain line after each epoch is better.
+# One line shows the progress and the remaining time of the whole run, estimated from its finished epochs. For output to a file, a plain line after each epoch is better.
 
 # %%
 #| export
-def left_words(seconds: float) -> str:
-    "`40 s left`, `12 min left` or `3.5 h left`"
+def _left_words(seconds: float) -> str:
+    "`40 s left`, `12 min left` or `3.5 h left`."
     if seconds < 90:
         return f"{seconds:.0f} s left"
     return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
 
 
-class Line:
-    "One line of progress over all epochs of a run"
+class _Line:
+    "One line of progress over all epochs of a run."
 
     def __init__(
         self,
         epochs: int,  # Epochs of this training
-        batches: int,  # Batches of an epoch
-        journal: Journal | None = None,  # Knows of the whole run
-        shown: bool | str = True,  # True: a live line; "lines": a plain line an epoch; or nothing
+        batches: int,  # Batches per epoch
+        journal: Journal | None = None,  # The journal of the whole run
+        shown: bool | str = True,  # True: a live line; "lines": a line per epoch; False: nothing
     ):
         self.journal, self.batches, self.shown = journal, max(batches, 1), shown
         self.total = max(journal.total if journal else 0, epochs)
-        self.done = float(journal.epochs if journal else 0)  # with the part of an epoch
+        self.done = float(journal.epochs if journal else 0)  # with a fraction of an epoch
         self.what, self.epoch, self.started = "", "", time.perf_counter()
         self.bar = tqdm(
             total=self.total,
@@ -287,17 +285,17 @@ class Line:
 
 
 @patch
-def words(self: Line) -> str:
-    "`step 3 of 44, epoch 2 of 3, 17 of 160 epochs, 12 min left`"
+def words(self: _Line) -> str:
+    "`step 3 of 44, epoch 2 of 3, 17 of 160 epochs, 12 min left`."
     spent = self.journal.seconds if self.journal else time.perf_counter() - self.started
-    left = [left_words(spent / self.done * (self.total - self.done))] if self.done else []
+    left = [_left_words(spent / self.done * (self.total - self.done))] if self.done else []
     count = f"{int(self.done + 1e-6)} of {self.total} epochs"
     return ", ".join([self.what, f"epoch {self.epoch}", count, *left])
 
 
 @patch
-def update(self: Line):
-    "A batch is through"
+def update(self: _Line):
+    "Count a finished batch."
     self.done += 1 / self.batches
     if not self.bar.disable:
         self.bar.set_description_str(self.words(), refresh=False)
@@ -305,15 +303,15 @@ def update(self: Line):
 
 
 @patch
-def end_epoch(self: Line):
-    "An epoch is through"
+def end_epoch(self: _Line):
+    "Count a finished epoch."
     self.done = float(round(self.done))
     if self.shown == "lines":
         print(self.words(), flush=True)
 
 
 # %%
-line = Line(3, batches=2, journal=Journal(total=160, before=100.0), shown="lines")
+line = _Line(3, batches=2, journal=Journal(total=160, before=100.0), shown="lines")
 line.what, line.epoch, line.done = "step 3 of 44", "2 of 3", 16.0
 line.update()
 line.update()
@@ -323,53 +321,88 @@ line.end_epoch()
 assert (line.done, line.total) == (17, 160)
 # 17 epochs took 100 seconds, so 143 more take 841
 assert line.words() == "step 3 of 44, epoch 2 of 3, 17 of 160 epochs, 14 min left"
-assert [left_words(s) for s in (40, 720, 12600)] == ["40 s left", "12 min left", "3.5 h left"]
-assert Line(3, 2, shown=False).total == 3 and "left" not in Line(3, 2, shown=False).words()
+assert [_left_words(s) for s in (40, 720, 12600)] == ["40 s left", "12 min left", "3.5 h left"]
+assert _Line(3, 2, shown=False).total == 3 and "left" not in _Line(3, 2, shown=False).words()
 
 
 # %% [markdown]
-# The stage itself: an epoch, the look at the validation split, the journal, and again.
+# A recipe holds everything about a training that is the same in all of its stages.
+
+# %%
+#| export
+@dataclass(frozen=True)
+class Recipe:
+    "How a network is trained."
+
+    sizes: list[int]  # Number of classes of each head
+    seed: int  # The run's seed
+    batch: int = 64  # Images per step
+    augment: str = "paper"  # 'paper', 'flip' or 'none'
+    precision: str = "fp32"  # 'fp32', 'bf16' or 'fp16'
+    device: torch.device | str = "cpu"  # Where to compute
+    accumulate: int = 1  # Parts into which a batch is divided if it does not fit into memory
+    compiled: bool = False  # Train through torch.compile
+    optimizer: Callable = adam  # (parameters, lr) -> optimizer, a new one for each stage
+
+    def transform(self, images: Images) -> nn.Module | None:
+        "The augmentation of a batch; None: none."
+        none = self.augment == "none"
+        return None if none else augmentation(self.augment, images.pixels.shape[-1])
+
+
+# %%
+recipe = Recipe([2, 3], seed=0, batch=16)
+print(recipe, recipe.transform(images))
+assert (recipe.augment, recipe.precision, recipe.optimizer) == ("paper", "fp32", adam)
+assert Recipe([2], 0, augment="none").transform(images) is None
+
+
+# %% [markdown]
+# A stage repeats an epoch, its validation and its checkpoint. The seed of each epoch is made from the run's seed, the label, the stage and the epoch.
 
 # %%
 #| export
 def train_stage(
     model: nn.Module,  # The network; ends with the weights of the best epoch
-    images: Images,  # Trained on 'train', judged on 'val'
+    images: Images,  # Trained on 'train', validated on 'val'
     stage: Stage,  # Learning rate and epochs
-    epoch_seeds: list[int],  # One seed an epoch
-    sizes: list[int],  # Number of classes of each head
-    where: str,  # The place, for errors
-    batch: int = 64,  # Images a step
-    augment: Callable | None = None,  # On batches of floats in [0, 1]
-    precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
-    device: torch.device | str = "cpu",  # Where to compute
-    line: Line | None = None,  # Progress, moved on by every batch
-    optimizer: Callable = adam,  # (parameters, lr) -> optimizer
-    # Told after each epoch; where it knows this stage, the stage goes on from there
+    how: Recipe,  # How it is trained
+    at: tuple[str, int] = ("dense", 0),  # Label and number of the stage, from 0
+    line: _Line | None = None,  # Progress, updated by every batch
+    # Written after each epoch; if it has a part of this stage, the stage resumes there
     journal: Journal | None = None,
-    at: tuple[str, int] = ("", 0),  # The stage's name in the journal: label and number
-    accumulate: int = 1,  # Parts in which a batch goes through the network
-    compiled: bool = False,  # Train through torch.compile
     team: Team = ALONE,  # The processes that share each batch
-) -> list[dict]:  # One row an epoch; `kept` is True at the best
-    """Train for some epochs at one rate and keep the best by validation loss, the earlier one
-    on a tie.
+) -> list[dict]:  # One row per epoch; `kept` is True for the best
+    """Train for some epochs at one learning rate and keep the best by validation loss, the
+    earlier one on a tie.
     """
-    opt = optimizer([p for p in model.parameters() if p.requires_grad], stage.lr)
-    scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
-    kept = _resume(journal, at, opt, scaler)
-    net = torch.compile(team.wrap(model)) if compiled else team.wrap(model)
-    line = line or Line(stage.epochs, 1, shown=False)
-    for epoch, seed in list(enumerate(epoch_seeds))[len(kept.rows) :]:
+    opt = how.optimizer([p for p in model.parameters() if p.requires_grad], stage.lr)
+    scaler = torch.amp.GradScaler(torch.device(how.device).type, enabled=how.precision == "fp16")
+    kept, transform = _resume(journal, at, opt, scaler), how.transform(images)
+    net = torch.compile(team.wrap(model)) if how.compiled else team.wrap(model)
+    line = line or _Line(stage.epochs, 1, shown=False)
+    where = f"{at[0]}, stage {at[1] + 1}"
+    for epoch in range(len(kept.rows), stage.epochs):
         start, here = time.perf_counter(), f"{where}, epoch {epoch + 1}"
         line.epoch = f"{epoch + 1} of {stage.epochs}"
-        with epoch_batches(images, batch, seed, augment, device, team) as (loader, whole):
+        seed = seed_of(how.seed, *at, epoch)
+        with epoch_batches(images, how.batch, seed, transform, how.device, team) as (pieces, whole):
             train_loss = train_epoch(
-                net, opt, loader, sizes, scaler, precision, line, here, accumulate, team, whole
+                net,
+                opt,
+                pieces,
+                how.sizes,
+                scaler,
+                how.precision,
+                line,
+                here,
+                how.accumulate,
+                team,
+                whole,
             )
-        average_buffers(model, team)
+        _average_buffers(model, team)
         val_loss, accuracy = evaluate_loss(
-            model, images, "val", sizes, 4 * batch, precision, device, team
+            model, images, "val", how.sizes, 4 * how.batch, how.precision, how.device, team
         )
         check_finite(val_loss, f"{here}, validation")
         kept.add(
@@ -389,21 +422,13 @@ def train_stage(
 
 
 # %% [markdown]
-# Does it give back the best epoch, and all of it? At an absurd learning rate the validation loss must rise at some point. Training
-# again for just as many epochs as the best one needed ends, without anything to put back, at those very weights and statistics.
+# Does the stage restore the complete best epoch? At a very high learning rate the validation loss must rise at some point. Training
+# again for only as many epochs as the best one took must end, without restoring, with the same weights and statistics.
 
 # %%
-def run(epochs, seeds=range(10), lr=2e-2):
-    model = tiny_net()
-    return model, train_stage(
-        model,
-        images,
-        Stage(lr, epochs),
-        list(seeds)[:epochs],
-        [2, 3],
-        "example",
-        batch=16,
-    )
+def run(epochs, lr=2e-2):
+    model, how = tiny_net(), Recipe([2, 3], seed=0, batch=16, augment="none")
+    return model, train_stage(model, images, Stage(lr, epochs), how)
 
 
 model, rows = run(10)
@@ -417,7 +442,7 @@ def same(a, b):
 
 best = min(rows, key=lambda row: row["val_loss"])
 assert [row["kept"] for row in rows] == [row is best for row in rows]
-assert best is not rows[-1], "the validation loss was to rise on purpose"
+assert best is not rows[-1], "the validation loss must rise in this example"
 again, _ = run(best["epoch"] + 1)
 assert same(model.state_dict(), again.state_dict())
 assert (
@@ -429,10 +454,10 @@ assert (
 # %% [markdown]
 # ## All stages
 #
-# torch.compile writes the network anew as fewer, larger kernels. That wants a compiler on the machine, which is asked for before anything is trained.
-# The compiled form is only a way to run the network: weights and their names are the network's own. Predictions and importance run as ever.
-# It is compiled when it first trains and once more when it first has masks, half a minute each for a ResNet on a CPU; later stages and
-# steps find it done.
+# torch.compile compiles the network into fewer, larger kernels. It needs a compiler on the machine, which `_check_compiler` tests before training starts.
+# Compilation only changes how the network runs: the weights and their names stay the same, and predictions and importance do not use it.
+# The network is compiled when it first trains and again when it first has masks, for half a minute each for a ResNet on a CPU; later stages and
+# steps reuse the result.
 
 # %%
 #| export
@@ -440,10 +465,10 @@ def _tiny(x: Tensor) -> Tensor:
     return x.sin() + 1
 
 
-def check_compiler(
+def _check_compiler(
     device: torch.device | str = "cpu",  # Where to compute
 ):
-    "Compile next to nothing. Raises: RuntimeError that says what is missing."
+    "Compile a tiny function. Raises: RuntimeError that names the missing compiler."
     try:
         torch.compile(_tiny)(torch.ones(4, device=device))
     except Exception as e:
@@ -461,71 +486,68 @@ def broken(*_, **__):
 
 with instead("torch.compile", broken):
     try:
-        check_compiler()
+        _check_compiler()
     except RuntimeError as e:
         print(e)
     else:
-        raise AssertionError("a compiler that is not there was found")
+        raise AssertionError("a missing compiler was found")
 with instead("torch.compile", lambda f: f):
-    assert check_compiler() is None
+    assert _check_compiler() is None
 asked = []
 with instead("torch.compile", lambda f: lambda x: asked.append(f(x))):
-    check_compiler("meta")
-# where the network is to run, and it was not only asked for but run
+    _check_compiler("meta")
+# on the network's device, and the compiled function was also run
 assert asked[0].device.type == "meta"
 
 
 # %% [markdown]
-# A setting that cannot work is refused before the first batch.
+# An unusable setting is refused before the first batch.
 
 # %%
 #| export
-def check_training(stages, batch, images, sizes, precision, device, accumulate, compiled):
-    "What can be known to be wrong before the first step"
+def _check_training(
+    stages: Sequence[Stage],  # The schedule
+    images: Images,  # To be trained on
+    how: Recipe,  # How to train
+):
+    "Raise ValueError or RuntimeError for settings that cannot work."
     if not stages:
         raise ValueError("stages is empty: give at least one Stage, or stages('3', '1e-5')")
-    if batch < 2:
-        raise ValueError(f"batch = {batch}: batch norm needs at least 2 images")
-    if not 1 <= accumulate <= batch // 2:
+    if how.batch < 2:
+        raise ValueError(f"batch = {how.batch}: batch norm needs at least 2 images")
+    if not 1 <= how.accumulate <= how.batch // 2:
         raise ValueError(
-            f"accumulate = {accumulate} parts of a batch of {batch}: each needs 2 images, so choose"
-            f" 1 to {batch // 2}"
+            f"accumulate = {how.accumulate} parts of a batch of {how.batch}: each needs 2 images,"
+            f" so choose 1 to {how.batch // 2}"
         )
-    if images.labels.shape[1] != len(sizes):
-        raise ValueError(f"{images.labels.shape[1]} labels an image, but {len(sizes)} heads")
-    autocast(precision, device)
-    if compiled:
-        check_compiler(device)
+    if images.labels.shape[1] != len(how.sizes):
+        raise ValueError(
+            f"{images.labels.shape[1]} labels per image, but {len(how.sizes)} heads: give the"
+            " number of classes of each label"
+        )
+    autocast(how.precision, how.device)
+    how.transform(images)
+    if how.compiled:
+        _check_compiler(how.device)
 
 
 # %%
-usable = dict(
-    stages=stages(),
-    batch=16,
-    images=images,
-    sizes=[2, 3],
-    precision="fp32",
-    device="cpu",
-    accumulate=8,
-    compiled=False,
-)
+usable = Recipe([2, 3], seed=0, batch=16, accumulate=8)
 wrong = [
-    (dict(stages=[]), "stages is empty"),
     (dict(batch=1), "batch = 1:"),
     (dict(accumulate=9), "choose 1 to 8"),
     (dict(accumulate=0), "choose 1 to 8"),
     (dict(sizes=[2]), "2 labels"),
     (dict(precision="int8"), "int8"),
+    (dict(augment="mirror"), "mirror"),
     (dict(compiled=True), "compiled = True"),
 ]
 with instead("torch.compile", broken):
-    assert (
-        check_training(**usable) is None
-        and check_training(**usable | dict(batch=2, accumulate=1)) is None
-    )
-    for settings, said in wrong:
+    assert _check_training(stages(), images, usable) is None
+    assert _check_training(stages(), images, replace(usable, batch=2, accumulate=1)) is None
+    for settings, said in [({}, "stages is empty"), *wrong]:
         try:
-            check_training(**usable | settings)
+            _check_training(stages() if settings else [], images, replace(usable, **settings))
         except (ValueError, RuntimeError) as e:
             print(e)
             assert said in str(e)
@@ -534,77 +556,50 @@ with instead("torch.compile", broken):
 
 
 # %% [markdown]
-# Then every stage in turn, from a network that is the same in every process. What each epoch draws depends on its seed alone, so a stage can be left out that is done already.
+# `train` runs all stages in order, from a network that is the same in every process. Each epoch's random numbers depend only on its seed, so finished stages can be skipped.
 
 # %%
 #| export
 def train(
-    model: nn.Module,  # The network, trained in place, masks held; left in evaluation mode
-    images: Images,  # Trained on 'train', judged on 'val'; 'test' is not touched
+    model: nn.Module,  # The network, trained in place with its masks; left in evaluation mode
+    images: Images,  # Trained on 'train', validated on 'val'; 'test' is not used
     stages: Sequence[Stage],  # The schedule
-    sizes: list[int],  # Number of classes of each head
-    seed: int,  # The run's seed
-    label: str = "dense",  # What is being trained; part of every epoch's seed and of the history
-    batch: int = 64,  # Images a step
-    augment: str = "paper",  # 'paper', 'flip' or 'none'
-    precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
-    device: torch.device | str = "cpu",  # Where to compute
+    how: Recipe,  # How it is trained
+    label: str = "dense",  # The training phase; part of every epoch's seed and of the history
+    # Written after each epoch; its finished stages are skipped, its history is extended
+    journal: Journal | None = None,
     # True: a live line; "lines": a plain line after each epoch; False: nothing
     progress: bool | str = True,
-    history: list[dict] | None = None,  # Rows of earlier trainings, to go on from
-    optimizer: Callable = adam,  # (parameters, lr) -> optimizer, rebuilt at each stage
-    # Told after each epoch; stages that it knows as done are left out
-    journal: Journal | None = None,
-    # Parts in which a batch goes through the network, where it does not fit at once
-    accumulate: int = 1,
-    compiled: bool = False,  # Train through torch.compile
-    # The processes that share each batch; process 0's network is where all start
+    # The processes that share each batch; all start from process 0's network
     team: Team = ALONE,
-    # The history, one row an epoch: label, stage, epoch, lr, losses, accuracy, seconds, kept
+    # The history, one row per epoch: label, stage, epoch, lr, losses, accuracy, seconds, kept
 ) -> list[dict]:
     """Train through all stages; each keeps its best epoch by validation loss.
 
     Raises: ValueError or RuntimeError before the first step if a setting is not usable;
-    FloatingPointError when the loss is not finite;
-        OutOfMemory (a MemoryError) that names the settings to change.
-    Source: paper §4.1"""
-    check_training(stages, batch, images, sizes, precision, device, accumulate, compiled)
-    transform = None if augment == "none" else augmentation(augment, images.pixels.shape[-1])
-    history, progress = [] if history is None else history, progress and team.main
+    FloatingPointError if the loss is not finite;
+    OutOfMemory (a MemoryError) that names the settings to change.
+    Source: paper §4.1.
+    """
+    _check_training(stages, images, how)
+    history, progress = journal.history if journal else [], progress and team.main
     advice = (
-        f"raise accumulate (now {accumulate}), lower batch (now {batch}) or image_size, or take a"
-        " smaller network"
+        f"raise accumulate (now {how.accumulate}), lower batch (now {how.batch}) or image_size, or"
+        " use a smaller network"
     )
     with memory_errors(f"training ({label})", advice):
-        model.to(device, memory_format=memory_order(model, device))
+        model.to(how.device, memory_format=memory_order(model, how.device))
         team.same(model.state_dict().values())
-        batches = math.ceil(len(images.rows["train"]) / batch)
-        line = Line(sum(stage.epochs for stage in stages), batches, journal, progress)
+        batches = math.ceil(len(images.rows["train"]) / how.batch)
+        line = _Line(sum(stage.epochs for stage in stages), batches, journal, progress)
         for i, stage in enumerate(stages):
             if journal and journal.done(label, i):
                 continue
-            seeds = [seed_of(seed, label, i, epoch) for epoch in range(stage.epochs)]
-            where, how = f"{label}, stage {i + 1}", (precision, device, line, optimizer)
             line.what = journal.of_all(label) if journal else label
             if len(stages) > 1:
                 line.what += f", stage {i + 1} of {len(stages)}"
             with team.synced(model):
-                rows = train_stage(
-                    model,
-                    images,
-                    stage,
-                    seeds,
-                    sizes,
-                    where,
-                    batch,
-                    transform,
-                    *how,
-                    journal,
-                    (label, i),
-                    accumulate,
-                    compiled,
-                    team,
-                )
+                rows = train_stage(model, images, stage, how, (label, i), line, journal, team)
             history += [dict(label=label, stage=i) | row for row in rows]
             if journal:
                 journal.unfinished = None
@@ -613,14 +608,16 @@ def train(
 
 
 # %% [markdown]
-# Two short stages. The columns are those of a run's `history.csv`; accuracy is in percent, the mean over both heads, of which the
-# second has only chance to go by.
+# Two short stages. The columns are those of a run's `history.csv`. Accuracy is in percent, the mean over both heads, of which the
+# second can only guess.
 
 # %%
-def trained(seed=0, **settings):
-    model = tiny_net()
-    settings = dict(stages=stages("2,1", "1e-3,1e-4"), batch=16, progress=False) | settings
-    return model, train(model, images, sizes=[2, 3], seed=seed, **settings)
+short = stages("2,1", "1e-3,1e-4")
+
+
+def trained(plan=short, label="dense", **settings):
+    model, how = tiny_net(), replace(recipe, **settings)
+    return model, train(model, images, plan, how, label, progress=False)
 
 
 model, history = trained()
@@ -647,7 +644,7 @@ assert [(row["stage"], row["epoch"], row["lr"]) for row in history] == [
 assert sum(row["kept"] for row in history) == 2  # one in each stage
 
 # %% [markdown]
-# The same settings give the same bits, another seed or another label gives others.
+# The same settings give the same bits; another seed or label gives other bits.
 
 # %%
 before = torch.random.get_rng_state()
@@ -657,12 +654,12 @@ assert not same(model.state_dict(), trained(seed=1)[0].state_dict())
 assert not same(model.state_dict(), trained(label="step-1")[0].state_dict())
 
 # %% [markdown]
-# In `bf16` the training takes nearly the same path: the weights stay in float32, and after a few steps the losses agree to about a
+# Training in `bf16` is nearly the same: the weights stay in float32, and after a few steps the losses agree to about a
 # hundredth.
 
 # %%
-plain = trained(augment="none", stages=[Stage(1e-4, 2)])[1][-1]["train_loss"]
-other, rows = trained(augment="none", stages=[Stage(1e-4, 2)], precision="bf16")
+plain = trained([Stage(1e-4, 2)], augment="none")[1][-1]["train_loss"]
+other, rows = trained([Stage(1e-4, 2)], augment="none", precision="bf16")
 abs(plain - rows[-1]["train_loss"])
 
 # %%
@@ -671,7 +668,7 @@ assert all(p.dtype == torch.float32 for p in other.parameters())
 
 
 # %% [markdown]
-# Does a batch in four parts end where the undivided one ends? In float64, without batch norm: after three epochs of Adam, to nine digits.
+# Does a batch in four parts give the same result as an undivided one? In float64 and without batch norm it does, to nine digits after three epochs of Adam.
 
 # %%
 def plain_net(seed=0):
@@ -683,7 +680,7 @@ def plain_net(seed=0):
 
 
 class DoubleIn(nn.Module):
-    "Images come as float32; this network wants float64"
+    "A float64 network for float32 images."
 
     def __init__(self):
         super().__init__()
@@ -696,17 +693,8 @@ class DoubleIn(nn.Module):
 ends = {}
 for parts in (1, 4):
     model = DoubleIn()
-    train(
-        model,
-        images,
-        stages("3", "1e-3"),
-        [2, 3],
-        seed=0,
-        batch=16,
-        augment="none",
-        progress=False,
-        accumulate=parts,
-    )
+    how = replace(recipe, augment="none", accumulate=parts)
+    train(model, images, stages("3", "1e-3"), how, progress=False)
     ends[parts] = model.state_dict()
 max(float((ends[1][k] - ends[4][k]).abs().max()) for k in ends[1])
 
@@ -717,11 +705,11 @@ assert all(torch.allclose(ends[1][k], ends[4][k], rtol=0, atol=1e-9) for k in en
 
 
 # %% [markdown]
-# When memory runs out, the message names the settings:
+# If memory runs out, the error names the settings:
 
 # %%
 class Greedy(nn.Module):
-    "A network that wants a petabyte in training and nothing in evaluation"
+    "A network that needs a petabyte in training and nothing in evaluation."
 
     def __init__(self):
         super().__init__()
@@ -732,7 +720,7 @@ class Greedy(nn.Module):
 
 
 try:
-    train(Greedy(), images, stages("1", "1e-3"), [2, 3], seed=0, batch=16, progress=False)
+    train(Greedy(), images, stages("1", "1e-3"), recipe, progress=False)
 except MemoryError as e:
     print(e)
     assert "raise accumulate (now 1), lower batch (now 16)" in str(e)
@@ -742,9 +730,9 @@ else:
 # %% [markdown]
 # ## Pruned weights stay pruned
 #
-# This is the promise that iterative pruning rests on: a weight that was pruned is 0 after every step, not only at the end. An
-# optimizer could break it in two ways, by momentum from before the pruning and by weight decay on the hidden value. The mask sits
-# between the hidden value and what the network computes with, so neither reaches the network. The check looks after every single
+# Iterative pruning relies on this: a pruned weight is 0 after every step, not only at the end. An
+# optimizer could violate it in two ways, by momentum from before the pruning and by weight decay on the hidden value. The mask is
+# between the hidden value and the weight that the network uses, so neither reaches the network. The test checks after every single
 # step.
 
 # %%
@@ -779,27 +767,19 @@ def watched(kind, steps):
 
 for kind in optimizers:
     steps, before = [], {k: v.clone() for k, v in plain_state(model).items()}
-    train(
-        model,
-        images,
-        stages("1,1", "1e-2,1e-3"),
-        [2, 3],
-        seed=0,
-        batch=16,
-        progress=False,
-        optimizer=watched(kind, steps),
-    )
+    how = replace(recipe, optimizer=watched(kind, steps))
+    train(model, images, stages("1,1", "1e-2,1e-3"), how, progress=False)
     print(kind, steps)
-    assert steps == [0] * 8  # 64 training images, 4 steps an epoch, 2 epochs
-    # the kept ones did learn
+    assert steps == [0] * 8  # 64 training images, 4 steps per epoch, 2 epochs
+    # the kept weights did change
     assert not torch.equal(before["0.weight"], plain_state(model)["0.weight"])
 
 
 # %% [markdown]
-# ## Cut off, and gone on
+# ## Interrupted and resumed
 #
-# A training that is given a journal writes a checkpoint after each epoch. Started again with the journal of a training that was cut off, it skips the stages that are done, pours the optimizer's memory back and goes on with the next epoch. The check cuts the same
-# training after each of its epochs in turn, in the middle of a stage and at its end, and compares with one that was never cut, bit for bit. The loop is cut where a kill would cut it: after a checkpoint was written.
+# Training with a journal writes a checkpoint after each epoch. Restarted with the journal of an interrupted training, it skips finished stages, restores the optimizer's state and continues with the next epoch. The test interrupts the same
+# training after each of its epochs, in the middle of a stage and at its end, and compares the result with an uninterrupted one, bit for bit. The interruption comes after a checkpoint is written.
 
 # %%
 class Cut(Exception):
@@ -807,7 +787,7 @@ class Cut(Exception):
 
 
 def cut_after(journal, epochs):
-    "Have a journal stop the training after so many checkpoints"
+    "Make a journal stop the training after this many checkpoints."
     write = journal.write
 
     def and_stop(*args):
@@ -820,18 +800,9 @@ def cut_after(journal, epochs):
 
 
 def trained_with(journal, model):
-    return train(
-        journal.restore(model),
-        images,
-        stages("4,1", "1,1e-3"),
-        [2, 3],
-        seed=0,
-        batch=16,
-        progress=False,
-        augment="flip",
-        history=journal.history,
-        journal=journal,
-    )
+    how = replace(recipe, augment="flip")
+    plan = stages("4,1", "1,1e-3")
+    return train(journal.restore(model), images, plan, how, journal=journal, progress=False)
 
 
 straight = tiny_net()
@@ -853,14 +824,14 @@ for epochs in range(1, 6):
 [row["kept"] for row in rows]
 
 # %%
-# the best epoch was not the last one, so it had to come back too
+# the best epoch was not the last one, so it had to be restored too
 assert rows[3]["kept"] is False and len(rows) == 5
 
 
 # %% [markdown]
 # ## Errors
 #
-# Settings are looked at before the network is; a rate that makes the loss explode names stage and epoch.
+# Settings are checked before the network is used. A learning rate that makes the loss diverge raises an error with stage and epoch.
 
 # %%
 def huge(ps, lr):
@@ -868,7 +839,7 @@ def huge(ps, lr):
 
 
 for settings, error, said in [
-    (dict(stages=[]), ValueError, "stages"),
+    (dict(plan=[]), ValueError, "stages"),
     (dict(augment="mirror"), ValueError, "mirror"),
     (dict(optimizer=huge), FloatingPointError, "dense, stage 1, epoch 1"),
 ]:

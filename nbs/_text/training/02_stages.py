@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Schedules
 #
-# > When a network is trained at which rate, and where its random numbers come from
+# > The learning rates and epochs of a training, and the seeds of its random numbers
 
 # %%
 #| default_exp training.stages
@@ -23,7 +23,7 @@ import torch
 
 
 # %% [markdown]
-# The paper trains in three stages, 13 epochs at 1e-4, 3 at 1e-5 and 3 at 1e-6, and a stage hands its best epoch to the next.
+# The paper trains in three stages: 13 epochs at 1e-4, 3 at 1e-5 and 3 at 1e-6. Each stage passes its best epoch to the next.
 
 # %%
 #| export
@@ -32,15 +32,15 @@ class Stage:
     "Some epochs at one learning rate."
 
     lr: float  # Adam's learning rate, > 0
-    epochs: int  # How many, ≥ 1
+    epochs: int  # Number of epochs, ≥ 1
 
     def __post_init__(self):
         if not 0 < self.lr < math.inf:
             raise ValueError(f"learning rate {self.lr}: it must be a positive number, such as 1e-4")
         if self.epochs < 1:
             raise ValueError(
-                f"{self.epochs} epochs at learning rate {self.lr:g}: a stage has at least 1, or"
-                " leave it out"
+                f"{self.epochs} epochs at learning rate {self.lr:g}: give at least 1, or leave the"
+                " stage out"
             )
 
 
@@ -65,18 +65,18 @@ for wrong in [
 
 
 # %% [markdown]
-# Settings come as two lists, epochs and learning rates, because that is what one varies in a grid. In a grid file and on a command line they are text. A list of one may be the number itself.
+# The settings are two lists, epochs and learning rates, because a grid varies these. In a grid file and on a command line they are text. A list of one may be the number itself.
 
 # %%
 #| export
 def _numbers(text: str | float, kind: type, setting: str) -> list:
-    "The int or float numbers between commas; the setting's name is for the message"
+    "Parse numbers separated by commas; `setting` is the name for the error."
     try:
         return [kind(part) for part in str(text).split(",")]
     except ValueError as e:
         raise ValueError(
-            f"{setting} = {str(text)!r}: write {'whole ' if kind is int else ''}numbers with commas"
-            " between them"
+            f"{setting} = {str(text)!r}: write {'whole ' if kind is int else ''}numbers separated"
+            " by commas"
         ) from e
 
 
@@ -98,7 +98,7 @@ for wrong in [("13;3", int), ("1.5", int), ("fast", float), ("3,", float)]:
 
 
 # %% [markdown]
-# The two lists must be of one length: a forgotten comma would otherwise show up as a network that trained for a third of its time.
+# The two lists must have the same length. Otherwise a forgotten comma would give a network that trained for a third of the time.
 
 # %%
 #| export
@@ -108,13 +108,14 @@ def stages(
 ) -> list[Stage]:  # The schedule, in order
     """Read a schedule from two settings; the defaults are the paper's.
 
-    Raises: ValueError where they are no numbers, or not equally many.
-    Source: paper §4.1 and its public code"""
+    Raises: ValueError if they are not numbers, or differ in length.
+    Source: paper §4.1 and its public code.
+    """
     e, r = _numbers(epochs, int, "epochs"), _numbers(lrs, float, "lrs")
     if len(e) != len(r):
         raise ValueError(
             f"epochs = {str(epochs)!r} has {len(e)} stages, but lrs = {str(lrs)!r} has {len(r)}:"
-            " one learning rate a stage"
+            " give one learning rate per stage"
         )
     return [Stage(lr, n) for n, lr in zip(e, r)]
 
@@ -142,7 +143,7 @@ for wrong in [
 # %% [markdown]
 # ## Precision
 #
-# The words for the arithmetic of training. What each one means to torch stands in [epochs](03_epochs.ipynb).
+# The names for the arithmetic of training. [Epochs](03_epochs.ipynb) defines what each one means in torch.
 
 # %%
 #| export
@@ -152,17 +153,17 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # %% [markdown]
 # ## Randomness
 #
-# An epoch draws random numbers for the order of the images, the augmentation and dropout. Each epoch gets a seed of its own, made
-# from the run's seed, what is being trained, the stage and the epoch. So epoch 3 of the second pruning step is the same whether or
-# not somebody drew a random number before it, and a run that was cut off can go on from a saved step.
+# An epoch draws random numbers for the order of the images, the augmentation and dropout. Each epoch has its own seed, made
+# from the run's seed, the training phase, the stage and the epoch. So epoch 3 of the second pruning step does not depend on
+# earlier random numbers, and an interrupted run can resume from a saved step.
 
 # %%
 #| export
 def seed_of(
     seed: int,  # The run's seed
-    *where: str | int,  # What it is for, e.g. the label, the stage and the epoch
+    *where: str | int,  # Its purpose, e.g. the label, the stage and the epoch
 ) -> int:  # 0 ≤ seed < 2⁶³
-    "Make a seed for one place of a run."
+    "A seed for one purpose in a run."
     return int.from_bytes(hashlib.sha256(repr((seed, *where)).encode()).digest()[:8], "big") >> 1
 
 
@@ -170,7 +171,7 @@ def seed_of(
 seed_of(0, "dense", 0, 0), seed_of(0, "dense", 0, 1)
 
 # %% [markdown]
-# These numbers are part of what a run's settings mean: another way to make them would train other networks under the same name. So one is written down.
+# These seeds are part of the meaning of a run's settings: another derivation would train other networks under the same name. So a test pins one seed.
 
 # %%
 assert seed_of(0, "dense", 0, 0) == 4901834043287348809
@@ -182,25 +183,25 @@ assert all(0 <= seed_of(n, "x") < 2**63 for n in range(100)) and seed_of(1, 23) 
 
 
 # %% [markdown]
-# Whoever needs random numbers of its own names what they are for, here or in `stream` of [Scores](../methods/02_scores.ipynb), which makes a generator of such a seed. The draws that decide which images and rows a run sees are older than this rule and pinned by finished runs: they use the run's seed as it is
-# (`drawn` in [Loaders](../data/19_loaders.ipynb), `split_table`, the imbalance), or the seed with a photo's name or a face's place in the rendered set.
+# Code that needs its own random numbers names their purpose, here or in `stream` of [Scores](../methods/02_scores.ipynb), which makes a generator from such a seed. The draws that choose the images and rows of a run are older than this rule and fixed by finished runs. They use the run's seed directly
+# (`drawn` in [Loaders](../data/19_loaders.ipynb), `split_table`, the imbalance), or the seed with a photo's name or a face's position in the rendered set.
 
 # %% [markdown]
-# torchvision's augmentation and dropout draw from torch's global generator, so that one is seeded for the length of the epoch, and
-# the caller's state is put back afterwards. On a GPU cuDNN is told to use its deterministic algorithms.
+# torchvision's augmentation and dropout draw from torch's global generator. So `seeded` seeds that generator for one epoch and
+# restores the caller's state afterwards. On a GPU it sets cuDNN to its deterministic algorithms.
 
 # %%
 #| export
 @contextmanager
 def seeded(
     seed: int,  # The seed, from `seed_of`
-    device: "torch.device | str" = "cpu",  # Where the work is done
+    device: "torch.device | str" = "cpu",  # Where to compute
     # A generator on the CPU with the same seed, for the order of the images
 ) -> "Iterator[torch.Generator]":
-    """Make everything random within depend on `seed` alone, and leave the caller's generators
-    as they were.
+    """Make all randomness in the block depend only on `seed`, and leave the caller's generators
+    unchanged.
     """
-    import torch  # here, since settings are checked without it
+    import torch  # imported here because checks of settings do not need it
 
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with (

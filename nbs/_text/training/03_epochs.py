@@ -31,9 +31,9 @@ from tqdm import tqdm
 # %% [markdown]
 # ## Precision
 #
-# GPUs, and recent CPUs, multiply half-precision numbers several times faster. Weights, batch-norm statistics, losses and importance
-# stay in float32; autocast takes the layers that bear it in `bf16` or `fp16`. The 5 bits of fp16's exponent need the loss scaled,
-# bf16 needs nothing.
+# GPUs and recent CPUs multiply half-precision numbers several times faster. Weights, batch-norm statistics, losses and importance
+# stay in float32; autocast computes suitable layers in `bf16` or `fp16`. The 5-bit exponent of fp16 requires a scaled loss;
+# bf16 does not.
 
 # %%
 #| export
@@ -44,10 +44,10 @@ def autocast(
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = "cpu",  # Where the network is
 ) -> torch.autocast:  # A context for the forward pass
-    "Run the forward pass in the precision that a setting names."
+    "A context that runs the forward pass in the given precision."
     if precision not in PRECISIONS:
         raise ValueError(
-            f"precision = {precision!r} is not known: choose one of {', '.join(PRECISIONS)}"
+            f"precision = {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}"
         )
     return torch.autocast(
         torch.device(device).type,
@@ -74,16 +74,16 @@ else:
 # %% [markdown]
 # ## Memory order
 #
-# Convolutions on tensor cores want their numbers pixel by pixel, `channels_last`. On a CPU it depends: depthwise convolutions
-# gain a third (MobileNetV2 at 64 px, batch 64, one thread: 0.44 s a step against 0.64 s), ResNets lose a tenth.
+# Convolutions on tensor cores are faster with the channels of each pixel together (`channels_last`). On a CPU it depends on the network: depthwise convolutions
+# gain a third (MobileNetV2 at 64 px, batch 64, one thread: 0.44 s per step instead of 0.64 s), ResNets lose a tenth.
 
 # %%
 #| export
 def memory_order(
     model: nn.Module,  # The network
-    device: torch.device | str = "cpu",  # Where it is to run
+    device: torch.device | str = "cpu",  # Where it will run
 ) -> torch.memory_format:  # `channels_last` or `contiguous_format`
-    "Choose the faster memory order of images and 4-D weights."
+    "Choose the faster memory order for images and 4-D weights."
     depthwise = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
     return (
         torch.channels_last
@@ -104,9 +104,9 @@ assert memory_order(build_model("resnet10", 2), "cpu") == torch.contiguous_forma
 # %% [markdown]
 # ## Predictions
 #
-# The examples need images and a network, both small enough that this notebook runs in seconds. The images are 16 × 16 noise, brighter
-# at the top in class 0 and at the bottom in class 1, with a second label that is pure chance: one head has something to learn and one
-# has not. The network has what matters here, convolutions, batch norm and one Linear layer for both heads.
+# The examples use images and a network small enough for this notebook to run in seconds. The images are 16 × 16 noise, brighter
+# at the top in class 0 and at the bottom in class 1, with a second, random label: only one head has something to learn.
+# The network has convolutions, batch norm and one Linear layer for both heads.
 
 # %%
 def noisy_images(n=96, seed=0):
@@ -138,8 +138,8 @@ images, model = noisy_images(), tiny_net()
 
 
 # %% [markdown]
-# Prediction is a pass in the order of the split's rows, in evaluation mode and with nothing recorded for gradients. Masked weights are
-# put together once for the whole pass instead of once a batch. Where several processes take part, each takes whole batches, and all get
+# Prediction is a pass in the order of the split's rows, in evaluation mode and without gradients. Masked weights are
+# computed once for the whole pass instead of once per batch. With several processes, each takes whole batches, and all get
 # all predictions.
 
 # %%
@@ -149,7 +149,7 @@ def predict(
     images: Images,  # Images, labels, and the rows of each split
     split: str,  # 'train', 'val' or 'test'
     sizes: list[int],  # Number of classes of each head
-    batch: int = 256,  # Images at a time
+    batch: int = 256,  # Images per batch
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = "cpu",  # Where to compute
     team: Team = ALONE,  # The processes that share the batches
@@ -157,10 +157,11 @@ def predict(
     """Run the network over a split without augmentation. Raises: OutOfMemory (a MemoryError)
     that names the settings to lower.
     """
-    order, mine = (
-        memory_order(model, device),
-        lambda parts: [parts[i] for i in team.share(len(parts))],
-    )
+    order = memory_order(model, device)
+
+    def mine(parts):
+        return [parts[i] for i in team.share(len(parts))]
+
     model.to(device, memory_format=order).eval()
     advice = f"lower batch ({batch} images at a time here) or image_size, or take a smaller network"
     with (
@@ -174,12 +175,12 @@ def predict(
             for x, _, _ in batches(images, split, batch, device=device, share=mine)
         ]
     n = len(images.rows[split])
-    # a process may have no batch at all
+    # a process may have no batch
     at = torch.cat([torch.empty(0, dtype=torch.long), *mine(torch.arange(n).split(batch))])
     logits = team.gather(
         torch.cat(out) if out else torch.empty(0, sum(sizes), device=device), at, n
     ).cpu()
-    # says so if heads and outputs do not match
+    # raises if heads and outputs do not match
     task_loss(logits[:1], images.labels[images.rows[split][:1]].cpu(), sizes)
     return logits
 
@@ -192,14 +193,14 @@ x = torch.cat([x for x, _, _ in batches(images, "test", 16)])
 with torch.no_grad():
     by_hand = copy.deepcopy(model).eval()(x)
 assert torch.allclose(predict(model, images, "test", [2, 3], batch=16), by_hand, atol=1e-6)
-# row for row, however it is cut
+# row for row, for any batch size
 assert torch.allclose(predict(model, images, "test", [2, 3], batch=5), by_hand, atol=1e-5)
 half = predict(model, images, "test", [2, 3], precision="bf16")
 assert half.dtype == torch.float32 and torch.allclose(half, by_hand, atol=0.05)
 assert not model.training
 
 # %% [markdown]
-# Two mistakes are told from the first batch on: heads that do not match the network's outputs, and batches for which there is no room.
+# Two errors are raised at once: heads that do not match the network's outputs, and batches that do not fit into memory.
 
 # %%
 for net, sizes, error in (
@@ -216,40 +217,36 @@ for net, sizes, error in (
         print(e)
         assert error is ValueError or "lower batch (256 images" in str(e)
     else:
-        raise AssertionError("a prediction that cannot be was made")
+        raise AssertionError("an impossible prediction was made")
 
 
 # %% [markdown]
-# Which epoch is the best is decided by the loss. Accuracy is told as well, for people; it is the mean over the heads, and too coarse to decide by on a small validation split.
+# The loss decides which epoch is best. The accuracy, the mean over the heads, is for information: on a small validation split it is too coarse to decide.
 
 # %%
 #| export
 def evaluate_loss(
     model: nn.Module,  # The network; left in evaluation mode
     images: Images,  # Images, labels, and the rows of each split
-    split: str,  # 'val', as a rule
+    split: str,  # Usually 'val'
     sizes: list[int],  # Number of classes of each head
-    batch: int = 256,  # Images at a time
+    batch: int = 256,  # Images per batch
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     device: torch.device | str = "cpu",  # Where to compute
     team: Team = ALONE,  # The processes that share the batches; all get the same numbers
 ) -> tuple[float, float]:  # Mean loss in nats; accuracy in percent, mean over the heads
     "Measure the loss and the accuracy on a split."
-    logits, y = (
-        predict(model, images, split, sizes, batch, precision, device, team),
-        images.labels[images.rows[split]].cpu(),
-    )
-    return (
-        task_loss(logits, y, sizes).item(),
-        100 * (predict_classes(logits, sizes) == y).double().mean().item(),
-    )
+    logits = predict(model, images, split, sizes, batch, precision, device, team)
+    y = images.labels[images.rows[split]].cpu()
+    right = (predict_classes(logits, sizes) == y).double()
+    return task_loss(logits, y, sizes).item(), 100 * right.mean().item()
 
 
 # %%
 evaluate_loss(model, images, "val", [2, 3])
 
 # %% [markdown]
-# A network whose head is all zeros knows nothing: (ln 2 + ln 3)/2 nats, and class 0 everywhere.
+# A network with a head of zeros gives a loss of (ln 2 + ln 3)/2 nats and class 0 everywhere.
 
 # %%
 blank = tiny_net()
@@ -263,16 +260,16 @@ assert math.isclose(accuracy, 100 * (images.labels[images.rows["val"]] == 0).dou
 # %% [markdown]
 # ## One batch
 #
-# The fused form of Adam makes one pass over the weights instead of a dozen; with small images that is the
-# difference between the optimizer taking a third of a step and a twentieth. Its rate is the only thing a stage changes. The example can be checked by hand: Adam's first step has the length of the learning rate, whatever the gradient's size.
+# The fused form of Adam makes one pass over the weights instead of a dozen. With small images this reduces the
+# optimizer's share of a step from a third to a twentieth. A stage changes only the learning rate. The example can be checked by hand: Adam's first step has the length of the learning rate, whatever the gradient's size.
 
 # %%
 #| export
 def adam(
-    parameters: list[nn.Parameter],  # What to train
+    parameters: list[nn.Parameter],  # The parameters to train
     lr: float,  # Learning rate
-) -> torch.optim.Optimizer:  # A fresh optimizer, without memory of earlier stages
-    "Adam with its usual momenta, in its fused form."
+) -> torch.optim.Optimizer:  # A new optimizer, without state from earlier stages
+    "Adam with its default momenta, in its fused form."
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
@@ -285,22 +282,22 @@ assert torch.allclose(w, torch.tensor([0.9, 1.1]))
 
 
 # %% [markdown]
-# A batch that does not fit into memory can go through the network in parts, whose gradients add up to the batch's: each part's mean loss
-# weighs as much as the part has images. Several processes add up in the same way. Their gradients are averaged in the last part's
-# backward pass only; before it there is nothing to send (`no_sync`). What differs is batch norm, which sees the part and not the batch. In the example, in float64 and without batch norm, five images have the same gradient in two parts (3 and 2) and in one.
+# A batch that does not fit into memory can go through the network in parts whose gradients add up to the batch's gradient: each part's mean loss
+# is weighted by its number of images. Several processes add up in the same way. Their gradients are averaged only in the last part's
+# backward pass; before it nothing is sent (`no_sync`). Only batch norm differs, because it sees the part and not the batch. In the example, in float64 and without batch norm, five images have the same gradient in two parts (3 and 2) and in one.
 
 # %%
 #| export
 def backward(
-    model: nn.Module,  # In training mode; gradients are added to those that are there
+    model: nn.Module,  # In training mode; gradients are added to existing ones
     x: Tensor,  # Images of this process's piece of the batch
     y: Tensor,  # Their labels, shape (n, heads)
     sizes: list[int],  # Number of classes of each head
-    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, else does nothing
+    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, otherwise does nothing
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
-    accumulate: int = 1,  # Parts in which the images go through, of at least 2 images each
-    weight: float = 1.0,  # What the piece weighs
-) -> Tensor:  # Mean loss over the piece, before weighing
+    accumulate: int = 1,  # Number of parts, of at least 2 images each
+    weight: float = 1.0,  # Weight of the piece
+) -> Tensor:  # Mean loss over the piece, unweighted
     "Gradients of the mean loss, part by part."
     parts, total = max(1, min(accumulate, len(x) // 2)), 0.0
     for i, (a, b) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts))):
@@ -354,13 +351,10 @@ backward(
 assert seen == [3, 2]  # four parts of five images would leave some with one
 off = torch.amp.GradScaler("cpu", enabled=False)
 x, y, _ = next(batches(images, "train", 4))
-once, thrice = (
-    nn.Sequential(nn.Flatten(), nn.Linear(768, 5)),
-    nn.Sequential(nn.Flatten(), nn.Linear(768, 5)),
-)
+once, thrice = [nn.Sequential(nn.Flatten(), nn.Linear(768, 5)) for _ in range(2)]
 thrice.load_state_dict(once.state_dict())
 loss = task_loss(once(x), y, [2, 3])
-# the loss is told unweighed
+# the returned loss is unweighted
 assert torch.allclose(backward(once, x, y, [2, 3], off), loss) and torch.allclose(
     backward(thrice, x, y, [2, 3], off, weight=3.0), loss
 )
@@ -368,29 +362,29 @@ assert torch.allclose(3 * once[1].weight.grad, thrice[1].weight.grad, atol=1e-6)
 held = []
 once.no_sync = lambda: held.append("held back") or nullcontext()
 backward(once, x.repeat(2, 1, 1, 1), y.repeat(2, 1), [2, 3], off, accumulate=3)
-assert len(held) == 2  # three parts; only the last one's gradients are sent
+assert len(held) == 2  # three parts; only the gradients of the last are sent
 
 
 # %% [markdown]
 # ## An epoch
 #
-# Everybody draws the same order of images from the epoch's seed and takes a piece of each batch. What is drawn for an image (its
-# augmentation, dropout) comes from a stream of each process's own, so it is another than one process would have drawn; process 0 draws as if it
+# All processes draw the same order of images from the epoch's seed, and each takes a piece of each batch. The random numbers for an image (its
+# augmentation, dropout) come from a separate stream in each process, so they differ from those of a single process; process 0 draws as if it
 # were alone.
 
 # %%
 #| export
 @contextmanager
 def epoch_batches(
-    images: Images,  # Batches of its 'train' part
-    batch: int,  # Images a step, of all processes together
+    images: Images,  # The batches come from its 'train' part
+    batch: int,  # Images per step, in all processes together
     seed: int,  # The epoch's seed
     augment: Callable | None = None,  # On batches of floats in [0, 1]
-    device: torch.device | str = "cpu",  # Where to
+    device: torch.device | str = "cpu",  # Where the batches go
     team: Team = ALONE,  # The processes that share each batch
-    # This process's pieces of the batches; how many images each batch has in all
+    # This process's pieces of the batches; the total number of images of each batch
 ) -> Iterator[tuple[Iterator, list[int]]]:
-    "The batches of one epoch; within, everything random depends on the seed and the process alone."
+    "The batches of one epoch; in the block all randomness depends only on seed and process."
     whole = [len(part) for part in images.rows["train"].split(batch)]
     with seeded(seed if team.main else seed_of(seed, "process", team.rank), device):
         order = torch.Generator().manual_seed(seed)
@@ -424,15 +418,15 @@ with epoch_batches(images, 24, seed=5):
 
 
 # %% [markdown]
-# A loss that is not finite ruins the weights for good, so the epoch stops there, and says where it is and what to lower.
+# A loss that is not finite destroys the weights, so the epoch stops with an error that says where it happened and what to change.
 
 # %%
 #| export
 def check_finite(
     loss: float,  # A loss, or a sum of losses
-    where: str,  # The place, for the message
+    where: str,  # The place, for the error
 ):
-    "Stop the training where the loss is not a number."
+    "Raise FloatingPointError if the loss is not finite."
     if not math.isfinite(loss):
         raise FloatingPointError(
             f"{where}: the loss is {loss}. "
@@ -452,12 +446,12 @@ assert check_finite(0.7, "anywhere") is None
 
 
 # %% [markdown]
-# A step is the usual three lines. The scaler does nothing but under fp16; there it leaves a step out whose gradients overflowed.
+# A step is the usual three lines. The scaler acts only under fp16, where it skips a step whose gradients overflowed.
 
 # %%
 #| export
 def _step(model, optimizer, scaler, x, y, sizes, **how) -> Tensor:
-    "One step of the optimizer on one batch, as `backward` takes it; its mean loss"
+    "One step of the optimizer on one batch; returns the mean loss of `backward`."
     optimizer.zero_grad()
     loss = backward(model, x, y, sizes, scaler, **how)
     scaler.step(optimizer)
@@ -466,7 +460,7 @@ def _step(model, optimizer, scaler, x, y, sizes, **how) -> Tensor:
 
 
 # %% [markdown]
-# Plain gradient descent can be followed by hand: each weight moves by the learning rate times its gradient, and what was left from the batch before does not count.
+# Plain gradient descent can be checked by hand: each weight moves by the learning rate times its gradient, and gradients from earlier batches do not count.
 
 # %%
 linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 5, bias=False))
@@ -486,26 +480,26 @@ assert growing.get_scale() == 8  # after a step without overflow the scale may g
 
 
 # %% [markdown]
-# Asking for a loss's value makes a GPU wait, which is why only every 50th batch and the epoch's sum are asked. A last batch of a single image is left out: alone, it gives batch norm nothing
-# to normalise.
+# Reading a loss's value makes a GPU wait, so only every 50th batch and the epoch's sum are checked. A last batch of a single image is skipped, because batch norm cannot
+# normalise it.
 
 # %%
 #| export
 def train_epoch(
-    # The network, trained in place; where several processes train, as `team.wrap` gives it
+    # The network, trained in place; with several processes, from `team.wrap`
     model: nn.Module,
     optimizer: torch.optim.Optimizer,  # Over the network's parameters
     loader: Iterator[tuple],  # Yields (x, y, g), this process's piece of each batch
     sizes: list[int],  # Number of classes of each head
-    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, else does nothing
+    scaler: torch.amp.GradScaler,  # Scales the loss under fp16, otherwise does nothing
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     bar=None,  # Progress with a method `update`, called after every batch
-    where: str = "this epoch",  # The place, for the message of an error
-    accumulate: int = 1,  # Parts in which a piece goes through the network
+    where: str = "this epoch",  # The place, for errors
+    accumulate: int = 1,  # Parts into which a piece is divided
     team: Team = ALONE,  # The processes that share each batch
-    whole: list[int] | None = None,  # Images of each batch in all; None: those of the loader
-) -> float:  # Mean training loss in nats, as seen while training
-    "Go through the batches once."
+    whole: list[int] | None = None,  # Total images of each batch; None: those of the loader
+) -> float:  # Mean training loss in nats, measured during training
+    "Train on the batches once."
     model.train()
     total, n, order = 0.0, 0, None
     for i, (x, y, _) in enumerate(loader):
@@ -529,7 +523,7 @@ def train_epoch(
         if bar is not None:
             bar.update()
     if n == 0:
-        raise ValueError(f"{where}: no batch of 2 images or more, so there is nothing to train on")
+        raise ValueError(f"{where}: no batch has 2 images or more: use more training images")
     team.sum_([total])
     check_finite(float(total), where)
     return float(total) / n
@@ -541,7 +535,7 @@ optimizer = adam(model.parameters(), lr=1e-3)
 [train_epoch(model, optimizer, batches(images, "train", 16), [2, 3], off) for _ in range(3)]
 
 # %% [markdown]
-# With a rate of 0 the weights stand still, so the epoch's loss is the mean over all images, batches of unequal size or not. A single image is left out of both; a bar is moved on by every batch.
+# With a rate of 0 the weights do not change, so the epoch's loss is the mean over all images, even for batches of unequal size. A single image is left out of both; every batch updates the bar.
 
 # %%
 linear.eval()
@@ -562,7 +556,7 @@ assert linear.training and moved.call_count == 3
 
 
 class Twin(Team):
-    "One of two processes, of which the other one sees the same"
+    "One of two processes that see the same images."
 
     def sum_(self, tensors):
         for t in tensors:
@@ -584,7 +578,7 @@ value = train_epoch(
 assert math.isclose(value, loss.item(), rel_tol=1e-5) and torch.allclose(
     linear[1].weight - gradient, twin[1].weight, atol=1e-6
 )
-# the 51st batch is asked, long before the end
+# the 51st batch is checked, long before the end
 late = [(x, y, g)] * 50 + [(x * math.nan, y, g)] + [(x, y, g)] * 9
 for loader, error in [
     ([(x, y, g), (x * math.nan, y, g)], FloatingPointError),

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Checkpoints
 #
-# > What a run keeps while it runs, so that whatever kills it costs at most an epoch
+# > A run's saved progress: an interruption costs at most one epoch
 
 # %%
 #| default_exp training.journal
@@ -41,27 +41,27 @@ home = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# A pruning run of the paper's protocol trains for 150 epochs and more. Servers reboot, queues preempt, somebody presses Ctrl-C. Three promises follow, and this notebook is how they are kept:
+# A pruning run of the paper's protocol trains for 150 epochs or more. Servers reboot, queues preempt jobs, people press Ctrl-C. This notebook gives three guarantees:
 #
-# - a run that was killed at any moment and started again ends with **the same masks and metrics, bit for bit**, as one that was never killed (same machine, same number of threads);
-# - what it had done is lost back to the last epoch at most;
-# - nothing that is read back can execute code: tensors in safetensors, everything else in JSON, no pickle.
+# - a run that is killed at any moment and restarted ends with **the same masks and metrics, bit for bit**, as an uninterrupted run (same machine, same number of threads);
+# - it loses at most the work since the last epoch;
+# - no file that it reads back can execute code: tensors are in safetensors, everything else in JSON, no pickle.
 #
-# [Storage](05_files.ipynb) has files that are whole or not there, [snapshots](06_snapshots.ipynb) put a run's state into one of them. Here is the journal that says what that state is. Who keeps runs finds all three here: the names below are handed on.
+# [Storage](05_files.ipynb) writes files atomically, and [snapshots](06_snapshots.ipynb) put a run's state into one file. The journal defines that state.
 
 # %% [markdown]
 # ## The journal of a run
 #
-# A run is a fixed sequence: (score, select, retrain) again and again, then the final training, each training some stages of some epochs. What must be kept is the
-# network with its masks, and, in the middle of a stage, the optimizer and the best epoch so far.
+# A run is a fixed sequence: repeated steps of (score, select, retrain), then the final training. Each training has stages, and each stage has epochs. The state to save is the
+# network with its masks and, in the middle of a stage, the optimizer and the best epoch so far.
 
 # %%
 #| export
 @dataclass
 class Stage:
-    "A training stage that is not finished"
+    "An unfinished training stage."
 
-    label: str  # What is trained, e.g. "step 3"
+    label: str  # The training phase, e.g. "step 3"
     stage: int  # Which of its stages, from 0
     rows: list[dict]  # One row for each epoch so far
     best: int  # The best of them, by validation loss
@@ -77,28 +77,28 @@ half_way.label, half_way.stage, half_way.rows[half_way.best]
 
 
 # %% [markdown]
-# The journal knows how far a run came. It is written after each epoch and after each selection.
+# The journal records a run's progress. It is written after each epoch and after each selection.
 
 # %%
 #| export
 @dataclass
 class Journal:
-    "How far a run came; kept in its folder while it runs"
+    "A run's progress, stored in its folder until the run is complete."
 
     folder: Path | None = None  # The run's folder; None: nothing is written
-    total: int = 0  # Epochs of the whole run, for those who watch
-    # Rows of finished stages, and of what came before the run
+    total: int = 0  # Epochs of the whole run, for the progress line
+    # Rows of finished stages, and rows from before the run
     history: list[dict] = field(default_factory=list)
     steps: list[dict] = field(default_factory=list)  # Finished pruning steps
-    # The step whose masks are set, but whose retraining is not through
+    # The step whose masks are set, but whose retraining is unfinished
     selected: dict | None = None
-    unfinished: Stage | None = None  # The training stage under way
-    facts: dict = field(default_factory=dict)  # Whatever else must come back; plain values
-    # The network's state, where one was found
+    unfinished: Stage | None = None  # The current training stage
+    facts: dict = field(default_factory=dict)  # Other values to restore; plain values
+    # The network's state, if there was a checkpoint
     network: dict[str, Tensor] = field(default_factory=dict)
     written: int = 0  # Checkpoints so far
     before: float = 0.0  # Seconds spent by earlier processes
-    resumed: int = 0  # How often the run was taken up again
+    resumed: int = 0  # How often the run was resumed
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -115,18 +115,18 @@ Journal()
 #| export
 @patch(as_prop=True)
 def checkpoints(self: Journal) -> Path:
-    "The folder of the run's checkpoints"
+    "The folder of the run's checkpoints."
     return self.folder / "checkpoints"
 
 
 @patch(as_prop=True)
 def found(self: Journal) -> bool:
-    "Whether there was a checkpoint to go on from"
+    "Whether there was a checkpoint to resume from."
     return bool(self.network)
 
 
 # %% [markdown]
-# A journal of nothing is one that begins. It has no need of a folder, so that a notebook can train without leaving files.
+# An empty journal belongs to a new run. It needs no folder, so a notebook can train without leaving files.
 
 # %%
 assert (
@@ -138,19 +138,19 @@ Journal(home).checkpoints.name, Journal().found
 
 
 # %% [markdown]
-# A training loop that is given a journal asks it: is this stage done, is it half done, is anything of it there?
+# A training loop asks its journal whether a stage is finished, half done, or begun.
 
 # %%
 #| export
 @patch
 def done(self: Journal, label: str, stage: int) -> bool:
-    "Whether that stage of that training is finished"
+    "Whether that stage of that training is finished."
     return any(row["label"] == label and row["stage"] == stage for row in self.history)
 
 
 @patch
 def half_done(self: Journal, label: str, stage: int) -> Stage | None:
-    "What is there of that stage, if it is the one under way"
+    "The saved state of that stage, if it is the current one."
     here = self.unfinished
     return here if here is not None and (here.label, here.stage) == (label, stage) else None
 
@@ -178,7 +178,7 @@ assert Journal().half_done("dense", 0) is None
 #| export
 @patch
 def begun(self: Journal, label: str) -> bool:
-    "Whether anything of that training is there"
+    "Whether that training has begun."
     return any(row["label"] == label for row in self.history) or (
         self.unfinished is not None and self.unfinished.label == label
     )
@@ -197,19 +197,19 @@ assert (
 
 
 # %% [markdown]
-# Time and epochs are counted over all the processes that had a part in the run. What came before it, the training of a dense network that many runs share, is in its history but is not its work.
+# Time and epochs are counted over all processes of the run. The training of a dense network, which many runs share, is in the history but does not count.
 
 # %%
 #| export
 @patch(as_prop=True)
 def seconds(self: Journal) -> float:
-    "Seconds that this run took so far, earlier processes included"
+    "Seconds that this run took so far, including earlier processes."
     return self.before + time.perf_counter() - self.started
 
 
 @patch(as_prop=True)
 def epochs(self: Journal) -> int:
-    "Epochs that this run has behind it"
+    "Epochs that this run has finished."
     return (
         len(self.history)
         - self.facts.get("rows_before", 0)
@@ -233,7 +233,7 @@ assert 100 < Journal(before=100.0).seconds < 1000
 # %% [markdown]
 # ## Writing it
 #
-# All tensors go into one dictionary with prefixes. Where the best epoch is the last one, it is the network as it stands, and is not kept twice.
+# All tensors go into one dictionary with prefixes. If the best epoch is the last one, its weights are the current network and are not stored twice.
 
 # %%
 #| export
@@ -286,20 +286,17 @@ assert (
 
 
 # %% [markdown]
-# All else is plain values. With them goes what must be the same when the run goes on: the code, and the number of threads.
+# Everything else is plain values. They include what must be the same when the run resumes: the code and the number of threads.
 
 # %%
 #| export
 def _values(journal: Journal, random: Mapping) -> dict:
     "The plain values of a checkpoint."
-    here = journal.unfinished
-    stage = (
-        None
-        if here is None
-        else dict(
+    here, stage = journal.unfinished, None
+    if here is not None:
+        stage = dict(
             label=here.label, stage=here.stage, rows=here.rows, best=here.best, scaler=here.scaler
         )
-    )
     return dict(
         history=journal.history,
         steps=journal.steps,
@@ -360,9 +357,9 @@ assert (
 @patch
 def of_all(
     self: Journal,
-    label: str,  # What is trained
-) -> str:  # "step 3" as "step 3 of 44", where the number of steps is known
-    "A label for people."
+    label: str,  # The training phase
+) -> str:  # "step 3" as "step 3 of 44", if the number of steps is known
+    "A label with the total number of steps."
     steps = self.facts.get("steps_in_all")
     return f"{label} of {steps}" if steps and label.startswith("step ") else label
 
@@ -381,11 +378,11 @@ assert Journal().of_all("step 3") == "step 3"
 @patch
 def write(
     self: Journal,
-    model: nn.Module,  # The network as it is now, masks included
-    label: str = "",  # What is going on, e.g. "step 3 of 44"
-    epoch: str = "",  # Which epoch of it, e.g. "2 of 3"
+    model: nn.Module,  # The network in its current state, with masks
+    label: str = "",  # The training phase, e.g. "step 3 of 44"
+    epoch: str = "",  # Its epoch, e.g. "2 of 3"
 ):
-    "Write a checkpoint and the progress. Raises: OSError where the disk refuses."
+    "Write a checkpoint and the progress. Raises: OSError if the disk is full or not writable."
     if self.folder is None:
         return
     tensors, plain = random_state()
@@ -407,7 +404,7 @@ def write(
 
 
 # %% [markdown]
-# Beside the checkpoint goes `progress.json`, a few words for people and for `fairgrape status`.
+# `progress.json` beside the checkpoints is a short summary for people and for `fairgrape status`.
 
 # %%
 journal = Journal(home / "toy run", total=3)
@@ -435,12 +432,12 @@ Journal().write(net)  # without a folder nothing is written
 # %% [markdown]
 # ## Reading it back
 #
-# A checkpoint of other code is put aside: a run that is half of one version and half of another is neither's. The same goes for one of other images under the same names, or of another run. It is not deleted, for it may be weeks of work, and the old code may come back.
+# A checkpoint from other code is set aside, because a run must not mix two versions. The same holds for a checkpoint from other images with the same names, or from another run. It is not deleted: it may be weeks of work, and somebody may return to the old code.
 
 # %%
 #| export
 def _strange(state: dict, made_of: str) -> tuple[str, str]:
-    "A word and a reason if what a checkpoint holds is not this run's by this code; else empty"
+    "A word and a reason if a checkpoint is from other code or another run; otherwise empty."
     if state["code"] != code_version():
         return state["code"], f"by other code ({state['code']}, now {code_version()})"
     if made_of and state["facts"].get("made_of", made_of) != made_of:
@@ -449,7 +446,7 @@ def _strange(state: dict, made_of: str) -> tuple[str, str]:
 
 
 def _put_aside(folder: Path, word: str, why: str):
-    "Rename checkpoints that are not to be used, and say so."
+    "Rename checkpoints that must not be used, with a warning."
     aside = folder / f"checkpoints.{word}"
     warnings.warn(
         f"{folder.name}: its checkpoints were written {why}, so it starts again; they are kept in"
@@ -481,16 +478,16 @@ assert (
 
 
 # %% [markdown]
-# The number of threads decides the order in which sums are taken, and with it the last bits, so it is set to what the run began with.
+# The number of threads determines the order of sums and so their last bits. A resumed run therefore uses the number that it began with.
 
 # %%
 #| export
 def _same_threads(name: str, threads: int):
-    "Go on with as many threads as the run began with, and say so where that is a change."
+    "Set the number of threads that the run began with, with a warning if it changes."
     if torch.get_num_threads() == threads:
         return
     warnings.warn(
-        f"{name} began with {threads} threads and goes on with as many, so that it ends with the"
+        f"{name} began with {threads} threads and goes on with as many, so it ends with the"
         " same bits",
         stacklevel=4,
     )
@@ -511,7 +508,7 @@ assert torch.get_num_threads() == threads and len(said) == 1
 # %%
 #| export
 def _journal(folder: Path, total: int, found: Checkpoint) -> Journal:
-    "The journal that a checkpoint holds; sets the threads and the random generators."
+    "The journal of a checkpoint; sets the threads and the random generators."
     s, parts = found.state, {part: {} for part in PARTS}
     for name, tensor in found.tensors.items():
         parts[name.partition(":")[0]][name.partition(":")[2]] = tensor
@@ -536,7 +533,7 @@ def _journal(folder: Path, total: int, found: Checkpoint) -> Journal:
 
 
 # %% [markdown]
-# What `_tensors` and `_values` took apart is put together, and the generators go on where they were.
+# `_journal` reverses `_tensors` and `_values`, and the generators continue where they were.
 
 # %%
 kept = Journal(
@@ -586,11 +583,11 @@ assert _journal(home / "kept", 9, nothing_half).unfinished is None
 def open_journal(
     folder: Path | None,  # The run's folder; None: a journal that writes nothing
     total: int = 0,  # Epochs of the whole run
-    # Rows of what came before the run, if it starts from nothing
+    # Rows from before the run, if it has no checkpoint
     history: list[dict] | None = None,
-    made_of: str = "",  # What tells this run from others, its images among it; "": not looked at
+    made_of: str = "",  # The identity of this run, including its images; "": not checked
 ) -> Journal:
-    "The journal of a run: a new one, or from its newest whole checkpoint."
+    "The journal of a run: a new one, or that of its newest intact checkpoint."
     found = None if folder is None else load_checkpoint(folder / "checkpoints")
     strange = _strange(found.state, made_of) if found else ("", "")
     if found is not None and not strange[0]:
@@ -615,11 +612,11 @@ assert (
     and back.written == 2
     and back.before > 0
 )
-# the best epoch is the last one, so it is not kept twice
+# the best epoch is the last one, so it is not stored twice
 assert back.unfinished.weights.keys() == net.state_dict().keys()
 assert not open_journal(home / "another run").found and not open_journal(None).found
 fresh = open_journal(None, history=[dict(label="dense", stage=0)])
-assert fresh.epochs == 0 and fresh.done("dense", 0)  # what came before is not this run's work
+assert fresh.epochs == 0 and fresh.done("dense", 0)  # earlier epochs do not count as this run's
 torch.set_num_threads(threads + 1)
 with warnings.catch_warnings(record=True) as said:
     open_journal(home / "toy run")
@@ -649,7 +646,7 @@ assert "labels or images" in str(said[-1].message) and [
 ] == ["checkpoints.other-images"]
 
 # %% [markdown]
-# The network comes back with its masks: where the checkpoint has masks, the network is given them first, then its state.
+# The network is restored with its masks: if the checkpoint has masks, they are applied first, then the state is loaded.
 
 # %%
 #| export
@@ -659,15 +656,15 @@ MASK = ".parametrizations.weight.0.mask"
 @patch
 def restore(
     self: Journal,
-    model: nn.Module,  # A network as it was before pruning; changed in place
-) -> nn.Module:  # The same network, as it was at the checkpoint
-    "Bring a network to the state of the checkpoint, if there is one."
+    model: nn.Module,  # The network before pruning; changed in place
+) -> nn.Module:  # The same network in the state of the checkpoint
+    "Load the state of the checkpoint into a network, if there is one."
     if not self.found:
         return model
     masks = {
         f".{name}".removesuffix(MASK).removeprefix("."): mask
         for name, mask in self.network.items()
-        if f".{name}".endswith(MASK)  # a network that is itself a layer has no name
+        if f".{name}".endswith(MASK)  # a network of a single layer has no layer name
     }
     if masks:
         apply_masks(model, masks)
@@ -698,13 +695,13 @@ assert torch.equal(Journal().restore(untouched)[0].weight, before)
 
 
 # %% [markdown]
-# When the run is through, its results are there and the journal has no more to say.
+# When the run is complete, its results are written and the journal is no longer needed.
 
 # %%
 #| export
 @patch
 def close(self: Journal):
-    "Remove what was kept for going on; the run's results are written."
+    "Remove the checkpoints and the progress file of a complete run."
     if self.folder is None:
         return
     (self.folder / "progress.json").unlink(missing_ok=True)

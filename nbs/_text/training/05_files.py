@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Storage
 #
-# > Files that are whole or not there, one writer at a time, and the code that wrote them
+# > Atomic files, locks, and the version of the code
 
 # %%
 #| default_exp training.files
@@ -28,17 +28,17 @@ home = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# ## Whole or not there
+# ## Atomic writing
 #
-# A file is written under another name, forced to the disk, and renamed; renaming is the one step that a file system makes atomic. Whoever reads finds the old file or the new one, never half of one. A power cut takes what the system still holds in memory,
-# and that may be the file's bytes or the folder's list of names: both are forced.
+# A file is written under a temporary name, forced to the disk, and renamed; the rename is atomic. A reader finds the old file or the new one, never half of one. A power cut loses what the system still holds in memory,
+# which may be the file's bytes or the folder's list of names, so both are forced to the disk.
 
 # %%
 #| export
 def sync(
     path: Path,  # A file or a folder
 ):
-    "Force a file, or a folder's list of names, to the disk"
+    "Force a file, or a folder's list of names, to the disk."
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -65,23 +65,23 @@ with patch("os.fsync", side_effect=OSError("cannot")):
     except OSError as e:
         print(e)
     else:
-        raise AssertionError("a file that is not on the disk passed")
+        raise AssertionError("a failed sync of a file passed")
 
 
 # %%
 #| export
 def put(
-    part: Path,  # A file that is written and closed
-    path: Path,  # Its name from now on
+    part: Path,  # A written and closed file
+    path: Path,  # Its final name
 ):
-    "Make a finished file appear under its name, in one step that survives a power cut."
+    "Give a finished file its final name, in one step that survives a power cut."
     sync(part)
     part.replace(path)
     sync(path.parent)
 
 
 # %% [markdown]
-# The order matters: bytes first, then the name, then the list of names.
+# The order matters: first the bytes, then the name, then the list of names.
 
 # %%
 (home / "a").write_text("old")
@@ -106,15 +106,15 @@ with patch("os.fsync", side_effect=OSError("disk full")):
 
 
 # %% [markdown]
-# Everything that a run leaves is written this way: `writing` lends a name to write under, and gives the file its own name if all went well. The name begins with a dot and carries the process's number, so that two writers do not meet and a killed one's rest is known as such.
+# All files of a run are written this way: `writing` gives a temporary name, and renames the file if the block succeeds. The temporary name begins with a dot and contains the process's number, so two writers do not collide and the remains of a killed writer are recognizable.
 
 # %%
 #| export
 @contextmanager
 def writing(
-    path: Path,  # The file's name once it is whole
-) -> Iterator[Path]:  # Where to write it; gone afterwards
-    "Write a file in one atomic step: whole, or as it was before where the block raises."
+    path: Path,  # The file's final name
+) -> Iterator[Path]:  # The temporary file to write
+    "Write a file atomically: complete, or unchanged if the block raises."
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
@@ -137,7 +137,7 @@ try:
 except KeyError:
     assert (home / "a").read_text() == "newest" and not part.exists()
 else:
-    raise AssertionError("an error within was swallowed")
+    raise AssertionError("an error in the block was swallowed")
 
 
 # %% [markdown]
@@ -146,10 +146,10 @@ else:
 # %%
 #| export
 def write_json(
-    path: Path,  # Where to
+    path: Path,  # The file
     what: Mapping,  # Plain values
 ) -> Path:  # The same path
-    "Write JSON in one atomic step: the file is whole or not there."
+    "Write JSON atomically."
     with writing(path) as part:
         part.write_text(json.dumps(what, indent=1, ensure_ascii=False), encoding="utf-8")
     return path
@@ -169,28 +169,28 @@ except TypeError as e:
     print(e)
 else:
     raise AssertionError("an object was written as JSON")
-# the old file stands, and nothing is left beside it
+# the old file is unchanged, and no temporary file is left
 assert json.loads((home / "x.json").read_text()) == dict(rho=1.5) and len(list(home.iterdir())) == 2
 
 
 # %% [markdown]
 # ## One at a time
 #
-# Two sweeps on one folder, or two runs that need the same dense network, must not compute the same thing twice, let alone write into each other's files. The lock is the operating system's: it is gone when its holder is, however it died. A lock *file* that
-# somebody has to delete after a crash would be the opposite of surviving.
+# Two sweeps on one folder, or two runs that need the same dense network, must not compute the same thing twice or write into each other's files. The lock belongs to the operating system, which releases it when its holder ends, however it ends. A lock *file* would
+# have to be deleted by hand after a crash.
 
 # %%
 #| export
 class Busy(RuntimeError):
-    "Somebody else holds the lock"
+    "Another process holds the lock."
 
 
 @contextmanager
 def lock(
-    path: Path,  # The lock's file; made if need be
+    path: Path,  # The lock's file; created if necessary
     wait: bool = True,  # Wait for it, or raise `Busy`
-) -> Iterator[None]:  # Holds it within
-    """Hold a lock that ends with its process. Raises: Busy if it is held elsewhere and `wait`
+) -> Iterator[None]:  # The block holds the lock
+    """Hold a lock that ends with its process. Raises: Busy if another process holds it and `wait`
     is False.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ with lock(home / "runs" / "run.lock", wait=False):
 
 
 # %% [markdown]
-# And a holder that dies without a word:
+# A holder that is killed:
 
 # %%
 def hold_and_die():
@@ -242,14 +242,14 @@ assert dying.exitcode == 1
 
 
 # %% [markdown]
-# Whether somebody holds a lock can be asked without taking it, and without being able to write it: the folder may be a colleague's.
+# `held` checks a lock without taking it and without write access, because the folder may belong to a colleague.
 
 # %%
 #| export
 def held(
-    path: Path,  # A lock's file, which need not be there
+    path: Path,  # A lock's file, which need not exist
 ) -> bool:
-    "Whether someone holds this lock."
+    "Whether a process holds this lock."
     import fcntl  # not on Windows
 
     try:
@@ -274,16 +274,16 @@ within, held(home / "run.lock"), held(home / "none.lock")
 assert within and not held(home / "run.lock")
 assert not held(home / "none.lock") and not (home / "none.lock").exists()
 with lock(home / "run.lock"):
-    (home / "run.lock").chmod(0o444)  # read only; root may write it all the same
+    (home / "run.lock").chmod(0o444)  # read-only; root may still write it
     assert held(home / "run.lock")
 (home / "run.lock").chmod(0o644)
 
 
 # %% [markdown]
-# ## How many cores
+# ## Number of cores
 #
-# A process on a shared server may be allowed fewer cores than the machine has, by a binding or by a container's limit, and more threads than those would only wait for each other. Two threads of one physical core share its arithmetic: what computes counts physical cores, what decodes or waits
-# counts all.
+# On a shared server a process may use fewer cores than the machine has, because of CPU affinity or a container's limit, and more threads than cores only wait for each other. Two threads of one physical core share its arithmetic units. So computation counts physical cores, while decoding and waiting
+# count all.
 
 # %%
 #| export
@@ -291,7 +291,7 @@ def cores(
     physical: bool = False,  # Count two threads of one core as one
 ) -> int:  # At least 1
     "The cores that this process, or its container, may use."
-    from joblib import cpu_count  # takes a while, and few need it
+    from joblib import cpu_count  # slow to import, and rarely needed
 
     return cpu_count(only_physical_cores=physical)
 
@@ -310,9 +310,9 @@ if hasattr(os, "sched_setaffinity"):  # bound to one core
 
 
 # %% [markdown]
-# ## Which code
+# ## Version of the code
 #
-# A result belongs to the code that made it. The package's version is too coarse while somebody works on it, and a commit says nothing about an installed wheel; so it is a hash of source lines. Comments and empty lines are left out: they do not make old runs doubtful.
+# A result belongs to the code that computed it. The package's version is too coarse during development, and a commit does not identify an installed wheel, so the version is a hash of source lines. Comments and empty lines are left out, because they do not affect results.
 
 # %%
 #| export
@@ -332,8 +332,8 @@ _code_lines(toy / "training.py")
 assert _code_lines(toy / "training.py") == ["x = 1", "if x:", "    x = 2  # two"]
 
 # %% [markdown]
-# Which chapters decide a result is a rule about folders: everything from the method to the run itself. What queues runs, shows them or asks questions of them is left out: a new plot does not change
-# a run. The answer is that of the moment when a process first asks, since its modules are those it has loaded, whatever somebody writes to the disk meanwhile.
+# A rule about folders decides which chapters affect a result: all chapters from the method to the run. Code that queues, shows or analyses runs is left out: a new plot does not change
+# a run. The hash is computed at the first call in a process, because the process uses the modules that it has loaded, whatever is written to the disk later.
 
 # %%
 #| export
@@ -345,7 +345,7 @@ DECIDING = ("method", "methods", "judge", "data", "networks", "training", "exper
 def code_version(
     package: Path | None = None,  # Folder of the package's chapters; None: this one
 ) -> str:  # 12 hexadecimal digits
-    "Hash of the code that decides a run's result, as it was when this process first asked."
+    "Hash of the code that decides a run's result, computed at the first call in a process."
     home = package or Path(str(files("fairgrape")))
     digest = hashlib.sha256()
     for chapter in DECIDING:
@@ -362,7 +362,7 @@ code_version()
 for name in ("training", "report"):
     (toy / name).mkdir()
     (toy / name / "loop.py").write_text("x = 1\n")
-now = code_version.__wrapped__  # without the memory of what it said before
+now = code_version.__wrapped__  # without the cache
 first = now(toy)
 (toy / "report" / "loop.py").write_text("x = 2\n")
 (toy / "training" / "loop.py").write_text("# why\nx = 1\n\n")
@@ -375,7 +375,7 @@ assert code_version() is code_version() and len(code_version()) == 12
 
 
 # %% [markdown]
-# A file whose name carries a checksum of its bytes tells by itself whether it was cut off or lost a bit.
+# A file whose name contains a checksum of its bytes can be tested for truncation and flipped bits.
 
 # %%
 #| export

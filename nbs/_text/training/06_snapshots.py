@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Snapshots
 #
-# > One file with all that a run needs to go on: the network, the optimizer, the random numbers
+# > One file with everything that a run needs to resume: the network, the optimizer, the random numbers
 
 # %%
 #| default_exp training.snapshots
@@ -41,15 +41,15 @@ home = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## A checkpoint
 #
-# One file holds everything: tensors in the safetensors format, and all that is not a tensor as JSON in that format's header. One file, because one rename makes it appear; two could be torn apart by a kill between them. Nothing that is read back can execute code.
+# One file holds everything: tensors in the safetensors format, and all other values as JSON in that format's header. A single file appears with one rename; a kill between two renames could leave two files inconsistent. Nothing that is read back can execute code.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Checkpoint:
-    "What was read back from a checkpoint"
+    "The content of a checkpoint."
 
-    number: int  # How many were written before it
+    number: int  # Number of checkpoints written before it
     tensors: dict[str, Tensor]  # On the CPU
     state: dict  # Plain values
 
@@ -65,7 +65,7 @@ assert (
 )
 
 # %% [markdown]
-# Its name carries its number and a checksum of its bytes, so that a file that was cut off or that lost a bit is known before anything is taken from it. Other files in the folder are not touched or read.
+# Its name contains its number and a checksum of its bytes, so a truncated or damaged file is detected before it is used. Other files in the folder are neither read nor changed.
 
 # %%
 #| export
@@ -73,7 +73,7 @@ NAME = re.compile(r"(\d{6})-([0-9a-f]{16})\.safetensors")
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    "The checkpoints in a folder, the newest first"
+    "The checkpoints in a folder, newest first."
     return sorted((f for f in folder.glob("*.safetensors") if NAME.fullmatch(f.name)), reverse=True)
 
 
@@ -90,15 +90,15 @@ assert [f.name[:6] for f in checkpoint_files(home / "names")] == [
 ] and checkpoint_files(home / "nowhere") == []
 
 # %% [markdown]
-# The last two are kept: if the newest is damaged, the one before it costs one more epoch. What a process was writing when it was killed is cleared away.
+# The last two are kept: if the newest is damaged, the previous one costs one more epoch. Unfinished files of killed processes are removed.
 
 # %%
 #| export
-KEEP = 2  # checkpoints of one run on the disk
+KEEP = 2  # checkpoints kept per run
 
 
 def _clear(folder: Path):
-    "Remove all but the last checkpoints, and what a killed writer left."
+    "Remove all but the last checkpoints, and unfinished files of killed writers."
     for old in (*checkpoint_files(folder)[KEEP:], *folder.glob(".*.part")):
         old.unlink(missing_ok=True)
 
@@ -119,20 +119,20 @@ assert sorted(f.name[:6] for f in home.joinpath("names").iterdir()) == [
 
 
 # %% [markdown]
-# A disk that refuses is the usual end of a long sweep. The message says how much is needed, how much is there, and that nothing is lost. The format's own error carries no number, so what the disk has left decides what it was.
+# A full disk is a common end of a long sweep. The error says how much space is needed, how much is free, and that nothing is lost. The format's own error has no error number, so the free space determines the cause.
 
 # %%
 #| export
 def _refused(folder: Path, tensors: Mapping[str, Tensor], e: Exception) -> OSError:
-    "The error to raise where a checkpoint could not be written because of `e`."
+    "The error to raise if a checkpoint could not be written because of `e`."
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     needed, free = sum(t.nbytes for t in tensors.values()), shutil.disk_usage(there).free
     number = getattr(e, "errno", None) or (28 if free < needed else 5)
     return OSError(
         number,
         f"a checkpoint of {needed:,} bytes cannot be written to {folder} ({os.strerror(number)};"
-        f" {free:,} bytes are free): make room or choose another runs_root, then start the run"
-        " again; it goes on from its last checkpoint",
+        f" {free:,} bytes are free): free space or choose another runs_root, then start the run"
+        " again; it resumes from its last checkpoint",
     )
 
 
@@ -143,7 +143,7 @@ refused = _refused(
 re.sub("[0-9,]+ bytes are", "… bytes are", str(refused).replace(str(home), "…"))
 
 # %%
-# 25 numbers of 4 bytes; there is room, so it is something else
+# 25 numbers of 4 bytes; there is space, so the cause is another
 assert refused.errno == errno.EIO and "a checkpoint of 100 bytes" in str(refused)
 assert _refused(home, {}, OSError(errno.EACCES, "no")).errno == errno.EACCES
 assert (
@@ -155,14 +155,14 @@ assert (
 # %%
 #| export
 def save_checkpoint(
-    folder: Path,  # Of this run's checkpoints; made if need be
+    folder: Path,  # Folder of this run's checkpoints; created if necessary
     number: int,  # 0, 1, 2 …
-    tensors: Mapping[str, Tensor],  # What is to come back; shared memory is written twice
+    tensors: Mapping[str, Tensor],  # Tensors to save; shared memory is written twice
     state: Mapping,  # Plain values, for JSON
 ) -> Path:  # The file
-    """Write a checkpoint in one atomic step and drop all but the last two.
+    """Write a checkpoint atomically and remove all but the last two.
 
-    Raises: OSError that says what is needed where the disk refuses; the earlier checkpoints stand.
+    Raises: OSError with the needed and the free space; the earlier checkpoints remain.
     """
     part = folder / f".{number:06}.{os.getpid()}.part"
     try:
@@ -180,7 +180,7 @@ def save_checkpoint(
     except (OSError, SafetensorError) as e:
         raise _refused(folder, tensors, e) from e
     finally:
-        # where there is no folder, its error would hide the one above
+        # without a folder, this error would hide the one above
         with suppress(OSError):
             part.unlink()
     _clear(folder)
@@ -188,7 +188,7 @@ def save_checkpoint(
 
 
 # %% [markdown]
-# Four checkpoints, of which two stay; then one that a killed process had begun; then a folder that cannot be.
+# Four checkpoints, of which two stay; then an unfinished file of a killed process; then an impossible folder.
 
 # %%
 folder = home / "run" / "checkpoints"
@@ -213,7 +213,7 @@ except TypeError as e:
     print(e)
 else:
     raise AssertionError("an object was written as a plain value")
-# the earlier ones stand, and nothing is left beside them
+# the earlier ones remain, and no temporary file is left
 assert len(list(folder.iterdir())) == 2 and path.exists()
 (home / "file").write_text("")
 try:
@@ -226,15 +226,15 @@ else:
 
 
 # %% [markdown]
-# The checksum is compared before the file is opened as safetensors: a flipped bit inside a tensor would be read without complaint.
+# The checksum is compared before the file is opened as safetensors, because safetensors does not detect a flipped bit inside a tensor.
 
 # %%
 #| export
 def read_checkpoint(
     path: Path,  # A file of `save_checkpoint`
 ) -> Checkpoint:
-    """Read one checkpoint. Raises: ValueError where it is not whole, or is something else.
-    Never executes what it reads.
+    """Read one checkpoint; never executes code. Raises: ValueError if it is damaged, or is not a
+    checkpoint.
     """
     match = NAME.fullmatch(path.name)
     if match is None:
@@ -292,16 +292,16 @@ for file, hint in [
 # %%
 #| export
 def load_checkpoint(
-    folder: Path,  # Of a run's checkpoints
-) -> Checkpoint | None:  # The newest that is whole; None where there is none
-    """Read the newest checkpoint that is whole; each damaged one is named in a warning and
-    passed over.
+    folder: Path,  # Folder of a run's checkpoints
+) -> Checkpoint | None:  # The newest intact one; None if there is none
+    """Read the newest intact checkpoint; each damaged one is named in a warning and
+    skipped.
     """
     for path in checkpoint_files(folder):
         try:
             return read_checkpoint(path)
         except (ValueError, OSError) as e:
-            warnings.warn(f"{folder.parent.name}: {e}; going back to the one before", stacklevel=2)
+            warnings.warn(f"{folder.parent.name}: {e}; trying the previous one", stacklevel=2)
     return None
 
 
@@ -309,7 +309,7 @@ def load_checkpoint(
 load_checkpoint(folder)
 
 # %% [markdown]
-# Three ways to be damaged: cut off, one bit flipped, and a pickle under a checkpoint's name, with the right checksum. Each time the one before is taken. The pickle, if it were loaded, would make a file.
+# Three kinds of damage: truncation, a flipped bit, and a pickle with a checkpoint's name and the right checksum. Each time the previous checkpoint is used. If the pickle were loaded, it would create a folder.
 
 # %%
 whole = checkpoint_files(folder)[0]
@@ -343,7 +343,7 @@ assert load_checkpoint(home / "nowhere") is None
 # %% [markdown]
 # ## The optimizer
 #
-# Adam's memory is two tensors a weight and a counter. They are laid flat under names. Learning rates are not among them: a run's schedule sets those.
+# Adam's state has two tensors and a counter for each parameter. They are stored under flat names. Learning rates are not included, because the run's schedule sets them.
 
 # %%
 #| export
@@ -352,8 +352,8 @@ def optimizer_tensors(
     # "3.exp_avg" → the tensor of the optimizer's fourth parameter; numbers as tensors of no
     # dimension
 ) -> dict[str, Tensor]:
-    """An optimizer's memory under flat names; its learning rates and the like belong to whoever
-    builds it.
+    """An optimizer's state under flat names, without learning rates and other options, which its
+    builder sets.
     """
     return {
         f"{i}.{k}": torch.as_tensor(v)
@@ -395,21 +395,21 @@ assert (
 assert torch.equal(kept["0.exp_avg"], optimizer.state[straight.weight]["exp_avg"])
 sgd = torch.optim.SGD(straight.parameters(), 0.1)
 step(straight, sgd, 0)
-assert optimizer_tensors(sgd) == {}  # without momentum there is nothing to remember
+assert optimizer_tensors(sgd) == {}  # no state without momentum
 straight.load_state_dict(weights)
 
 
 # %% [markdown]
-# They are poured back into an optimizer that was built anew in the same way. One trap: the fused step walks through memory, so what is poured back must lie in memory as its
-# weight does (`channels_last` or not), which a tensor from a file does not by itself.
+# The state is restored into a new optimizer, built in the same way. One pitfall: the fused step goes through memory in order, so each restored tensor needs the memory order of its
+# weight (`channels_last` or not). A tensor from a file does not have it.
 
 # %%
 #| export
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer,  # Built anew, in the same way, over the same parameters
+    optimizer: torch.optim.Optimizer,  # A new one, built in the same way, over the same parameters
     tensors: Mapping[str, Tensor],  # From `optimizer_tensors`
 ):
-    "Give an optimizer its memory back, laid out in memory as its parameters are."
+    "Restore an optimizer's state, in the memory order of its parameters."
     state = {}
     for name, value in tensors.items():
         state.setdefault(int(name.partition(".")[0]), {})[name.partition(".")[2]] = value
@@ -460,12 +460,12 @@ assert other.state[again.weight]["exp_avg"].stride() == again.weight.stride()
 # %% [markdown]
 # ## Random numbers
 #
-# The training loop seeds each epoch from the run's seed, so no generator's state decides a run. They are kept all the same: what a user's own augmentation or callback draws goes on where it was.
+# The training loop seeds each epoch from the run's seed, so a run does not depend on a generator's state. The states are saved nevertheless: a user's own augmentation or callback continues its random numbers where they were.
 
 # %%
 #| export
 def random_state() -> tuple[dict[str, Tensor], dict]:
-    "The states of torch's, NumPy's and Python's global generators: as tensors, and as plain values"
+    "The states of torch's, NumPy's and Python's global generators: tensors, and plain values."
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     kind, keys, *rest = np.random.get_state()
     tensors = dict(cpu=torch.get_rng_state(), numpy=torch.from_numpy(keys.astype(np.int64))) | {
@@ -479,10 +479,10 @@ tensors, plain = random_state()
 {k: (tuple(v.shape), v.dtype) for k, v in tensors.items() if k in ("cpu", "numpy")}, plain["numpy"]
 
 # %% [markdown]
-# What is plain goes through JSON, where tuples become lists. That is why they are made tuples again:
+# The plain values go through JSON, where tuples become lists, so `restore_random_state` makes them tuples again:
 
 # %%
-# unsigned 32-bit numbers, for which safetensors' int64 has room
+# unsigned 32-bit numbers, which fit into int64
 assert tensors["numpy"].shape == (624,) and int(tensors["numpy"].max()) > 2**31
 assert torch.equal(tensors["cpu"], torch.get_rng_state()) and json.loads(json.dumps(plain))[
     "python"
@@ -493,9 +493,9 @@ assert torch.equal(tensors["cpu"], torch.get_rng_state()) and json.loads(json.du
 #| export
 def restore_random_state(
     tensors: Mapping[str, Tensor],  # From `random_state`
-    plain: Mapping,  # Likewise, perhaps through JSON
+    plain: Mapping,  # From `random_state`, possibly through JSON
 ):
-    "Set the global generators; those of GPUs that are not here are left out."
+    "Set the global generators; states of missing GPUs are ignored."
     torch.set_rng_state(tensors["cpu"])
     kind, *rest = plain["numpy"]
     np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), *rest))

@@ -38,32 +38,32 @@ home = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# A server with eight GPUs has two uses for them. Eight runs side by side need nothing from this notebook; that is what a sweep does, and it is the better use while there are runs enough. One large run on all eight needs its work divided.
+# A server with eight GPUs can use them in two ways. A sweep runs eight runs side by side. That needs nothing from this notebook, and it is better if there are enough runs. One large run on all eight GPUs needs its work divided.
 #
-# The division is the plain one. Every process holds the whole network and walks through the same loop. Of a training batch each takes its piece; of the importance's and the evaluation's batches each takes whole ones. What they found is added up, and all go on with the same numbers.
-# [accelerate](https://huggingface.co/docs/accelerate) starts the processes and connects them. The loops stay this project's own.
+# The division is simple. Every process holds the whole network and runs the same loop. Each process takes a piece of every training batch, and whole batches for the importance and the evaluation. The results are added up, and all processes continue with the same numbers.
+# [accelerate](https://huggingface.co/docs/accelerate) starts the processes and connects them. The loops are this project's own.
 #
-# ## Who am I?
+# ## A process in its team
 #
-# A process knows three things: its number, how many there are, and where it computes. Alone it is number 0 of 1, and everything below then does nothing, so the loops need no second form.
+# A process knows its number, the number of processes, and its device. A single process is number 0 of 1, and all functions below then do nothing, so the loops need no second version.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Team:
-    "This process's place among those that work on one run."
+    "This process among those that share a run."
 
     rank: int = 0  # Its number, from 0
-    size: int = 1  # How many there are
-    # Where it computes, and where what is sent must lie
+    size: int = 1  # Number of processes
+    # Where it computes, and where tensors must be to be sent
     device: torch.device = torch.device("cpu")
 
     @property
     def main(self) -> bool:
-        return self.rank == 0  # this one writes files and says things
+        return self.rank == 0  # this process writes files and prints
 
     def wait(self):
-        "Go on when all have come here"
+        "Wait until all processes have reached this point."
         if self.size > 1:
             dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
@@ -79,15 +79,15 @@ assert [call.kwargs for call in barrier.mock_calls] == [dict(device_ids=None), d
 
 
 # %% [markdown]
-# `accelerate launch` and `torchrun` tell a process its place in the environment. Asked without a device each process takes the GPU of its own number, or the CPU where there is none. A GPU of a certain number cannot be asked for, since all would crowd there.
+# `accelerate launch` and `torchrun` give a process its number in environment variables. Without a device name each process takes the GPU of its own number, or the CPU if there is no GPU. A numbered GPU is an error, because all processes would share it.
 #
-# A process that was started so must end when its starter does, however that died. On Linux the kernel sees to it, and can be asked what it will send.
+# Such a process must end when its parent does, however the parent ends. On Linux the kernel ensures this and reports the signal that it will send.
 
 # %%
 #| export
-def die_with_parent(how: int = signal.SIGKILL):
-    """Ask Linux to send this process a signal when the one that started it is gone; elsewhere
-    nothing happens
+def _die_with_parent(how: int = signal.SIGKILL):
+    """Ask Linux to send this process a signal when its parent ends; on other systems nothing
+    happens.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(how))  # 1: PR_SET_PDEATHSIG
@@ -95,45 +95,43 @@ def die_with_parent(how: int = signal.SIGKILL):
 
 # %%
 def will_send():
-    "Which signal the kernel is to send, 0: none"
+    "The signal that the kernel will send; 0: none."
     ctypes.CDLL(None).prctl(2, ctypes.byref(now := ctypes.c_int()))  # 2: PR_GET_PDEATHSIG
     return now.value
 
 
 if sys.platform == "linux":
     before = will_send()
-    die_with_parent(signal.SIGCONT)
+    _die_with_parent(signal.SIGCONT)
     print(signal.Signals(will_send()).name)
     assert will_send() == signal.SIGCONT
-    die_with_parent(before)
+    _die_with_parent(before)
     with instead("sys.platform", "elsewhere"):
-        die_with_parent(signal.SIGCONT)
-    assert will_send() == before  # nothing was asked for there
+        _die_with_parent(signal.SIGCONT)
+    assert will_send() == before  # nothing happens on other systems
 
 
 # %%
 #| export
 def team_of(
-    # "cuda" or "cpu"; empty: CUDA where there is one. A process that is alone may name any device
+    # "cuda" or "cpu"; empty: CUDA if available. A single process may name any device
     device: str = "",
-) -> Team:  # This process's place; alone where nobody launched several
+) -> Team:  # This process's team; `ALONE` for a single process
     """Join the processes that `accelerate launch` or torchrun started. Raises: ValueError for a
     device that all would share.
     """
-    size, kind = (
-        int(os.environ.get("WORLD_SIZE", 1)),
-        device or ("cuda" if torch.cuda.is_available() else "cpu"),
-    )
-    # who is alone needs no device to send through
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    # a single process needs no device for sending
     if size < 2 or "LOCAL_RANK" not in os.environ:
         return ALONE
     if kind not in ("cuda", "cpu"):
         raise ValueError(
-            f"device = {device!r} with {size} processes: each takes its own GPU; use 'cuda', 'cpu',"
-            " or leave it empty"
+            f"device = {device!r} with {size} processes: each uses its own GPU; give 'cuda' or"
+            " 'cpu', or leave it empty"
         )
-    die_with_parent()
-    # one may decode images for hours while the others wait
+    _die_with_parent()
+    # one process may decode images for hours while the others wait
     state = PartialState(cpu=kind == "cpu", timeout=timedelta(days=7))
     return Team(
         state.process_index,
@@ -153,14 +151,14 @@ with instead.dict(os.environ, WORLD_SIZE="4", LOCAL_RANK="1", RANK="1"):
         assert "'cuda:1'" in str(e)
     else:
         raise AssertionError("four processes were sent to one GPU")
-# a batch system says so too, and did not launch these
+# a batch system sets WORLD_SIZE too, without launching these processes
 with instead.dict(os.environ, WORLD_SIZE="4"):
     assert team_of("cuda:1") is ALONE
 joined = Mock(return_value=Mock(process_index=1, num_processes=2, device="its own GPU"))
 with (
     instead.dict(os.environ, WORLD_SIZE="2", LOCAL_RANK="1"),
     instead(f"{Team.__module__}.PartialState", joined),
-    instead(f"{Team.__module__}.die_with_parent") as dies,
+    instead(f"{Team.__module__}._die_with_parent") as dies,
 ):
     assert (
         team_of("cpu") == Team(1, 2)
@@ -171,14 +169,14 @@ assert [call.kwargs["cpu"] for call in joined.mock_calls] == [True, False]
 
 
 # %% [markdown]
-# Some things are done once and then found by the others: an archive is unpacked, weights are downloaded, images are decoded.
+# Some work is done once, and the other processes use its result: unpacking an archive, downloading weights, decoding images.
 
 # %%
 #| export
 @patch
 @contextmanager
 def main_first(self: Team) -> Iterator[None]:
-    "What is within is done by process 0 first, then by the others."
+    "Run the block in process 0 first, then in the others."
     if not self.main:
         self.wait()
     yield
@@ -205,7 +203,7 @@ assert done == ["process 0 works", "process 0 waits", "process 1 waits", "proces
 # %% [markdown]
 # ## Whole batches
 #
-# Importance is a mean over mini-batches of squares, so a batch must not be cut: half the images would give another number. Each process takes every `size`-th batch. The same goes for evaluation, where it is only simpler.
+# Importance is a mean of squares over mini-batches, so a batch must not be divided: half the images would give another number. Each process takes every `size`-th batch. Evaluation does the same, for simplicity.
 
 # %%
 #| export
@@ -214,7 +212,7 @@ def share(
     self: Team,
     n: int,  # Number of whole batches
 ) -> range:  # Numbers of the batches that this process takes
-    "Which of `n` batches are mine: rank, rank + size, …"
+    "The batches of this process among `n`: rank, rank + size, …"
     return range(self.rank, n, self.size)
 
 
@@ -230,8 +228,8 @@ assert (
 # %% [markdown]
 # ## A piece of a batch
 #
-# A training step has the same images whatever the number of processes, so its batch is cut. Pieces may differ by an image, and each must weigh as much as it has images: a batch of 5 cut into 3 and 2 has the gradient
-# (3 · a + 2 · b) / 5 of the pieces' mean gradients a and b. Batch norm cannot work on a single image; a batch that would be cut down to that (the last of an epoch, as a rule) is done whole by everyone, and then all have the same gradient already.
+# A training step has the same images for any number of processes, so its batch is divided. Pieces may differ by one image, and each is weighted by its number of images: a batch of 5 divided into 3 and 2 has the gradient
+# (3 · a + 2 · b) / 5 of the pieces' mean gradients a and b. Batch norm cannot work on a single image. If pieces would be that small (usually in the last batch of an epoch), every process takes the whole batch, and all have the same gradient.
 
 # %%
 #| export
@@ -240,8 +238,8 @@ def piece(
     self: Team,
     rows: Tensor,  # Row numbers of the images of a batch, shape `(n,)`
 ) -> Tensor:  # Those of this process's piece
-    """My piece of a batch: near-equal and in order; the whole batch where a piece would have
-    less than 2 images.
+    """This process's piece of a batch: near-equal and in order; the whole batch if a piece would
+    have fewer than 2 images.
     """
     return rows if len(rows) < 2 * self.size else rows.tensor_split(self.size)[self.rank]
 
@@ -252,7 +250,7 @@ def weight(
     mine: int,  # Images in this process's piece
     whole: int,  # Images in the whole batch
 ) -> float:  # The weights of all processes add up to 1
-    "What my piece counts for in the batch's mean."
+    "The weight of this process's piece in the batch's mean."
     return 1 / self.size if mine == whole else mine / whole
 
 
@@ -281,12 +279,12 @@ assert Team(1, 2).piece(five[:3]).tolist() == [0, 1, 2] and Team(1, 2).weight(3,
 # %% [markdown]
 # ## Adding up, and agreeing
 #
-# NCCL, which connects GPUs, takes only tensors that lie on a GPU, so one that lies elsewhere goes there and back. Masks go as bytes. The way there and back is tried with a stand-in for what is sent: it keeps the memory order.
+# NCCL, which connects GPUs, takes only tensors on a GPU, so a tensor elsewhere is copied there and back. Masks are sent as bytes. The test replaces the sending and checks that the copy keeps the memory order.
 
 # %%
 #| export
 def _through(tensor: Tensor, device: torch.device, send) -> None:
-    "Let `send` change the tensor's numbers, on `device` and in one block of memory"
+    "Let `send` change the tensor's numbers, on `device` and in contiguous memory."
     there = tensor.detach().to(device).contiguous()
     send(there.view(torch.uint8) if there.dtype == torch.bool else there)
     if there.data_ptr() != tensor.data_ptr() or not tensor.is_contiguous():
@@ -315,7 +313,7 @@ assert not mask.any() and kinds == [torch.uint8] and (turned == 2).all()
 
 
 # %% [markdown]
-# Two things are sent round. `sum_` adds what each has; `same` gives everyone what process 0 has. Alone, nothing is sent; with company both are tried below, in processes of their own.
+# There are two collective operations. `sum_` adds the tensors of all processes; `same` copies those of process 0 to all. A single process sends nothing. Both are tested below in separate processes.
 
 # %%
 #| export
@@ -335,7 +333,7 @@ def same(
     self: Team,
     tensors: Iterable[Tensor],  # Each of the same shape in every process; changed in place
 ):
-    "Replace each tensor by what process 0 has."
+    "Replace each tensor by that of process 0."
     if self.size > 1:
         for t in tensors:
             _through(t, self.device, lambda x: dist.broadcast(x, src=0))
@@ -352,30 +350,30 @@ with (
     print(kept)
     assert kept.tolist() == [1, 2]
     Team(0, 3).sum_([kept, mask])
-    print(kept)  # as if three had the same
+    print(kept)  # as if three processes had the same
     assert kept.tolist() == [3, 6]
     Team(2, 3).same([kept])
     assert kept.tolist() == [0, 0]  # process 0 has zeros
 
 
 # %% [markdown]
-# Where a file might appear between two looks, the processes must not go different ways. All take process 0's word.
+# If a file appears between two checks, the processes could take different branches. So all use the result of process 0.
 
 # %%
 #| export
 @patch
 def agree(
     self: Team,
-    yes: bool,  # What this process thinks
-) -> bool:  # What process 0 thinks
-    "Take process 0's word, where a file might appear between two looks."
+    yes: bool,  # The result of this process
+) -> bool:  # The result of process 0
+    "Use the result of process 0 in all processes."
     said = torch.tensor([yes])
     self.same([said])
     return bool(said)
 
 
 # %%
-# process 0 has seen it
+# process 0 has True
 with instead("torch.distributed.broadcast", lambda x, src: x.fill_(1)):
     answers = ALONE.agree(False), Team(1, 2).agree(False)
 print(answers)
@@ -385,18 +383,18 @@ assert answers == (False, True) and ALONE.agree(True)
 # %% [markdown]
 # ## In order
 #
-# Predictions must come back in the order of one process. Each process knows which rows it has; it lays them into a table of zeros, and the tables are added. That sends a few zeros more than needed and is exact: x + 0 is x.
+# Predictions must be in the order of a single process. Each process puts its rows into a table of zeros, and the tables are added. This sends more zeros than necessary but is exact: x + 0 is x.
 
 # %%
 #| export
 @patch
 def gather(
     self: Team,
-    mine: Tensor,  # What this process has, a row an item, shape `(m, …)`
+    mine: Tensor,  # This process's rows, shape `(m, …)`
     at: Tensor,  # Where these rows belong, int64 `(m,)`; each row belongs to one process
     n: int,  # Number of rows of all processes together
-) -> Tensor:  # Everybody's rows in order, shape `(n, …)`
-    "Put all processes' rows together, in every process."
+) -> Tensor:  # The rows of all processes in order, shape `(n, …)`
+    "Collect the rows of all processes in every process."
     rows = mine.new_zeros((n, *mine.shape[1:]))
     rows[at.to(mine.device)] = mine
     self.sum_([rows])
@@ -422,9 +420,9 @@ with instead(
 # %% [markdown]
 # ## Gradients
 #
-# While a process goes backward through the network, its gradients are averaged with the others', layer by layer. That is torch's `DistributedDataParallel`, which accelerate puts around the network. It divides by the number of processes, so a loss that weighs `weight · size` comes out right.
+# During a backward pass the gradients of all processes are averaged, layer by layer. That is torch's `DistributedDataParallel`, which accelerate wraps around the network. It divides by the number of processes, so the loss is weighted by `weight · size`.
 #
-# The averaging lives as long as what `wrap` gives, so that is held while one trains.
+# The averaging lasts as long as the object that `wrap` returns, so that object is kept during training.
 
 # %%
 #| export
@@ -432,8 +430,8 @@ with instead(
 def wrap(
     self: Team,
     model: nn.Module,  # The network, on this process's device
-) -> nn.Module:  # What to train: shares its weights with `model`; alone, `model` itself
-    "Average gradients over all processes when going backward through the network."
+) -> nn.Module:  # The network to train, with the weights of `model`; alone, `model` itself
+    "Average gradients over all processes in the backward pass."
     if self.size == 1:
         return model
     # running statistics are averaged after each epoch instead
@@ -442,7 +440,7 @@ def wrap(
         cpu=self.device.type == "cpu", mixed_precision="no", kwargs_handlers=[how]
     )
     with warnings.catch_warnings():
-        # accelerate has no other name for it
+        # accelerate offers no other option
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return accelerator.prepare_model(model)
 
@@ -463,7 +461,7 @@ made().prepare_model.assert_called_once_with(net)
 
 
 # %% [markdown]
-# Batch norm is what stands between one process and several: each normalises its own piece. On GPUs torch can take the statistics of the whole batch (`SyncBatchNorm`); on the CPU it cannot, and then training on several processes is another training, as with smaller batches.
+# Batch norm is the difference between one process and several: each process normalises its own piece. On GPUs torch can use the statistics of the whole batch (`SyncBatchNorm`). On the CPU it cannot, and then training on several processes is like training with smaller batches.
 
 # %%
 #| export
@@ -471,13 +469,13 @@ made().prepare_model.assert_called_once_with(net)
 @contextmanager
 def synced(
     self: Team,
-    # The network; afterwards its batch norms are the ones it had, with what they learned
+    # The network; afterwards it has its own batch norm layers again, with their new statistics
     model: nn.Module,
 ) -> Iterator[None]:
-    """Within, batch norm takes the statistics of all processes' pieces, on GPUs; on the CPU and
-    alone nothing changes.
+    """In the block, batch norm on GPUs uses the statistics of all processes' pieces; on the CPU
+    and alone nothing changes.
     """
-    # not those that do more, as timm's with an activation
+    # not subclasses that do more, such as timm's with an activation
     plain = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
     there = [
         (m, n, child)
@@ -516,19 +514,17 @@ with ALONE.synced(net), Team(0, 2).synced(net):
 
 
 # %% [markdown]
-# ## Starting them
+# ## Starting the processes
 #
-# From a shell it is `accelerate launch --multi_gpu --num_processes 8 -m fairgrape.experiment.run …`. The name `--multi_gpu` misleads: accelerate understands it as "several processes on this machine", and the processes find out themselves that there is no GPU. Without it accelerate would start one.
+# The command in a shell is `accelerate launch --multi_gpu --num_processes 8 -m fairgrape.experiment.run …`. The name `--multi_gpu` is misleading: for accelerate it means "several processes on this machine", with or without GPUs. Without it accelerate starts only one.
 
 # %%
 #| export
 def _options(processes: int) -> list[str]:
-    "What `accelerate launch` is to be told"
+    "The options of `accelerate launch`."
     if processes < 2:
-        raise ValueError(
-            f"processes = {processes}: several are 2 or more; a run in one process needs no launch"
-        )
-    # port 0: any that is free, for there may be other runs
+        raise ValueError(f"processes = {processes}: give 2 or more, or run in this process")
+    # port 0: any free port, because there may be other runs
     one = "--multi_gpu --num_machines 1 --main_process_port 0"
     return f"{one} --num_processes {processes} --mixed_precision no --dynamo_backend no".split()
 
@@ -543,16 +539,16 @@ try:
 except ValueError as e:
     print(e)
 else:
-    raise AssertionError("one process was to be launched as several")
+    raise AssertionError("options for one process were made")
 
 
 # %% [markdown]
-# Whoever interrupts a notebook wants the processes gone as well. They are asked to end, and killed if they have not done so in half a minute.
+# Interrupting a notebook must end its processes too. They are asked to end, and killed if they have not ended after half a minute.
 
 # %%
 #| export
 def _wait(started: subprocess.Popen) -> int:
-    "The exit status; stops the processes if this one is interrupted"
+    "The exit status; stops the processes if this one is interrupted."
     try:
         return started.wait()
     except BaseException:
@@ -582,12 +578,12 @@ assert (
 
 
 # %% [markdown]
-# When one process fails the launcher stops the others and adds a report of its own, which says where it noticed and not what happened. The cause stands before it.
+# When one process fails, the launcher stops the others and adds its own report, which does not contain the cause. The cause is before it.
 
 # %%
 #| export
 def _tail(text: str, lines: int = 25) -> str:
-    "The last lines before the launcher's own report of a failure, which says nothing of the cause"
+    "The last lines before the launcher's own report of a failure."
     own = [
         i
         for i, line in enumerate(text.splitlines())
@@ -604,7 +600,7 @@ said = (
 print(_tail(said, lines=2))
 assert _tail(said, 2) == "step 3\nValueError: no faces" and _tail("a\nb\nc", 2) == "b\nc"
 assert _tail("a\nb\nc\ntorch/distributed/elastic", 1) == "torch/distributed/elastic"
-# nothing stands before it
+# there is no text before it
 assert (
     _tail("accelerate/commands/launch.py\nno such module")
     == "accelerate/commands/launch.py\nno such module"
@@ -612,17 +608,17 @@ assert (
 
 
 # %% [markdown]
-# A notebook starts the same and waits. What the processes say goes into a log, whose end is shown when they fail. CPU threads are shared out, since two processes with all cores each are slower than one.
+# `launch` does the same from a notebook and waits. The output of the processes goes into a log, whose end is shown if they fail. The CPU threads are divided among the processes, because two processes with all cores each are slower than one.
 
 # %%
 #| export
 def launch(
-    module: str,  # What to run, as in `python -m module`
+    module: str,  # The module to run, as in `python -m module`
     arguments: Sequence[str],  # Its arguments
-    processes: int,  # How many processes
-    log: Path | None = None,  # Where their output goes; None: a temporary file
-    threads: int = 0,  # CPU threads of each; 0: the cores shared out
-) -> str:  # What they said
+    processes: int,  # Number of processes
+    log: Path | None = None,  # File for their output; None: a temporary file
+    threads: int = 0,  # CPU threads of each; 0: an equal share of the cores
+) -> str:  # Their output
     """Run a module as several processes of one team and wait. Raises: RuntimeError with the end
     of their output.
     """
@@ -642,7 +638,7 @@ def launch(
             command,
             stdout=said,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: die_with_parent(signal.SIGTERM),
+            preexec_fn=lambda: _die_with_parent(signal.SIGTERM),
             env=os.environ | dict(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)),
         )
         status = _wait(started)
@@ -656,7 +652,7 @@ def launch(
 
 
 # %% [markdown]
-# Two processes, each with a number of its own. Everything that alone did nothing is tried here with company.
+# Two processes, each with its own number. They test everything that does nothing in a single process.
 
 # %%
 (home / "pair.py").write_text("""
@@ -693,7 +689,7 @@ print(said.strip().splitlines()[-1])
 assert "2 processes: sum 3, gradient 3" in said
 
 # %% [markdown]
-# If one fails, all are stopped and the reason comes back.
+# If one process fails, all are stopped and the error contains the cause.
 
 # %%
 with chdir(home):

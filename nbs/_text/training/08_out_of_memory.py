@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Out of memory
 #
-# > What is said when memory runs out: which part wanted it, and which setting to lower
+# > The error when memory runs out: it names the part that needed it and the setting to lower
 
 # %%
 #| default_exp training.out_of_memory
@@ -15,16 +15,16 @@ import torch
 
 
 # %% [markdown]
-# The commonest failure on a GPU has the least helpful message: it says how many bytes were missing and not which setting to lower. Whoever starts a memory-hungry part says what that part is and what would help.
+# The most common failure on a GPU has an unhelpful message: it gives the missing bytes, but not the setting to lower. So code that needs much memory names itself and the settings that help.
 #
-# Libraries do not agree on what the error is. torch raises a class of its own on GPUs and a plain `RuntimeError` on the CPU, whose text is all there is to go by; cuDNN and oneDNN have texts of their own.
+# Libraries raise different errors. torch raises its own class on GPUs and a plain `RuntimeError` on the CPU, which only its text identifies; cuDNN and oneDNN have their own texts.
 
 # %%
 #| export
-def ran_out(
+def _ran_out(
     error: BaseException,  # Any error
 ) -> bool:  # Whether memory was missing
-    """Tell a lack of memory from other errors: torch raises a class of its own on GPUs, and a
+    """Distinguish a lack of memory from other errors: torch raises its own class on GPUs, and a
     plain RuntimeError on the CPU.
     """
     signs = "can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED"
@@ -36,8 +36,8 @@ def ran_out(
 try:
     torch.empty(2**50, dtype=torch.uint8)
 except RuntimeError as e:
-    print(type(e).__name__, ran_out(e))
-    assert ran_out(e)
+    print(type(e).__name__, _ran_out(e))
+    assert _ran_out(e)
 missing = (
     torch.OutOfMemoryError("Tried to allocate 2.00 GiB"),
     MemoryError("no room"),
@@ -51,32 +51,32 @@ missing = (
         )
     ),
 )
-assert all(map(ran_out, missing)) and not any(
-    map(ran_out, (RuntimeError("shapes differ"), ValueError("out of memory"), KeyboardInterrupt()))
+assert all(map(_ran_out, missing)) and not any(
+    map(_ran_out, (RuntimeError("shapes differ"), ValueError("out of memory"), KeyboardInterrupt()))
 )
 
 
 # %% [markdown]
-# What is raised instead has a class of its own, so that it is told once: where one part runs within another, the inner one knows better which setting is meant, and its advice stands.
+# The new error has its own class, so it is reported once: if one part runs inside another, the advice of the inner part is more specific and is kept.
 
 # %%
 #| export
 class OutOfMemory(MemoryError):
-    "Memory ran out; the message names the settings to lower"
+    "Memory ran out; the message names the settings to lower."
 
 
 @contextmanager
 def memory_errors(
-    what: str,  # What is being done, e.g. "training"
+    what: str,  # The task, e.g. "training"
     advice: str,  # Which settings to change
 ) -> Iterator[None]:
-    "Within, a lack of memory is reported as `OutOfMemory` with advice; inner advice stands."
+    "Raise a lack of memory in the block as `OutOfMemory` with advice; inner advice is kept."
     try:
         yield
     except OutOfMemory:
         raise
     except (RuntimeError, MemoryError) as e:
-        if not ran_out(e):
+        if not _ran_out(e):
             raise
         raise OutOfMemory(
             f"{what} ran out of memory: {advice}. ({str(e).strip().splitlines()[0][:160]})"
