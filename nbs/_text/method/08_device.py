@@ -297,7 +297,7 @@ assert _falling(row, alive, torch.arange(5)).tolist() == [2, 0, 3, 4, 1] and _fa
 # %%
 #| export
 def _best_of_layers(best: Tensor, layer: Tensor, layers: int) -> Tensor:
-    "The first entry of each layer in the order `best`; the last entry of all for an empty layer."
+    "The first entry of each layer in the order `best`; for an empty layer the last of `best`."
     first = torch.full((layers,), len(best) - 1, device=best.device)
     return best[
         first.scatter_reduce_(0, layer[best], torch.arange(len(best), device=best.device), "amin")
