@@ -190,20 +190,16 @@ def _empty(
     empty = [
         (h, classes[h][c], names[g]) for h, cells in n.items() for g, c in np.argwhere(cells == 0)
     ]
+    if not empty:
+        return []
     named = [
         f"{c if len(classes) == 1 else f'{h}={c}'} in {g}"
         for h, c, g in empty
         if h not in everywhere and h not in apart
     ]
     counted = f"{len(empty)} of {sum(cells.size for cells in n.values())} cells of class × group"
-    return (
-        [
-            f"{counted} hold no test image and have no true positive rate"
-            + (f": {_some(named)}" if named else "")
-        ]
-        if empty
-        else []
-    )
+    names_of_them = f": {_some(named)}" if named else ""
+    return [f"{counted} hold no test image and have no true positive rate{names_of_them}"]
 
 # %% ../../nbs/judge/01_tables.ipynb #35674a7f
 def _within(heads: dict[str, str], told, name: str, n: int) -> list[str]:

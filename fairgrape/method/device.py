@@ -145,7 +145,7 @@ def _best_of_layers(best: Tensor, layer: Tensor, layers: int) -> Tensor:
 # %% ../../nbs/method/08_device.ipynb #aed1656e
 def sorted_prefixes(
     rows: Tensor,  # Importance on the device, shape `(G, n)`
-    alive: Tensor,  # True where a weight is still there, shape `(n,)`
+    alive: Tensor,  # True where a weight is left, shape `(n,)`
     m: int,  # How many of each group's best
     weight: Tensor | None = None,  # The weights, shape `(n,)`, for ties
     layer: Tensor | None = None,  # Layer number of each entry, shape `(n,)`
@@ -175,7 +175,7 @@ class _Choice(NamedTuple):
     "A checked selection, flattened, on the device of its importance."
 
     rows: Tensor  # Importance, shape `(G, n)`
-    alive: Tensor  # True where a weight is still there, shape `(n,)`
+    alive: Tensor  # True where a weight is left, shape `(n,)`
     weight: Tensor | None  # The weights, shape `(n,)`
     layer: Tensor | None  # Layer number of each entry, shape `(n,)`
     k: int  # How many to keep
@@ -225,7 +225,7 @@ def _fetched(choice: _Choice, count: Transfers) -> tuple[FairJob, Callable]:
 # %% ../../nbs/method/08_device.ipynb #33e6cb7c
 def fair_job(
     importance: Tensor,  # Importance, shape `(G, *weight)`, finite, ≥ 0
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many to keep
     weight: Tensor | None = None,  # The weights, shape `(*weight)`
     layer: Tensor | None = None,  # Layer number of each entry, shape `(*weight)`

@@ -273,18 +273,11 @@ def touches(
 # %% ../../nbs/methods/01_registry.ipynb #7a1bbcfb
 def _row(m: Method) -> dict:
     "A method's row of `methods_table`."
-    back = (
-        f"rewound to {m.rewind_to}, {m.rounds} rounds"
-        if m.rewind
-        else "score again"
-        if m.start == "initial"
-        else "retrain"
-    )
-    images = (
-        "none"
-        if m.blind
-        else {"all": "all", "one": "one batch", "balanced": "one class-balanced batch"}[m.batches]
-    )
+    back = "score again" if m.start == "initial" else "retrain"
+    if m.rewind:
+        back = f"rewound to {m.rewind_to}, {m.rounds} rounds"
+    batches = {"all": "all", "one": "one batch", "balanced": "one class-balanced batch"}
+    images = "none" if m.blind else batches[m.batches]
     return {
         "steps": m.steps,
         "scope": m.scope,

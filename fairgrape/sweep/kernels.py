@@ -55,19 +55,18 @@ def notebook_is_whole(
     )
 
 # %% ../../nbs/sweep/01_kernels.ipynb #600857e4
-def _is_bar(output: dict) -> bool:
-    "Whether an output is (a part of) a progress bar."
-    return output.get("name") == "stderr" and ("\r" in output["text"] or not output["text"].strip())
-
-
 def _publish(part: Path, out: Path):
     "Rename an executed notebook to its final name, without progress bars."
     import nbformat  # imported here because most commands execute no notebook
 
+    def is_bar(output: dict) -> bool:
+        text = output.get("text", "")
+        return output.get("name") == "stderr" and ("\r" in text or not text.strip())
+
     book = nbformat.read(part, 4)
     for cell in book.cells:
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
+            cell.outputs = [o for o in cell.outputs if not is_bar(o)]
     nbformat.write(book, part)
     put(part, out)
 

@@ -405,13 +405,8 @@ def _constant(
 
 
 # %%
-present, yes_no = (
-    {"Smile": np.array([[3, 2], [1, 2]]), "Beard": np.array([[3, 2], [3, 0]])},
-    {
-        "Smile": ["no", "yes"],
-        "Beard": ["no", "yes"],
-    },
-)
+present = {"Smile": np.array([[3, 2], [1, 2]]), "Beard": np.array([[3, 2], [3, 0]])}
+yes_no = {"Smile": ["no", "yes"], "Beard": ["no", "yes"]}
 _constant(present, yes_no, 0), _constant(present, yes_no, 1), _constant(present, yes_no, -1)
 
 # %%
@@ -433,20 +428,16 @@ def _empty(
     empty = [
         (h, classes[h][c], names[g]) for h, cells in n.items() for g, c in np.argwhere(cells == 0)
     ]
+    if not empty:
+        return []
     named = [
         f"{c if len(classes) == 1 else f'{h}={c}'} in {g}"
         for h, c, g in empty
         if h not in everywhere and h not in apart
     ]
     counted = f"{len(empty)} of {sum(cells.size for cells in n.values())} cells of class × group"
-    return (
-        [
-            f"{counted} hold no test image and have no true positive rate"
-            + (f": {_some(named)}" if named else "")
-        ]
-        if empty
-        else []
-    )
+    names_of_them = f": {_some(named)}" if named else ""
+    return [f"{counted} hold no test image and have no true positive rate{names_of_them}"]
 
 
 # %%

@@ -673,10 +673,8 @@ assert metrics["notes"] == [
 
 # %%
 shape = (20_000, 39)
-y39, answers = (
-    (rng.random(shape) < rng.uniform(0, 0.6, 39)).astype(int),
-    [rng.random(shape) < right for right in (0.9, 0.85)],
-)
+y39 = (rng.random(shape) < rng.uniform(0, 0.6, 39)).astype(int)
+answers = [rng.random(shape) < right for right in (0.9, 0.85)]
 start = process_time()
 dense39, pruned39 = (np.where(right, y39, 1 - y39) for right in answers)
 large_set = compare(

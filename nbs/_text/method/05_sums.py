@@ -58,7 +58,7 @@ assert [
 
 # %%
 #| export
-def sums_size(
+def _sums_size(
     weights: Mapping[str, Tensor],  # Layer name → weight
     groups: int,  # G, how many groups there are
 ) -> int:  # Bytes
@@ -68,8 +68,8 @@ def sums_size(
 
 # %%
 hundred_million = {"big": torch.empty(100_000_000, device="meta")}
-print(f"{sums_size(hundred_million, groups=50) / 1e9:.0f} GB")
-assert sums_size(hundred_million, 50) == 20_000_000_000 and sums_size(
+print(f"{_sums_size(hundred_million, groups=50) / 1e9:.0f} GB")
+assert _sums_size(hundred_million, 50) == 20_000_000_000 and _sums_size(
     {"a": torch.empty(3, dtype=torch.float64), "b": torch.empty(2, dtype=torch.bfloat16)}, 2
 ) == 2 * (24 + 8)
 
@@ -146,7 +146,7 @@ assert _of_the_container(home) == 2**62
 
 # %%
 #| export
-def free_bytes(
+def _free_bytes(
     device: str | torch.device = "cpu",  # A GPU, or "cpu" for the host
 ) -> int:  # Available bytes
     "Free memory of a device. A container's own limit counts."
@@ -168,14 +168,14 @@ with (
     instead("torch.cuda.memory_reserved", lambda _: 30),
     instead("torch.cuda.memory_allocated", lambda _: 10),
 ):
-    on_gpu = free_bytes(gpu)
+    on_gpu = _free_bytes(gpu)
 with (
-    instead(f"{free_bytes.__module__}._of_the_host", lambda: 90),
-    instead(f"{free_bytes.__module__}._of_the_container", lambda: 80),
+    instead(f"{_free_bytes.__module__}._of_the_host", lambda: 90),
+    instead(f"{_free_bytes.__module__}._of_the_container", lambda: 80),
 ):
-    on_host = free_bytes()
+    on_host = _free_bytes()
 print(on_gpu, on_host)
-assert on_gpu == 70 and on_host == 80 and free_bytes() > 0
+assert on_gpu == 70 and on_host == 80 and _free_bytes() > 0
 
 
 # %% [markdown]
@@ -231,8 +231,8 @@ else:
 
 # %%
 #| export
-def choose_place(
-    need: int,  # Bytes of the sums, from `sums_size`
+def _choose_place(
+    need: int,  # Bytes of the sums, from `_sums_size`
     device: torch.device,  # Where the network is
     keep_on: str | Path = "auto",  # "auto", "device", "host", or a folder for mapped files
 ) -> str | Path:  # "device", "host" or the folder
@@ -244,7 +244,7 @@ def choose_place(
         return _roomy(Path(keep_on), need)
     if keep_on != "auto" and (keep_on == "host" or device.type == "cpu"):
         return keep_on
-    free, host = free_bytes(device), free_bytes("cpu")
+    free, host = _free_bytes(device), _free_bytes("cpu")
     if keep_on == "device" or need <= free // 2:
         return "device"
     if device.type == "cpu" and need <= free * 9 // 10:
@@ -272,13 +272,13 @@ GB = 10**9
 def decided(need, device, free, host, keep_on="auto"):
     with (
         instead(
-            f"{choose_place.__module__}.free_bytes",
+            f"{_choose_place.__module__}._free_bytes",
             lambda d="cpu": free if torch.device(d).type == "cuda" else host,
         ),
         warnings.catch_warnings(record=True) as said,
     ):
         warnings.simplefilter("always")
-        return choose_place(need, device, keep_on), [str(w.message) for w in said]
+        return _choose_place(need, device, keep_on), [str(w.message) for w in said]
 
 
 (
@@ -288,9 +288,9 @@ def decided(need, device, free, host, keep_on="auto"):
 
 # %%
 assert (
-    choose_place(1000, cpu) == choose_place(1000, cpu, "device") == "device"
-    and choose_place(1000, cpu, "host") == "host"
-    and choose_place(1000, cpu, home) == home
+    _choose_place(1000, cpu) == _choose_place(1000, cpu, "device") == "device"
+    and _choose_place(1000, cpu, "host") == "host"
+    and _choose_place(1000, cpu, home) == home
 )
 assert (
     decided(30 * GB, gpu, free=60 * GB, host=100 * GB) == ("device", [])
@@ -346,13 +346,13 @@ assert (
 
 # %%
 #| export
-def rooms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rooms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     "A tensor of each weight's shape, in the type of the sums."
     return {n: torch.empty(w.shape, dtype=wide(w), device=w.device) for n, w in weights.items()}
 
 
 # %%
-room = rooms({"a": torch.ones(2, 3, dtype=torch.bfloat16), "b": torch.ones(4, device="meta")})
+room = _rooms({"a": torch.ones(2, 3, dtype=torch.bfloat16), "b": torch.ones(4, device="meta")})
 print({n: (tuple(r.shape), r.dtype, r.device.type) for n, r in room.items()})
 assert (
     room["a"].shape == (2, 3)
@@ -367,7 +367,7 @@ assert (
 # %%
 #| export
 def scratch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "Like `rooms`, but all share the memory of the largest, so only one can be used at a time."
+    "Like `_rooms`, but all share the memory of the largest, so only one can be used at a time."
     kinds = {n: (wide(w), w.device) for n, w in weights.items()}
     flat = {
         kind: torch.empty(
@@ -462,10 +462,10 @@ class GroupSums:
         self,
         weights: Mapping[str, Tensor],  # Layer name → weight, on the network's device
         groups: int,  # G, how many groups there are
-        keep_on: str | Path = "auto",  # "auto", "device", "host", or a folder: see `choose_place`
+        keep_on: str | Path = "auto",  # "auto", "device", "host", or a folder: see `_choose_place`
     ):
-        self.place = choose_place(
-            sums_size(weights, groups), next(iter(weights.values())).device, keep_on
+        self.place = _choose_place(
+            _sums_size(weights, groups), next(iter(weights.values())).device, keep_on
         )
         self.kept = {
             n: _zeros(
@@ -477,7 +477,7 @@ class GroupSums:
         self.stored: set[int] = set()  # groups that were stored from the device
         # number of groups copied to the device or back; the group on the device
         self.transfers, self.now = 0, None
-        self.here = None if self.place == "device" else rooms(weights)
+        self.here = None if self.place == "device" else _rooms(weights)
 
 
 # %%

@@ -56,7 +56,7 @@ assert (
 
 # %%
 #| export
-def layers_left(mask: Tensor, layer: Tensor, layers: int) -> Tensor:
+def _layers_left(mask: Tensor, layer: Tensor, layers: int) -> Tensor:
     "True for each layer number that has a weight left, shape `(layers,)`."
     return (
         torch.zeros(layers, dtype=torch.int, device=mask.device).scatter_add_(
@@ -67,8 +67,8 @@ def layers_left(mask: Tensor, layer: Tensor, layers: int) -> Tensor:
 
 
 # %%
-print(layers_left(torch.tensor([True, True, False]), torch.tensor([0, 0, 2]), layers=3))
-assert layers_left(
+print(_layers_left(torch.tensor([True, True, False]), torch.tensor([0, 0, 2]), layers=3))
+assert _layers_left(
     torch.tensor([True, True, False, True]), torch.tensor([0, 0, 2, 3]), 4
 ).tolist() == [True, False, False, True]
 
@@ -92,7 +92,7 @@ def check_selection(
     there = (
         mask.new_zeros(0)
         if layer is None
-        else layers_left(mask, layer, int(fetch(layer.max())) + 1)
+        else _layers_left(mask, layer, int(fetch(layer.max())) + 1)
     )
     left, least = map(int, fetch(torch.stack([mask.count_nonzero(), there.count_nonzero()])))
     if not max(least, 1) <= k <= left:
@@ -241,7 +241,7 @@ PIECE = 1 << 16  # Weights in a piece
 
 def pieces_left(
     importance: Tensor,  # Importance of a layer, shape `(G, *weight)`
-    # True where a weight is still there, shape `(*weight)`; None: all are
+    # True where a weight is left, shape `(*weight)`; None: all are
     mask: Tensor | None = None,
     # The importance of at most `PIECE` weights, shape `(G, m)`; with a mask all pieces share
     # memory
@@ -275,7 +275,7 @@ assert [p.shape[1] for p in pieces_left(torch.ones(1, 2, PIECE), torch.ones(2, P
 #| export
 def target_share(
     importance: Tensor,  # Importance of a layer, shape `(G, *weight)`, finite, not all 0
-    # True where a weight is still there, shape `(*weight)`; None: all are
+    # True where a weight is left, shape `(*weight)`; None: all are
     mask: Tensor | None = None,
 ) -> Tensor:  # P_g, shape `(G,)`, float64, sums to 1
     "Each group's share of the importance of the weights that are left (paper, section 3.2)."
@@ -306,7 +306,7 @@ assert torch.allclose(
 #| export
 def checked_share(
     importance: Tensor,  # Importance of a layer, shape `(G, *weight)`
-    # True where a weight is still there, shape `(*weight)`; None: all are
+    # True where a weight is left, shape `(*weight)`; None: all are
     mask: Tensor | None = None,
     fetch: Callable = Tensor.tolist,  # How numbers come to the host
 ) -> Tensor:  # P_g, shape `(G,)`, float64, on the CPU
@@ -382,14 +382,14 @@ assert in_deficit([1.0, 1e16, 1.0], [1e-16, 1.0, 1e-16]) == 0
 
 # %%
 #| export
-def preferences(rows: list[list[float]], candidates: list[int]) -> list[list[int]]:
+def _preferences(rows: list[list[float]], candidates: list[int]) -> list[list[int]]:
     "Each group's order of the candidates, from its importance of every weight."
     return [sorted(candidates, key=lambda i: -row[i]) for row in rows]  # sorted is stable
 
 
 # %%
-print(preferences([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]], candidates=[1, 0, 2]))
-assert preferences([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]], [1, 0, 2]) == [[0, 1, 2], [2, 1, 0]]
+print(_preferences([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]], candidates=[1, 0, 2]))
+assert _preferences([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]], [1, 0, 2]) == [[0, 1, 2], [2, 1, 0]]
 
 
 # %% [markdown]
@@ -400,7 +400,7 @@ assert preferences([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]], [1, 0, 2]) == [[0, 1, 2],
 #| export
 def select_fair_plain(
     importance: Tensor,  # Importance, shape `(G, *weight)`, finite, ≥ 0
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many to keep
     # The weights: on equal importance the larger |w| goes first, then the lower index
     weight: Tensor | None = None,
@@ -411,17 +411,13 @@ def select_fair_plain(
     Source: paper, section 3.2 and Algorithm 1."""
     check_selection(importance, mask, k, layer)
     share, rows = checked_share(importance, mask).tolist(), importance.flatten(1).double().tolist()
-    labels, alive = (
-        ([0] * mask.numel() if layer is None else layer.flatten().tolist()),
-        mask.flatten().tolist(),
-    )
+    labels = [0] * mask.numel() if layer is None else layer.flatten().tolist()
+    alive = mask.flatten().tolist()
     candidates = [i for i in by_magnitude(weight, mask).tolist() if alive[i]]
-    order = [iter(mine) for mine in preferences(rows, candidates)]
-    kept, sums, empty = (
-        set(),
-        [0.0] * len(rows),
-        set() if layer is None else {labels[i] for i in candidates},
-    )
+    order = [iter(mine) for mine in _preferences(rows, candidates)]
+    kept = set()
+    sums = [0.0] * len(rows)
+    empty = set() if layer is None else {labels[i] for i in candidates}
     for left in range(k, 0, -1):
         group = in_deficit(sums, share)
         i = next(

@@ -186,11 +186,9 @@ def radix_order(
     for j in range(keys.shape[0]):
         keys[j] = high - keys[j]
     digit = 8 if keys.shape[0] <= 1 << 14 else 11  # 256 counters where the keys fit the cache
-    to, new_keys, new_order = (
-        np.empty(1 << digit, np.uint64),
-        np.empty_like(keys),
-        np.empty_like(order),
-    )
+    to = np.empty(1 << digit, np.uint64)
+    new_keys = np.empty_like(keys)
+    new_order = np.empty_like(order)
     for shift in range(0, 64, digit):
         if (high - low) >> np.uint64(shift) == 0:
             break
@@ -225,7 +223,7 @@ for dtype in (np.float32, np.float64):
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def cut_buckets(
+def _cut_buckets(
     bits,  # A group's importance as unsigned integers, shape `(n,)`
     k,  # Minimum number of weights in buckets
     size,  # Maximum number of weights in a bucket, unless a single level has more
@@ -250,7 +248,7 @@ def cut_buckets(
 
 # %%
 values = as_bits(torch.tensor([3.0, 9.0, 0.1, 8.0, 1.0, 2.0]))
-lowest, bucket, edges = cut_buckets(values, 4, 2, np.uint64(23))
+lowest, bucket, edges = _cut_buckets(values, 4, 2, np.uint64(23))
 print(
     {
         f"{2.0 ** (level - 127):g} and more": f"bucket {bucket[level]}"
@@ -261,11 +259,11 @@ print(
 )
 # 2 ** 1 is at level 128
 assert edges.tolist() == [0, 2, 4] and lowest == 128 and bucket[128] == 1 and bucket[130] == 0
-assert cut_buckets(values, 5, 3, np.uint64(23))[2].tolist() == [0, 2, 5] and cut_buckets(
+assert _cut_buckets(values, 5, 3, np.uint64(23))[2].tolist() == [0, 2, 5] and _cut_buckets(
     values, 1, 9, np.uint64(23)
 )[2].tolist() == [0, 2]
 # a level larger than a bucket stays whole
-assert cut_buckets(values, 6, 1, np.uint64(23))[2].tolist() == [0, 2, 4, 5, 6]
+assert _cut_buckets(values, 6, 1, np.uint64(23))[2].tolist() == [0, 2, 4, 5, 6]
 
 
 # %% [markdown]
@@ -315,7 +313,7 @@ def bucket_lists(
     "Put every group's candidates into buckets."
     groups, n = bits.shape
     shift = np.uint64(8 * bits.itemsize - 1 - min(16, max(8, n.bit_length())))
-    cuts = list(run(lambda row: cut_buckets(row, k, max(4096, k // 1024), shift), bits))
+    cuts = list(run(lambda row: _cut_buckets(row, k, max(4096, k // 1024), shift), bits))
     ends = np.cumsum([edges[-1] for *_, edges in cuts])
     order = np.empty(ends[-1], np.int32 if n < 2**31 else np.int64)
     all_edges = np.zeros((groups, max(len(edges) for *_, edges in cuts)), np.int64)
@@ -471,7 +469,7 @@ assert order.tolist() == [2, 1, 3, 0]
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def open_bucket(
+def _open_bucket(
     entries,  # `Entries`
     group,  # Whose bucket
     lists,  # `Lists`; changed
@@ -479,10 +477,8 @@ def open_bucket(
 ):
     "Sort the remaining weights of a group's next bucket, in place."
     bits = _column(entries, group, lists.at.shape[0])
-    start, end = (
-        lists.edges[group, lists.bucket[group]],
-        lists.edges[group, lists.bucket[group] + 1],
-    )
+    start = lists.edges[group, lists.bucket[group]]
+    end = lists.edges[group, lists.bucket[group] + 1]
     to = start
     for place in range(start, end):
         lists.order[to] = lists.order[place]
@@ -497,17 +493,15 @@ def open_bucket(
 
 # %%
 values = torch.tensor([5.0, 7.0, 7.0, 5.0])
-entries, lists = (
-    Entries(
-        values.numpy(),
-        as_bits(values),
-        (1, 4),
-        as_bits(torch.tensor([1.0, 2.0, -3.0, 4.0])),
-        no_label,
-    ),
-    bucket_lists(as_bits(values[None]), 4),
+entries = Entries(
+    values.numpy(),
+    as_bits(values),
+    (1, 4),
+    as_bits(torch.tensor([1.0, 2.0, -3.0, 4.0])),
+    no_label,
 )
-open_bucket(entries, 0, lists, np.array([0b0001], np.uint8))  # weight 0 is kept
+lists = bucket_lists(as_bits(values[None]), 4)
+_open_bucket(entries, 0, lists, np.array([0b0001], np.uint8))  # weight 0 is kept
 lists.order[lists.at[0] : lists.end[0]]
 
 # %%
@@ -517,7 +511,7 @@ assert (
     and lists.at[0] >= lists.first[0] + PAGE
 )
 lists = bucket_lists(as_bits(values[None]), 4)
-open_bucket(entries._replace(weight=none), 0, lists, np.array([0], np.uint8))
+_open_bucket(entries._replace(weight=none), 0, lists, np.array([0], np.uint8))
 assert lists.order.tolist() == [1, 2, 0, 3]
 
 
@@ -570,7 +564,7 @@ for sums, share in (
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def load_page(
+def _load_page(
     lists,  # `Lists`; changed
     group,  # Whose candidates
     values,  # Importance, flat
@@ -589,7 +583,7 @@ def load_page(
 # %%
 for entries in (by_group, side_by_side):
     lists = sorted_lists(np.array([[0, 1], [2, 0]], np.int32))
-    load_page(lists, 1, entries.values, *entries.step)
+    _load_page(lists, 1, entries.values, *entries.step)
     print(lists.page[1, :2], lists.first)
     # weight 2: 1 for group 0, 2 for group 1; then weight 0
     assert (
@@ -615,10 +609,8 @@ def _before(bits, weight, i, j):
 
 
 # %%
-bits, weight = (
-    as_bits(torch.tensor([5.0, 7.0, 7.0, 7.0])),
-    as_bits(torch.tensor([9.0, 1.0, -3.0, 1.0])),
-)
+bits = as_bits(torch.tensor([5.0, 7.0, 7.0, 7.0]))
+weight = as_bits(torch.tensor([9.0, 1.0, -3.0, 1.0]))
 print(_before(bits, weight, 1, 0), _before(bits, weight, 2, 1), _before(bits, weight, 1, 3))
 for i, j in ((1, 0), (2, 1), (1, 3)):
     assert _before(bits, weight, i, j) and not _before(bits, weight, j, i)
@@ -631,7 +623,7 @@ assert _before(bits, none, 1, 2) and not _before(bits, none, 2, 1) and not _befo
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def best_of_empty(
+def _best_of_empty(
     entries,  # `Entries`
     group,  # The group
     groups,  # Number of groups
@@ -657,9 +649,9 @@ def best_of_empty(
 values = as_bits(torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0]))
 entries = Entries(values.view(np.float32), values, (1, 5), values[:0], np.array([0, 0, 1, 1, 2]))
 best = np.full(3, -1)
-print(best_of_empty(entries, 0, 1, np.array([False, True, True]), best), best)
+print(_best_of_empty(entries, 0, 1, np.array([False, True, True]), best), best)
 assert best.tolist() == [-1, 3, 4]
-assert best_of_empty(entries, 0, 1, np.array([False, True, False]), best) == 3
+assert _best_of_empty(entries, 0, 1, np.array([False, True, False]), best) == 3
 tied = as_bits(torch.tensor([1.0, 1.0, 1.0]))
 
 
@@ -671,8 +663,8 @@ def by_weight(*w):
 
 both = np.array([True, True])
 assert (
-    best_of_empty(by_weight(1.0, -2.0, 3.0), 0, 1, both, np.full(2, -1)) == 2
-    and best_of_empty(by_weight(2.0, 1.0, -2.0), 0, 1, both, np.full(2, -1)) == 0
+    _best_of_empty(by_weight(1.0, -2.0, 3.0), 0, 1, both, np.full(2, -1)) == 2
+    and _best_of_empty(by_weight(2.0, 1.0, -2.0), 0, 1, both, np.full(2, -1)) == 0
 )
 
 
@@ -693,23 +685,21 @@ def fair_walk(
 ):  # One bit per weight, set where it is kept
     "The plain loop of `select_fair_plain`, over candidates that are sorted when needed."
     groups = share.shape[0]
-    kept, best = (
-        np.zeros(entries.values.shape[0] // groups // 8 + 1, np.uint8),
-        np.full((groups, empty.shape[0]), -1),
-    )
+    kept = np.zeros(entries.values.shape[0] // groups // 8 + 1, np.uint8)
+    best = np.full((groups, empty.shape[0]), -1)
     sums, deficit, total, to_fill = np.zeros(groups), np.empty(groups), 0.0, empty.sum()
     for left in range(k, 0, -1):
         group, place, i = neediest(sums, total, share, deficit), 0, -1
         if left == to_fill:
-            i = best_of_empty(entries, group, groups, empty, best[group])
+            i = _best_of_empty(entries, group, groups, empty, best[group])
             for g in range(groups):
                 lists.page[group, 0, g] = entries.values[i * entries.step[0] + g * entries.step[1]]
         while i < 0:
             at = lists.at[group]
             if at == lists.end[group]:
-                open_bucket(entries, group, lists, kept)
+                _open_bucket(entries, group, lists, kept)
             elif at >= lists.first[group] + PAGE:
-                load_page(lists, group, entries.values, entries.step[0], entries.step[1])
+                _load_page(lists, group, entries.values, entries.step[0], entries.step[1])
             else:
                 lists.at[group] += 1
                 if not _has(kept, lists.order[at]):

@@ -52,11 +52,9 @@ class FairJob(NamedTuple):
 
 
 # %%
-rows, everything, nothing = (
-    torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]]),
-    torch.ones(3, dtype=torch.bool),
-    np.zeros(0, np.uint32),
-)
+rows = torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]])
+everything = torch.ones(3, dtype=torch.bool)
+nothing = np.zeros(0, np.uint32)
 job = FairJob(
     rows.numpy(),
     everything.numpy(),
@@ -314,7 +312,7 @@ assert _best_of_layers(torch.tensor([2, 0, 1]), torch.tensor([2, 2, 0]), 3).toli
 #| export
 def sorted_prefixes(
     rows: Tensor,  # Importance on the device, shape `(G, n)`
-    alive: Tensor,  # True where a weight is still there, shape `(n,)`
+    alive: Tensor,  # True where a weight is left, shape `(n,)`
     m: int,  # How many of each group's best
     weight: Tensor | None = None,  # The weights, shape `(n,)`, for ties
     layer: Tensor | None = None,  # Layer number of each entry, shape `(n,)`
@@ -392,7 +390,7 @@ class _Choice(NamedTuple):
     "A checked selection, flattened, on the device of its importance."
 
     rows: Tensor  # Importance, shape `(G, n)`
-    alive: Tensor  # True where a weight is still there, shape `(n,)`
+    alive: Tensor  # True where a weight is left, shape `(n,)`
     weight: Tensor | None  # The weights, shape `(n,)`
     layer: Tensor | None  # Layer number of each entry, shape `(n,)`
     k: int  # How many to keep
@@ -483,7 +481,7 @@ assert put_few(np.array([False, True])).tolist() == [False, False, True] and put
 #| export
 def fair_job(
     importance: Tensor,  # Importance, shape `(G, *weight)`, finite, ≥ 0
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many to keep
     weight: Tensor | None = None,  # The weights, shape `(*weight)`
     layer: Tensor | None = None,  # Layer number of each entry, shape `(*weight)`

@@ -208,7 +208,7 @@ assert importance_score(neuron, three, mean_output)["0"].allclose(torch.tensor([
 # %%
 #| export
 @contextmanager
-def batch_statistics(
+def _batch_statistics(
     model: nn.Module,  # Inside, batch norm is in training mode, everything else in evaluation mode
 ) -> Iterator[nn.Module]:  # The same network
     "Context in which batch norm uses the batch's statistics; modes and buffers are then restored."
@@ -239,7 +239,7 @@ deep, x = deep_net(), torch.randn(32, 3, 8, 8)
 with torch.no_grad():
     with measuring(deep):
         faint = deep[:-1](x).std(0).mean()
-    with batch_statistics(deep):
+    with _batch_statistics(deep):
         clear, again = deep[:-1](x), deep[:-1](x)
 print(
     f"the images' features differ by {faint:.5f} with running statistics, by"
@@ -255,7 +255,7 @@ assert deep.training and deep[1].running_mean.abs().max() == 0 and deep[1].num_b
 
 # %%
 #| export
-def mean_over(
+def _mean_over(
     layers: Mapping[str, nn.Module],  # Layer name → layer
     batches: Iterable,  # Yields (input, target, group code)
     # (input, target) → for each layer a tensor like its weight, or None
@@ -278,18 +278,18 @@ def mean_over(
 
 
 # %%
-print(mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)]))
-assert mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)])[0].tolist() == [
+print(_mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)]))
+assert _mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)])[0].tolist() == [
     [1.0, 0.5]
 ]
-assert mean_over(prunable(neuron), two, lambda x, y: [None])[0].tolist() == [[0.0, 0.0]]
+assert _mean_over(prunable(neuron), two, lambda x, y: [None])[0].tolist() == [[0.0, 0.0]]
 thirds = iter(torch.tensor([[[2048.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]]], dtype=torch.float16))
 halves = prunable(copy.deepcopy(neuron).half())
-in_half = mean_over(halves, [*two, two[0]], lambda x, y: [next(thirds)])[0]
+in_half = _mean_over(halves, [*two, two[0]], lambda x, y: [next(thirds)])[0]
 # in float16 2048 + 1 is 2048
 assert in_half.dtype == torch.float32 and in_half[0, 0] == torch.tensor(2050.0) / 3
 try:
-    mean_over(prunable(neuron), [], None)
+    _mean_over(prunable(neuron), [], None)
 except ValueError as e:
     print(e)
 else:
@@ -306,7 +306,7 @@ else:
 
 # %%
 #| export
-def times_weight(
+def _times_weight(
     layers: Mapping[str, nn.Module],  # Layer name → layer
     values: Iterable[Tensor],  # For each layer a tensor like its weight, in the layers' order
 ) -> dict[str, Tensor]:  # Layer name → w ⊙ value, shape `(1, *weight)`: all images as one group
@@ -318,14 +318,16 @@ def times_weight(
 
 
 # %%
-print(times_weight(prunable(neuron), [torch.tensor([[5.0, -1.0]])]))
-assert times_weight(prunable(neuron), [torch.tensor([[5.0, -1.0]])])["0"].tolist() == [
+print(_times_weight(prunable(neuron), [torch.tensor([[5.0, -1.0]])]))
+assert _times_weight(prunable(neuron), [torch.tensor([[5.0, -1.0]])])["0"].tolist() == [
     [[10.0, -3.0]]
 ]
 halved = apply_masks(copy.deepcopy(neuron), {"0": torch.tensor([[False, True]])})
-assert times_weight(prunable(halved), [torch.ones(1, 2)])["0"].tolist() == [[[0.0, 3.0]]]
+assert _times_weight(prunable(halved), [torch.ones(1, 2)])["0"].tolist() == [[[0.0, 3.0]]]
 tiny = torch.full((1, 2), 2.0**-13, dtype=torch.float16)  # in float16 the square is 0
-assert times_weight({"0": SimpleNamespace(weight=tiny)}, [tiny])["0"].tolist() == [[[2.0**-26] * 2]]
+assert _times_weight({"0": SimpleNamespace(weight=tiny)}, [tiny])["0"].tolist() == [
+    [[2.0**-26] * 2]
+]
 
 
 # %% [markdown]
@@ -346,11 +348,11 @@ def snip_score(
 
     Source: Lee, Ajanthan, Torr 2019 (arXiv 1810.02340), without its constant factor."""
     layers, watched = prunable(model, ignore), Watched(loss)
-    with batch_statistics(model):
+    with _batch_statistics(model):
         part = partial(weight_gradients, model, layers.values(), loss=watched, autocast=autocast)
-        gradients = mean_over(layers, batches, part)
+        gradients = _mean_over(layers, batches, part)
     watched.check()
-    return {name: product.abs() for name, product in times_weight(layers, gradients).items()}
+    return {name: product.abs() for name, product in _times_weight(layers, gradients).items()}
 
 
 # %% [markdown]
@@ -419,7 +421,7 @@ for n in numeric:
 
 # %%
 #| export
-def hessian_product(
+def _hessian_product(
     model: nn.Module,  # The network
     layers: Mapping[str, nn.Module],  # Layer name → layer, whose weights the Hessian is over
     x: Tensor,  # Input of a batch
@@ -445,7 +447,7 @@ def half_square(out, _):
     return out.square().mean() / 2
 
 
-product = hessian_product(
+product = _hessian_product(
     neuron,
     prunable(neuron),
     torch.tensor([[1.0, -1.0]]),
@@ -480,13 +482,15 @@ def grasp_score(
     Source: Wang, Zhang, Grosse 2020 (arXiv 2002.07376), with opposite sign; T from their code."""
     layers, batches = prunable(model, ignore), list(batches)
     flat = Watched(lambda out, y: loss(out / temperature, y))
-    with batch_statistics(model):
-        g = mean_over(
+    with _batch_statistics(model):
+        g = _mean_over(
             layers, batches, lambda x, y: weight_gradients(model, layers.values(), x, y, flat)
         )
         flat.check()
-        Hg = mean_over(layers, batches, lambda x, y: hessian_product(model, layers, x, y, flat, g))
-    return times_weight(layers, Hg)
+        Hg = _mean_over(
+            layers, batches, lambda x, y: _hessian_product(model, layers, x, y, flat, g)
+        )
+    return _times_weight(layers, Hg)
 
 
 # %% [markdown]
@@ -566,8 +570,8 @@ def along_the_gradient(model, e, temperature=200):
 
     def gradient(net):
         layers = prunable(net)
-        with batch_statistics(net):
-            return mean_over(
+        with _batch_statistics(net):
+            return _mean_over(
                 layers, some, lambda x, y: weight_gradients(net, layers.values(), x, y, flat)
             )
 
@@ -659,10 +663,8 @@ assert kept["a"].tolist() == [False, True, False]
 def _fill_up(drawn: Tensor, order: Tensor, head: Tensor, each: int):
     "Mark rows of `order` as drawn, in place, until each class has `each` rows or none is left."
     for c in head.unique():
-        mine, lacking = (
-            order[(head == c)[order] & ~drawn[order]],
-            each - int((head[drawn] == c).sum()),
-        )
+        mine = order[(head == c)[order] & ~drawn[order]]
+        lacking = each - int((head[drawn] == c).sum())
         drawn[mine[: max(0, lacking)]] = True
 
 

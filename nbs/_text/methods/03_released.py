@@ -55,7 +55,7 @@ from fairgrape.methods.scores import group_score, importance_score
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def released_walk(
+def _released_walk(
     rows,  # Importance, shape `(n, G)`: the values of a weight are adjacent
     order,  # Each group's candidates by falling importance, shape `(G, m)`
     share,  # Target shares P_g, shape `(G,)`, float64
@@ -63,14 +63,12 @@ def released_walk(
 ):  # True where a weight is kept, shape `(n,)`
     "The public code's greedy loop over sorted orders."
     groups, kept = share.shape[0], np.zeros(rows.shape[0], np.bool_)
-    sums, at, total, n, group, second = (
-        np.zeros(groups),
-        np.zeros(groups, np.int64),
-        0.0,
-        0,
-        0,
-        False,
-    )
+    sums = np.zeros(groups)
+    at = np.zeros(groups, np.int64)
+    total = 0.0
+    n = 0
+    group = 0
+    second = False
     while n < k:
         if not second:
             worst = np.inf
@@ -102,7 +100,7 @@ def falling(rows):
 
 
 def walk(rows, k):
-    return released_walk(
+    return _released_walk(
         rows.T.contiguous().numpy(), falling(rows), target_share(rows).numpy(), k
     ).tolist()
 
@@ -150,9 +148,9 @@ assert _orders(rows.double(), everything, None).tolist() == _orders(rows, everyt
 
 # %%
 #| export
-def released_share(
+def _released_share(
     importance: Tensor,  # Importance of a layer, shape `(G, *weight)`, finite, ≥ 0
-    # True where a weight is still there, shape `(*weight)`; None: all are
+    # True where a weight is left, shape `(*weight)`; None: all are
     mask: Tensor | None = None,
 ) -> np.ndarray:  # P_g, shape `(G,)`, float64 with float32 values
     "Each group's share of the layer's importance, in the arithmetic of the public code."
@@ -171,7 +169,7 @@ def released_share(
 
 # %%
 equal = torch.ones(3, 1)
-print(f"{released_share(equal)[0]:.17f}", f"{target_share(equal)[0].item():.17f}")
+print(f"{_released_share(equal)[0]:.17f}", f"{target_share(equal)[0].item():.17f}")
 
 
 def single(*shares):
@@ -179,17 +177,17 @@ def single(*shares):
 
 
 assert (
-    released_share(equal).tolist()
+    _released_share(equal).tolist()
     == single((1, 3), (1, 3), (1, 3))
     != [1 / 3] * 3
     == target_share(equal).tolist()
 )
-assert released_share(equal.double()).tolist() == [1 / 3] * 3
-assert released_share(equal.bfloat16()).tolist() == single((1, 3), (1, 3), (1, 3))
+assert _released_share(equal.double()).tolist() == [1 / 3] * 3
+assert _released_share(equal.bfloat16()).tolist() == single((1, 3), (1, 3), (1, 3))
 large = torch.tensor([[2.0**24, 1.0], [1.0, 1.0]])  # 2²⁴ + 1 is 2²⁴ in float32
-assert released_share(large).tolist() == single((2**24, 2**24 + 2), (2, 2**24 + 2))
+assert _released_share(large).tolist() == single((2**24, 2**24 + 2), (2, 2**24 + 2))
 two_groups = torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]])
-assert released_share(two_groups, torch.tensor([True, False, True])).tolist() == single(
+assert _released_share(two_groups, torch.tensor([True, False, True])).tolist() == single(
     (7, 9), (2, 9)
 )
 
@@ -200,7 +198,7 @@ assert released_share(two_groups, torch.tensor([True, False, True])).tolist() ==
 
 # %%
 #| export
-def released_count(
+def _released_count(
     n: int,  # Weights of the layer, pruned ones included
     rate: float | str | Fraction,  # Pruning rate, the fraction removed, 0 ≤ rate < 1
 ) -> int:  # How many stay; at least 1
@@ -209,9 +207,9 @@ def released_count(
 
 
 # %%
-print(released_count(1000, 0.9), keep_count(1000, 0.9))
-assert released_count(1000, 0.9) == released_count(1000, Fraction(9, 10)) == 99
-assert released_count(1000, "0.5") == 500 and released_count(3, 0.9) == 1
+print(_released_count(1000, 0.9), keep_count(1000, 0.9))
+assert _released_count(1000, 0.9) == _released_count(1000, Fraction(9, 10)) == 99
+assert _released_count(1000, "0.5") == 500 and _released_count(3, 0.9) == 1
 
 
 # %% [markdown]
@@ -223,7 +221,7 @@ assert released_count(1000, "0.5") == 500 and released_count(3, 0.9) == 1
 def select_released(
     # Importance of each weight for each group, shape `(G, *weight)`, finite, ≥ 0
     importance: Tensor,
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many to keep, 1 ≤ k ≤ `mask.sum()`
     # The weights: on equal importance the larger |w| goes first (public code: the order of its
     # sort)
@@ -238,12 +236,12 @@ def select_released(
     check_selection(importance, mask, k, None)
     rows = importance.detach().flatten(1).cpu()
     rows = rows if rows.dtype == torch.float64 else rows.float()
-    share = released_share(importance, mask)
-    kept = released_walk(rows.T.contiguous().numpy(), _orders(rows, mask, weight), share, k)
+    share = _released_share(importance, mask)
+    kept = _released_walk(rows.T.contiguous().numpy(), _orders(rows, mask, weight), share, k)
     return torch.from_numpy(kept).view(mask.shape).to(mask.device)
 
 
-select_released.count = released_count
+select_released.count = _released_count
 
 # %%
 rows = torch.tensor([[9.0, 8.0, 1.0, 5.0, 2.0], [10.0, 0.0, 9.0, 1.0, 4.0]])
@@ -289,7 +287,7 @@ else:
 
 # %%
 def plainly(importance, mask, k, weight=None, chosen=None):
-    rows, share = importance.double().tolist(), released_share(importance, mask).tolist()
+    rows, share = importance.double().tolist(), _released_share(importance, mask).tolist()
     alive = [i for i in by_magnitude(weight, mask).tolist() if mask[i]]
     lists = [sorted(alive, key=lambda i: -row[i]) for row in rows]
     kept, sums, turns = [], [0.0] * len(rows), []
@@ -361,7 +359,7 @@ assert turns["paper"][2] > 10 and turns["as released"][2] == 0
 #| export
 def select_strict(
     importance: Tensor,  # Score of each weight, shape `(G, *weight)`; the groups are added up
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # The rank of the threshold, 1 ≤ k ≤ `mask.sum()`
     # The weights: decide which one stays if none is above the threshold
     weight: Tensor | None = None,
@@ -408,7 +406,7 @@ assert select_strict(score, everything, 3, layer=alone).tolist() == [True, True,
 #| export
 def select_one_more(
     importance: Tensor,  # Score of each weight, shape `(G, *weight)`; the groups are added up
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many should be kept, 1 ≤ k ≤ `mask.sum()`
     weight: Tensor | None = None,  # The weights: on equal score the larger |w| stays
     # Layer number of each entry, shape `(*weight)`, long: each keeps at least one
@@ -432,28 +430,28 @@ assert (
 
 # %%
 #| export
-def count_in_single(n: int, rate: float | str | Fraction) -> int:
+def _count_in_single(n: int, rate: float | str | Fraction) -> int:
     "Number of weights kept, in single precision: the public code's WS and Lottery."
     return max(1, int(np.float32(n) * np.float32(1 - float(exact(rate)))))
 
 
-def count_by_removal(n: int, rate: float | str | Fraction) -> int:
+def _count_by_removal(n: int, rate: float | str | Fraction) -> int:
     "Number of weights kept when counting those to remove: the public code's GraSP."
     return max(1, n - int(n * (1 - (1 - float(exact(rate))))))
 
 
-select_strict.count, select_one_more.count = released_count, count_by_removal
+select_strict.count, select_one_more.count = _released_count, _count_by_removal
 select_strict_single = partial(select_strict)
-select_strict_single.count = count_in_single
+select_strict_single.count = _count_in_single
 
 # %%
-counts = keep_count, released_count, count_in_single, count_by_removal
+counts = keep_count, _released_count, _count_in_single, _count_by_removal
 for n, rate in ((1000, 0.9), (7, 0.5), (1, 0.9)):
     print(f"{n:,} at {rate}:", {count.__name__: count(n, rate) for count in counts})
 assert [count(1000, 0.9) for count in counts] == [100, 99, 100, 100]
 # 3.5 is truncated: of those to keep, or of those to remove
 assert [count(7, 0.5) for count in counts] == [3, 3, 3, 4]
-assert [count(1, 0.9) for count in counts] == [1, 1, 1, 1] and count_in_single(
+assert [count(1, 0.9) for count in counts] == [1, 1, 1, 1] and _count_in_single(
     2**24 + 1, 0
 ) == 2**24
 selectors = select_strict, select_strict_single, select_one_more
@@ -485,10 +483,13 @@ def released_blind(
 neuron = nn.Sequential(nn.Linear(2, 1, bias=False))
 with torch.no_grad():
     neuron[0].weight.copy_(torch.tensor([[2.0, 3.0]]))
-mean_output, mixed = (
-    lambda out, _: out.mean(),
-    [(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), None, torch.tensor([0, 1]))],
-)
+mixed = [(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), None, torch.tensor([0, 1]))]
+
+
+def mean_output(out, _):
+    return out.mean()
+
+
 print(
     released_blind(neuron, mixed, mean_output, 2, lr=0),
     importance_score(neuron, mixed, mean_output),

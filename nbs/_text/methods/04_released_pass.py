@@ -43,7 +43,7 @@ from fairgrape.methods.scores import group_score
 
 # %%
 #| export
-class Gate(nn.Module):
+class _Gate(nn.Module):
     "Multiplies a weight by a trainable mask of ones, as in the public code's first step."
 
     def __init__(
@@ -58,7 +58,7 @@ class Gate(nn.Module):
 
 
 # %%
-gate, w = Gate(torch.tensor([2.0, 3.0])), torch.tensor([2.0, 3.0], requires_grad=True)
+gate, w = _Gate(torch.tensor([2.0, 3.0])), torch.tensor([2.0, 3.0], requires_grad=True)
 gate(w).sum().backward()
 print(gate.mask.grad, w.grad)
 assert gate.mask.grad.tolist() == [2.0, 3.0] and w.grad.tolist() == [1.0, 1.0]
@@ -103,7 +103,7 @@ assert neuron[0].weight.tolist() == [[2, 3]]
 
 # %%
 #| export
-def scratch_copy(
+def _scratch_copy(
     model: nn.Module,  # A network, masked or not; not changed
     ignore: Iterable[str] = (),  # Layers to leave dense
     # A disposable copy, in training mode; layer name → factor of its gradients
@@ -115,7 +115,7 @@ def scratch_copy(
     if all(bool(m.all()) for m in masks.values()):
         for name, layer in layers.items():
             parametrize.register_parametrization(
-                layer, "weight", gate := Gate(layer.weight.detach())
+                layer, "weight", gate := _Gate(layer.weight.detach())
             )
             masks[name] = gate.mask
     else:
@@ -126,20 +126,20 @@ def scratch_copy(
 
 # %%
 for net in (neuron, half):
-    print([n for n, _ in scratch_copy(net)[0].named_parameters()], scratch_copy(net)[1])
+    print([n for n, _ in _scratch_copy(net)[0].named_parameters()], _scratch_copy(net)[1])
 
 # %%
-spoilt, masks = scratch_copy(half)
+spoilt, masks = _scratch_copy(half)
 with torch.no_grad():
     original(spoilt[0]).fill_(7)
 # the pruned weight moves too
 assert spoilt[0].weight.tolist() == [[7.0, 7.0]] and masks["0"].tolist() == [[True, False]]
 # on the copy only
 assert half[0].weight.tolist() == [[2.0, 0.0]] and neuron[0].weight.tolist() == [[2.0, 3.0]]
-assert scratch_copy(neuron)[1]["0"].requires_grad and not list(neuron[0].named_children())
+assert _scratch_copy(neuron)[1]["0"].requires_grad and not list(neuron[0].named_children())
 assert spoilt.training and all(
     p.requires_grad
-    for p in scratch_copy(nn.Sequential(nn.Linear(2, 1)).requires_grad_(False).eval())[
+    for p in _scratch_copy(nn.Sequential(nn.Linear(2, 1)).requires_grad_(False).eval())[
         0
     ].parameters()
 )
@@ -375,7 +375,7 @@ def released_importance(
     is not finite.
     Source: the public code's default importance: gradients are never zeroed, Adam steps for each
     group of each batch, training mode, a forward pass for absent groups."""
-    scratch, masks = scratch_copy(model, ignore)
+    scratch, masks = _scratch_copy(model, ignore)
     layers, optimizer = prunable(scratch, ignore), torch.optim.Adam(scratch.parameters(), lr)
     sums, seen, count, watched = _zeros(layers, groups), set(), 0, Watched(loss)
     with _drawing(model, seed):
@@ -542,10 +542,8 @@ for net, plain, kept, first in (
     (conv, conv, everywhere, True),
     (apply_masks(copy.deepcopy(conv), masks), zeroed, masks, False),
 ):
-    fast, slow = (
-        released_importance(net, rounds, F.cross_entropy, 3, lr=1e-2),
-        written_out(plain, kept, first, lr=1e-2),
-    )
+    fast = released_importance(net, rounds, F.cross_entropy, 3, lr=1e-2)
+    slow = written_out(plain, kept, first, lr=1e-2)
     for n in slow:
         torch.testing.assert_close(fast[n], slow[n], rtol=1e-9, atol=1e-15)
     off = max(float((fast[n] - slow[n]).abs().max() / slow[n].max()) for n in slow)

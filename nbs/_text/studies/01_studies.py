@@ -90,7 +90,7 @@ assert not asked.layers and asked.fast[0]["rate"] == 0.5
 
 # %%
 #| export
-def studies_folder() -> Path:
+def _studies_folder() -> Path:
     "The folder of the studies' files: in the checkout, or in the installed package."
     package = Path(str(files("fairgrape")))
     return next(
@@ -104,15 +104,15 @@ def studies_folder() -> Path:
 
 
 # %%
-print(sorted(f.name for f in studies_folder().glob("[pr]*")))
-assert (studies_folder() / "protocol.yaml").is_file() and studies_folder().name == "studies"
+print(sorted(f.name for f in _studies_folder().glob("[pr]*")))
+assert (_studies_folder() / "protocol.yaml").is_file() and _studies_folder().name == "studies"
 
 
 # %%
 #| export
 def study_names() -> list[str]:
     "Names of the studies."
-    return sorted(f.stem for f in studies_folder().glob("*.yaml") if f.stem != "protocol")
+    return sorted(f.stem for f in _studies_folder().glob("*.yaml") if f.stem != "protocol")
 
 
 # %%
@@ -141,7 +141,7 @@ def load_study(
     folder: Path | None = None,  # Folder of its file; default: that of the templates
 ) -> Study:  # The study
     "Read a study's file. Raises: ValueError for an unknown name, or for wrong keys in the file."
-    path = (folder or studies_folder()) / f"{name}.yaml"
+    path = (folder or _studies_folder()) / f"{name}.yaml"
     if name == "protocol" or not path.is_file():
         raise ValueError(f"no study {name!r}: choose one of {', '.join(study_names())}")
     try:
@@ -183,7 +183,7 @@ assert "unexpected keyword argument 'asked'" in refused(
 #| export
 def _protocol() -> dict:
     "The file of the protocol: `paper`, `fast`, and `rows`."
-    return read_yaml(studies_folder() / "protocol.yaml")
+    return read_yaml(_studies_folder() / "protocol.yaml")
 
 
 # %%
@@ -254,7 +254,7 @@ for row in protocol_rows():  # every row gives valid settings, in both forms
 
 # %%
 #| export
-def words_filled(
+def _words_filled(
     value,  # A setting's value
     words: Mapping,  # `column` and `kinds` of the data set
     fast: bool,  # Only the first kind
@@ -274,18 +274,19 @@ def words_filled(
 # %%
 words = dict(column="tint", kinds=["red", "blue"])
 (
-    words_filled("{column}={kind}", words, fast=False),
-    words_filled("{column}={first}:0.2", words, fast=False),
+    _words_filled("{column}={kind}", words, fast=False),
+    _words_filled("{column}={first}:0.2", words, fast=False),
 )
 
 # %%
-assert words_filled("{column}={kind}", words, False) == ["tint=red", "tint=blue"] and words_filled(
-    "{column}={kind}", words, True
-) == ["tint=red"]
+assert _words_filled("{column}={kind}", words, False) == [
+    "tint=red",
+    "tint=blue",
+] and _words_filled("{column}={kind}", words, True) == ["tint=red"]
 assert (
-    words_filled("{column}={first}:0.2", words, False) == ["tint=red:0.2"]
-    and words_filled(0.9, words, False) == [0.9]
-    and words_filled("race", words, False) == ["race"]
+    _words_filled("{column}={first}:0.2", words, False) == ["tint=red:0.2"]
+    and _words_filled(0.9, words, False) == [0.9]
+    and _words_filled("race", words, False) == ["race"]
 )
 
 
@@ -305,7 +306,7 @@ def study_cells(
             k: v if isinstance(v, list) else [v] for k, v in {**start, **part, **overrides}.items()
         }
         values = [
-            [filled for v in several for filled in words_filled(v, words, fast)]
+            [filled for v in several for filled in _words_filled(v, words, fast)]
             for several in given.values()
         ]
         for combination in itertools.product(*values):
@@ -354,7 +355,7 @@ print(refused(study_cells, asked, "utkface", overrides=dict(rate=2)))
 
 # %%
 #| export
-def weak_line(
+def _weak_line(
     sizes: list[int],  # Number of classes of each head
     # Share of the commonest class of each head among the test images (percent)
     commonest: list[float],
@@ -368,20 +369,20 @@ def weak_line(
 
 # %%
 # twice guessing, halfway to perfect, a tenth above the commonest class
-weak_line([7], [20]), weak_line([2], [50]), weak_line([4], [82.7])
+_weak_line([7], [20]), _weak_line([2], [50]), _weak_line([4], [82.7])
 
 # %%
 assert (
-    weak_line([4], [40]) == 50
-    and weak_line([2], [50]) == 75
-    and weak_line([4, 2], [40, 50]) == 68.75
+    _weak_line([4], [40]) == 50
+    and _weak_line([2], [50]) == 75
+    and _weak_line([4, 2], [40, 50]) == 68.75
 )
-assert weak_line([4], [80]) == 82  # a set with one group of four in five
+assert _weak_line([4], [80]) == 82  # a set with one group of four in five
 
 
 # %%
 #| export
-def dense_and_line(
+def _dense_and_line(
     run: "Run",  # A study's run
     # Percent: the dense network's accuracy on the test images, and the limit
 ) -> tuple[float, float]:
@@ -390,7 +391,7 @@ def dense_and_line(
 
     rates = pd.DataFrame(run.metrics["rates"])
     per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
-    return run.metrics["accuracy_dense"], weak_line(
+    return run.metrics["accuracy_dense"], _weak_line(
         [len(c) for c in run.settings["classes_used"].values()],
         list(100 * per_head.max() / per_head.sum()),
     )
@@ -410,8 +411,8 @@ def example(accuracy, share=40, **more):
     )
 
 
-print(dense_and_line(example(45.0)), dense_and_line(example(81.0, share=80)))
-assert dense_and_line(example(45.0)) == (45, 50) and dense_and_line(example(81.0, share=80)) == (
+print(_dense_and_line(example(45.0)), _dense_and_line(example(81.0, share=80)))
+assert _dense_and_line(example(45.0)) == (45, 50) and _dense_and_line(example(81.0, share=80)) == (
     81,
     82,
 )
@@ -431,7 +432,7 @@ def too_weak(
     said = {}
     for one in runs:
         what = f"{experiment(one.settings)}; seed {one.settings['seed']}"
-        accuracy, line = dense_and_line(one)
+        accuracy, line = _dense_and_line(one)
         if accuracy < line:
             said[what] = (
                 f"Too weak: the dense network has {accuracy:.1f} % on the test images; below"
@@ -507,12 +508,13 @@ changed("kept", keep=0.5)
 
 # %%
 #| export
-def fast_form(runs: "list[Run]") -> str:
+def _fast_form(runs: "list[Run]") -> str:
     "The difference between the fast form and the paper's protocol, in words."
-    s, of = (
-        runs[0].settings,
-        lambda key: " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs)),
-    )
+    s = runs[0].settings
+
+    def of(key):
+        return " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs))
+
     begun = "from scratch" if s["weights"] == "none" else f"from {s['weights']} weights"
     few = f"at most {of('limit')} images, " if s["limit"] else ""
     small = (
@@ -526,14 +528,14 @@ def fast_form(runs: "list[Run]") -> str:
 
 
 # %%
-fast_form([finished, changed("kept", keep=0.5)])
+_fast_form([finished, changed("kept", keep=0.5)])
 
 # %%
-assert fast_form([finished]).startswith(
+assert _fast_form([finished]).startswith(
     "This is the fast form, for two cores: resnet10 from scratch at 16 px, 1 epochs, keep 0.9."
 )
-assert "keep 0.9 and 0.5." in fast_form([finished, changed("kept", keep=0.5)])
-assert "from imagenet weights at 16 px, at most 500 images, 1 epochs" in fast_form(
+assert "keep 0.9 and 0.5." in _fast_form([finished, changed("kept", keep=0.5)])
+assert "from imagenet weights at 16 px, at most 500 images, 1 epochs" in _fast_form(
     [changed("few", weights="imagenet", limit=500)]
 )
 
@@ -559,7 +561,7 @@ def study_intro(
         study.why.strip(),
         f"Look at {look}".strip(),
         f"Source: {study.source}.",
-        *([fast_form(runs)] if fast else []),
+        *([_fast_form(runs)] if fast else []),
         luck,
         *too_weak(runs),
     ]
@@ -588,7 +590,7 @@ assert (
 )
 assert "One seed of each run" in study_intro(asked, "x", False, [finished])[4] and study_intro(
     asked, "x", True, [finished]
-)[4] == fast_form([finished])
+)[4] == _fast_form([finished])
 assert study_intro(asked, "x", False, [weak])[-1].startswith(
     "Too weak: the dense network has 10.0 %"
 )

@@ -79,7 +79,7 @@ masks = {"1": torch.ones(2, 3, dtype=torch.bool), "3": torch.tensor([[True, True
 # %%
 #| export
 @contextmanager
-def one_layer_pruned(
+def _one_layer_pruned(
     model: nn.Module,  # The dense network
     name: str,  # The layer's name
     mask: Tensor,  # True where a weight is kept
@@ -97,7 +97,7 @@ def one_layer_pruned(
 
 
 # %%
-with one_layer_pruned(model, "3", masks["3"]):
+with _one_layer_pruned(model, "3", masks["3"]):
     within = model[3].weight.tolist()
 print(within, model[3].weight.tolist())
 assert within == [[1, 0], [0, 0]] and model[3].weight.tolist() == [[1, 0], [0, 1]]
@@ -129,7 +129,7 @@ def layer_disparity(
 
     dense, rows = right(), {}
     for name, mask in masks.items():
-        with one_layer_pruned(model, name, mask):
+        with _one_layer_pruned(model, name, mask):
             pruned = right()
         delta = 100 * np.bincount(group, pruned - dense) / np.bincount(group)
         floor = disparities(dense, pruned, group, B).loc["rho", "floor_95"]

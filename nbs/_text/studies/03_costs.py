@@ -154,7 +154,7 @@ mine
 
 # %%
 #| export
-def forward_flops(
+def _forward_flops(
     model: nn.Module,  # On any device, best on "meta"
     x: Tensor,  # Images there, shape (B, 3, S, S)
 ) -> tuple[int, int]:  # FLOPs of the whole batch forward; those of the first layer
@@ -172,9 +172,9 @@ def forward_flops(
 
 # %%
 small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
-assert forward_flops(nn.Linear(3, 5), torch.empty(2, 3)) == (60, 60)
-assert forward_flops(small, torch.empty(1, 3, 8, 8)) == (7776 + 2 * 144 * 2, 7776)
-forward_flops(small, torch.empty(1, 3, 8, 8))
+assert _forward_flops(nn.Linear(3, 5), torch.empty(2, 3)) == (60, 60)
+assert _forward_flops(small, torch.empty(1, 3, 8, 8)) == (7776 + 2 * 144 * 2, 7776)
+_forward_flops(small, torch.empty(1, 3, 8, 8))
 
 
 # %% [markdown]
@@ -202,7 +202,7 @@ def _work(network: str, outputs: int, image_size: int) -> Work:
         model = plain_model(network, outputs, image_size=image_size)
     forward, first = (
         n / 2
-        for n in forward_flops(
+        for n in _forward_flops(
             model.eval(), torch.empty(2, 3, image_size, image_size, device="meta")
         )
     )
@@ -309,7 +309,7 @@ Cost(runs=1, trained=300, judged=90) + Cost(runs=1, scored=20) * 3
 BALANCED = 10
 
 
-def scored_images(
+def _scored_images(
     settings: Settings,  # A run's settings
     counts: Counts,  # Its images
 ) -> int:  # Images forward and backward in one step
@@ -327,16 +327,16 @@ def scored_images(
 # %%
 fairface = PROTOCOL["fairface"]
 {
-    m: scored_images(Settings(method=m), fairface)
+    m: _scored_images(Settings(method=m), fairface)
     for m in ("fairgrape", "importance", "ws", "snip", "grasp")
 }
 
 # %%
 assert (
-    scored_images(Settings(), fairface) == 78_158
-    and scored_images(Settings(importance_cap=500), fairface) == 3_500
+    _scored_images(Settings(), fairface) == 78_158
+    and _scored_images(Settings(importance_cap=500), fairface) == 3_500
 )
-assert [scored_images(Settings(method=m), fairface) for m in ("ws", "snip", "grasp")] == [
+assert [_scored_images(Settings(method=m), fairface) for m in ("ws", "snip", "grasp")] == [
     0,
     64,
     3 * 10 * 7,
@@ -383,7 +383,7 @@ def _images(s: Settings, counts: Counts, steps: int) -> tuple[int, int, int]:
     "Images trained on, scored, and judged in a run with this many pruning steps."
     epochs = epochs_of(s)
     scored = (
-        steps * scored_images(s, counts) + 2 * min(counts.train, SHARES * counts.groups)
+        steps * _scored_images(s, counts) + 2 * min(counts.train, SHARES * counts.groups)
         if steps
         else 0
     )
@@ -416,15 +416,13 @@ def cost(
     counts: Counts,  # Its images
 ) -> Cost:  # Of this run alone; a dense network is `method = "dense"`
     "Count the work of a run."
-    s, work, pruned = (
-        settings,
-        network_work(settings.network, sum(counts.heads), settings.image_size),
-        settings.method != "dense",
-    )
-    steps, epochs = (
-        (len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None)) if pruned else 0),
-        epochs_of(s),
-    )
+    s = settings
+    work = network_work(settings.network, sum(counts.heads), settings.image_size)
+    pruned = settings.method != "dense"
+    steps = 0
+    if pruned:
+        steps = len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None))
+    epochs = epochs_of(s)
     trained, scored, judged = _images(s, counts, steps)
     masks = work.weights * pruned
     kept = work.nbytes + masks
@@ -456,11 +454,9 @@ assert (
     and cost(paper, fairface).scored == 44 * 78_158 + 2 * 7 * 256
 )
 assert cost(replace(paper, method="ws"), fairface).epochs == 19
-one, dense, work = (
-    cost(paper, fairface),
-    cost(replace(paper, method="dense"), fairface),
-    network_work("resnet34", 7),
-)
+one = cost(paper, fairface)
+dense = cost(replace(paper, method="dense"), fairface)
+work = network_work("resnet34", 7)
 assert (
     dense.judged == 19 * 9_770 + 9_770
     and (dense.steps, dense.scored, dense.selected) == (0, 0, 0)
@@ -519,7 +515,9 @@ def room(
 ) -> dict[str, int]:  # What for -> bytes
     "The bytes that a run needs, without activations."
     s, work = settings, network_work(settings.network, sum(counts.heads), settings.image_size)
-    groups = 0 if s.method == "dense" else counts.groups if form(s).groups else 1
+    groups = 0
+    if s.method != "dense":
+        groups = counts.groups if form(s).groups else 1
     return dict(
         training=4 * work.nbytes,  # weights, gradients, Adam's two moments
         importance=4 * work.weights * groups,

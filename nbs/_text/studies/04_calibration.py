@@ -114,7 +114,7 @@ assert took == [0, 0.05]
 
 # %%
 #| export
-def per_second(
+def _per_second(
     work: Callable[[], object],  # What to time; processes `images` images
     images: float,  # Number of images, or of other counted items
     seconds: float,  # How long to measure, at least one round
@@ -141,13 +141,13 @@ def work():
 
 
 with instead("time.perf_counter", lambda: clock[0]):
-    rate = per_second(work, images=10, seconds=0.25)
+    rate = _per_second(work, images=10, seconds=0.25)
 round(rate, 3)
 
 # %%
 assert abs(rate - 500) < 1e-6 and len(rounds) == 1 + 4
 rounds.clear()
-per_second(work, 10, seconds=0)
+_per_second(work, 10, seconds=0)
 assert len(rounds) == 2  # the round that does not count, and at least one more
 
 
@@ -196,10 +196,8 @@ noise.pixels.shape, noise.groups.tolist()
 #| export
 def _works(model, images: Images, batch: int, precision: str, device) -> dict[str, Callable]:
     "The timed work: name → function that processes the images once."
-    optimizer, augment = (
-        adam(list(model.parameters()), 1e-5),
-        augmentation("paper", images.pixels.shape[-1]),
-    )
+    optimizer = adam(list(model.parameters()), 1e-5)
+    augment = augmentation("paper", images.pixels.shape[-1])
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
     parts = group_batches(images, "train", batch, device=device)
     # full batches, even with few images
@@ -305,7 +303,7 @@ def speed(
         )
         works = _works(model, images, batch, precision, device)
         rates = {
-            name: per_second(work, len(images.pixels), seconds / len(works), device)
+            name: _per_second(work, len(images.pixels), seconds / len(works), device)
             for name, work in works.items()
         }
     return dict(network=network, image_size=image_size, precision=precision, batch=batch) | rates
@@ -361,7 +359,7 @@ assert all(bool((t >= 0).all()) for t in drawn[0].values()) and all(
 
 # %%
 #| export
-def selection_speed(
+def _selection_speed(
     sizes: Iterable[int] = (2**18, 2**20, 2**22),  # Weights, spread over 8 equal layers
     groups: int = 7,  # G
     device: str | torch.device = "cpu",  # Device of the importance
@@ -375,7 +373,7 @@ def selection_speed(
         return [
             8 * (n // 8) * groups,
             1
-            / per_second(
+            / _per_second(
                 lambda: select_masks(importance, masks, weights, "0.1"),
                 1,
                 seconds / len(sizes),
@@ -389,10 +387,10 @@ def selection_speed(
 
 
 # %%
-selection_speed((2**12, 2**14, 2**16), seconds=0.3)
+_selection_speed((2**12, 2**14, 2**16), seconds=0.3)
 
 # %%
-growth = selection_speed((2**12, 2**16), groups=2, seconds=0.2)
+growth = _selection_speed((2**12, 2**16), groups=2, seconds=0.2)
 assert (
     [p[0] for p in growth["points"]] == [2 * 2**12, 2 * 2**16]
     and growth["points"][0][1] < growth["points"][1][1]
@@ -407,7 +405,7 @@ assert all(np.isclose(growth["c"] * n ** growth["e"], s) for n, s in growth["poi
 
 # %%
 #| export
-def disk_speed(
+def _disk_speed(
     folder: Path,  # On the disk in question
     mib: int = 256,  # Size of the file
 ) -> float:  # Bytes a second
@@ -422,7 +420,7 @@ def disk_speed(
 
 
 # %%
-taken = disk_speed(home, 8)
+taken = _disk_speed(home, 8)
 assert 1e5 < taken < 1e12 and not list(home.iterdir())
 f"{taken / 1e6:.0f} MB/s"
 
@@ -514,14 +512,14 @@ def calibrate(
         batch,
         tell,
     )
-    selection = selection_speed(weights, device=where, seconds=0.15 * seconds)
+    selection = _selection_speed(weights, device=where, seconds=0.15 * seconds)
     most, took = selection["points"][-1]
     tell(
         f"selection: {most / took / 1e6:.1f} million candidates/s, growing with exponent"
         f" {selection['e']:.2f}"
     )
     with tempfile.TemporaryDirectory(dir=folder) as on_disk:
-        disk = disk_speed(Path(on_disk))
+        disk = _disk_speed(Path(on_disk))
     tell(f"disk: {disk / 1e6:.0f} MB/s written")
     about = environment(where) | dict(measured=datetime.now(UTC).isoformat(timespec="seconds"))
     return dict(about=about, speeds=speeds, selection=selection, disk=disk)

@@ -127,10 +127,8 @@ def speed_of(
     # Images a second: train, score, predict; and "measured", or the source of the scaling
 ) -> tuple[dict, str]:
     "The measured speed, or one scaled by FLOPs."
-    near, wanted = (
-        _nearest(calibration, network, image_size, precision),
-        network_work(network, 7, image_size),
-    )
+    near = _nearest(calibration, network, image_size, precision)
+    wanted = network_work(network, 7, image_size)
     if (near["network"], near["image_size"], near["precision"]) == (network, image_size, precision):
         return near, "measured"
     has = network_work(near["network"], 7, near["image_size"])
@@ -245,10 +243,8 @@ tiny = Settings(
     bootstrap=100,
 )
 places = dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False)
-mine, quick = (
-    counts_of(prepare(tiny, **places)),
-    calibrate(1, "cpu", ["resnet10"], [32], weights=(2**14, 2**17)),
-)
+mine = counts_of(prepare(tiny, **places))
+quick = calibrate(1, "cpu", ["resnet10"], [32], weights=(2**14, 2**17))
 took = json.loads((run(tiny, **places) / "metrics.json").read_text())["seconds"]
 predicted = 3600 * sum(
     hours(cost(tiny, mine) + cost(replace(tiny, method="dense"), mine), tiny, mine, quick).values()
@@ -519,10 +515,11 @@ def calibration_text(
             " runs of a seed."
         ),
     ]
-    found, show = (
-        {s["precision"] for s in calibration["speeds"]},
-        lambda v: f"{v:,.1f}" if isinstance(v, float) else str(v),
-    )
+    found = {s["precision"] for s in calibration["speeds"]}
+
+    def show(v):
+        return f"{v:,.1f}" if isinstance(v, float) else str(v)
+
     for precision in [p for p in PRECISIONS if p in found]:
         table = sizing_table(calibration, precision=precision).map(show)
         said += [f"\n{precision}", table.drop(columns=["images are", "speed is"]).to_string()]

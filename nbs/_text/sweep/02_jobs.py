@@ -291,7 +291,7 @@ WORDS = (
 )
 
 
-def worth_again(
+def _worth_again(
     name: str,  # The exception's class name
     message: str,  # Its message
 ) -> bool:  # Whether the same settings may succeed at another time
@@ -306,7 +306,7 @@ def worth_again(
 
 # %%
 {
-    case: worth_again(*case)
+    case: _worth_again(*case)
     for case in (
         ("DeadKernelError", ""),
         ("MemoryError", ""),
@@ -317,16 +317,16 @@ def worth_again(
 
 # %%
 assert (
-    worth_again("OSError", "No space left on device")
-    and worth_again("ConnectionResetError", "")
-    and worth_again("OutOfMemoryError", "")
-    and worth_again("RuntimeError", "NCCL timeout")
+    _worth_again("OSError", "No space left on device")
+    and _worth_again("ConnectionResetError", "")
+    and _worth_again("OutOfMemoryError", "")
+    and _worth_again("RuntimeError", "NCCL timeout")
 )
 assert (
-    not worth_again("RuntimeError", "shapes do not match")
-    and not worth_again("ValueError", "out of memory")
-    and not worth_again("KeyError", "")
-    and not worth_again("print", "")
+    not _worth_again("RuntimeError", "shapes do not match")
+    and not _worth_again("ValueError", "out of memory")
+    and not _worth_again("KeyError", "")
+    and not _worth_again("print", "")
 )
 
 
@@ -361,13 +361,11 @@ def outcome_of(error: BaseException, seconds: float = 0.0) -> Outcome:
     "The outcome of a run that raised an exception."
     if isinstance(error, Busy):
         return Outcome("busy", str(error), seconds)
-    name, message = (
-        getattr(error, "ename", type(error).__name__),
-        str(getattr(error, "evalue", error)).strip(),
-    )
+    name = getattr(error, "ename", type(error).__name__)
+    message = str(getattr(error, "evalue", error)).strip()
     line = next((part.strip() for part in message.splitlines() if part.strip()), "")
     return Outcome(
-        "crashed" if worth_again(name, message) else "failed",
+        "crashed" if _worth_again(name, message) else "failed",
         f"{name}: {line}".rstrip(": "),
         seconds,
     )
@@ -484,10 +482,8 @@ def progress(name: str, when: int, **what) -> Path:
     return tmp / name
 
 
-pruned, dense = (
-    progress("ws-2", 1000, label="step 1 of 2"),
-    progress("dense-2", 2000, label="dense"),
-)
+pruned = progress("ws-2", 1000, label="step 1 of 2")
+dense = progress("dense-2", 2000, label="dense")
 read_progress(pruned, dense), read_progress(tmp / "none", "")
 
 # %%

@@ -547,7 +547,7 @@ stop_tree(mother.pid)  # nothing there, nothing to do
 
 # %%
 #| export
-def stop_with(parent: int, every: float = 1.0):
+def _stop_with(parent: int, every: float = 1.0):
     "End this process and its children on a signal, or when its parent is gone."
 
     def leave(number, frame=None):
@@ -569,8 +569,8 @@ def stop_with(parent: int, every: float = 1.0):
 
 # %%
 code = (
-    "import subprocess, sys, time; from fairgrape.sweep.runner import stop_with;"
-    " print(subprocess.Popen(['sleep', '60']).pid, flush=True); stop_with({}, .1); print('ready',"
+    "import subprocess, sys, time; from fairgrape.sweep.runner import _stop_with;"
+    " print(subprocess.Popen(['sleep', '60']).pid, flush=True); _stop_with({}, .1); print('ready',"
     " flush=True); time.sleep(60)"
 )
 asked = subprocess.Popen(
@@ -673,7 +673,7 @@ def main(
     path, *parent = sys.argv[1:] if arguments is None else arguments
     start, path, over = time.perf_counter(), Path(path), threading.Event()
     if parent:
-        stop_with(int(parent[0]))
+        _stop_with(int(parent[0]))
     try:
         job = read_job(path)
         threading.Thread(

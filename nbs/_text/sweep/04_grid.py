@@ -102,7 +102,7 @@ def _single(values: list) -> bool:
     return len(values) > 1 and all("," not in str(value) for value in values)
 
 
-def check_stage_lists(block: Mapping):
+def _check_stage_lists(block: Mapping):
     "Raise ValueError for a training schedule written as a list, which would multiply the runs."
     given = {k: several(k, block[k]) for k in ("epochs", "lrs") if k in block}
     quoted = all(isinstance(value, str) for value in given.get("epochs", [0]))
@@ -134,14 +134,14 @@ for wrong in (
     dict(epochs=[13, 3, 3]),
     dict(epochs="13,3,3", lrs=[1e-4, 1e-5, 1e-6]),
 ):
-    print(refused(check_stage_lists, wrong))
+    print(refused(_check_stage_lists, wrong))
 
 # %%
-assert 'epochs: "13,3,3"' in refused(check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3]))
+assert 'epochs: "13,3,3"' in refused(_check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3]))
 assert "a grid, here of 9 runs" in refused(
-    check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3])
+    _check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3])
 )
-assert refused(check_stage_lists, dict(lrs=[0.1, 0.2])).startswith("lrs = [0.1, 0.2]: ")
+assert refused(_check_stage_lists, dict(lrs=[0.1, 0.2])).startswith("lrs = [0.1, 0.2]: ")
 for right in (
     {},
     dict(epochs="13,3,3"),
@@ -151,7 +151,7 @@ for right in (
     dict(epochs=["5", "10"], lrs=[1e-3, 1e-4]),
     dict(epochs=[3], lrs=[1e-3, 1e-4]),
 ):
-    check_stage_lists(right)
+    _check_stage_lists(right)
 
 
 # %% [markdown]
@@ -175,7 +175,7 @@ def grid_cells(
             "cells = []: a grid without cells has no runs; give some, or leave the line out"
         )
     for block in blocks:
-        check_stage_lists(block)
+        _check_stage_lists(block)
     return [
         dict(zip(block, values))
         for block in blocks
@@ -253,10 +253,10 @@ for path in (
 #| export
 def _whole(block: Mapping) -> dict:
     "A block of a YAML grid whose texts are not split."
-    return {
-        k: [_whole(own) for own in v] if k == "cells" else [v] if isinstance(v, str) else v
-        for k, v in block.items()
-    }
+    whole = {k: [v] if isinstance(v, str) else v for k, v in block.items()}
+    if "cells" in block:
+        whole["cells"] = [_whole(own) for own in block["cells"]]
+    return whole
 
 
 # %%
@@ -317,7 +317,9 @@ def read_grid(
             f"{source!r} is no YAML file, and settings.ini has no section of that name: its grids"
             f" are {', '.join(names)}"
         )
-    grid = {} if not source else _yaml(Path(source)) if is_file else dict(sections[source])
+    grid = {}
+    if source:
+        grid = _yaml(Path(source)) if is_file else dict(sections[source])
     for block in _blocks(grid, source):
         unknown = sorted(set(map(str, block)) - {*KNOWN, "cells"})
         if unknown:
@@ -717,10 +719,8 @@ def plan(
             if cell.plan == "complete":
                 cell.state = "complete"
         except (ValueError, TypeError, OSError, RuntimeError) as e:
-            cell.state, cell.reason = (
-                "failed",
-                f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0]}",
-            )
+            cell.state = "failed"
+            cell.reason = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0]}"
     return cells
 
 

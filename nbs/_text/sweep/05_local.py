@@ -69,7 +69,7 @@ QUIET = dict(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="7000", KMP_BLOCKTIME="0"
 
 # %%
 #| export
-def visible_gpus() -> list[str]:
+def _visible_gpus() -> list[str]:
     "The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."
     import torch
 
@@ -95,7 +95,7 @@ def names_of(n: int, given: str | None) -> list[str]:
     if given is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = given
     try:
-        return visible_gpus()
+        return _visible_gpus()
     finally:
         torch.cuda.device_count = count
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
@@ -260,10 +260,8 @@ class Local:
         gpus_per_run: int = 1,  # GPUs for one run
         device: str = "",  # "cpu": use no GPU
     ):
-        gpus, own = (
-            () if device.startswith("cpu") else tuple(visible_gpus()),
-            os.environ.get("OMP_NUM_THREADS", ""),
-        )
+        gpus = () if device.startswith("cpu") else tuple(_visible_gpus())
+        own = os.environ.get("OMP_NUM_THREADS", "")
         self.slots = worker_slots(workers, gpus, gpus_per_run, cores(physical=True))
         if own.isdigit():
             self.slots = [
@@ -290,7 +288,9 @@ def threads_of(said: str, **how) -> list[str]:
     try:
         return [slot["OMP_NUM_THREADS"] for slot in Local(device="cpu", **how).slots]
     finally:
-        os.environ.update(OMP_NUM_THREADS=kept) if kept else os.environ.pop("OMP_NUM_THREADS")
+        os.environ.pop("OMP_NUM_THREADS")
+        if kept:
+            os.environ["OMP_NUM_THREADS"] = kept
 
 
 threads_of("1", workers=2), threads_of("1000") == [str(cores())]

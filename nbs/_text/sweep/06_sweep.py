@@ -56,7 +56,7 @@ tmp = Path(tempfile.mkdtemp())
 
 # %%
 #| export
-def dense_ready(job: RunJob) -> bool:
+def _dense_ready(job: RunJob) -> bool:
     "Whether the dense network exists and will be used."
     dense = Path(job.dense)
     return (dense / "metrics.json").is_file() and (job.accept_older or code_of(dense) == job.code)
@@ -82,12 +82,12 @@ def a_cell(number: int, dense: int = 0, **more) -> Cell:
     )
 
 
-ready = [dense_ready(a_cell(0).job)]
+ready = [_dense_ready(a_cell(0).job)]
 for code in ("before", "now"):
     made(tmp / "toy" / "dense-0", code)
-    ready.append(dense_ready(a_cell(0).job))
+    ready.append(_dense_ready(a_cell(0).job))
 made(tmp / "toy" / "dense-0", "before")
-ready.append(dense_ready(replace(a_cell(0).job, accept_older=True)))
+ready.append(_dense_ready(replace(a_cell(0).job, accept_older=True)))
 ready
 
 # %%
@@ -99,16 +99,16 @@ assert ready == [False, False, True, True]
 
 # %%
 #| export
-def next_cell(
+def _next_cell(
     cells: list[Cell],  # All cells
     now: float,  # Seconds since 1970
 ) -> Cell | None:  # The cell to start; None: no cell can start now
     "The first cell that would not have to wait for its dense network."
     # dense network → whether a process trains it
-    trained = {c.job.dense: True for c in cells if c.state == "running" and not dense_ready(c.job)}
+    trained = {c.job.dense: True for c in cells if c.state == "running" and not _dense_ready(c.job)}
     for cell in (c for c in cells if c.state == "waiting" and c.after <= now):
         dense = cell.job.dense
-        if dense_ready(cell.job):
+        if _dense_ready(cell.job):
             return cell
         if dense not in trained:
             trained[dense] = held(cell.job.runs_root / ".locks" / f"{Path(dense).name}.lock")
@@ -123,11 +123,11 @@ def next_cell(
 # %%
 four = [a_cell(i, dense=1 + i // 2) for i in range(4)]
 order = []
-while chosen := next_cell(four, now=0.0):
+while chosen := _next_cell(four, now=0.0):
     chosen.state = "running"
     order.append(chosen.index)
 made(tmp / "toy" / "dense-1")
-while chosen := next_cell(four, now=0.0):
+while chosen := _next_cell(four, now=0.0):
     chosen.state = "running"
     order.append(chosen.index)
 order
@@ -136,11 +136,11 @@ order
 assert order == [0, 2, 1] and four[3].state == "waiting"
 # another sweep trains the first
 with lock(tmp / "toy" / ".locks" / "dense-3.lock"):
-    assert next_cell([a_cell(7, dense=3), a_cell(8, dense=4)], 0.0).index == 8
+    assert _next_cell([a_cell(7, dense=3), a_cell(8, dense=4)], 0.0).index == 8
 assert (
-    next_cell([a_cell(7, dense=3)], 0.0).index == 7
-    and next_cell([a_cell(9, after=5.0)], 4.0) is None
-    and next_cell([a_cell(9, after=5.0)], 5.0).index == 9
+    _next_cell([a_cell(7, dense=3)], 0.0).index == 7
+    and _next_cell([a_cell(9, after=5.0)], 4.0) is None
+    and _next_cell([a_cell(9, after=5.0)], 5.0).index == 9
 )
 
 # %% [markdown]
@@ -210,7 +210,7 @@ assert (
 
 # %%
 #| export
-def look_again(cells: list[Cell], now: float):
+def _look_again(cells: list[Cell], now: float):
     "Return cells to the queue that another sweep no longer works on."
     for cell in cells:
         if cell.state != "elsewhere" or cell.after > now:
@@ -225,10 +225,10 @@ def look_again(cells: list[Cell], now: float):
 away, said = a_cell(5, state="elsewhere", reason="another process works on ws-5", after=10.0), []
 with working_on(Path(away.job.folder)):
     for now in (9.0, 10.0):
-        look_again([away, a_cell(6)], now)
+        _look_again([away, a_cell(6)], now)
         said.append((now, away.state, away.after))
 for now in (14.0, 15.0):
-    look_again([away], now)
+    _look_again([away], now)
     said.append((now, away.state, away.after))
 said
 
@@ -384,8 +384,8 @@ def turn(self: Sweep, now: float):
     "Settle the runs that ended, start those that can start, report."
     for cell, outcome in self.engine.ended():
         settle(cell, outcome, self.retries, now)
-    look_again(self.cells, now)
-    while self.engine.free() and (cell := next_cell(self.cells, now)):
+    _look_again(self.cells, now)
+    while self.engine.free() and (cell := _next_cell(self.cells, now)):
         job = self.folder / f"{cell.index}.json"
         cell.state, cell.tries, cell.started, cell.reason = "running", cell.tries + 1, now, ""
         try:
@@ -580,7 +580,7 @@ assert [c.state for c in ended] == ["done", "done", "failed"] and ended[0].tries
 assert (
     all(state_of(Path(c.job.folder), code_version()) == "complete" for c in ended[:2])
     and ended[0].job.dense == ended[1].job.dense
-    and dense_ready(ended[0].job)
+    and _dense_ready(ended[0].job)
 )
 # a second start does nothing
 assert [c.state for c in sweep(grid[:2], Scripted(), show=False)] == ["complete"] * 2

@@ -150,7 +150,7 @@ remaining(dict(done=3, total=8, seconds=60.0))
 
 # %%
 #| export
-def run_row(cell: Mapping, now: float) -> tuple[str, str, str, str, str]:
+def _run_row(cell: Mapping, now: float) -> tuple[str, str, str, str, str]:
     "Number, words, state, time and a remark of one cell."
     progress = read_progress(cell["folder"], cell["dense"]) if cell["state"] == "running" else {}
     left = remaining(progress)
@@ -168,25 +168,25 @@ def run_row(cell: Mapping, now: float) -> tuple[str, str, str, str, str]:
 
 
 # %%
-before = run_row(record["cells"][1], NOW)  # without progress so far
+before = _run_row(record["cells"][1], NOW)  # without progress so far
 Path(cells[1].job.folder).mkdir(parents=True)
 write_json(
     Path(cells[1].job.folder) / "progress.json",
     dict(label="final", epoch="3 of 4", done=3, total=8, seconds=60.0, updated=""),
 )
 for row in record["cells"]:
-    print(run_row(row, NOW))
+    print(_run_row(row, NOW))
 
 # %%
 assert before == ("1", "ws 0.6", "running", "1:15", "starting")
-assert run_row(record["cells"][1], NOW) == (
+assert _run_row(record["cells"][1], NOW) == (
     "1",
     "ws 0.6",
     "running",
     "1:15",
     "final, epoch 3 of 4 (3 of 8 epochs), 1:40 to go",
 )
-assert run_row(record["cells"][0], NOW) == ("0", "ws 0.5", "done", "1:01", "") and run_row(
+assert _run_row(record["cells"][0], NOW) == ("0", "ws 0.5", "done", "1:01", "") and _run_row(
     record["cells"][3], NOW
 )[3:] == ("", "ValueError: no label column 'hue'")
 
@@ -315,7 +315,7 @@ def sweep_table(
         )
     colours = dict(running="cyan", failed="red", done="green", complete="green")
     for cell in rows[:most]:
-        table.add_row(*map(Text, run_row(cell, now)), style=colours.get(cell["state"], ""))
+        table.add_row(*map(Text, _run_row(cell, now)), style=colours.get(cell["state"], ""))
     more = [Text(f"… and {len(rows) - most} more")] if len(rows) > most else []
     return Group(Text(headline(record, now), style="bold"), table, *more)
 
@@ -354,13 +354,11 @@ class Show:
     "Show the progress of a sweep: a live table on a terminal, else lines."
 
     def __init__(self, on: bool = True, every: float = 60.0):
-        self.console, self.on, self.every, self.said, self.last = (
-            Console(stderr=False),
-            on,
-            every,
-            {},
-            time.time(),
-        )
+        self.console = Console(stderr=False)
+        self.on = on
+        self.every = every
+        self.said = {}
+        self.last = time.time()
         # independent of FORCE_COLOR, which notebooks set
         self.live = (
             Live(console=self.console, auto_refresh=False, transient=True)
@@ -465,7 +463,7 @@ def tell(self: Show, record: Mapping, now: float):
             self.said.get(cell["index"], ("waiting", 0, "")) != state
             and cell["state"] != "complete"
         ):
-            self.line(" ".join(filter(None, (f"[{cell['index']}]", *run_row(cell, now)[1:]))))
+            self.line(" ".join(filter(None, (f"[{cell['index']}]", *_run_row(cell, now)[1:]))))
         self.said[cell["index"]] = state
     if now - self.last >= self.every:
         self.last = now
@@ -579,7 +577,7 @@ fates
 
 # %%
 #| export
-def single_runs(
+def _single_runs(
     runs_root: Path,  # The runs folder
     records: Sequence[Mapping] = (),  # From `sweeps`; the runs of a living one are left out
 ) -> list[dict]:  # name, progress, held, updated (seconds since 1970); the latest last
@@ -609,8 +607,8 @@ def single_runs(
     return sorted(found, key=lambda one: one["updated"])
 
 
-def single_line(
-    one: Mapping,  # From `single_runs`
+def _single_line(
+    one: Mapping,  # From `_single_runs`
     now: float,  # Seconds since 1970
 ) -> str:
     "The progress of a single run, its age, and whether a process computes the run."
@@ -630,20 +628,20 @@ for name, age in (("ws-1", 60), ("fairgrape-2", 5), ("done-3", 1)):
 (alone / "done-3" / "metrics.json").write_text("{}")
 (alone / ".locks").mkdir()
 with lock(alone / ".locks" / "fairgrape-2.lock"):
-    both = single_runs(alone)
+    both = _single_runs(alone)
 for one in both:
-    print(single_line(one, NOW))
+    print(_single_line(one, NOW))
 
 # %%
 assert [(one["name"], one["held"]) for one in both] == [("ws-1", False), ("fairgrape-2", True)]
 # 10 of 40 epochs took 100 seconds: 30 more take 300
-assert single_line(both[1], NOW) == (
+assert _single_line(both[1], NOW) == (
     "fairgrape-2: step 3, epoch 2 of 3 (10 of 40 epochs), 5:00 to go (under way; 0:05 ago)"
 )
-assert "not running" in single_line(both[0], NOW) and "1:00 ago" in single_line(both[0], NOW)
+assert "not running" in _single_line(both[0], NOW) and "1:00 ago" in _single_line(both[0], NOW)
 swept = dict(alive=True, cells=[dict(folder=str(alone / "x"), dense=str(alone / "ws-1"))])
-assert [one["name"] for one in single_runs(alone, [swept])] == ["fairgrape-2"]
-assert len(single_runs(alone, [swept | dict(alive=False)])) == 2 and single_runs(tmp / "no") == []
+assert [one["name"] for one in _single_runs(alone, [swept])] == ["fairgrape-2"]
+assert len(_single_runs(alone, [swept | dict(alive=False)])) == 2 and _single_runs(tmp / "no") == []
 
 
 # %%
@@ -656,7 +654,7 @@ def status(
     "Print the sweeps under way, or else the last one, and the incomplete single runs."
     home, console, now = root("runs", runs_root), Console(width=width), time.time()
     found = sweeps(home)
-    alive, single = [r for r in found if r["alive"]], single_runs(home, found)
+    alive, single = [r for r in found if r["alive"]], _single_runs(home, found)
     if not found and not single:
         console.print(f"no sweep was started on {home}, and no run is under way", soft_wrap=True)
     for record in found if every else alive or found[-1:]:
@@ -667,7 +665,7 @@ def status(
         console.print(Text(f"\n{record['command'] or record['id']} ({about})"), soft_wrap=True)
         console.print(sweep_table(record, now, 10**6 if every else 40, every))
     for one in single:
-        console.print(Text(single_line(one, now)), soft_wrap=True)
+        console.print(Text(_single_line(one, now)), soft_wrap=True)
     return len(alive)
 
 

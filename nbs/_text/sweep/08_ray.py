@@ -53,7 +53,7 @@ tmp = Path(tempfile.mkdtemp())
 
 # %%
 #| export
-def need_ray():
+def _need_ray():
     "The `ray` package. Raises: ImportError with the command that installs it."
     try:
         import ray
@@ -70,7 +70,7 @@ there = importlib.util.find_spec("ray") is not None
 print(
     "ray",
     (
-        need_ray().__version__
+        _need_ray().__version__
         if there
         else "is not installed: the examples with a cluster are left out"
     ),
@@ -80,11 +80,13 @@ print(
 hidden = sys.modules.get("ray")
 sys.modules["ray"] = None  # as if it were not installed
 try:
-    said = need_ray()
+    said = _need_ray()
 except ImportError as e:
     print(said := str(e))
 finally:
-    sys.modules.pop("ray") if hidden is None else sys.modules.update(ray=hidden)
+    sys.modules.pop("ray")
+    if hidden is not None:
+        sys.modules["ray"] = hidden
 assert "pip install 'fairgrape[ray]'" in said
 
 
@@ -146,7 +148,7 @@ assert (
 
 # %%
 #| export
-def files_of(folder: Path) -> dict[str, bytes]:
+def _files_of(folder: Path) -> dict[str, bytes]:
     "The files of a finished run, without its checkpoints."
     return {
         f.name: f.read_bytes()
@@ -158,7 +160,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def _brought(job: RunJob) -> dict[str, dict[str, bytes]]:
     "The files of a job's run and of its dense network, by folder."
     return {
-        Path(f).name: files_of(Path(f))
+        Path(f).name: _files_of(Path(f))
         for f in {job.folder, job.dense}
         if f and Path(f, "metrics.json").is_file()
     }
@@ -174,7 +176,7 @@ _brought(moved)
 
 # %%
 # the dense network is not finished
-assert _brought(moved) == {"ws-1": {"metrics.json": b"{}"}} and files_of(
+assert _brought(moved) == {"ws-1": {"metrics.json": b"{}"}} and _files_of(
     tmp / "node" / "dense-1"
 ) == {"steps.csv": b""}
 
@@ -268,7 +270,7 @@ with working_on(Path(moved.folder)):
 # %%
 assert (
     came["outcome"]["state"] == "complete"
-    and came["files"] == {"ws-1": files_of(tmp / "node" / "ws-1")}
+    and came["files"] == {"ws-1": _files_of(tmp / "node" / "ws-1")}
     and "complete after" in came["log"]
     and came["host"] == os.uname().nodename
 )
@@ -331,7 +333,7 @@ assert (tmp / "home" / "ws-1" / "metrics.json").read_bytes() == b"new"
 
 # %%
 #| export
-def asked_cluster(
+def _asked_cluster(
     address: str = "",  # As given: host:port, ray://host:port, "auto", "local" or ""
 ) -> tuple[str, str]:  # The address that Ray will try, "" for none; and its source
     "The address at which Ray will look for a cluster."
@@ -349,12 +351,12 @@ def asked_cluster(
 (tmp / "ray").mkdir()
 here_alone = dict(RAY_TMPDIR=str(tmp), RAY_ADDRESS="")
 with instead.dict(os.environ, here_alone):
-    found = [asked_cluster(a) for a in ("head:6379", "local", "auto", "")]
+    found = [_asked_cluster(a) for a in ("head:6379", "local", "auto", "")]
     os.environ["RAY_ADDRESS"] = "10.0.0.7:6379"
-    found += [asked_cluster("auto"), asked_cluster("head:6379")]
+    found += [_asked_cluster("auto"), _asked_cluster("head:6379")]
     os.environ["RAY_ADDRESS"] = ""
     (tmp / "ray" / "ray_current_cluster").write_text("10.0.0.8:6379\n")
-    found.append(asked_cluster())
+    found.append(_asked_cluster())
 found
 
 # %%
@@ -371,12 +373,12 @@ assert found == [
 
 # %%
 #| export
-def check_cluster(
-    address: str = "",  # As for `asked_cluster`
+def _check_cluster(
+    address: str = "",  # As for `_asked_cluster`
     patience: float = 10.0,  # How long to try (s)
 ):
     "Raise ConnectionError if no cluster answers at the address that Ray will use."
-    asked, source = asked_cluster(address)
+    asked, source = _asked_cluster(address)
     place = re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d+)", asked)
     if not place:  # none, or a keyword of Ray
         return
@@ -398,19 +400,19 @@ def check_cluster(
 server = socket.create_server(("127.0.0.1", 0))
 port = server.getsockname()[1]
 for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "local"):
-    assert check_cluster(address) is None
+    assert _check_cluster(address) is None
 server.close()
 with instead.dict(os.environ, here_alone):
     (tmp / "ray" / "ray_current_cluster").unlink()
-    assert check_cluster("auto", patience=0) is None  # Ray itself reports the missing cluster
+    assert _check_cluster("auto", patience=0) is None  # Ray itself reports the missing cluster
     os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
     for address in (f"127.0.0.1:{port}", f"ray://[::1]:{port}", "nowhere.invalid:6379", ""):
         try:
-            check_cluster(address, patience=0)
+            _check_cluster(address, patience=0)
         except ConnectionError as e:
             print(e)
-            assert str(e).startswith(f"no Ray cluster answers at {asked_cluster(address)[0]} (")
-            assert f"which {asked_cluster(address)[1]} names" in str(e)
+            assert str(e).startswith(f"no Ray cluster answers at {_asked_cluster(address)[0]} (")
+            assert f"which {_asked_cluster(address)[1]} names" in str(e)
         else:
             raise AssertionError("a missing cluster was found")
 
@@ -435,10 +437,10 @@ class OnRay:
         # The nodes' own runs folder, without shared storage; finished runs are fetched
         fetch: str = "",
     ):
-        self.ray = need_ray()
+        self.ray = _need_ray()
         system_path("fetch", fetch)
         if not self.ray.is_initialized():
-            check_cluster(address)
+            _check_cluster(address)
             self.ray.init(
                 address=address or None,
                 log_to_driver=False,
@@ -446,12 +448,10 @@ class OnRay:
                 include_dashboard=False if not address else None,
             )
         there = self.ray.cluster_resources().get("GPU", 0)
-        self.cpus, self.gpus, self.most, self.fetch = (
-            cpus,
-            (gpus or 0) if there else 0,
-            workers,
-            fetch,
-        )
+        self.cpus = cpus
+        self.gpus = (gpus or 0) if there else 0
+        self.most = workers
+        self.fetch = fetch
         self.check_room()
         self.task = self.ray.remote(ray_task).options(
             num_cpus=cpus, num_gpus=self.gpus, max_retries=0
@@ -532,12 +532,12 @@ class RayLike:
 
 def on_cluster(**how) -> OnRay:
     "An engine on the stand-in"
-    global need_ray
-    real, need_ray = need_ray, RayLike
+    global _need_ray
+    real, _need_ray = _need_ray, RayLike
     try:
         return OnRay(**how)
     finally:
-        need_ray = real
+        _need_ray = real
 
 
 engine = on_cluster(cpus=2, gpus=1)
@@ -736,7 +736,7 @@ assert [(o.state, o.reason) for o in over] == [
     ("failed", "TypeError: no such field"),
 ] and list(fetching.busy) == ["d"]
 assert (
-    files_of(tmp / "runs" / "ws-1") == came["files"]["ws-1"]
+    _files_of(tmp / "runs" / "ws-1") == came["files"]["ws-1"]
     and "complete after" in log_file(cell).read_text()
     and over[0].extra == dict(host=os.uname().nodename)
 )
@@ -802,7 +802,7 @@ tiny = dict(
 )
 (cell,) = plan(numbered([tiny]))
 if there:
-    need_ray().init(
+    _need_ray().init(
         "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
     )
     engine = OnRay(fetch=str(tmp / "node"))
@@ -824,13 +824,15 @@ if there:
         for o in outputs
         if o.output_type == "display_data" and "text/html" not in o.data
     ]
-    assert len(shown) == 5 and all(shown) and not [
-        o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"
-    ]
+    assert (
+        len(shown) == 5
+        and all(shown)
+        and not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    )
     broken = replace(cell, tries=1, started=time.time())
     print(engine.outcome(engine.task.remote(dict(folder=3), "", "", 1), broken))
     ref = engine.task.remote(asdict(cell.job), "", str(tmp / "node"), 1)
     engine.busy[ref] = broken
     engine.stop()
     assert engine.free() and engine.outcome(ref, broken).state in ("crashed", "complete")
-    need_ray().shutdown()
+    _need_ray().shutdown()

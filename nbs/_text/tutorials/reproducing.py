@@ -285,8 +285,7 @@ def draw_targets(targets):
 
 show(
     draw_targets(targets),
-    "Target shares of three similar groups in the first layer; dashed: a third"
-    " each",
+    "Target shares of three similar groups in the first layer; dashed: a third each",
     "; ".join(
         f"{name}: " + ", ".join(f"{group} {share:.3f}" for group, share in column.items())
         for name, column in targets.items()
@@ -301,10 +300,8 @@ show(
 # The group furthest below its target should choose one weight; then the shares are computed again. In the code a counter starts from zero and the group chooses *two*. A turn is also used up if its candidate is already kept. In the example four weights have the importance 6, 5, 0, 0 for group 0 and 0, 0, 4, 3 for group 1:
 
 # %%
-values, everything = (
-    torch.tensor([[6.0, 5.0, 0.0, 0.0], [0.0, 0.0, 4.0, 3.0]]),
-    torch.ones(4, dtype=torch.bool),
-)
+values = torch.tensor([[6.0, 5.0, 0.0, 0.0], [0.0, 0.0, 4.0, 3.0]])
+everything = torch.ones(4, dtype=torch.bool)
 chosen = {
     "paper (select_fair)": select_fair(values, everything, 2),
     "as released (select_released)": select_released(values, everything, 2),
@@ -372,8 +369,7 @@ pair = torch.rand(2, 40, generator=torch.Generator().manual_seed(3)) ** 4
 fig, away = draw_shares(pair)
 show(
     fig,
-    "A layer of 40 weights: group 0's share and its target, by the number of weights that are"
-    " kept",
+    "A layer of 40 weights: group 0's share and its target, by the number of weights that are kept",
     "Two lines over the number of kept weights. On average the paper's choice is"
     f" {away['paper']:.3f} away from the target and the released one {away['as released']:.3f}.",
 )
@@ -561,10 +557,8 @@ assert set(methods.scope) == {"layer"} and set(methods.rate) == {0.99}
 # %%
 found = []
 for file in sorted(SHOWCASE.glob("seeds/*/metrics.json")):
-    settings, metrics = (
-        json.loads(file.with_name("settings.json").read_text()),
-        json.loads(file.read_text()),
-    )
+    settings = json.loads(file.with_name("settings.json").read_text())
+    metrics = json.loads(file.read_text())
     if settings["method"] == "dense":
         continue
     found.append(
