@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Disparity and chance
 #
-# > One number for how unequally groups lose accuracy, and how much of it the test set alone explains
+# > One number for how unequally groups lose accuracy, and the part of it that is chance
 
 # %%
 #| default_exp judge.disparity
@@ -636,8 +636,8 @@ pd.DataFrame(
 # inverted one 96 %.
 #
 # **Limit.** The 95 % are not reached everywhere. In an independent simulation with 100, 400, 1,000 and 2,000 images in the four groups,
-# coverage was 89.8 % for ρ = 5, and 82.9 % for ψ at ρ = 10: with unequal groups and a large disparity the interval is too narrow. Read its
-# ends with care there, until a coverage study replaces these two figures. No interval here covers the luck of training: another training
+# coverage was 89.8 % for ρ = 5, and 82.9 % for ψ at ρ = 10: with groups of very different size and a large disparity the interval
+# contains the truth too rarely. A coverage study will replace these two figures. No interval here covers the luck of training: another training
 # seed changes ρ as well.
 
 # %%

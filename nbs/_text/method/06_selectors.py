@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Shares
 #
-# > The two selections as plain loops: the most important weights, or those that keep every group's share
+# > Two selections as plain loops: the most important weights, or every group's share
 
 # %%
 #| default_exp method.selectors

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The walk
 #
-# > The greedy loop made fast: each group's order is sorted only as far as it is read, and only when it is read
+# > The greedy loop made fast: each group's order is sorted only when and as far as it is read
 
 # %%
 #| default_exp method.fast

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The released importance
 #
-# > The public code's importance pass: gradients pile up, the network moves, and only one group's sum is divided
+# > The public code's importance: gradients pile up, the network moves, one sum is divided
 
 # %%
 #| default_exp methods.released_pass

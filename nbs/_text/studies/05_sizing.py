@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Sizing
 #
-# > How long the paper's protocol takes: the work of its settings, divided by the speed of this machine
+# > How long the paper's protocol takes: its work, divided by the speed of this machine
 
 # %%
 #| default_exp studies.sizing

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Notebooks
 #
-# > A run is an executed notebook: the location of its template, its execution, and a check that it is complete
+# > A run is an executed notebook: its template, its execution, and a check for completeness
 
 # %%
 #| default_exp sweep.kernels

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Jobs
 #
-# > The files through which processes share the state of a run: whether it is complete, its job, its lock, its progress, its outcome
+# > The files with which processes share a run: its state, job, lock, progress and outcome
 
 # %%
 #| default_exp sweep.jobs

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Runner
 #
-# > One run, prepared and executed in its folder: in this process, or in a worker that does not import torch
+# > One run, prepared and executed in its folder: in this process, or in a worker without torch
 
 # %%
 #| default_exp sweep.runner

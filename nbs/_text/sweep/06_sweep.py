@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Sweep
 #
-# > Hundreds of runs from one grid, each made once, over all workers and GPUs, despite failures and interruptions
+# > Hundreds of runs from one grid, each made once, on all workers, despite failures
 
 # %%
 #| default_exp sweep.sweep
