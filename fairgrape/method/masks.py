@@ -23,12 +23,12 @@ PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 def _inside(name: str, block: str) -> bool:
-    "Whether the module called `name` is `block` or lies inside it"
+    "Whether the module called `name` is `block` or lies inside it."
     return name == block or name.startswith(block + ".")
 
 # %% ../../nbs/method/04_masks.ipynb #d71a7909
 def original(layer: nn.Module) -> nn.Parameter:
-    "The parameter that the optimizer sees: `layer.weight`, or what lies under its mask"
+    "The parameter that the optimizer sees: `layer.weight`, or the parameter under its mask."
     return (
         layer.parametrizations.weight.original
         if parametrize.is_parametrized(layer, "weight")
@@ -37,7 +37,7 @@ def original(layer: nn.Module) -> nn.Parameter:
 
 # %% ../../nbs/method/04_masks.ipynb #337ece94
 def _matrix(weight: Tensor) -> bool:
-    "Whether a parameter has two dimensions or more; those of size 1 do not count"
+    "Whether a parameter has two dimensions or more; those of size 1 do not count."
     return sum(size > 1 for size in weight.shape) > 1
 
 
@@ -45,7 +45,7 @@ def _never_pruned(
     model: nn.Module,  # Any network
     # Module name → its weights that no mask reaches; all weights of the network
 ) -> tuple[dict[str, int], int]:
-    "Count the weights that are in no Conv1d, Conv2d or Linear, a shared one once."
+    "Count the weights outside Conv1d, Conv2d and Linear layers, shared ones once."
     reached = {
         p for m in model.modules() if isinstance(m, PRUNABLE) for p in m.parameters() if p.dim() > 1
     }
@@ -58,11 +58,11 @@ def _never_pruned(
     return dense, sum(p.numel() for p in reached) + sum(dense.values())
 
 # %% ../../nbs/method/04_masks.ipynb #c8047d2c
-_WARNED = WeakSet()  # Networks whose dense weights have been told of
+_WARNED = WeakSet()  # Networks whose dense weights have been reported
 
 
 def _warn_of_dense(model: nn.Module):
-    "Warn, once for each network, of the layers with weights that are never pruned"
+    "Warn, once per network, of the layers whose weights are never pruned."
     dense, total = ({}, 0) if model in _WARNED else _never_pruned(model)
     _WARNED.add(model)
     if not dense:
@@ -85,7 +85,7 @@ def _warn_of_dense(model: nn.Module):
 
 # %% ../../nbs/method/04_masks.ipynb #3c5fe987
 def _check_ignore(model: nn.Module, ignore: Iterable[str]):
-    "Raise ValueError where a name that is to stay dense is not in the network."
+    "Raise ValueError if a name to ignore is not in the network."
     everything = [n for n, _ in model.named_modules(remove_duplicate=False)]
     names = [n for n in everything if n and "parametrizations" not in n.split(".")]
     for name in ignore:
@@ -97,7 +97,7 @@ def _check_ignore(model: nn.Module, ignore: Iterable[str]):
 
 # %% ../../nbs/method/04_masks.ipynb #83dd076e
 def _check_parameter(name: str, layer: nn.Module):
-    "Raise ValueError where a layer's weight is no parameter, or one under anything but masks"
+    "Raise ValueError if a layer's weight is not a parameter, or is one under anything but a mask."
     over = (
         list(layer.parametrizations.weight) if parametrize.is_parametrized(layer, "weight") else []
     )
@@ -117,19 +117,19 @@ def _check_parameter(name: str, layer: nn.Module):
 
 # %% ../../nbs/method/04_masks.ipynb #fb327272
 _FORWARDS = {kind.forward for kind in PRUNABLE} | {nn.Conv1d._conv_forward, nn.Conv2d._conv_forward}
-_TRIED = WeakSet()  # Layers that have been looked at
+_TRIED = WeakSet()  # Layers that have been tested
 
 
 def _own_forward(layer: nn.Module) -> bool:
-    "Whether a layer computes in any other way than Conv1d, Conv2d and Linear do"
+    "Whether a layer computes differently from Conv1d, Conv2d and Linear."
     used = [getattr(layer, name) for name in ("forward", "_conv_forward") if hasattr(layer, name)]
     return any(getattr(method, "__func__", None) not in _FORWARDS for method in used)
 
 
 def _trial_input(layer: nn.Module) -> Tensor:
-    """Nothing, a pixel in each group's first channel, and one in all other channels, shape `(3,
-    C, *space)`
-    """
+    """Zeros, a pixel in each group's first channel, and one in all other channels.
+
+    Shapes: `(3, C, *space)`."""
     if isinstance(layer, nn.Linear):
         space, channels, first = (), layer.in_features, slice(0, 1)
     else:
@@ -147,9 +147,7 @@ def _trial_input(layer: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _zeros_act(layer: nn.Module) -> bool:
-    """Whether weights that are 0 take part in what a layer computes. Raises: what its `forward`
-    raises
-    """
+    "Whether weights of 0 affect the output of a layer. Raises: any error of its `forward`."
     state = {
         n: torch.ones(t.shape, dtype=torch.float64 if t.is_floating_point() else t.dtype)
         for n, t in (*layer.named_parameters(), *layer.named_buffers())
@@ -169,21 +167,19 @@ def check_weight(
     name: str,  # The layer's name, for the message
     layer: nn.Module,  # A Conv1d, Conv2d or Linear, or of a subclass
 ):
-    """Raise ValueError where a mask on a layer's weight would not hold, or where its zeros
-    would act.
-    """
+    "Raise ValueError if a mask on a layer's weight would not hold, or if its zeros would act."
     _check_parameter(name, layer)
-    if not _own_forward(layer) or layer in _TRIED:  # each is tried once
+    if not _own_forward(layer) or layer in _TRIED:  # each layer is tested once
         return
     kind = type(layer).__name__.removeprefix("Parametrized")
     try:
         act = _zeros_act(layer)
-    except Exception as error:  # a forward of anybody's can fail in any way
+    except Exception as error:  # a foreign forward can raise anything
         act = None
         warnings.warn(
             f"{name}: {kind} has a forward of its own that could not be tried"
-            f" ({type(error).__name__}: {str(error)[:120]}): see for yourself that it uses its"
-            " weight as it is, or leave it dense with ignore",
+            f" ({type(error).__name__}: {str(error)[:120]}): check that it uses its weight"
+            " unchanged, or leave it dense with ignore",
             stacklevel=3,
         )
     if act:
@@ -200,13 +196,11 @@ def prunable(
     ignore: Iterable[str] = (),  # Names of layers, or of blocks of layers, to leave dense
     # Name → layer, in the order of `model.named_modules()`; of tied layers, the first
 ) -> dict[str, nn.Module]:
-    """Name the layers of `model` whose `weight` can be pruned: every Conv1d, Conv2d and Linear
-    that `ignore` does not name.
+    """The layers whose `weight` can be pruned: every Conv1d, Conv2d and Linear not in `ignore`.
 
     A weight that is shared with an ignored layer stays dense as well.
     Raises: ValueError if `ignore` names nothing in the model, if a weight is computed from others,
-    if a layer's
-        zeros would act, or if no layer is left to prune."""
+        if the zeros of a layer would act, or if no layer is left to prune."""
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     _check_ignore(model, ignore)
     everything = list(model.named_modules(remove_duplicate=False))
@@ -237,19 +231,19 @@ def prunable(
 
 # %% ../../nbs/method/04_masks.ipynb #10f02775
 class _Watch:
-    "Lies on a computed weight, and warns at its end if it was changed in place."
+    "Belongs to a computed weight, and warns when it is released if it was changed in place."
 
     def __init__(
         self,
-        weight: Tensor,  # What reads as a layer's weight
+        weight: Tensor,  # A computed layer weight
     ):
-        self.alias, self.version = weight.detach(), weight._version  # an alias counts along
+        self.alias, self.version = weight.detach(), weight._version  # the alias shares the counter
 
     def __del__(self):
         if self.alias._version != self.version:
             warnings.warn(
                 f"the weight of a masked layer, shape {tuple(self.alias.shape)}, was changed in"
-                " place, as nn.init does; that has no effect, since it is computed from the mask:"
+                " place, as by nn.init; this has no effect, because it is computed from the mask:"
                 " call layer.reset_parameters(), assign layer.weight = …, or change"
                 " fairgrape.method.masks.original(layer)",
                 stacklevel=2,
@@ -257,7 +251,7 @@ class _Watch:
 
 # %% ../../nbs/method/04_masks.ipynb #3507502f
 class Masked(nn.Module):
-    "Parametrization that reads as the weight where `mask` is True and as exactly 0 elsewhere"
+    "Parametrization that gives the weight where `mask` is True and exactly 0 elsewhere."
 
     def __init__(
         self,
@@ -274,16 +268,14 @@ class Masked(nn.Module):
         return masked
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight  # what `layer.weight = …` puts under the mask
+        return weight  # the value that `layer.weight = …` stores under the mask
 
 # %% ../../nbs/method/04_masks.ipynb #8e26bfb8
 def check_masks(
     model: nn.Module,  # The network the masks are meant for
     masks: Mapping[str, Tensor],  # Layer name → True where a weight is kept, shape `(*weight)`
 ):
-    """Raise ValueError unless every mask names a layer that can hold it, is boolean and has its
-    weight's shape.
-    """
+    "Raise ValueError unless every mask names a prunable layer, is boolean and fits its weight."
     layers = {n: m for n, m in model.named_modules() if isinstance(m, PRUNABLE)}
     for name, mask in masks.items():
         if name not in layers:
@@ -303,7 +295,7 @@ def check_masks(
 
 # %% ../../nbs/method/04_masks.ipynb #5713fa11
 def _holders(model: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, str]]:
-    "Every (module, attribute name) of `model` that holds this very parameter"
+    "Every (module, attribute name) of `model` that holds this parameter."
     return [
         (m, n)
         for m in model.modules()
@@ -337,7 +329,7 @@ def apply_masks(
     model: nn.Module,  # The network, changed in place
     masks: Mapping[str, Tensor],  # Layer name → True where a weight is kept, shape `(*weight)`
 ) -> nn.Module:  # The same network
-    """Hold the weights outside the masks at exactly 0, now and through every later optimizer step.
+    """Hold the weights outside the masks at exactly 0, now and in every later optimizer step.
 
     Raises: ValueError if a mask does not fit (see `check_masks`)."""
     check_masks(model, masks)
@@ -370,32 +362,32 @@ def get_masks(
 
 # %% ../../nbs/method/04_masks.ipynb #5cfb0702
 def from_zeros(
-    model: nn.Module,  # A network that is sparse already, changed in place
+    model: nn.Module,  # A sparse network, changed in place
     ignore: Iterable[str] = (),  # Layers that are left dense
 ) -> nn.Module:  # The same network; what was 0 is masked
-    """Take plain zeros for pruned weights. Raises: ValueError for a layer of nothing but zeros,
-    before any change.
-    """
+    """Mask the weights that are exactly zero.
+
+    Raises: ValueError for a layer of nothing but zeros, before any change."""
     masks = {name: layer.weight.detach() != 0 for name, layer in prunable(model, ignore).items()}
     for name, mask in masks.items():
         if not mask.any():
             raise ValueError(
-                f"{name}: all of its {mask.numel():,} weights are 0, so nothing of it would be"
-                " left: train it first, or leave it dense with ignore"
+                f"{name}: all of its {mask.numel():,} weights are 0, so the mask would keep no"
+                " weight: train it first, or leave it dense with ignore"
             )
     return apply_masks(model, masks)
 
 # %% ../../nbs/method/04_masks.ipynb #5b75d642
 def sparsity(
     masks: Mapping[str, Tensor],  # Layer name → True where a weight is kept
-) -> float:  # Fraction of the weights that is pruned, 0 to 1
-    "The achieved pruning rate over all the masks together."
+) -> float:  # Fraction of the weights that are pruned, 0 to 1
+    "The achieved pruning rate over all masks together."
     total = sum(m.numel() for m in masks.values())
     return 1 - sum(int(m.sum()) for m in masks.values()) / total
 
 # %% ../../nbs/method/04_masks.ipynb #7dbc9672
 def _masked(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    "Where masks lie: each module's name, the module, and the parameter's name in it"
+    "The masked parameters: name of the module, the module, and the parameter's name in it."
     return [
         (name, module, attribute)
         for name, module in model.named_modules()
@@ -407,7 +399,7 @@ def _masked(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
 
 def plain_state(
     model: nn.Module,  # A network, masked or not
-    # What `state_dict` of the never-masked network would hold; pruned weights 0
+    # The `state_dict` of the same network without masks; pruned weights are 0
 ) -> dict[str, Tensor]:
     "The weights under their ordinary names, for a strict load into the plain architecture."
     state = model.state_dict()
@@ -423,7 +415,7 @@ def to_torch_prune(
     model: nn.Module,  # A network with masks from `apply_masks`, changed in place
     # The same network, with `weight_orig` and `weight_mask` instead; other parametrizations stay
 ) -> nn.Module:
-    "Hand the masks over to `torch.nn.utils.prune`."
+    "Convert the masks to those of `torch.nn.utils.prune`."
     for _, module, attribute in _masked(model):
         mask = module.parametrizations[attribute][0].mask
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
@@ -434,9 +426,9 @@ def to_torch_prune(
 def from_torch_prune(
     model: nn.Module,  # A network pruned with `torch.nn.utils.prune`, changed in place
 ) -> nn.Module:  # The same network, with this package's masks instead
-    """Take the masks over from `torch.nn.utils.prune`.
+    """Convert the masks from those of `torch.nn.utils.prune`.
 
-    Raises: ValueError where one cannot be held; the network is then as it was."""
+    Raises: ValueError if a mask cannot be converted; the network is then unchanged."""
     pruned = [
         (name, module, p.removesuffix("_orig"))
         for name, module in model.named_modules()
@@ -449,7 +441,7 @@ def from_torch_prune(
         if tensor == "weight" and isinstance(module, PRUNABLE)
     }
     reached = {module.weight_orig for module, _, _ in before.values()}
-    for name, module, tensor in pruned:  # an embedding that shares a Linear's weight is reached
+    for name, module, tensor in pruned:  # includes an embedding that shares a Linear's weight
         if getattr(module, f"{tensor}_orig") not in reached:
             raise ValueError(
                 f"{name or 'the network'}: {tensor} of this {type(module).__name__} is pruned, and"
@@ -461,7 +453,7 @@ def from_torch_prune(
         torch_prune.remove(module, tensor)
     try:
         return apply_masks(model, {name: mask.bool() for name, (_, _, mask) in before.items()})
-    except ValueError:  # a layer whose zeros would act: all is put back
+    except ValueError:  # a layer whose zeros would act: restore everything
         for module, weight, _ in before.values():
             module.weight.data.copy_(weight)
         for module, tensor, mask in masks:

@@ -14,12 +14,12 @@ SCOPES = ("layer", "global")
 
 # %% ../../nbs/method/09_schedule.ipynb #2af99deb
 def exact(rate: float | str | Fraction) -> Fraction:
-    "The decimal number that `rate` was written as"
+    "`rate` as the exact fraction of its decimal notation."
     return rate if isinstance(rate, Fraction) else Fraction(str(rate))
 
 # %% ../../nbs/method/09_schedule.ipynb #fda4c580
 def _fraction(name: str, value) -> Fraction:
-    "`value` as an exact fraction strictly between 0 and 1"
+    "`value` as an exact fraction strictly between 0 and 1."
     try:
         number = exact(value)
     except ValueError:
@@ -35,8 +35,7 @@ def schedule(
 ) -> list[Fraction]:  # Cumulative pruning rate after each step
     """The cumulative rates r_i = min(1 − keep^i, rate).
 
-    Raises: ValueError if a rate is not a number between 0 and 1, or if that takes more than 1,000
-    steps.
+    Raises: ValueError if a rate is not a number between 0 and 1, or for more than 1,000 steps.
     Source: paper, section 3.3; keep per step 0.9 (0.975 for UTKFace) in its experiments."""
     target, kept = _fraction("rate", rate), None if keep is None else _fraction("keep", keep)
     steps = 1 if kept is None else math.log1p(-float(target)) / math.log(float(kept))

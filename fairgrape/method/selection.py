@@ -23,7 +23,7 @@ from .selectors import keep_count, pieces_left, select_top
 def select_fair(
     # Importance of each weight for each group, shape `(G, *weight)`, finite, ≥ 0
     importance: Tensor,
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many to keep, 1 ≤ k ≤ `mask.sum()`
     # The weights, shape `(*weight)`: on equal importance the larger |w| goes first
     weight: Tensor | None = None,
@@ -111,7 +111,7 @@ def select_globally(
 # %% ../../nbs/method/02_selection.ipynb #e6be1f4b
 def group_ranges(
     importance: Tensor,  # Importance of a layer, shape `(G, *weight)`
-    # True where a weight is still there, shape `(*weight)`; None: all are
+    # True where a weight is left, shape `(*weight)`; None: all are
     mask: Tensor | None = None,
 ) -> np.ndarray:  # Smallest and largest of each group, shape `(G, 2)`, float64
     "The range of each group's importance; a pruned weight counts as 0."

@@ -163,7 +163,7 @@ def test_the_study_runs_the_method_on_the_data_set(copy):
         and set(table.dataset) == {"portraits"}
         and {"delta:dark", "delta:light"} <= set(table)
     )
-    assert "What somebody needs most" in page.read_text(encoding="utf-8")
+    assert "What some group needs most" in page.read_text(encoding="utf-8")
     looks_right(page.with_suffix(".ipynb"), *COMPARED, tables=1)
     books = list((copy / "runs").glob("portraits-*/prune.ipynb"))
     for book in books:

@@ -101,10 +101,10 @@ HEAD = """# Showcase
 
 Executed notebooks, settings, environments and metrics of finished runs, one folder each,
 and [the report](report.ipynb) over them (report.html is the same as one page). Numbers and plots
-only. Accuracies in percent, ρ and Δ (pruned − dense) in percentage points;
-nbs/judge/02_disparity.ipynb explains the interval and the noise floor. A ρ inside its floor says
-nothing. WS prunes at once and is retrained by the full schedule; FairGRAPE has one
-more epoch after each of its steps, so part of any difference may come from retraining.
+only. Accuracies are in percent, ρ and Δ (pruned − dense) in percentage points;
+nbs/judge/02_disparity.ipynb explains the interval and the noise floor. A ρ inside its floor is no
+evidence of a disparity. WS prunes in one step and is retrained with the full schedule; FairGRAPE
+has one more epoch after each of its steps, so part of any difference may come from retraining.
 """
 
 

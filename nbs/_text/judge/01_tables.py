@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Group by group
 #
-# > How many images, how accurate, for which class; and what a test set cannot say
+# > Images, accuracy and rates per class for each group, and what a test set cannot measure
 
 # %%
 #| default_exp judge.tables
@@ -17,16 +17,16 @@ from fairgrape.judge.disparity import group_codes, same_images
 from fairlearn.metrics import MetricFrame
 
 # %% [markdown]
-# Two networks look at the same test images: the dense one and the pruned one. What is counted here is exact: how often each was right in each group and for each class, and which of these counts are empty. How far chance goes is the matter of [20a](02_disparity.ipynb), and [20](03_compare.ipynb) puts both together.
+# The dense and the pruned network answer on the same test images. This notebook counts, exactly, how often each was right in each group and for each class, and which of these counts are empty. [Disparity](02_disparity.ipynb) measures the role of chance, and [Evaluation](03_compare.ipynb) combines the two.
 #
-# ## Ready to be compared?
+# ## Groups that can be compared
 #
-# A disparity compares groups, so there must be two, and each needs at least two images: with one image nothing can be said about how far
-# its accuracy would move on other images. Both are checked before anything is computed.
+# A disparity compares groups, so there must be at least two. Each needs at least two images: one image does not show how much the
+# accuracy would vary on other images. Both are checked before anything is computed.
 
 # %%
 #| export
-RESERVED = ("all", "weights", "kept")  # rows and columns of the tables in which groups stand
+RESERVED = ("all", "weights", "kept")  # other rows and columns of the tables of groups
 
 
 def check_groups(
@@ -35,9 +35,8 @@ def check_groups(
 ) -> np.ndarray:  # Number of images of each group, shape `(G,)`
     """Count the images of each group.
 
-    Raises: ValueError for fewer than two groups, a name twice or one of `RESERVED`, a code without
-    a name,
-    groups that are neither codes nor names, a group with fewer than two images."""
+    Raises: ValueError for fewer than two groups, a repeated name or one of `RESERVED`, a code
+    without a name, groups that are neither codes nor names, a group with fewer than two images."""
     if len(names) < 2:
         raise ValueError(
             f"a disparity compares groups, but there is only {list(names)}: choose two groups or"
@@ -45,8 +44,8 @@ def check_groups(
         )
     if len(set(names)) < len(names) or {*names} & {*RESERVED}:
         raise ValueError(
-            f"groups are called {list(names)}: each needs a name of its own, and"
-            f" {', '.join(RESERVED)} have another meaning in the tables"
+            f"groups are called {list(names)}: give each its own name, and not one of"
+            f" {', '.join(RESERVED)}, which have another meaning in the tables"
         )
     counts = np.bincount(group_codes(groups, names), minlength=len(names))
     if len(counts) > len(names):
@@ -63,8 +62,7 @@ def check_groups(
 
 
 # %% [markdown]
-# Eight images that will serve as the example throughout: five of tone-1, three of tone-2. `dense` and `pruned` say whether each network was
-# right.
+# The example throughout has eight images: five of tone-1, three of tone-2. `dense` and `pruned` say whether each network was right.
 
 # %%
 names = ["tone-1", "tone-2"]
@@ -100,8 +98,8 @@ for *wrong, part in cases:
 # ## Each group's loss
 #
 # Accuracies are in percent and their change in percentage points: Δ = pruned − dense, so a loss is negative. fairlearn's `MetricFrame` does
-# the grouping. With several heads (one per attribute) an image is not right or wrong but right on a share of its heads; the mean of those
-# shares is the mean of the heads' accuracies.
+# the grouping. With several heads (one per attribute) the network is right on a share of an image's heads; the mean of those shares is the
+# mean of the heads' accuracies.
 
 # %%
 #| export
@@ -116,8 +114,8 @@ def group_table(
 ) -> pd.DataFrame:
     "Accuracy of both networks for each group and for all test images."
     from fairlearn.metrics import (
-        # here, since it brings scikit-learn and SciPy: two seconds that a command which compares
-        # nothing need not wait
+        # imported here because it loads scikit-learn and SciPy: two seconds for commands that
+        # compare nothing
         MetricFrame,
     )
 
@@ -150,7 +148,7 @@ table = group_table(dense, pruned, groups, names)
 table.round(1)
 
 # %% [markdown]
-# By hand: tone-1 falls from 4 of 5 to 3 of 5, so −20 points; tone-2 from 3 of 3 to 1 of 3, so −66.7; all from 7 of 8 to 4 of 8, so −37.5.
+# By hand: tone-1 falls from 4 of 5 to 3 of 5 (−20 points), tone-2 from 3 of 3 to 1 of 3 (−66.7), all from 7 of 8 to 4 of 8 (−37.5).
 
 # %%
 assert table.index.tolist() == ["tone-1", "tone-2", "all"] and table.n.tolist() == [5, 3, 8]
@@ -166,7 +164,7 @@ else:
     raise AssertionError("a group without an image was given a row")
 
 # %% [markdown]
-# Two heads, two images: right on both and on one of them, so 75 %.
+# Two heads, two images: right on both heads of one and on one head of the other, so 75 %.
 
 # %%
 two_heads = group_table(
@@ -180,20 +178,20 @@ assert two_heads.accuracy_dense.tolist() == [75, 100, 87.5] and two_heads.delta.
 
 
 # %% [markdown]
-# Accuracy hides which class a group is mistaken for. The true positive rate of a class is the share of its images that are found; the false
-# positive rate is the share of the *other* images that are taken for it. A group may hold no image of a class (when the task is to tell the
-# groups apart, each group holds one class only). Such a rate does not exist: it is NaN here, not 0, and no warning is raised.
+# Accuracy hides which class a group is mistaken for. The true positive rate of a class is the share of its images that are predicted
+# correctly; the false positive rate is the share of the *other* images that are predicted as it. A group may have no image of a class (when
+# the task is to tell the groups apart, each group has one class only). Its rate does not exist: it is NaN here, not 0, without a warning.
 #
-# All of them follow from one count of (group, true class, predicted class). `MetricFrame` would call a function for every rate of every
-# group and class; for CelebA, 39 heads and 20,000 test images, that took half a minute a comparison, where the count takes 0.1 seconds.
+# All rates follow from one count of (group, true class, predicted class). `MetricFrame` would call a function for every rate of every
+# group and class. For CelebA, with 39 heads and 20,000 test images, that took half a minute per comparison; the count takes 0.1 seconds.
 
 # %% [markdown]
-# Labels and predictions are codes from 0 on, in the order of the class names, or the names themselves. Other codings (CelebA's −1 and 1, classes counted from 1, floats) are refused with the way to convert them: a wrong coding would shift every rate by a class.
+# Labels and predictions are codes from 0 on, in the order of the class names, or the names themselves. Other codings (CelebA's −1 and 1, classes counted from 1, floats) raise an error that shows the conversion: a wrong coding would shift every rate by a class.
 
 # %%
 #| export
 def _refuse_codes(codes: np.ndarray, names: list[str], what: str):
-    "Raise ValueError where class codes are not 0 … C − 1, with the coding they look like"
+    "Raise ValueError if class codes are not 0 … C − 1, with a hint for known other codings."
     low, high, C = codes.min(), codes.max(), len(names)
     if 0 <= low and high < C:
         return
@@ -218,14 +216,14 @@ def class_codes(
     "Class codes from codes or names. Raises: ValueError for other codings."
     values = np.asarray(values)
     if values.ndim != 1:
-        raise ValueError(f"{what} have shape {values.shape}: it must be (n,), a class an image")
+        raise ValueError(f"{what} have shape {values.shape}: give one class per image, shape (n,)")
     missing = int(pd.isna(values).sum())
     if missing:
         raise ValueError(f"{what}: {missing} of {len(values)} images have no class (NaN or None)")
     if values.dtype.kind in "fc":
         raise ValueError(
             f"{what} are {values.dtype}: give class codes (astype(int), if they are whole numbers;"
-            " for scores, argmax over the classes or a threshold first)"
+            " for scores, first take the argmax over the classes or a threshold)"
         )
     if values.dtype.kind in "iub":
         codes = values.astype(np.int64)
@@ -268,12 +266,12 @@ for said, wrong in refused.items():
 
 
 # %% [markdown]
-# The count serves twice, here and where empty cells are looked for.
+# The rates and the search for empty cells use the same count.
 
 # %%
 #| export
 def _tally(codes: tuple[np.ndarray, ...], shape: tuple[int, ...]) -> np.ndarray:
-    "How often each combination of codes occurs"
+    "Number of images with each combination of codes."
     return np.bincount(np.ravel_multi_index(codes, shape), minlength=np.prod(shape)).reshape(shape)
 
 
@@ -324,7 +322,7 @@ def rates_table(
 
 
 # %% [markdown]
-# Three classes; tone-2 holds no image of "sad".
+# Three classes; tone-2 has no image of "sad".
 
 # %%
 y_true = np.array([0, 0, 1, 1, 2, 0, 0, 1])
@@ -341,7 +339,7 @@ assert np.allclose(rates.loc[("happy", "tone-1")], [2, 50, 100 / 3])
 assert np.allclose(rates.loc[("calm", "all")], [3, 100, 20])
 assert rates.n.loc["sad"].tolist() == [1, 0, 1] and np.isnan(rates.tpr[("sad", "tone-2")])
 assert np.isclose(rates.fpr[("sad", "tone-2")], 100 / 3)  # one of three taken for sad
-# nobody is of another class
+# no image of another class
 assert (
     rates_table(np.zeros(4, int), np.zeros(4, int), np.array([0, 0, 1, 1]), ["a"], names)
     .fpr.isna()
@@ -349,7 +347,7 @@ assert (
 )
 
 # %% [markdown]
-# The same numbers as fairlearn's, to the last bit, on 700 images of five classes and three groups, one of which lacks a class:
+# The numbers equal fairlearn's to the last bit, on 700 images of five classes and three groups, one of which lacks a class:
 
 # %%
 rng = np.random.default_rng(0)
@@ -376,13 +374,13 @@ assert ours.tpr.isna().sum() == 1
 # %% [markdown]
 # ## What could not be measured
 #
-# A rate that does not exist is an empty cell in a table, and empty cells are easily read over. CelebA has attributes that no woman in the test images has; a head that meets one class only has an accuracy that a
-# network without eyes could reach. So what could not be measured is said in sentences, and gathered: 39 heads and two groups may fill a few lines, not hundreds.
+# A rate that does not exist is an empty cell in a table, and readers overlook empty cells. CelebA has attributes that no woman in the test images has, and a head with one class only has an accuracy that a constant answer reaches. The gaps are therefore
+# reported in sentences, and grouped: 39 heads and two groups give a few lines, not hundreds.
 
 # %%
 #| export
 def _some(items: list[str], most: int = 8) -> str:
-    "A list in words, cut after `most` items"
+    "A list in words, cut after `most` items."
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")
 
 
@@ -394,26 +392,21 @@ assert (
 
 
 # %% [markdown]
-# A head is constant where only one of its classes has images. Of two heads the second knows no "yes" in group 1; over all images both heads have both classes.
+# A head is constant in a group if only one of its classes has images there. In the example, the second of two heads has no "yes" in group 1; over all images both heads have both classes.
 
 # %%
 #| export
 def _constant(
     present: dict[str, np.ndarray], classes: dict[str, list[str]], g: int
 ) -> dict[str, str]:
-    "Heads with one class only in group `g` (-1: in all images), and that class"
+    "Heads with one class only in group `g` (-1: in all images), and that class."
     seen = {head: np.flatnonzero(n[g] if g >= 0 else n.sum(axis=0)) for head, n in present.items()}
     return {head: classes[head][c[0]] for head, c in seen.items() if len(c) == 1}
 
 
 # %%
-present, yes_no = (
-    {"Smile": np.array([[3, 2], [1, 2]]), "Beard": np.array([[3, 2], [3, 0]])},
-    {
-        "Smile": ["no", "yes"],
-        "Beard": ["no", "yes"],
-    },
-)
+present = {"Smile": np.array([[3, 2], [1, 2]]), "Beard": np.array([[3, 2], [3, 0]])}
+yes_no = {"Smile": ["no", "yes"], "Beard": ["no", "yes"]}
 _constant(present, yes_no, 0), _constant(present, yes_no, 1), _constant(present, yes_no, -1)
 
 # %%
@@ -424,31 +417,27 @@ assert _constant({"Bald": np.array([[0, 2], [0, 1]])}, {"Bald": ["no", "yes"]}, 
 
 
 # %% [markdown]
-# Empty cells are counted once for the whole table. Those that another sentence explains already (a head constant everywhere, or one that *is* the group) are counted but not named.
+# Empty cells are counted once for the whole table. Cells that another sentence already explains (a head constant everywhere, or a head that *is* the group) are counted but not named.
 
 # %%
 #| export
 def _empty(
     n: dict, classes: dict, names: list[str], everywhere: dict, apart: list[str]
 ) -> list[str]:
-    "The cells without an image, counted, and named where no other sentence has said it"
+    "The number of cells without an image, and the names of those in no other sentence."
     empty = [
         (h, classes[h][c], names[g]) for h, cells in n.items() for g, c in np.argwhere(cells == 0)
     ]
+    if not empty:
+        return []
     named = [
         f"{c if len(classes) == 1 else f'{h}={c}'} in {g}"
         for h, c, g in empty
         if h not in everywhere and h not in apart
     ]
     counted = f"{len(empty)} of {sum(cells.size for cells in n.values())} cells of class × group"
-    return (
-        [
-            f"{counted} hold no test image and have no true positive rate"
-            + (f": {_some(named)}" if named else "")
-        ]
-        if empty
-        else []
-    )
+    names_of_them = f": {_some(named)}" if named else ""
+    return [f"{counted} hold no test image and have no true positive rate{names_of_them}"]
 
 
 # %%
@@ -467,12 +456,12 @@ for said_before in (({"Beard": "no"}, []), ({}, ["Beard"])):
 
 
 # %% [markdown]
-# What is the matter with a group is said group by group, and only about heads that nothing was said of yet.
+# A sentence per group names the heads that are constant there, except those of an earlier sentence.
 
 # %%
 #| export
 def _within(heads: dict[str, str], told, name: str, n: int) -> list[str]:
-    "A sentence about the heads that are constant in a group, but for those `told` already"
+    "A sentence about the heads that are constant in a group, except those already `told`."
     own = [f"{h} (always {c})" for h, c in heads.items() if h not in told]
     return [f"one class in {name} ({n:,} test images): {_some(own)}"] if own else []
 
@@ -492,20 +481,16 @@ def unmeasured(
     groups: np.ndarray,  # Group of each image, shape `(n,)`: codes, or names
     classes: dict[str, list[str]],  # For each head its name and the names of its classes
     names: list[str],  # Name of each group
-) -> list[str]:  # Sentences; none if everything can be measured
-    """Heads that are constant, in all test images or in a group, and cells of class × group
-    without an image.
-    """
+) -> list[str]:  # Sentences; empty if everything can be measured
+    "Constant heads, in all images or in a group, and cells of class × group without an image."
     groups = group_codes(groups, names)
     # head → images, shape (G, C)
     n = {
         h: _tally((groups, labels[:, i]), (len(names), len(of)))
         for i, (h, of) in enumerate(classes.items())
     }
-    everywhere, within = (
-        _constant(n, classes, -1),
-        [_constant(n, classes, g) for g in range(len(names))],
-    )
+    everywhere = _constant(n, classes, -1)
+    within = [_constant(n, classes, g) for g in range(len(names))]
     apart = [h for h in classes if h not in everywhere and all(h in w for w in within)]
     always = _some([f"{h} (always {c})" for h, c in everywhere.items()])
     said = (
@@ -534,8 +519,8 @@ two_way = {head: ["no", "yes"] for head in ("Beard", "Bald", "Group", "Smile")}
 unmeasured(y_heads, groups, two_way, names)
 
 # %% [markdown]
-# By hand: nobody is bald; the third head *is* the group; no one of tone-2 has a beard. Empty are two cells of `Bald`, two of `Group` and one of `Beard`, five of sixteen. And where everything is there, nothing is
-# said. With forty heads of which thirty are constant in one group there are still two lines.
+# By hand: nobody is bald; the third head *is* the group; nobody of tone-2 has a beard. Two cells of `Bald`, two of `Group` and one of `Beard` are empty, five of sixteen. A complete table gives no sentence. Forty heads, thirty of
+# them constant in one group, still give two lines.
 
 # %%
 told = unmeasured(y_heads, groups, two_way, names)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Evaluation
 #
-# > Who paid for the pruning, how unequally, and how much of that is only chance
+# > Who paid for the pruning, how unequally, and how much of that is chance
 
 # %%
 #| default_exp judge.compare
@@ -32,27 +32,27 @@ from fairgrape.judge.tables import (
 
 
 # %% [markdown]
-# Two networks look at the same test images: the dense one and the pruned one. How much accuracy did each group lose, how unequally, and how much of that may be chance? [20b](01_tables.ipynb) counts and [20a](02_disparity.ipynb) draws; here it is put together for one comparison, as a run writes it down.
+# The dense and the pruned network answer on the same test images. How much accuracy did each group lose, how unequally, and how much of that may be chance? This notebook combines the [counts](01_tables.ipynb) and the [bootstrap](02_disparity.ipynb) for one comparison, in the form that a run saves.
 #
-# Every figure of a group's table is a mean over images, so the bootstrap gives each an interval. Four thousand images in four groups serve as the example; the third group truly loses 12 points, the others about 3; what this sample of them shows is in the table.
+# Every figure in the table of groups is a mean over images, so the bootstrap gives each an interval. The example has four thousand images in four groups. The third group truly loses 12 points, the others about 3; the table shows what this sample measures.
 #
 #
-# Whether a network was right comes as 0 and 1 in many types, and a difference of unsigned bytes or of truth values is no difference.
+# Right and wrong answers come as 0 and 1 in many types. They become floats, because unsigned bytes and booleans cannot hold a difference.
 
 # %%
 #| export
 def _right(values) -> np.ndarray:
-    "Answers as numbers from 0 (wrong) to 1 (right). Raises: ValueError for others."
+    "Answers as floats from 0 (wrong) to 1 (right). Raises: ValueError for other values."
     numbers = np.asarray(values, dtype=float)
     if numbers.ndim != 1:
         raise ValueError(
-            f"whether a network was right has shape {numbers.shape}: it must be one number for each"
+            f"whether a network was right has shape {numbers.shape}: give one number for each"
             " image, shape (n,); with several heads, take the mean over them"
         )
     if not ((numbers >= 0) & (numbers <= 1)).all():
         raise ValueError(
-            "whether a network was right is 0 or 1 for each test image, or between where it has"
-            " several heads; here there are others (too large, negative, or NaN)"
+            "whether a network was right is 0 or 1 for each test image, or between 0 and 1 with"
+            " several heads; this array has other values (too large, negative, or NaN)"
         )
     return numbers
 
@@ -82,9 +82,9 @@ def interval_table(
     B: int = 2000,  # Number of resamples
     seed: int = 0,  # Seed of the bootstrap
     level: float = 0.95,  # Coverage of the intervals
-    # `group_table` and, for each of its three figures, columns ending in `_low` and `_high`
+    # `group_table` with columns ending in `_low` and `_high` for each of its three figures
 ) -> pd.DataFrame:
-    "Accuracy and loss of each group, each with its bootstrap interval."
+    "Accuracy and loss of each group, with bootstrap intervals."
     same_images(correct_dense=correct_dense, correct_pruned=correct_pruned, groups=groups)
     correct_dense, correct_pruned = _right(correct_dense), _right(correct_pruned)
     groups = group_codes(groups, names)
@@ -148,7 +148,7 @@ assert (width[:, 2] < width[:, 1]).all()  # pairs: the change is known better th
 # %% [markdown]
 # ## The disparities of one comparison
 #
-# All three, each with its interval and its floor, over the same draws.
+# All three disparities, each with its interval and its floor, from the same draws.
 
 # %%
 #| export
@@ -164,7 +164,7 @@ def disparities(
     "ρ, ψ and range with interval and noise floor."
     same_images(correct_dense=correct_dense, correct_pruned=correct_pruned, groups=groups)
     diff = _right(correct_pruned) - _right(correct_dense)
-    groups = group_codes(groups)  # tensors, lists and names are welcome
+    groups = group_codes(groups)  # tensors, lists and names too
     n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)
 
@@ -186,8 +186,8 @@ result = disparities(before, after, who)
 result.round(2)
 
 # %% [markdown]
-# ρ, ψ and the range stand well above their floors. Take the disparity away by mixing the images over the groups, and each falls to its
-# floor and the interval reaches 0.
+# ρ, ψ and the range are well above their floors. Shuffling the images over the groups removes the disparity: each falls to its floor, and
+# the interval reaches 0.
 
 # %%
 from time import process_time
@@ -230,7 +230,7 @@ assert disparities(torch.as_tensor(before), torch.as_tensor(after), torch.as_ten
 assert disparities(before, after, who).equals(result) and not disparities(
     before, after, who, seed=1
 ).equals(result)
-start = process_time()  # of the processor: other work on it does not count
+start = process_time()  # CPU time: other processes do not count
 disparities(np.tile(before, 4), np.tile(after, 4), np.arange(16_000) % 14)
 seconds = process_time() - start
 assert seconds < 5
@@ -238,10 +238,10 @@ print(f"16,000 images, 14 groups: {seconds:.2f} s")
 
 
 # %% [markdown]
-# ## What a run writes down
+# ## What a run saves
 #
-# A dictionary of plain numbers, ready for JSON. It takes predicted classes, one column per head, so that the
-# rates per class are there as well. JSON knows no NaN, so what does not exist is `None`.
+# The result is a dictionary of plain numbers, ready for JSON. The input is predicted classes, one column per head, so the rates per class
+# are included. JSON has no NaN, so a missing value is `None`.
 
 # %%
 #| export
@@ -269,19 +269,19 @@ assert records == [
     {"group": "tone-1", "n": 1, "tpr": 50.0},
     {"group": "tone-2", "n": 0, "tpr": None},
 ]
-# no numpy number, which JSON would refuse
+# no numpy numbers, which JSON refuses
 assert [type(v) for v in records[0].values()] == [str, int, float]
 
 
 # %% [markdown]
-# A task with one head comes as a vector, one with several as a matrix, and both are treated as the second. Predictions of another shape belong to another task or another test set.
+# The labels of one head are a vector, those of several heads a matrix; a vector becomes a matrix with one column. Predictions of another shape belong to another task or another test set.
 
 # %%
 #| export
 def _columns(
     labels, dense, pruned, images: int, heads: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "All three as `(images, heads)`. Raises: ValueError for arrays that do not fit one another"
+    "All three as `(images, heads)`. Raises: ValueError for arrays of different shapes."
 
     def columns(values):
         values = np.asarray(values)
@@ -316,7 +316,7 @@ for wrong in (
 
 
 # %% [markdown]
-# Labels and predictions may be names; they are compared as codes, in the order of the class names.
+# Names of labels and predictions become codes, in the order of the class names.
 
 # %%
 #| export
@@ -325,7 +325,7 @@ def _coded(
     classes: dict[str, list[str]],  # For each head its name and the names of its classes
     what: str,  # labels, dense or pruned, for the error
 ) -> np.ndarray:  # Codes, shape `(n, heads)`, int64
-    "Codes of every head. Raises: ValueError with the head whose classes are coded otherwise."
+    "Codes of every head. Raises: ValueError that names a head with another coding."
     heads = [
         class_codes(values[:, h], names, what if len(classes) == 1 else f"{what} of {head}")
         for h, (head, names) in enumerate(classes.items())
@@ -347,7 +347,7 @@ else:
 
 
 # %% [markdown]
-# Both networks' rates of one head stand side by side, with the number of images once.
+# The rates of both networks for one head, side by side, with the number of images once.
 
 # %%
 #| export
@@ -379,11 +379,11 @@ assert both.tpr_dense.equals(rates.tpr.rename("tpr_dense")) and both.loc[
 # ## A network that has collapsed
 #
 # A network that always gives the same answer treats all groups alike. Its accuracy in a group is the share of that answer, and its ρ describes
-# the test set and not the pruning. So each network is held against the simplest guess: the commonest class of the test images, every time.
+# the test set, not the pruning. Each network is therefore compared with the simplest guess: always the commonest class of the test images.
 #
-# Let `gained` be the images that the network gets right and the guess gets wrong, and `lost` those the other way round. If they differ by chance
-# only, their difference has a standard deviation of √(`gained` + `lost`) (McNemar's test). A network that is not ahead by two of these is no better than the guess.
-# All of this follows from the rates, so it can be said of runs that were finished long ago.
+# Let `gained` be the number of images that the network gets right and the guess wrong, and `lost` the reverse. If the two differ by chance
+# only, their difference has a standard deviation of √(`gained` + `lost`) (McNemar's test). A network that is ahead by less than two of these is no better than the guess.
+# All of this follows from the rates, so it also works for finished runs.
 
 # %%
 #| export
@@ -391,7 +391,7 @@ def _against_guess(
     t: pd.DataFrame,  # Rates of one head over all images, a row for each class that has images
     network: str,  # dense or pruned
 ) -> dict:  # classes, never, accuracy, commonest, share, no_better
-    "One network's answers in one head, beside always naming the commonest class."
+    "One network's answers in one head, compared with always naming the commonest class."
     right = (t["n"] * t[f"tpr_{network}"].astype(float) / 100).round()
     top, images = t["n"].idxmax(), t["n"].sum()
     gained, lost = right.drop(top).sum(), t["n"][top] - right[top]
@@ -417,8 +417,7 @@ def collapse_table(
     rates: list[dict],  # The `rates` of a run's metrics
     # A row for each head and network, columns `COLLAPSE`; accuracy and share in percent
 ) -> pd.DataFrame:
-    """Which classes a network never predicts, and whether it is better than always naming the
-    commonest one.
+    """Classes that a network never predicts, and whether it beats always naming the commonest one.
 
     Only classes with test images count. A head with one such class is left out: no network can be
     better there.
@@ -470,8 +469,8 @@ assert collapse_table([]).columns.tolist() == COLLAPSE and collapse_table([]).em
 
 
 # %% [markdown]
-# The same in sentences, for a run's notes. With several heads each class stands with its head. `collapsed` names the networks that are no better than the guess in any head:
-# nothing is left of them to compare.
+# The same as sentences, for the notes of a run. With several heads each class is named with its head. `collapsed` lists the networks that are no better than the guess in any head: comparing them
+# says nothing.
 
 # %%
 #| export
@@ -486,7 +485,7 @@ def collapsed(
 # %%
 #| export
 def _collapse_sentences(network: str, t: pd.DataFrame, heads: int) -> list[str]:
-    "What `collapse_notes` says of one network, given its rows of `collapse_table`."
+    "The sentences of `collapse_notes` about one network, given its rows of `collapse_table`."
     never = [c if heads == 1 else f"{r.head}={c}" for r in t.itertuples() for c in r.never]
     weak, said = t[t["no_better"]], []
     if never:
@@ -523,8 +522,8 @@ def _collapse_sentences(network: str, t: pd.DataFrame, heads: int) -> list[str]:
 #| export
 def collapse_notes(
     rates: list[dict],  # The `rates` of a run's metrics
-) -> list[str]:  # Sentences; none where both networks tell the classes apart
-    "Classes never predicted and networks no better than the commonest class, in words."
+) -> list[str]:  # Sentences; empty if both networks tell the classes apart
+    "Sentences on classes never predicted and networks no better than the commonest class."
     table, heads = collapse_table(rates), len({row["head"] for row in rates})
     return [
         sentence
@@ -549,7 +548,7 @@ assert (
 )
 
 # %% [markdown]
-# Two heads, one of them the example above, the other one that the pruned network gets right. A class without a test image is not missed, and a head with one class says nothing.
+# Two heads: the example above, and a head that the pruned network gets right. A class without a test image does not count as never predicted, and a head with one class is ignored.
 
 # %%
 fine = [row | dict(head="age", tpr_pruned=100.0, fpr_pruned=0.0) for row in large]
@@ -598,9 +597,9 @@ def compare(
     level: float = 0.95,  # Coverage of the intervals
     # n, accuracy_dense, accuracy_pruned, groups, table, rates, disparities, bootstrap, notes
 ) -> dict:
-    """All that is measured on the test images, ready for JSON.
+    """Everything measured on the test images, ready for JSON.
 
-    Raises: ValueError for arrays that do not fit one another or groups that cannot be compared."""
+    Raises: ValueError for arrays of different shapes or groups that cannot be compared."""
     same_images(labels=labels, dense=dense, pruned=pruned, groups=groups)
     y, d, p = (
         _coded(values, classes, what)
@@ -637,8 +636,8 @@ metrics = compare(y_true, y_pred, np.zeros(8, int), groups, task, names, B=200)
 print(json.dumps(metrics, indent=1, allow_nan=False)[:700], "…")
 
 # %% [markdown]
-# By hand: the first net is right on images 0, 2, 3, 5 and 7, so 62.5 %; the second calls everything happy and is right on the four that
-# are.
+# By hand: the first network is right on images 0, 2, 3, 5 and 7, so 62.5 %; the second calls everything happy and is right on the four
+# happy images.
 
 # %%
 assert (metrics["n"], metrics["accuracy_dense"], metrics["accuracy_pruned"]) == (8, 62.5, 50)
@@ -670,14 +669,12 @@ assert metrics["notes"] == [
 ]
 
 # %% [markdown]
-# As large as CelebA's test part: 20,000 images, 39 heads, 2,000 resamples.
+# The size of CelebA's test part: 20,000 images, 39 heads, 2,000 resamples.
 
 # %%
 shape = (20_000, 39)
-y39, answers = (
-    (rng.random(shape) < rng.uniform(0, 0.6, 39)).astype(int),
-    [rng.random(shape) < right for right in (0.9, 0.85)],
-)
+y39 = (rng.random(shape) < rng.uniform(0, 0.6, 39)).astype(int)
+answers = [rng.random(shape) < right for right in (0.9, 0.85)]
 start = process_time()
 dense39, pruned39 = (np.where(right, y39, 1 - y39) for right in answers)
 large_set = compare(
@@ -701,7 +698,7 @@ else:
     raise AssertionError("two heads of predictions for one head of labels were accepted")
 
 # %% [markdown]
-# Names instead of codes give the same figures. Another coding, or rows in another order, is refused; by position, ρ would be another number.
+# Names instead of codes give the same figures. Another coding, or rows in another order, raises an error; a comparison by position would give another ρ.
 
 # %%
 expressions = np.array(task["expression"])

@@ -1085,10 +1085,8 @@ def toy(dtype, seed=0):
 
 for dtype, rtol, atol in ((torch.float64, 1e-9, 0), (torch.float32, 0, 1e-5)):
     net, data, rounds = toy(dtype)
-    fast, slow = (
-        group_importance(net, data, F.cross_entropy, 3),
-        by_definition(net, rounds, F.cross_entropy, 3),
-    )
+    fast = group_importance(net, data, F.cross_entropy, 3)
+    slow = by_definition(net, rounds, F.cross_entropy, 3)
     for name in slow:
         torch.testing.assert_close(
             fast[name], slow[name], rtol=rtol, atol=atol * float(slow[name].max())

@@ -42,7 +42,7 @@ from fairgrape.method.selectors import select_fair_plain, target_share
 def select_fair(
     # Importance of each weight for each group, shape `(G, *weight)`, finite, ≥ 0
     importance: Tensor,
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many to keep, 1 ≤ k ≤ `mask.sum()`
     # The weights, shape `(*weight)`: on equal importance the larger |w| goes first
     weight: Tensor | None = None,
@@ -62,10 +62,8 @@ def select_fair(
 
 
 # %%
-importance, everything = (
-    torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]]),
-    torch.ones(3, dtype=torch.bool),
-)
+importance = torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]])
+everything = torch.ones(3, dtype=torch.bool)
 select_fair(importance, everything, k=2), select_fair(importance, everything, k=2, on_device=True)
 
 # %%
@@ -146,11 +144,9 @@ torch.manual_seed(0)
 big = torch.rand(4, 120, 100) ** 12 * torch.tensor([1.0, 2.0, 3.0, 10.0]).view(4, 1, 1)
 there = torch.rand(120, 100) < 0.95
 big *= there  # pruned weights have importance 0
-kept, blind, transfers = (
-    select_fair(big, there, k=1200),
-    select_top(big, there, k=1200),
-    Transfers(),
-)
+kept = select_fair(big, there, k=1200)
+blind = select_top(big, there, k=1200)
+transfers = Transfers()
 print("target     ", [f"{p:.4f}" for p in target_share(big).tolist()])
 print("select_fair", [f"{p:.4f}" for p in target_share(big * kept).tolist()])
 print("select_top ", [f"{p:.4f}" for p in target_share(big * blind).tolist()])
@@ -360,7 +356,7 @@ assert to_list(select_globally(*square, k=99, select=select_fair)) == {
 #| export
 def group_ranges(
     importance: Tensor,  # Importance of a layer, shape `(G, *weight)`
-    # True where a weight is still there, shape `(*weight)`; None: all are
+    # True where a weight is left, shape `(*weight)`; None: all are
     mask: Tensor | None = None,
 ) -> np.ndarray:  # Smallest and largest of each group, shape `(G, 2)`, float64
     "The range of each group's importance; a pruned weight counts as 0."
@@ -371,10 +367,8 @@ def group_ranges(
 
 
 # %%
-some, first_gone = (
-    torch.tensor([[torch.nan, -3.0, 2.0], [5.0, 0.0, 0.0]]),
-    torch.tensor([False, True, True]),
-)
+some = torch.tensor([[torch.nan, -3.0, 2.0], [5.0, 0.0, 0.0]])
+first_gone = torch.tensor([False, True, True])
 print(group_ranges(some), group_ranges(some, first_gone))
 assert (
     group_ranges(some, first_gone).tolist() == [[-3, 2], [0, 0]]
@@ -598,10 +592,8 @@ assert (
 @st.composite
 def networks(draw):
     "Layers of which some have no importance, and some have lost weights"
-    groups, sizes = (
-        draw(st.integers(1, 3)),
-        draw(st.lists(st.integers(1, 12), min_size=1, max_size=6)),
-    )
+    groups = draw(st.integers(1, 3))
+    sizes = draw(st.lists(st.integers(1, 12), min_size=1, max_size=6))
     random = np.random.default_rng(draw(st.integers(0, 999)))
     importance = {
         str(i): torch.from_numpy(random.exponential(size=(groups, n)) ** 4)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Iterative pruning
 #
-# > Score, select, apply, retrain, until the rate is reached: the one loop that every iterative method uses
+# > Score, select, apply, retrain until the rate is reached: the loop of every method
 
 # %%
 #| default_exp method.pruning

@@ -20,13 +20,13 @@ from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
 # %% [markdown]
-# This module and the three that follow it (importance, selection, pruning) are the library proper: they know nothing of faces,
-# data sets or runs and import torch, numpy, numba and fastcore only. Everything in them works on any `nn.Module`.
+# The modules of this chapter work on any `nn.Module`. They do not depend on faces, data sets or runs, and import torch, numpy, numba and
+# fastcore only.
 #
 # ## What can be pruned
 #
-# The paper prunes the weights of convolutions and linear layers and leaves biases and normalisation alone. Subclasses count, and so do depthwise and
-# 1×1 convolutions and the classifier head. A name in `ignore` leaves one layer dense, or, when it names a block, everything inside it.
+# The paper prunes the weights of convolutions and linear layers, but not biases and normalisation. Subclasses count, and so do depthwise and
+# 1×1 convolutions and the classifier head. A name in `ignore` leaves a layer dense, or every layer in a block.
 
 # %%
 #| export
@@ -34,7 +34,7 @@ PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
 
 def _inside(name: str, block: str) -> bool:
-    "Whether the module called `name` is `block` or lies inside it"
+    "Whether the module called `name` is `block` or lies inside it."
     return name == block or name.startswith(block + ".")
 
 
@@ -49,12 +49,12 @@ _inside("layer1.0.conv1", "layer1"), _inside("layer10.0.conv1", "layer1")
 
 
 # %% [markdown]
-# Once masks hold, `layer.weight` is computed, and the parameter that is trained lies under it. Where identity counts, as for tied weights, it is that parameter which has to be asked for.
+# Under a mask, `layer.weight` is computed from the parameter that is trained. Where identity matters, as for tied weights, code must compare that parameter.
 
 # %%
 #| export
 def original(layer: nn.Module) -> nn.Parameter:
-    "The parameter that the optimizer sees: `layer.weight`, or what lies under its mask"
+    "The parameter that the optimizer sees: `layer.weight`, or the parameter under its mask."
     return (
         layer.parametrizations.weight.original
         if parametrize.is_parametrized(layer, "weight")
@@ -80,13 +80,13 @@ assert (
 
 
 # %% [markdown]
-# Other kinds of layer stay dense: an LSTM, an embedding, a transposed convolution, and the matrices that attention keeps in bare parameters. Where they hold most of a network's weights, a rate of 90 % is
-# far less than it seems. So whatever has two dimensions or more and lies in no prunable layer is counted, a position table as well; a scale per channel is no matrix.
+# Other kinds of layer stay dense: an LSTM, an embedding, a transposed convolution, and the matrices that attention keeps in bare parameters. If they hold most of a network's weights, a rate of 90 % removes far less than 90 % of the network. The package
+# therefore counts every parameter with two or more dimensions outside prunable layers, such as a position table. A scale per channel does not count.
 
 # %%
 #| export
 def _matrix(weight: Tensor) -> bool:
-    "Whether a parameter has two dimensions or more; those of size 1 do not count"
+    "Whether a parameter has two dimensions or more; those of size 1 do not count."
     return sum(size > 1 for size in weight.shape) > 1
 
 
@@ -94,7 +94,7 @@ def _never_pruned(
     model: nn.Module,  # Any network
     # Module name → its weights that no mask reaches; all weights of the network
 ) -> tuple[dict[str, int], int]:
-    "Count the weights that are in no Conv1d, Conv2d or Linear, a shared one once."
+    "Count the weights outside Conv1d, Conv2d and Linear layers, shared ones once."
     reached = {
         p for m in model.modules() if isinstance(m, PRUNABLE) for p in m.parameters() if p.dim() > 1
     }
@@ -122,15 +122,15 @@ assert _never_pruned(nn.Linear(3, 2)) == ({}, 6) and _never_pruned(nn.LayerNorm(
 assert not _matrix(torch.ones(8, 1, 1)) and _matrix(torch.ones(1, 8, 4))
 
 # %% [markdown]
-# It is said once for each network, for many functions here ask what can be pruned.
+# The warning appears once per network, because many functions here ask for the prunable layers.
 
 # %%
 #| export
-_WARNED = WeakSet()  # Networks whose dense weights have been told of
+_WARNED = WeakSet()  # Networks whose dense weights have been reported
 
 
 def _warn_of_dense(model: nn.Module):
-    "Warn, once for each network, of the layers with weights that are never pruned"
+    "Warn, once per network, of the layers whose weights are never pruned."
     dense, total = ({}, 0) if model in _WARNED else _never_pruned(model)
     _WARNED.add(model)
     if not dense:
@@ -188,12 +188,12 @@ assert warnings_of(_warn_of_dense, tongue) == []  # a mask on the Linear is one 
 
 
 # %% [markdown]
-# A misspelt layer would silently be pruned, so it is an error.
+# A misspelt name would leave its layer to be pruned silently, so it raises an error.
 
 # %%
 #| export
 def _check_ignore(model: nn.Module, ignore: Iterable[str]):
-    "Raise ValueError where a name that is to stay dense is not in the network."
+    "Raise ValueError if a name to ignore is not in the network."
     everything = [n for n, _ in model.named_modules(remove_duplicate=False)]
     names = [n for n in everything if n and "parametrizations" not in n.split(".")]
     for name in ignore:
@@ -205,7 +205,7 @@ def _check_ignore(model: nn.Module, ignore: Iterable[str]):
 
 
 # %%
-two = nn.Sequential(linear, nn.ReLU())  # what hangs in `linear` as a parametrization is no layer
+two = nn.Sequential(linear, nn.ReLU())  # the parametrization inside `linear` is not a layer
 assert _check_ignore(two, ["0", "1"]) is None
 try:
     _check_ignore(two, ["1", "head"])
@@ -217,12 +217,12 @@ else:
 
 
 # %% [markdown]
-# A mask needs a parameter to lie on. The weight of a layer under weight norm, spectral norm or `torch.nn.utils.prune` is computed from others each time it is read, so a mask on it would be gone at the next forward pass. Such a layer is refused.
+# A mask needs a parameter. Under weight norm, spectral norm or `torch.nn.utils.prune` the weight of a layer is computed from other tensors at every read, so a mask on it would be lost at the next forward pass. Such a layer raises an error.
 
 # %%
 #| export
 def _check_parameter(name: str, layer: nn.Module):
-    "Raise ValueError where a layer's weight is no parameter, or one under anything but masks"
+    "Raise ValueError if a layer's weight is not a parameter, or is one under anything but a mask."
     over = (
         list(layer.parametrizations.weight) if parametrize.is_parametrized(layer, "weight") else []
     )
@@ -260,26 +260,26 @@ for spoil in (
         raise AssertionError("a weight that is computed was accepted")
 
 # %% [markdown]
-# A layer may also compute with a function of its weight inside its own `forward`. A weight-standardised convolution subtracts the mean of its weights, so that pruned zeros are none in the convolution. A layer
-# with a `forward` of its own is therefore tried out. Of every row of a trial weight only the first entry is 1, the others are 0. One pixel of the first channel may then change one output of each row, and
-# the other channels nothing. The trial has values of its own; the layer is not touched.
+# A layer may also compute with a function of its weight inside its own `forward`. A weight-standardised convolution subtracts the mean of its weights, so pruned weights are not zero in the convolution. A layer
+# with its own `forward` is therefore tested. In every row of a trial weight the first entry is 1 and the others are 0. One pixel of the first channel may then change one output of each row, and
+# the other channels must change nothing. The test uses its own values and leaves the layer unchanged.
 
 # %%
 #| export
 _FORWARDS = {kind.forward for kind in PRUNABLE} | {nn.Conv1d._conv_forward, nn.Conv2d._conv_forward}
-_TRIED = WeakSet()  # Layers that have been looked at
+_TRIED = WeakSet()  # Layers that have been tested
 
 
 def _own_forward(layer: nn.Module) -> bool:
-    "Whether a layer computes in any other way than Conv1d, Conv2d and Linear do"
+    "Whether a layer computes differently from Conv1d, Conv2d and Linear."
     used = [getattr(layer, name) for name in ("forward", "_conv_forward") if hasattr(layer, name)]
     return any(getattr(method, "__func__", None) not in _FORWARDS for method in used)
 
 
 def _trial_input(layer: nn.Module) -> Tensor:
-    """Nothing, a pixel in each group's first channel, and one in all other channels, shape `(3,
-    C, *space)`
-    """
+    """Zeros, a pixel in each group's first channel, and one in all other channels.
+
+    Shapes: `(3, C, *space)`."""
     if isinstance(layer, nn.Linear):
         space, channels, first = (), layer.in_features, slice(0, 1)
     else:
@@ -297,9 +297,7 @@ def _trial_input(layer: nn.Module) -> Tensor:
 
 @torch.no_grad()
 def _zeros_act(layer: nn.Module) -> bool:
-    """Whether weights that are 0 take part in what a layer computes. Raises: what its `forward`
-    raises
-    """
+    "Whether weights of 0 affect the output of a layer. Raises: any error of its `forward`."
     state = {
         n: torch.ones(t.shape, dtype=torch.float64 if t.is_floating_point() else t.dtype)
         for n, t in (*layer.named_parameters(), *layer.named_buffers())
@@ -374,7 +372,7 @@ assert _own_forward(patched)  # of one layer alone
 
 
 # %% [markdown]
-# Where zeros act the layer is refused, as is one whose weight is computed before it is read. What cannot be tried, because its `forward` wants more than one tensor for instance, is taken with a warning.
+# A layer whose zeros act raises an error, like a layer with a computed weight. A layer that cannot be tested, for example because its `forward` takes more than one tensor, is accepted with a warning.
 
 # %%
 #| export
@@ -382,21 +380,19 @@ def check_weight(
     name: str,  # The layer's name, for the message
     layer: nn.Module,  # A Conv1d, Conv2d or Linear, or of a subclass
 ):
-    """Raise ValueError where a mask on a layer's weight would not hold, or where its zeros
-    would act.
-    """
+    "Raise ValueError if a mask on a layer's weight would not hold, or if its zeros would act."
     _check_parameter(name, layer)
-    if not _own_forward(layer) or layer in _TRIED:  # each is tried once
+    if not _own_forward(layer) or layer in _TRIED:  # each layer is tested once
         return
     kind = type(layer).__name__.removeprefix("Parametrized")
     try:
         act = _zeros_act(layer)
-    except Exception as error:  # a forward of anybody's can fail in any way
+    except Exception as error:  # a foreign forward can raise anything
         act = None
         warnings.warn(
             f"{name}: {kind} has a forward of its own that could not be tried"
-            f" ({type(error).__name__}: {str(error)[:120]}): see for yourself that it uses its"
-            " weight as it is, or leave it dense with ignore",
+            f" ({type(error).__name__}: {str(error)[:120]}): check that it uses its weight"
+            " unchanged, or leave it dense with ignore",
             stacklevel=3,
         )
     if act:
@@ -410,7 +406,7 @@ def check_weight(
 
 # %%
 class Gated(nn.Linear):
-    "Wants a second tensor"
+    "Takes a second tensor"
 
     def forward(self, x, gate):
         return super().forward(x) * gate
@@ -440,13 +436,11 @@ def prunable(
     ignore: Iterable[str] = (),  # Names of layers, or of blocks of layers, to leave dense
     # Name → layer, in the order of `model.named_modules()`; of tied layers, the first
 ) -> dict[str, nn.Module]:
-    """Name the layers of `model` whose `weight` can be pruned: every Conv1d, Conv2d and Linear
-    that `ignore` does not name.
+    """The layers whose `weight` can be pruned: every Conv1d, Conv2d and Linear not in `ignore`.
 
     A weight that is shared with an ignored layer stays dense as well.
     Raises: ValueError if `ignore` names nothing in the model, if a weight is computed from others,
-    if a layer's
-        zeros would act, or if no layer is left to prune."""
+        if the zeros of a layer would act, or if no layer is left to prune."""
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     _check_ignore(model, ignore)
     everything = list(model.named_modules(remove_duplicate=False))
@@ -477,7 +471,7 @@ def prunable(
 
 
 # %% [markdown]
-# A small network to look at: two convolutions, a batch norm that stays whole, a head.
+# A small network as example: two convolutions, a batch norm that stays dense, a head.
 
 # %%
 net = nn.Sequential(
@@ -506,7 +500,7 @@ assert len(warnings_of(prunable, encoder)) == 1 and list(prunable(encoder)) == [
 ]
 three = nn.ModuleDict({name: nn.Linear(3, 3) for name in "abc"})
 three["b"].weight = three["a"].weight
-# dense for all who share the weight
+# dense for all layers that share the weight
 assert list(prunable(three, "a")) == list(prunable(three, "b")) == ["c"]
 three["d"] = three["c"]  # one layer under two names
 assert list(prunable(three, "d")) == ["a"] and list(prunable(nn.Sequential(three), "0.d")) == [
@@ -538,29 +532,29 @@ for make, hint in [
 # %% [markdown]
 # ## A mask that holds by construction
 #
-# Multiplying weights by a mask after each optimizer step works until somebody adds momentum or weight decay and forgets the multiplication. Here the mask is a
-# [parametrization](https://pytorch.org/docs/stable/generated/torch.nn.utils.parametrize.register_parametrization.html): whoever reads `layer.weight` gets the masked weight, the
-# optimizer sees the parameter under it, and no gradient reaches a pruned entry. `torch.where` rather than a product, so that a pruned entry is 0 even if what lies under it is not finite.
+# Multiplying weights by a mask after each optimizer step works until a training loop with momentum or weight decay omits the multiplication. Here the mask is a
+# [parametrization](https://pytorch.org/docs/stable/generated/torch.nn.utils.parametrize.register_parametrization.html): reading `layer.weight` gives the masked weight, the
+# optimizer sees the parameter under it, and no gradient reaches a pruned entry. It uses `torch.where` and not a product, so a pruned entry is 0 even if the value under it is not finite.
 
 # %% [markdown]
-# What reads as the weight is computed anew each time, so changing it in place, as `nn.init` does, is lost. Each computed weight therefore carries a watch, which warns when the weight goes out of use and was changed meanwhile.
+# The masked weight is computed at every read, so an in-place change to it, as by `nn.init`, is lost. Each computed weight therefore carries a watch, which warns when the weight is released after such a change.
 
 # %%
 #| export
 class _Watch:
-    "Lies on a computed weight, and warns at its end if it was changed in place."
+    "Belongs to a computed weight, and warns when it is released if it was changed in place."
 
     def __init__(
         self,
-        weight: Tensor,  # What reads as a layer's weight
+        weight: Tensor,  # A computed layer weight
     ):
-        self.alias, self.version = weight.detach(), weight._version  # an alias counts along
+        self.alias, self.version = weight.detach(), weight._version  # the alias shares the counter
 
     def __del__(self):
         if self.alias._version != self.version:
             warnings.warn(
                 f"the weight of a masked layer, shape {tuple(self.alias.shape)}, was changed in"
-                " place, as nn.init does; that has no effect, since it is computed from the mask:"
+                " place, as by nn.init; this has no effect, because it is computed from the mask:"
                 " call layer.reset_parameters(), assign layer.weight = …, or change"
                 " fairgrape.method.masks.original(layer)",
                 stacklevel=2,
@@ -570,7 +564,7 @@ class _Watch:
 # %%
 #| export
 class Masked(nn.Module):
-    "Parametrization that reads as the weight where `mask` is True and as exactly 0 elsewhere"
+    "Parametrization that gives the weight where `mask` is True and exactly 0 elsewhere."
 
     def __init__(
         self,
@@ -587,7 +581,7 @@ class Masked(nn.Module):
         return masked
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight  # what `layer.weight = …` puts under the mask
+        return weight  # the value that `layer.weight = …` stores under the mask
 
 
 # %%
@@ -599,8 +593,8 @@ assert seen.tolist() == [1.0, 0.0, -3.0] and hidden.grad.tolist() == [1.0, 0.0, 
 
 
 # %% [markdown]
-# Masks travel as a plain dictionary, layer name → boolean tensor. Before they touch a network they are held against it, so that a mask of another
-# network, or one saved as numbers, is refused with the layer's name.
+# Masks are a plain dictionary, layer name → boolean tensor. They are checked against the network before they are applied. A mask of another
+# network, or one saved as numbers, raises an error with the name of the layer.
 
 # %%
 #| export
@@ -608,9 +602,7 @@ def check_masks(
     model: nn.Module,  # The network the masks are meant for
     masks: Mapping[str, Tensor],  # Layer name → True where a weight is kept, shape `(*weight)`
 ):
-    """Raise ValueError unless every mask names a layer that can hold it, is boolean and has its
-    weight's shape.
-    """
+    "Raise ValueError unless every mask names a prunable layer, is boolean and fits its weight."
     layers = {n: m for n, m in model.named_modules() if isinstance(m, PRUNABLE)}
     for name, mask in masks.items():
         if name not in layers:
@@ -652,12 +644,12 @@ assert check_masks(net, {"4": torch.ones(5, 64) > 0}) is None
 
 
 # %% [markdown]
-# The same parameter may hang in several layers (tied weights, an embedding that is also the output layer). A mask on one of them alone would be undone by the next, so all holders are looked up.
+# Several layers may share a parameter (tied weights, an embedding that is also the output layer). A mask on one of them alone would have no effect in the others, so all holders get it.
 
 # %%
 #| export
 def _holders(model: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, str]]:
-    "Every (module, attribute name) of `model` that holds this very parameter"
+    "Every (module, attribute name) of `model` that holds this parameter."
     return [
         (m, n)
         for m in model.modules()
@@ -673,15 +665,15 @@ assert _holders(tied, tied[0].weight) == [(tied[0], "weight"), (tied[1], "weight
 ) == [(tied[1], "bias")]
 assert _holders(net, tied[0].weight) == []
 twice = nn.Linear(2, 2)
-twice.again = twice.weight  # one module may hold it under two names
+twice.again = twice.weight  # a module may hold it under two names
 assert _holders(twice, twice.weight) == [(twice, "weight"), (twice, "again")]
 
 
 # %% [markdown]
-# The first call registers the parametrization, later ones only copy the new mask in, so that an optimizer and a compiled network go on with the tensors they know.
+# The first call registers the parametrization. Later calls only copy the new mask into it, so an optimizer and a compiled network keep their tensors.
 
 # %% [markdown]
-# Whoever trains a network again from random weights calls `layer.reset_parameters()`, and a fused network is given new weights by `layer.weight = …`. Both have to reach the parameter under the mask. The class of a parametrized layer is its own, so the two are adapted there, and are gone with the mask.
+# Training again from random weights calls `layer.reset_parameters()`, and fusing a network assigns `layer.weight = …`. Both must reach the parameter under the mask. torch gives each parametrized layer its own class, so both are overridden in that class and disappear with the mask.
 
 # %%
 #| export
@@ -712,7 +704,7 @@ def apply_masks(
     model: nn.Module,  # The network, changed in place
     masks: Mapping[str, Tensor],  # Layer name → True where a weight is kept, shape `(*weight)`
 ) -> nn.Module:  # The same network
-    """Hold the weights outside the masks at exactly 0, now and through every later optimizer step.
+    """Hold the weights outside the masks at exactly 0, now and in every later optimizer step.
 
     Raises: ValueError if a mask does not fit (see `check_masks`)."""
     check_masks(model, masks)
@@ -774,11 +766,11 @@ optimizer = torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.1)
 for _ in range(5):
     optimizer.zero_grad()
     net(torch.randn(4, 3, 8, 8)).square().sum().backward()
-    optimizer.step()  # momentum and decay would move a zero that nothing holds
+    optimizer.step()  # momentum and decay would move a zero without a mask
     assert (net[4].weight[~masks["4"]] == 0).all() and (net[4].weight[masks["4"]] != 0).all()
 
 # %% [markdown]
-# The network keeps a copy of its own, in which a second mask takes the place of the first; and whoever shares a weight shares its mask:
+# The network keeps its own copy of the mask, and a second mask replaces the first. Layers that share a weight share its mask:
 
 # %%
 masks["4"][:, 3:] = True
@@ -795,7 +787,7 @@ apply_masks(net, masks)
 try:
     apply_masks(net, {"4": masks["4"], "head": masks["4"]})
 except ValueError:
-    assert int(held.sum()) == 5 * 3  # refused before anything was done
+    assert int(held.sum()) == 5 * 3  # the error comes before any change
 else:
     raise AssertionError("a mask of no layer was applied")
 apply_masks(tied, {"0": torch.eye(3, dtype=torch.bool)})
@@ -803,12 +795,12 @@ assert (tied[1].weight == tied[0].weight).all() and int((tied[1].weight != 0).su
 output_layer = nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 4))
 output_layer[1].weight = output_layer[0].weight
 apply_masks(output_layer, {"1": torch.zeros(4, 2, dtype=torch.bool)})
-# the embedding obeys the mask as well
+# the embedding is masked as well
 assert (output_layer(torch.tensor([1])) == output_layer[1].bias).all()
 
 
 # %% [markdown]
-# Read back, a layer that was never masked counts as whole.
+# `get_masks` reads the masks. A layer without a mask gives all True.
 
 # %%
 #| export
@@ -834,27 +826,27 @@ assert (
     and list(get_masks(net, ignore=["4"])) == ["0", "2"]
 )
 get_masks(net)["4"][:] = False
-assert net[4].weight.any()  # what is read is a copy
+assert net[4].weight.any()  # the masks are copies
 
 
 # %% [markdown]
-# A network may be sparse already without any mask: its zeros are plain numbers that the first training step brings back to life. They can be taken for masks, which hold them.
+# A network may be sparse without masks. Its zeros are plain numbers, and the first training step changes them. `from_zeros` turns them into masks, which hold them at 0.
 
 # %%
 #| export
 def from_zeros(
-    model: nn.Module,  # A network that is sparse already, changed in place
+    model: nn.Module,  # A sparse network, changed in place
     ignore: Iterable[str] = (),  # Layers that are left dense
 ) -> nn.Module:  # The same network; what was 0 is masked
-    """Take plain zeros for pruned weights. Raises: ValueError for a layer of nothing but zeros,
-    before any change.
-    """
+    """Mask the weights that are exactly zero.
+
+    Raises: ValueError for a layer of nothing but zeros, before any change."""
     masks = {name: layer.weight.detach() != 0 for name, layer in prunable(model, ignore).items()}
     for name, mask in masks.items():
         if not mask.any():
             raise ValueError(
-                f"{name}: all of its {mask.numel():,} weights are 0, so nothing of it would be"
-                " left: train it first, or leave it dense with ignore"
+                f"{name}: all of its {mask.numel():,} weights are 0, so the mask would keep no"
+                " weight: train it first, or leave it dense with ignore"
             )
     return apply_masks(model, masks)
 
@@ -871,7 +863,7 @@ print(sparse[0].weight)
 assert sparse[0].weight.tolist() == [[2, 0, 3], [0, 4, 0]] and get_masks(sparse)["1"].all()
 with torch.no_grad():
     original(sparse[0])[1, 1] = 0
-assert int(get_masks(from_zeros(sparse))["0"].sum()) == 2  # beside the masks that there were
+assert int(get_masks(from_zeros(sparse))["0"].sum()) == 2  # existing masks stay
 with torch.no_grad():
     original(sparse[1]).zero_()
     original(sparse[0])[0, 0] = 0
@@ -887,14 +879,14 @@ assert int(get_masks(from_zeros(sparse, ignore="1"))["0"].sum()) == 1
 
 
 # %% [markdown]
-# The rate that was reached is counted over all weights together: a small layer that is pruned to nothing changes it little.
+# The achieved rate counts all weights together, so a small layer changes it little even if it is pruned almost completely.
 
 # %%
 #| export
 def sparsity(
     masks: Mapping[str, Tensor],  # Layer name → True where a weight is kept
-) -> float:  # Fraction of the weights that is pruned, 0 to 1
-    "The achieved pruning rate over all the masks together."
+) -> float:  # Fraction of the weights that are pruned, 0 to 1
+    "The achieved pruning rate over all masks together."
     total = sum(m.numel() for m in masks.values())
     return 1 - sum(int(m.sum()) for m in masks.values()) / total
 
@@ -908,15 +900,15 @@ assert (
 
 
 # %% [markdown]
-# ## Leaving with ordinary weights
+# ## Ordinary weights without masks
 #
-# A pruned network should load into the plain architecture, by anybody, without this package. `plain_state` is the network's `state_dict` as if no mask
-# had ever been registered, with the zeros written in. Parametrizations that are no masks, such as weight norm on a layer that is left dense, are part of the architecture and stay.
+# A pruned network should load into the plain architecture without this package. `plain_state` is the network's `state_dict` as if no mask
+# had been registered, with the zeros written in. Other parametrizations, such as weight norm on a layer left dense, are part of the architecture and stay.
 
 # %%
 #| export
 def _masked(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    "Where masks lie: each module's name, the module, and the parameter's name in it"
+    "The masked parameters: name of the module, the module, and the parameter's name in it."
     return [
         (name, module, attribute)
         for name, module in model.named_modules()
@@ -928,7 +920,7 @@ def _masked(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
 
 def plain_state(
     model: nn.Module,  # A network, masked or not
-    # What `state_dict` of the never-masked network would hold; pruned weights 0
+    # The `state_dict` of the same network without masks; pruned weights are 0
 ) -> dict[str, Tensor]:
     "The weights under their ordinary names, for a strict load into the plain architecture."
     state = model.state_dict()
@@ -968,7 +960,7 @@ assert (
 # %% [markdown]
 # ## To and from `torch.nn.utils.prune`
 #
-# PyTorch's own pruning module keeps `weight_orig` and `weight_mask` in each layer. Both directions are offered: to hand a network to tools that expect that form, and to go on with one that was pruned there.
+# PyTorch's own pruning module keeps `weight_orig` and `weight_mask` in each layer. Two functions convert to this form, for tools that expect it, and from it, for networks pruned with it.
 
 # %%
 #| export
@@ -976,7 +968,7 @@ def to_torch_prune(
     model: nn.Module,  # A network with masks from `apply_masks`, changed in place
     # The same network, with `weight_orig` and `weight_mask` instead; other parametrizations stay
 ) -> nn.Module:
-    "Hand the masks over to `torch.nn.utils.prune`."
+    "Convert the masks to those of `torch.nn.utils.prune`."
     for _, module, attribute in _masked(model):
         mask = module.parametrizations[attribute][0].mask
         parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
@@ -993,7 +985,7 @@ assert (
     and handed[0].weight_mask.tolist() == [[1, 0], [1, 1]]
     and handed[0].weight[0, 1] == 0
 )
-assert handed[0].weight_orig[0, 1] != 0  # what lies under the mask goes along
+assert handed[0].weight_orig[0, 1] != 0  # the values under the mask are kept
 to_torch_prune(normed)
 assert normed[0].weight_mask.tolist() == [[1, 0], [0, 1]] and parametrize.is_parametrized(
     normed[1], "weight"
@@ -1001,16 +993,16 @@ assert normed[0].weight_mask.tolist() == [[1, 0], [0, 1]] and parametrize.is_par
 
 
 # %% [markdown]
-# A network that was pruned with torch's module goes on here, with the same zeros. torch can prune what this package cannot, a norm or a bias for instance. Then nothing is changed, and the error says how such a mask is made permanent.
+# A network pruned with torch's module keeps its zeros here. torch can also prune tensors that this package cannot mask, such as a norm or a bias. Such a network stays unchanged, and the error says how to make those zeros permanent.
 
 # %%
 #| export
 def from_torch_prune(
     model: nn.Module,  # A network pruned with `torch.nn.utils.prune`, changed in place
 ) -> nn.Module:  # The same network, with this package's masks instead
-    """Take the masks over from `torch.nn.utils.prune`.
+    """Convert the masks from those of `torch.nn.utils.prune`.
 
-    Raises: ValueError where one cannot be held; the network is then as it was."""
+    Raises: ValueError if a mask cannot be converted; the network is then unchanged."""
     pruned = [
         (name, module, p.removesuffix("_orig"))
         for name, module in model.named_modules()
@@ -1023,7 +1015,7 @@ def from_torch_prune(
         if tensor == "weight" and isinstance(module, PRUNABLE)
     }
     reached = {module.weight_orig for module, _, _ in before.values()}
-    for name, module, tensor in pruned:  # an embedding that shares a Linear's weight is reached
+    for name, module, tensor in pruned:  # includes an embedding that shares a Linear's weight
         if getattr(module, f"{tensor}_orig") not in reached:
             raise ValueError(
                 f"{name or 'the network'}: {tensor} of this {type(module).__name__} is pruned, and"
@@ -1035,7 +1027,7 @@ def from_torch_prune(
         torch_prune.remove(module, tensor)
     try:
         return apply_masks(model, {name: mask.bool() for name, (_, _, mask) in before.items()})
-    except ValueError:  # a layer whose zeros would act: all is put back
+    except ValueError:  # a layer whose zeros would act: restore everything
         for module, weight, _ in before.values():
             module.weight.data.copy_(weight)
         for module, tensor, mask in masks:
@@ -1065,7 +1057,7 @@ for layer, tensor in (
         assert str(e).startswith(f"1: {tensor} of this {type(layer).__name__}")
     else:
         raise AssertionError("a mask that cannot be held was taken")
-    assert hasattr(other[0], "weight_mask") and hasattr(layer, f"{tensor}_mask")  # all as it was
+    assert hasattr(other[0], "weight_mask") and hasattr(layer, f"{tensor}_mask")  # unchanged
 other = nn.Sequential(nn.Conv2d(3, 3, 3), Standardised(3, 4, 3))
 for layer in other:
     torch_prune.random_unstructured(layer, "weight", 0.5)

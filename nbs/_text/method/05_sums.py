@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Group sums
 #
-# > A number for each weight and each group: where so many can lie, and how they are added up there
+# > Where to keep one sum per weight and group, and how to accumulate it
 
 # %%
 #| default_exp method.sums
@@ -29,17 +29,17 @@ cpu, gpu = torch.device("cpu"), torch.device("cuda")
 
 
 # %% [markdown]
-# Importance is $G$ numbers for each weight: for ResNet-34 and 7 groups 600 MB, no matter. For 100 million weights and 50 groups 20 GB, and that is a matter, on a GPU at least. But batches come group after group, so at any time only one group's sums are being added to. The others may lie in
-# the host's memory, or in files that are mapped into it.
+# Importance is $G$ numbers per weight: 600 MB for ResNet-34 and 7 groups, but 20 GB for 100 million weights and 50 groups, too much for many GPUs. Batches come group after group, so only one group's sums change at a time. The others can stay in host memory, or in
+# memory-mapped files.
 #
-# ## How much it is
+# ## Size of the sums
 #
-# Squares of small numbers are added up a thousand times, so the sums are float32 even where the weights are not.
+# The sums add up many squares of small numbers, so they are at least float32 even if the weights are narrower.
 
 # %%
 #| export
 def wide(weight: Tensor) -> torch.dtype:
-    "The type to add up in: the weight's own, but float32 at least"
+    "The type of the sums: that of the weight, but float32 at least."
     return torch.promote_types(weight.dtype, torch.float32)
 
 
@@ -58,31 +58,31 @@ assert [
 
 # %%
 #| export
-def sums_size(
+def _sums_size(
     weights: Mapping[str, Tensor],  # Layer name → weight
     groups: int,  # G, how many groups there are
 ) -> int:  # Bytes
-    "What the importance of these weights takes: G numbers a weight, 4 bytes each (8 for float64)."
+    "Memory of the importance: G numbers per weight, 4 bytes each (8 for float64)."
     return groups * sum(w.numel() * wide(w).itemsize for w in weights.values())
 
 
 # %%
 hundred_million = {"big": torch.empty(100_000_000, device="meta")}
-print(f"{sums_size(hundred_million, groups=50) / 1e9:.0f} GB")
-assert sums_size(hundred_million, 50) == 20_000_000_000 and sums_size(
+print(f"{_sums_size(hundred_million, groups=50) / 1e9:.0f} GB")
+assert _sums_size(hundred_million, 50) == 20_000_000_000 and _sums_size(
     {"a": torch.empty(3, dtype=torch.float64), "b": torch.empty(2, dtype=torch.bfloat16)}, 2
 ) == 2 * (24 + 8)
 
 
 # %% [markdown]
-# ## How much there is
+# ## Free memory
 #
-# The kernel says what can be had without swapping. `MemFree` would be too little: files that are only cached can be dropped.
+# The kernel reports the memory that is available without swapping. `MemFree` is too low, because the kernel can drop cached files.
 
 # %%
 #| export
 def _of_the_host(known: Path = Path("/proc/meminfo")) -> int:
-    "What the machine has left"
+    "Available memory of the machine."
     lines = (
         dict(line.split(":") for line in known.read_text(encoding="utf-8").splitlines())
         if known.is_file()
@@ -90,7 +90,7 @@ def _of_the_host(known: Path = Path("/proc/meminfo")) -> int:
     )
     if "MemAvailable" in lines:
         return int(lines["MemAvailable"].split()[0]) * 1024
-    # not Linux: half of what is built in
+    # not Linux: half of the physical memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
@@ -108,12 +108,12 @@ assert (
 
 
 # %% [markdown]
-# A container may have less than the machine it is on. Its control group says how much, and what it uses; what of that is cached can be dropped once more. Where nothing is said there is no limit.
+# A container may have less memory than its machine. Its control group gives the limit and the usage; cached files in the usage can be dropped. Without these files there is no limit.
 
 # %%
 #| export
 def _of_the_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
-    "What a control group's limit leaves; files that are only cached there can be dropped"
+    "Memory left under the limit of a control group; cached files count as free."
     try:
         most, used = (
             int((folder / f"memory.{n}").read_text(encoding="utf-8")) for n in ("max", "current")
@@ -146,11 +146,11 @@ assert _of_the_container(home) == 2**62
 
 # %%
 #| export
-def free_bytes(
+def _free_bytes(
     device: str | torch.device = "cpu",  # A GPU, or "cpu" for the host
-) -> int:  # Bytes that can still be had
+) -> int:  # Available bytes
     "Free memory of a device. A container's own limit counts."
-    if torch.device(device).type == "cuda":  # what torch holds and does not use can be had as well
+    if torch.device(device).type == "cuda":  # memory that torch reserves but does not use is free
         return (
             torch.cuda.mem_get_info(device)[0]
             + torch.cuda.memory_reserved(device)
@@ -160,7 +160,7 @@ def free_bytes(
 
 
 # %% [markdown]
-# On a GPU that the driver calls half full, of which torch holds 30 and uses 10 bytes, there are 20 more than the driver says. On a host the smaller number counts.
+# On a GPU, the bytes that torch reserves but does not use (here 30 − 10) are added to the driver's number. On a host the smaller of the two numbers counts.
 
 # %%
 with (
@@ -168,20 +168,20 @@ with (
     instead("torch.cuda.memory_reserved", lambda _: 30),
     instead("torch.cuda.memory_allocated", lambda _: 10),
 ):
-    on_gpu = free_bytes(gpu)
+    on_gpu = _free_bytes(gpu)
 with (
-    instead(f"{free_bytes.__module__}._of_the_host", lambda: 90),
-    instead(f"{free_bytes.__module__}._of_the_container", lambda: 80),
+    instead(f"{_free_bytes.__module__}._of_the_host", lambda: 90),
+    instead(f"{_free_bytes.__module__}._of_the_container", lambda: 80),
 ):
-    on_host = free_bytes()
+    on_host = _free_bytes()
 print(on_gpu, on_host)
-assert on_gpu == 70 and on_host == 80 and free_bytes() > 0
+assert on_gpu == 70 and on_host == 80 and _free_bytes() > 0
 
 
 # %% [markdown]
-# ## Which place
+# ## Choosing the place
 #
-# The numbers are told in a form that a person can compare.
+# Messages give the sizes in GB.
 
 # %%
 #| export
@@ -199,12 +199,12 @@ assert (
 
 
 # %% [markdown]
-# A folder is looked at beforehand, for a disk that fills up in the middle of a run stops it.
+# The free space of a folder is checked first, because a disk that fills up during a run stops it.
 
 # %%
 #| export
 def _roomy(folder: Path, need: int) -> Path:
-    "The folder, made if need be. Raises: OSError where its disk has less room"
+    "The folder, created if necessary. Raises: OSError if its disk has too little space."
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < need:
@@ -227,23 +227,24 @@ else:
 
 
 # %% [markdown]
-# `"auto"` leaves the sums on the device while they take at most half of what is free there: the network's activations and the selection want the rest. Else they go to the host, which is said. Files are never written unasked, so where nothing fits there is an error with the numbers.
+# `"auto"` keeps the sums on the device if they take at most half of its free memory: the activations and the selection need the rest. Otherwise they go to the host, with a message. Files are written only on request. If nothing fits, an error gives the numbers.
 
 # %%
 #| export
-def choose_place(
-    need: int,  # Bytes of the sums, from `sums_size`
+def _choose_place(
+    need: int,  # Bytes of the sums, from `_sums_size`
     device: torch.device,  # Where the network is
     keep_on: str | Path = "auto",  # "auto", "device", "host", or a folder for mapped files
 ) -> str | Path:  # "device", "host" or the folder
-    """Where the sums are to lie. Raises: MemoryError with the numbers where they do not fit, or
-    OSError for a folder that is too small.
+    """The place for the sums.
+
+    Raises: MemoryError with the numbers if they do not fit, OSError for a disk that is too small.
     """
     if keep_on not in ("auto", "device", "host"):
         return _roomy(Path(keep_on), need)
     if keep_on != "auto" and (keep_on == "host" or device.type == "cpu"):
         return keep_on
-    free, host = free_bytes(device), free_bytes("cpu")
+    free, host = _free_bytes(device), _free_bytes("cpu")
     if keep_on == "device" or need <= free // 2:
         return "device"
     if device.type == "cpu" and need <= free * 9 // 10:
@@ -271,13 +272,13 @@ GB = 10**9
 def decided(need, device, free, host, keep_on="auto"):
     with (
         instead(
-            f"{choose_place.__module__}.free_bytes",
+            f"{_choose_place.__module__}._free_bytes",
             lambda d="cpu": free if torch.device(d).type == "cuda" else host,
         ),
         warnings.catch_warnings(record=True) as said,
     ):
         warnings.simplefilter("always")
-        return choose_place(need, device, keep_on), [str(w.message) for w in said]
+        return _choose_place(need, device, keep_on), [str(w.message) for w in said]
 
 
 (
@@ -287,9 +288,9 @@ def decided(need, device, free, host, keep_on="auto"):
 
 # %%
 assert (
-    choose_place(1000, cpu) == choose_place(1000, cpu, "device") == "device"
-    and choose_place(1000, cpu, "host") == "host"
-    and choose_place(1000, cpu, home) == home
+    _choose_place(1000, cpu) == _choose_place(1000, cpu, "device") == "device"
+    and _choose_place(1000, cpu, "host") == "host"
+    and _choose_place(1000, cpu, home) == home
 )
 assert (
     decided(30 * GB, gpu, free=60 * GB, host=100 * GB) == ("device", [])
@@ -299,7 +300,7 @@ assert (
     decided(75 * GB, gpu, 60 * GB, 100 * GB)[0] == "host"
     and "60.0 GB free" in decided(31 * GB, gpu, 60 * GB, 100 * GB)[1][0]
 )
-# it is the host already: nine tenths may be taken
+# the device is the host: up to nine tenths
 assert decided(90 * GB, cpu, 60 * GB, 100 * GB) == ("device", [])
 for need, device in ((76 * GB, gpu), (91 * GB, cpu)):
     try:
@@ -313,12 +314,12 @@ for need, device in ((76 * GB, gpu), (91 * GB, cpu)):
 # %% [markdown]
 # ## The sums
 #
-# A mapped file gets its blocks before it is used, since a full disk would otherwise kill the process at the first write. Its name is removed at once: the file lives as long as the tensor, and a killed process leaves nothing behind.
+# The blocks of a mapped file are allocated before use; otherwise a full disk would kill the process at the first write. Its name is removed immediately: the file exists as long as the tensor, and a killed process leaves no file.
 
 # %%
 #| export
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, place) -> Tensor:
-    "Zeros on a device, on the host, or in a file without a name in a folder"
+    "Zeros on a device, on the host, or in an unnamed file in a folder."
     if not isinstance(place, Path):
         return torch.zeros(shape, dtype=dtype, device="cpu" if place == "host" else place)
     with tempfile.TemporaryFile(dir=place) as file:
@@ -341,17 +342,17 @@ assert (
 
 
 # %% [markdown]
-# On the device there is room for one group.
+# The device holds the sums of one group.
 
 # %%
 #| export
-def rooms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    "A tensor of each weight's shape, wide enough to add up in"
+def _rooms(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    "A tensor of each weight's shape, in the type of the sums."
     return {n: torch.empty(w.shape, dtype=wide(w), device=w.device) for n, w in weights.items()}
 
 
 # %%
-room = rooms({"a": torch.ones(2, 3, dtype=torch.bfloat16), "b": torch.ones(4, device="meta")})
+room = _rooms({"a": torch.ones(2, 3, dtype=torch.bfloat16), "b": torch.ones(4, device="meta")})
 print({n: (tuple(r.shape), r.dtype, r.device.type) for n, r in room.items()})
 assert (
     room["a"].shape == (2, 3)
@@ -361,14 +362,12 @@ assert (
 
 
 # %% [markdown]
-# What is needed of one layer at a time, a product say, needs no more room than the largest layer.
+# Temporary values of one layer at a time, such as a product, need only the memory of the largest layer.
 
 # %%
 #| export
 def scratch(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A tensor of each weight's shape, wide enough to add up in; all share the room of the
-    largest, so one can be used at a time
-    """
+    "Like `_rooms`, but all share the memory of the largest, so only one can be used at a time."
     kinds = {n: (wide(w), w.device) for n, w in weights.items()}
     flat = {
         kind: torch.empty(
@@ -407,7 +406,7 @@ assert (
 
 
 # %% [markdown]
-# A batch's code is its place among the sums. Python would take −1 for the last group, so a code is checked first.
+# The group code of a batch is the index of its sums. Python would take −1 for the last group, so the code is checked first.
 
 # %%
 #| export
@@ -415,15 +414,15 @@ def group_code(
     code: int | Tensor,  # Group of a batch: a whole number, or a tensor that holds one
     groups: int,  # G, how many groups there are
 ) -> int:  # The code, 0 to G − 1
-    """The group of a batch as a number. Raises: ValueError unless it is a whole number from 0
-    to `groups` − 1.
-    """
+    """The group of a batch as a number.
+
+    Raises: ValueError unless it is a whole number from 0 to `groups` − 1."""
     try:
         number = operator.index(code)
     except TypeError:
         raise ValueError(
-            f"the group of a batch is {code!r}: it must be one whole number, since all images of "
-            "a batch are of one group; ByGroup cuts a loader of mixed batches"
+            f"the group of a batch is {code!r}: it must be one whole number, because all images of"
+            " a batch belong to one group; ByGroup splits the batches of a mixed loader"
         ) from None
     if not 0 <= number < groups:
         raise ValueError(
@@ -452,23 +451,21 @@ for wrong, said in said_of:
 
 
 # %% [markdown]
-# `GroupSums` hands out one group's sums, on the device, to be added to. When another group is asked for, the first goes to where it is kept and the other is fetched, so batches in any order give the same bits; only the number of transfers grows. It is counted.
+# `GroupSums` returns the sums of one group, on the device, to be updated in place. When another group is requested, the current one is stored and the other fetched. Batches in any order give the same bits; only the number of transfers, which is counted, changes.
 
 # %%
 #| export
 class GroupSums:
-    """Sums of squares of every weight for every group, of which one group's at a time lie on
-    the device.
-    """
+    "Sums of squares of every weight for every group; one group's are on the device at a time."
 
     def __init__(
         self,
         weights: Mapping[str, Tensor],  # Layer name → weight, on the network's device
         groups: int,  # G, how many groups there are
-        keep_on: str | Path = "auto",  # "auto", "device", "host", or a folder: see `choose_place`
+        keep_on: str | Path = "auto",  # "auto", "device", "host", or a folder: see `_choose_place`
     ):
-        self.place = choose_place(
-            sums_size(weights, groups), next(iter(weights.values())).device, keep_on
+        self.place = _choose_place(
+            _sums_size(weights, groups), next(iter(weights.values())).device, keep_on
         )
         self.kept = {
             n: _zeros(
@@ -477,10 +474,10 @@ class GroupSums:
             for n, w in weights.items()
         }
         self.counts = torch.zeros(groups, dtype=torch.long)  # batches of each group: see `count`
-        self.stored: set[int] = set()  # groups that were taken from the device
-        # groups that went to the device or back; the group that is there
+        self.stored: set[int] = set()  # groups that were stored from the device
+        # number of groups copied to the device or back; the group on the device
         self.transfers, self.now = 0, None
-        self.here = None if self.place == "device" else rooms(weights)
+        self.here = None if self.place == "device" else _rooms(weights)
 
 
 # %%
@@ -500,13 +497,13 @@ assert (
 
 
 # %% [markdown]
-# What the others have been added up to lies where it is kept; the group that is on the device has to be taken there before anybody looks.
+# The group on the device must be stored before the sums are read.
 
 # %%
 #| export
 @patch
 def put_back(self: GroupSums):
-    "Take the group that is on the device to where it is kept"
+    "Store the sums of the group on the device."
     if self.now is None:
         return
     for n, part in self.here.items():
@@ -517,7 +514,7 @@ def put_back(self: GroupSums):
 
 # %%
 sums.put_back()
-assert sums.transfers == 0  # nobody is there
+assert sums.transfers == 0  # no group is on the device
 sums.now = 1
 sums.here["a"].fill_(7)
 sums.put_back()
@@ -526,7 +523,7 @@ assert sums.kept["a"][:, 0, 0].tolist() == [0, 7] and sums.transfers == 1 and su
 
 
 # %% [markdown]
-# A batch is counted, and then its group's sums are asked for; asking alone counts nothing.
+# `count` counts a batch; `of` returns the sums of its group and counts nothing.
 
 # %%
 #| export
@@ -543,7 +540,7 @@ def count(
 def of(
     self: GroupSums,
     g: int,  # A group's code
-    # Layer name → its sums, shape `(*weight)`, on the device, to be added to in place
+    # Layer name → its sums, shape `(*weight)`, on the device, to be updated in place
 ) -> dict[str, Tensor]:
     "One group's sums. Raises: ValueError if there is no such group."
     g = group_code(g, len(self.counts))
@@ -562,7 +559,7 @@ def of(
 
 
 # %% [markdown]
-# By hand: group 0 comes three times with 1, group 1 once with 2. The transfers: 0 goes out, 1 goes out, 0 comes in again and goes out at the end.
+# By hand: group 0 comes three times with 1, group 1 once with 2. The transfers: group 0 is stored, group 1 is stored, group 0 is fetched and stored again at the end.
 
 # %%
 sums = GroupSums(weights, groups=2, keep_on="host")
@@ -576,7 +573,7 @@ for ask in (sums.of, sums.count):
     except ValueError as e:
         print(e)
     else:
-        raise AssertionError("a group that is not there was taken for the last one")
+        raise AssertionError("an unknown group was taken for the last one")
 sums.kept["a"], sums.counts, f"{sums.transfers} transfers"
 
 # %%
@@ -590,7 +587,7 @@ for place in ("device", "host", home / "maps"):
     for g in (0, 0, 1, 0):
         other.of(g)["b"].add_(g + 1)
     other.put_back()
-    assert other.counts.tolist() == [0, 0]  # nobody counted
+    assert other.counts.tolist() == [0, 0]  # nothing was counted
     assert (
         other.kept["b"][:, 0].tolist() == [3, 2]
         and other.kept["a"].dtype == torch.float64

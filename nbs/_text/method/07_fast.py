@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The walk
 #
-# > The greedy loop made fast: groups' orders are sorted only as far, and as late, as they are read
+# > The greedy loop made fast: each group's order is sorted only when and as far as it is read
 
 # %%
 #| default_exp method.fast
@@ -23,28 +23,28 @@ from fairgrape.method.selectors import in_deficit, target_share
 
 
 # %% [markdown]
-# The loop of `select_fair_plain` is sequential: each choice depends on all before it. But it reads very little. What follows computes the same mask without sorting the groups' orders, and why it is the same takes four steps.
+# The loop of `select_fair_plain` is sequential: each choice depends on all choices before it. But it reads few entries. This notebook computes the same mask without sorting each group's whole order. Four steps show that the mask is the same.
 #
-# 1. **Only a prefix is read.** Before the last choice fewer than $k$ weights are kept, and a group steps over a weight only because it is kept. So it never gets beyond the $k$ weights that it likes best, and the rest of its order need not exist.
-# 2. **Only by and by.** Importances are non-negative floats, whose bits, read as an unsigned integer, are ordered like the numbers. Their leading bits cut each group's order into *buckets*: all of one come before all of the next, in any
-#    order inside. A bucket is put in order when the group arrives at it. What other groups have kept by then is dropped first, since kept weights stay kept and would be stepped over. With seven groups that is most of it, so most weights are
-#    sorted once or so and not seven times.
+# 1. **Only a prefix is read.** Before the last choice fewer than $k$ weights are kept, and a group steps over a weight only if it is kept. A group therefore never gets beyond its $k$ most important weights, and the rest of its order is not needed.
+# 2. **Sorting is lazy.** Importances are non-negative floats. Their bits, read as an unsigned integer, have the same order as the numbers. The leading bits cut each group's order into *buckets*: all weights of one come before all weights of the next, in any
+#    order inside. A bucket is sorted when the group reaches it. Weights that other groups have kept by then are dropped first, because they stay kept and would be stepped over. With seven groups this drops most weights, so most are
+#    sorted about once and not seven times.
 # 3. **Ties.** Inside a bucket the order is: larger importance, then larger |w|, then lower index, as in the plain loop. The sort is stable and starts from rising indices. Stretches of equal importance are sorted again by |w|.
-# 4. **The same arithmetic.** By induction: as long as the kept weights were the same, in the same order, the sums are the same additions in the same order, so the same bits, and the group in deficit is the same. Its best weight that is not kept is the same by
-#    1 to 3. So the next choice is the same. There is no `fastmath`.
+# 4. **The same arithmetic.** By induction: if the kept weights were the same, in the same order, the sums are the same additions in the same order and have the same bits, so the group in deficit is the same. Its best weight that is not kept is the same by
+#    1 to 3, so the next choice is the same. There is no `fastmath`.
 #
-# All compiled functions that call one another are in this one module: numba keeps the machine code in a cache that is renewed when the caller's own file changes, not when another file does.
+# All compiled functions that call one another are in this module: numba renews its cache of machine code when the file of the caller changes, not when another file does.
 #
-# Where neither the package's folder nor the home folder can be written (a container that is read-only, say), numba refuses to compile with a cache. Then there is none: every process compiles anew, which takes some seconds. A folder in
-# /tmp would be no better place, since numba's cache is a pickle, and no pickle from a folder that others can write is loaded here.
+# If neither the package's folder nor the home folder is writable (in a read-only container, for example), numba refuses to compile with a cache. `njit` then works without one, and every process compiles again, which takes some seconds. A folder in
+# /tmp is not an alternative: numba's cache is a pickle, and this package loads no pickle from a folder that others can write to.
 
 # %%
 #| export
 def njit(
-    cache: bool = True,  # Keep the machine code on disk, where that can be
+    cache: bool = True,  # Keep the machine code on disk, if possible
     **options,  # Passed on to numba
 ) -> Callable:  # A decorator
-    "`numba.njit`, without a cache where there is no folder for one."
+    "`numba.njit`, without a cache if there is no folder for it."
 
     def compiled(function: Callable):
         try:
@@ -62,7 +62,7 @@ def double(x):
     return 2 * x
 
 
-# no folder is good enough
+# no folder is usable
 with patch("numba.core.caching.CacheImpl._locator_classes", []):
     assert njit(cache=True)(double)(4) == 8
 assert njit(cache=True)(double)(4) == 8
@@ -71,12 +71,12 @@ assert njit(cache=True)(double)(4) == 8
 # %% [markdown]
 # ## Floats in order, as integers
 #
-# The sign bit is left out, since −0 is as good as 0.
+# The sign bit is dropped, because −0 equals 0.
 
 # %%
 #| export
 def as_bits(values: Tensor) -> np.ndarray:
-    "Floats on the CPU as unsigned integers; what is narrower than float32 becomes float32"
+    "Floats on the CPU as unsigned integers; narrower types become float32 first."
     return (
         values.numpy().view(np.uint64)
         if values.dtype == torch.float64
@@ -102,7 +102,7 @@ for kind in (torch.float32, torch.float64, torch.float16):
 
 
 # %% [markdown]
-# A few entries are sorted fastest by insertion: there is nothing to count and no room to ask for. An entry moves up past smaller ones only, so equal ones stay as they came.
+# For few entries insertion sort is fastest: it needs no counters and no extra memory. An entry moves past smaller ones only, so equal entries keep their order.
 
 # %%
 #| export
@@ -130,8 +130,8 @@ assert (
 )
 
 # %% [markdown]
-# Many are sorted by their digits, the last one first. One pass counts how often each digit occurs, works out where the entries with each digit begin, and lays them there in the order in which they come.
-# The example sorts two-digit numbers to the base 4: by the last digit (the lowest two bits), then by the one before.
+# Many entries are sorted by their digits, the last digit first. One pass counts each digit, computes where the entries with each digit begin, and writes them there in their old order.
+# The example sorts two-digit numbers in base 4: by the last digit (the lowest two bits), then by the first.
 
 # %%
 #| export
@@ -167,7 +167,7 @@ assert (
 
 
 # %% [markdown]
-# What is sorted is an entry's distance from the largest key, so only as many digits are looked at as the keys differ in.
+# The sort key is the distance of an entry from the largest key, so only the digits in which the keys differ are read.
 
 # %%
 #| export
@@ -185,12 +185,10 @@ def radix_order(
     high, low = keys.max(), keys.min()
     for j in range(keys.shape[0]):
         keys[j] = high - keys[j]
-    digit = 8 if keys.shape[0] <= 1 << 14 else 11  # 256 counters for what fits the cache anyway
-    to, new_keys, new_order = (
-        np.empty(1 << digit, np.uint64),
-        np.empty_like(keys),
-        np.empty_like(order),
-    )
+    digit = 8 if keys.shape[0] <= 1 << 14 else 11  # 256 counters where the keys fit the cache
+    to = np.empty(1 << digit, np.uint64)
+    new_keys = np.empty_like(keys)
+    new_order = np.empty_like(order)
     for shift in range(0, 64, digit):
         if (high - low) >> np.uint64(shift) == 0:
             break
@@ -218,20 +216,20 @@ for dtype in (np.float32, np.float64):
 # %% [markdown]
 # ## Buckets
 #
-# They are made from counts of the leading bits. Levels with few weights are put together until there are about `size`, as much as fits the cache; a level with more becomes a bucket of its own. Once there are `k` weights the rest is left out.
+# Buckets are made from counts of the leading bits. Levels with few weights are joined until a bucket has about `size` weights, as many as fit the cache; a larger level becomes its own bucket. After `k` weights the rest is left out.
 #
-# The example has six weights. With levels of whole exponents (31 − 8 bits) 9 and 8 share a level, and so do 3 and 2. Of four weights in buckets of two nothing below 2 gets a place.
+# The example has six weights. With levels of whole exponents (31 − 8 bits) 9 and 8 share a level, and so do 3 and 2. With k = 4 and buckets of two, no weight below 2 gets a place.
 
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def cut_buckets(
+def _cut_buckets(
     bits,  # A group's importance as unsigned integers, shape `(n,)`
-    k,  # How many weights, at least, must lie in buckets
-    size,  # How many a bucket may hold, unless a single level holds more
+    k,  # Minimum number of weights in buckets
+    size,  # Maximum number of weights in a bucket, unless a single level has more
     shift,  # The level of an entry is its key without its last `shift` bits, uint64
-    # Lowest level that is in a bucket, bucket of each level, edges: bucket b takes places edges[b]
-    # to edges[b + 1]
+    # Lowest level in a bucket, bucket of each level, edges: bucket b has the places edges[b] to
+    # edges[b + 1]
 ):
     "Cut a group's order into buckets, most important first."
     counts = np.zeros(1 << (8 * bits.itemsize - 1 - int(shift)), np.int64)
@@ -250,7 +248,7 @@ def cut_buckets(
 
 # %%
 values = as_bits(torch.tensor([3.0, 9.0, 0.1, 8.0, 1.0, 2.0]))
-lowest, bucket, edges = cut_buckets(values, 4, 2, np.uint64(23))
+lowest, bucket, edges = _cut_buckets(values, 4, 2, np.uint64(23))
 print(
     {
         f"{2.0 ** (level - 127):g} and more": f"bucket {bucket[level]}"
@@ -261,15 +259,15 @@ print(
 )
 # 2 ** 1 is at level 128
 assert edges.tolist() == [0, 2, 4] and lowest == 128 and bucket[128] == 1 and bucket[130] == 0
-assert cut_buckets(values, 5, 3, np.uint64(23))[2].tolist() == [0, 2, 5] and cut_buckets(
+assert _cut_buckets(values, 5, 3, np.uint64(23))[2].tolist() == [0, 2, 5] and _cut_buckets(
     values, 1, 9, np.uint64(23)
 )[2].tolist() == [0, 2]
 # a level larger than a bucket stays whole
-assert cut_buckets(values, 6, 1, np.uint64(23))[2].tolist() == [0, 2, 4, 5, 6]
+assert _cut_buckets(values, 6, 1, np.uint64(23))[2].tolist() == [0, 2, 4, 5, 6]
 
 
 # %% [markdown]
-# Then every weight goes to its bucket's next place. Rising indices stay rising within a bucket, as ties want them.
+# Every weight then goes to the next place of its bucket. Rising indices stay rising within a bucket, as ties require.
 
 # %%
 #| export
@@ -291,9 +289,9 @@ print(order)
 assert order.tolist() == [1, 3, 0, 5]
 
 # %% [markdown]
-# The walk's state is two bundles of arrays. `Entries` is the layer: its values in one flat array, with the strides by weight and by group, so that the same kernel reads `(G, n)` as it comes and `(n, G)`, where a weight's values lie together. `Lists` is how far each group has come.
+# The state of the walk is two bundles of arrays. `Entries` is the layer: its values in one flat array, with the strides by weight and by group, so the same kernel reads `(G, n)` and `(n, G)`, where the values of a weight are adjacent. `Lists` is the position of each group.
 #
-# Groups share nothing before the walk, so they are prepared in threads: `run` is `map`, or a pool's. Their buckets lie one group after the other in a single array.
+# Groups share nothing before the walk, so threads prepare them: `run` is `map`, or that of a pool. Their buckets are stored one group after the other in a single array.
 
 # %%
 #| export
@@ -301,7 +299,7 @@ assert order.tolist() == [1, 3, 0, 5]
 Entries = namedtuple("Entries", "values bits step weight label")
 # order[at:end] is sorted; page holds the values of order[first:first + PAGE]
 Lists = namedtuple("Lists", "order edges bucket at end page first")
-# Candidates whose values are fetched at once, so that memory is waited for once and not 64 times
+# Candidates whose values are fetched together, so the walk waits for memory once and not 64 times
 PAGE = 64
 
 
@@ -311,11 +309,11 @@ def bucket_lists(
     bits: np.ndarray,  # Importance as unsigned integers, shape `(G, n)`
     k: int,  # How many will be kept
     run: Callable = map,  # `map`, or that of a thread pool
-) -> Lists:  # Each group's first k candidates at least, in buckets, none sorted yet
+) -> Lists:  # At least the first k candidates of each group, in buckets, none sorted yet
     "Put every group's candidates into buckets."
     groups, n = bits.shape
     shift = np.uint64(8 * bits.itemsize - 1 - min(16, max(8, n.bit_length())))
-    cuts = list(run(lambda row: cut_buckets(row, k, max(4096, k // 1024), shift), bits))
+    cuts = list(run(lambda row: _cut_buckets(row, k, max(4096, k // 1024), shift), bits))
     ends = np.cumsum([edges[-1] for *_, edges in cuts])
     order = np.empty(ends[-1], np.int32 if n < 2**31 else np.int64)
     all_edges = np.zeros((groups, max(len(edges) for *_, edges in cuts)), np.int64)
@@ -349,7 +347,7 @@ assert (
     and lists.order.tolist()[:2] == [0, 1]
     and sorted(lists.order.tolist()[2:]) == [0, 1, 2]
 )
-# several buckets: each lies above the next
+# several buckets: all values of one exceed those of the next
 large = bucket_lists(as_bits(torch.arange(1.0, 20001)[None]), 10000)
 parts = [large.order[a:b] for a, b in zip(large.edges[0], large.edges[0][1:])]
 assert (
@@ -360,12 +358,12 @@ assert (
 
 
 # %% [markdown]
-# A device has sorted the lists already. Then there is no bucket to open, and the first page is still to be read.
+# A device sorts the lists beforehand. No bucket remains to be opened, and only the first page must be read.
 
 # %%
 #| export
 def sorted_lists(order: np.ndarray) -> Lists:
-    "Lists of candidates that are sorted already, shape `(G, m)`, and enough for the walk"
+    "Lists of sorted candidates, shape `(G, m)`, enough for the walk."
     groups, m = order.shape
     at = np.arange(groups) * m
     return Lists(
@@ -393,7 +391,7 @@ assert (
 # %% [markdown]
 # ## Opening a bucket
 #
-# What is kept is one bit a weight, so that it stays in the cache too. A group's importances are a column of the layer, wherever its numbers lie.
+# The kept weights are one bit each, so they fit the cache. The importances of a group are a column of the layer, in either layout.
 
 # %%
 #| export
@@ -441,7 +439,7 @@ for entries in (by_group, side_by_side):
 
 
 # %% [markdown]
-# Ties inside a bucket are settled after it is sorted, one stretch of equal importance after the other: most importances are unlike any other, and a sort by |w| of all of them would be for nothing.
+# Ties inside a bucket are settled after sorting, one stretch of equal importance after the other. Most importances are unique, so sorting all of them by |w| would be wasted.
 
 # %%
 #| export
@@ -466,23 +464,21 @@ assert order.tolist() == [2, 1, 3, 0]
 
 
 # %% [markdown]
-# A group that has used up its sorted stretch opens the next bucket: drop what is kept, sort, settle ties. In the example it has four weights, one of them kept by another group. On equal importance the larger |w| comes first.
+# A group at the end of its sorted stretch opens the next bucket: it drops kept weights, sorts, and settles ties. In the example the bucket has four weights, one of them kept by another group. On equal importance the larger |w| comes first.
 
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def open_bucket(
+def _open_bucket(
     entries,  # `Entries`
     group,  # Whose bucket
     lists,  # `Lists`; changed
-    kept,  # One bit a weight: set where it is kept
+    kept,  # One bit per weight, set where it is kept
 ):
-    "Sort what is left of a group's next bucket, in place."
+    "Sort the remaining weights of a group's next bucket, in place."
     bits = _column(entries, group, lists.at.shape[0])
-    start, end = (
-        lists.edges[group, lists.bucket[group]],
-        lists.edges[group, lists.bucket[group] + 1],
-    )
+    start = lists.edges[group, lists.bucket[group]]
+    end = lists.edges[group, lists.bucket[group] + 1]
     to = start
     for place in range(start, end):
         lists.order[to] = lists.order[place]
@@ -497,17 +493,15 @@ def open_bucket(
 
 # %%
 values = torch.tensor([5.0, 7.0, 7.0, 5.0])
-entries, lists = (
-    Entries(
-        values.numpy(),
-        as_bits(values),
-        (1, 4),
-        as_bits(torch.tensor([1.0, 2.0, -3.0, 4.0])),
-        no_label,
-    ),
-    bucket_lists(as_bits(values[None]), 4),
+entries = Entries(
+    values.numpy(),
+    as_bits(values),
+    (1, 4),
+    as_bits(torch.tensor([1.0, 2.0, -3.0, 4.0])),
+    no_label,
 )
-open_bucket(entries, 0, lists, np.array([0b0001], np.uint8))  # weight 0 is kept
+lists = bucket_lists(as_bits(values[None]), 4)
+_open_bucket(entries, 0, lists, np.array([0b0001], np.uint8))  # weight 0 is kept
 lists.order[lists.at[0] : lists.end[0]]
 
 # %%
@@ -517,14 +511,14 @@ assert (
     and lists.at[0] >= lists.first[0] + PAGE
 )
 lists = bucket_lists(as_bits(values[None]), 4)
-open_bucket(entries._replace(weight=none), 0, lists, np.array([0], np.uint8))
+_open_bucket(entries._replace(weight=none), 0, lists, np.array([0], np.uint8))
 assert lists.order.tolist() == [1, 2, 0, 3]
 
 
 # %% [markdown]
 # ## One choice
 #
-# Whose turn it is: `in_deficit` once more, without branches that a processor would have to guess.
+# `neediest` is `in_deficit` without branches that the processor would have to predict.
 
 # %%
 #| export
@@ -535,7 +529,7 @@ def neediest(
     share,  # Target shares P_g, shape `(G,)`, float64
     deficit,  # Room for G numbers; changed
 ):  # The group whose share falls furthest short, the lowest index on a tie
-    "Whose turn it is."
+    "The group whose turn it is."
     if total > 0:
         for g in range(share.shape[0]):
             deficit[g] = sums[g] / total - share[g]
@@ -565,12 +559,12 @@ for sums, share in (
 
 
 # %% [markdown]
-# The values of that group's next candidates are read ahead into `page`: they lie anywhere in memory, and 64 waits at once take little longer than one.
+# The values of that group's next candidates are read ahead into `page`. They are scattered in memory, and 64 reads at once take little longer than one.
 
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def load_page(
+def _load_page(
     lists,  # `Lists`; changed
     group,  # Whose candidates
     values,  # Importance, flat
@@ -589,7 +583,7 @@ def load_page(
 # %%
 for entries in (by_group, side_by_side):
     lists = sorted_lists(np.array([[0, 1], [2, 0]], np.int32))
-    load_page(lists, 1, entries.values, *entries.step)
+    _load_page(lists, 1, entries.values, *entries.step)
     print(lists.page[1, :2], lists.first)
     # weight 2: 1 for group 0, 2 for group 1; then weight 0
     assert (
@@ -601,7 +595,7 @@ for entries in (by_group, side_by_side):
 # %% [markdown]
 # ## The global scope's extra rule
 #
-# Once as many choices are left as layers are empty it stays so, since each choice fills one. None of the candidates is kept then, so a group's choice is the best, over the empty layers, of what it likes best in each. Which of two weights it likes better is the order above, ties and all:
+# Once the number of choices left equals the number of empty layers, it stays equal, because each choice fills one layer. None of the candidates is kept then, so a group's choice is the best of its best weights in the empty layers. The order of two weights is the order above, including ties:
 
 # %%
 #| export
@@ -615,10 +609,8 @@ def _before(bits, weight, i, j):
 
 
 # %%
-bits, weight = (
-    as_bits(torch.tensor([5.0, 7.0, 7.0, 7.0])),
-    as_bits(torch.tensor([9.0, 1.0, -3.0, 1.0])),
-)
+bits = as_bits(torch.tensor([5.0, 7.0, 7.0, 7.0]))
+weight = as_bits(torch.tensor([9.0, 1.0, -3.0, 1.0]))
 print(_before(bits, weight, 1, 0), _before(bits, weight, 2, 1), _before(bits, weight, 1, 3))
 for i, j in ((1, 0), (2, 1), (1, 3)):
     assert _before(bits, weight, i, j) and not _before(bits, weight, j, i)
@@ -626,21 +618,20 @@ assert _before(bits, none, 1, 2) and not _before(bits, none, 2, 1) and not _befo
 
 
 # %% [markdown]
-# The best of each layer is found by looking through them all once a group, and only where it comes to that. The example has five weights in three layers, of which layer 0 has one already. The best weight of all is 0, in layer 0; of the other layers it is weight 4.
+# One pass per group finds the best weight of each layer, and only if the rule applies. The example has five weights in three layers, of which layer 0 has one already. The best weight of all is 0, in layer 0; the best of the other layers is weight 4.
 
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def best_of_empty(
+def _best_of_empty(
     entries,  # `Entries`
-    group,  # Whose
-    groups,  # How many groups there are
+    group,  # The group
+    groups,  # Number of groups
     empty,  # True for each layer that must still get a weight, shape `(layers,)`
-    # The group's best weight of each layer, shape `(layers,)`, −1 where it was not looked for;
-    # changed
+    # The group's best weight of each layer, shape `(layers,)`, −1 before the first search; changed
     best,
 ):  # Index of the weight
-    "A group's best weight of all layers that are empty."
+    "A group's best weight of all empty layers."
     bits = _column(entries, group, groups)
     if best.max() < 0:
         for i in range(bits.shape[0]):
@@ -658,9 +649,9 @@ def best_of_empty(
 values = as_bits(torch.tensor([9.0, 1.0, 2.0, 3.0, 4.0]))
 entries = Entries(values.view(np.float32), values, (1, 5), values[:0], np.array([0, 0, 1, 1, 2]))
 best = np.full(3, -1)
-print(best_of_empty(entries, 0, 1, np.array([False, True, True]), best), best)
+print(_best_of_empty(entries, 0, 1, np.array([False, True, True]), best), best)
 assert best.tolist() == [-1, 3, 4]
-assert best_of_empty(entries, 0, 1, np.array([False, True, False]), best) == 3
+assert _best_of_empty(entries, 0, 1, np.array([False, True, False]), best) == 3
 tied = as_bits(torch.tensor([1.0, 1.0, 1.0]))
 
 
@@ -672,15 +663,15 @@ def by_weight(*w):
 
 both = np.array([True, True])
 assert (
-    best_of_empty(by_weight(1.0, -2.0, 3.0), 0, 1, both, np.full(2, -1)) == 2
-    and best_of_empty(by_weight(2.0, 1.0, -2.0), 0, 1, both, np.full(2, -1)) == 0
+    _best_of_empty(by_weight(1.0, -2.0, 3.0), 0, 1, both, np.full(2, -1)) == 2
+    and _best_of_empty(by_weight(2.0, 1.0, -2.0), 0, 1, both, np.full(2, -1)) == 0
 )
 
 
 # %% [markdown]
 # ## The walk
 #
-# The plain loop, step for step. A group's choice is its next candidate that nobody has kept, with a bucket opened and a page read where that is due. The kernel stays whole: with that search in a function of its own it took two thirds longer.
+# The walk follows the plain loop step by step. A group's choice is its next candidate that no group has kept; the walk opens a bucket and reads a page when necessary. The kernel is one function: with this search in a separate function it took two thirds longer.
 
 # %%
 #| export
@@ -691,26 +682,24 @@ def fair_walk(
     share,  # Target shares P_g, shape `(G,)`, float64
     k,  # How many to keep
     empty,  # True for each layer that must keep a weight, shape `(layers,)`; changed
-):  # One bit a weight, set where it is kept
-    "The plain loop of `select_fair_plain` over candidates that are sorted when they are needed."
+):  # One bit per weight, set where it is kept
+    "The plain loop of `select_fair_plain`, over candidates that are sorted when needed."
     groups = share.shape[0]
-    kept, best = (
-        np.zeros(entries.values.shape[0] // groups // 8 + 1, np.uint8),
-        np.full((groups, empty.shape[0]), -1),
-    )
+    kept = np.zeros(entries.values.shape[0] // groups // 8 + 1, np.uint8)
+    best = np.full((groups, empty.shape[0]), -1)
     sums, deficit, total, to_fill = np.zeros(groups), np.empty(groups), 0.0, empty.sum()
     for left in range(k, 0, -1):
         group, place, i = neediest(sums, total, share, deficit), 0, -1
         if left == to_fill:
-            i = best_of_empty(entries, group, groups, empty, best[group])
+            i = _best_of_empty(entries, group, groups, empty, best[group])
             for g in range(groups):
                 lists.page[group, 0, g] = entries.values[i * entries.step[0] + g * entries.step[1]]
         while i < 0:
             at = lists.at[group]
             if at == lists.end[group]:
-                open_bucket(entries, group, lists, kept)
+                _open_bucket(entries, group, lists, kept)
             elif at >= lists.first[group] + PAGE:
-                load_page(lists, group, entries.values, entries.step[0], entries.step[1])
+                _load_page(lists, group, entries.values, entries.step[0], entries.step[1])
             else:
                 lists.at[group] += 1
                 if not _has(kept, lists.order[at]):
@@ -736,7 +725,7 @@ def walked(entries, lists, k=2, empty=()):
 walked(by_group, bucket_lists(as_bits(rows), 2))
 
 # %% [markdown]
-# The same three weights as in *shares*, from which group 0 keeps weight 0 and group 1 weight 2; in either layout, from buckets or from sorted lists. With entries 0 and 1 in one layer, 2 in another and one weight allowed each, group 0's second weight is out of the question.
+# The same three weights as in [shares](06_selectors.ipynb): group 0 keeps weight 0 and group 1 weight 2, in either layout, from buckets or from sorted lists. With entries 0 and 1 in one layer, 2 in another and one weight for each layer, group 0's second weight is excluded.
 
 # %%
 assert (

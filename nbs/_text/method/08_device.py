@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Selection jobs
 #
-# > From tensors to the walk and back, with few bytes between a device and the host
+# > From tensors to the walk and back, with few bytes transferred between device and host
 
 # %%
 #| default_exp method.device
@@ -33,30 +33,28 @@ from fairgrape.method.selectors import target_share
 
 
 # %% [markdown]
-# What the walk needs is gathered in a `FairJob`, from tensors; what follows is numpy, so that a job can be worked off in any thread, without a thought for torch.
+# A `FairJob` collects the inputs of the walk from tensors. Everything after that is numpy, so a job can run in any thread, independent of torch.
 
 # %%
 #| export
 class FairJob(NamedTuple):
-    "All that decides one selection, on the CPU"
+    "All inputs of one selection, on the CPU."
 
     values: np.ndarray  # Importance, shape `(G, n)`, float32 or float64
-    alive: np.ndarray  # True where a weight is still there, shape `(n,)`
+    alive: np.ndarray  # True where a weight is left, shape `(n,)`
     k: int  # How many to keep
     share: np.ndarray  # Target shares, shape `(G,)`, float64
     weight: np.ndarray  # Bits of the weights, shape `(n,)`, or nothing
     label: np.ndarray  # Layer number of each entry, shape `(n,)`, or nothing
     empty: np.ndarray  # True for each layer that must keep a weight
-    # Each group's candidates where they are sorted already, shape `(G, m)`
+    # Each group's candidates if they are already sorted, shape `(G, m)`
     order: np.ndarray | None = None
 
 
 # %%
-rows, everything, nothing = (
-    torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]]),
-    torch.ones(3, dtype=torch.bool),
-    np.zeros(0, np.uint32),
-)
+rows = torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]])
+everything = torch.ones(3, dtype=torch.bool)
+nothing = np.zeros(0, np.uint32)
 job = FairJob(
     rows.numpy(),
     everything.numpy(),
@@ -80,7 +78,7 @@ assert job.order is None and job._replace(k=1)._fields == (
 
 
 # %% [markdown]
-# Weights that were pruned earlier are left out of everything: the work falls with the weights that are left. The copy is made a row at a time, since indexing them all at once would take room for the whole of it twice.
+# Weights pruned earlier are left out, so the work shrinks with the number of weights left. The copy is made row by row, because indexing all rows at once would need twice the memory.
 
 # %%
 #| export
@@ -99,20 +97,20 @@ assert _left(job.values, np.array([True, False, True])).tolist() == [
     [6.0, 1.0],
     [0.0, 2.0],
 ] and _left(np.array([7, 8, 9]), np.array([False, True, True])).tolist() == [8, 9]
-# nothing to leave out, no copy
+# nothing is pruned: no copy
 assert (
     _left(job.values, everything.numpy()) is job.values
     and _left(nothing, np.array([False])) is nothing
 )
 
 # %% [markdown]
-# Where many weights will be kept, their values are copied so that a weight's lie together. Where few will be (or the copy would be large) the importance is read as it is. So beside the importance there are in memory, at most: the
-# candidates ($4 k G$ bytes, 8 from $2^{31}$ weights on; a little more where equal leading bits do not allow a cut at $k$), that copy (as large as the importance of the weights left, and none above `COPY` bytes), and, once something is pruned, the importance of the weights left, cut out. So with `float32` it is at most twice the importance if nothing is pruned, and once where the copy would be too large (100 M weights and 7 groups: 2.8 GB);
-# the global scope lays the layers' importance side by side first, which is once more.
+# If many weights will be kept, the values are copied so that those of a weight are adjacent. If few will be kept, or the copy would be large, the importance is read in place. Beyond the importance itself, memory holds at most the
+# candidates ($4 k G$ bytes, 8 from $2^{31}$ weights on; slightly more if equal leading bits prevent a cut at $k$), that copy (as large as the importance of the weights left, and none above `COPY` bytes), and, once weights are pruned, the extracted importance of the weights left. With `float32` this is at most twice the importance if nothing is pruned, and once if the copy would be too large (100 M weights and 7 groups: 2.8 GB).
+# The global scope first concatenates the importance of the layers, which adds its size once more.
 
 # %%
 #| export
-COPY = 2**30  # Bytes of importance up to which a weight's values are laid side by side
+COPY = 2**30  # Bytes of importance up to which the values of a weight are copied to be adjacent
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -124,7 +122,7 @@ def _transpose(values, rows, start, end):
 
 
 def _laid_out(values: np.ndarray, k: int, run: Callable):
-    "The values in one flat array, and the strides by weight and by group"
+    "The values in one flat array, and the strides by weight and by group."
     groups, n = values.shape
     if 8 * k < n or values.nbytes > COPY:
         return values.ravel(), (1, n)
@@ -143,23 +141,23 @@ _laid_out(job.values, 2, map), _laid_out(np.arange(18.0).reshape(2, 9), 1, map)[
 
 # %%
 flat, step = _laid_out(job.values, 2, map)
-assert flat.tolist() == [6, 0, 5, 0, 1, 2] and step == (2, 1)  # a weight's values lie together
+assert flat.tolist() == [6, 0, 5, 0, 1, 2] and step == (2, 1)  # values of a weight are adjacent
 flat, step = _laid_out(np.arange(18.0).reshape(2, 9), 1, map)
-assert flat.tolist() == list(range(18)) and step == (1, 9)  # one of nine: read as it is
+assert flat.tolist() == list(range(18)) and step == (1, 9)  # one of nine: read in place
 many = np.random.default_rng(0).random((3, 300_000), np.float32)
 assert (_laid_out(many, 300_000, map)[0].reshape(-1, 3) == many.T).all()  # more than one piece
 
 
 # %% [markdown]
-# A job is worked off in one go: leave out, cut into buckets, lay out, walk, and put the answer where the pruned weights are among the others again.
+# `keep_shares` runs a job: leave pruned weights out, cut into buckets, lay out, walk, and write the answer back to the positions of all weights.
 
 # %%
 #| export
 def keep_shares(
-    job: FairJob,  # What decides
+    job: FairJob,  # Inputs of the selection
     run: Callable = map,  # `map`, or that of a thread pool
 ) -> np.ndarray:  # True where a weight stays, shape `(n,)`
-    "Work off one selection."
+    "Compute one selection."
     values, weight, label = (_left(a, job.alive) for a in (job.values, job.weight, job.label))
     bits = values.view(f"u{values.itemsize}")
     lists = bucket_lists(bits, job.k, run) if job.order is None else sorted_lists(job.order)
@@ -189,7 +187,7 @@ assert keep_shares(job._replace(alive=np.array([True, True, False]), k=1)).tolis
 assert keep_shares(
     job._replace(label=np.array([0, 0, 1]), empty=np.array([True, True]))
 ).tolist() == [True, False, True]
-# the order that is given is the one that counts
+# a given order is used as it is
 assert keep_shares(job._replace(order=np.array([[1, 0], [2, 0]]))).tolist() == [False, True, True]
 tied = job._replace(
     values=np.ones((1, 3), np.float32),
@@ -205,18 +203,18 @@ assert keep_shares(tied).tolist() == [False, False, True] and keep_shares(
 # %% [markdown]
 # ## On a device
 #
-# On an accelerator the importance stays there, and so does the sorting. The $k$ best weights of each group are all that the walk reads (and, in the global scope, each group's best of each layer). These few make a small layer of their own, with the same mask: only they come to the
-# host, sorted, and one byte for each goes back. Let $m \le \min(n, G(k + \text{layers}))$ be their number. With 4-byte floats that is at most nine transfers to the host of together
+# On an accelerator the importance and the sorting stay on the device. The walk reads only the $k$ best weights of each group (and, in the global scope, each group's best of each layer). These candidates form a small layer with the same mask. Only they come to the
+# host, sorted, and one byte for each goes back. Let $m \le \min(n, G(k + \text{layers}))$ be their number. With 4-byte floats there are at most nine transfers to the host, in total
 #
 # $$ m\,(4G + 4 + 8) + 4\,G\,k \;+\; 8\,(G + 5) + \text{layers} \quad\text{bytes, and one of } m \text{ bytes back.} $$
 #
-# (4 bytes for |w|, 8 for the layer's number, where they are given.) Every one of them goes through a counter that a caller can look at.
+# (4 bytes for |w|, 8 for the layer number, if given.) A counter that the caller can read records every transfer.
 
 # %%
 #| export
 @dataclass
 class Transfers:
-    "What went between host and device: count and bytes, in each direction"
+    "Transfers between host and device: number and bytes in each direction."
 
     to_host: int = 0  # Transfers
     to_device: int = 0
@@ -226,7 +224,7 @@ class Transfers:
 
 @patch
 def bring(self: Transfers, tensor: Tensor) -> Tensor:
-    "A tensor, on the host"
+    "A tensor, copied to the host."
     self.to_host += 1
     self.host_bytes += tensor.nbytes
     return tensor.cpu()
@@ -239,7 +237,7 @@ assert transfers == Transfers(to_host=1, host_bytes=8)
 
 
 # %% [markdown]
-# Single numbers come the same way, and cost the same wait. The answer goes back.
+# Single numbers are transferred the same way, with the same wait. The answer goes back.
 
 # %%
 #| export
@@ -251,7 +249,7 @@ def fetch(self: Transfers, tensor: Tensor) -> list | float:
 
 @patch
 def send(self: Transfers, array: np.ndarray, device) -> Tensor:
-    "An array, on a device"
+    "An array, copied to a device."
     self.to_device += 1
     self.device_bytes += array.nbytes
     return torch.from_numpy(array).to(device)
@@ -273,12 +271,12 @@ assert transfers.send(np.array([True, False]), "cpu").tolist() == [True, False]
 
 
 # %% [markdown]
-# A group's order on a device is torch's own stable sort, of scores that put the pruned weights last. It starts from the order by |w|, which is thereby the order of ties.
+# On a device, torch's stable sort gives the order of a group, with pruned weights last. It starts from the order by |w|, which therefore decides ties.
 
 # %%
 #| export
 def _falling(row: Tensor, alive: Tensor, start: Tensor) -> Tensor:
-    "All indices by one group's falling importance, ties as in `start`, pruned ones last"
+    "All indices by one group's falling importance, ties as in `start`, pruned weights last."
     score = torch.where(alive, row.abs(), -1)  # abs: −0 is 0
     return start[score[start].sort(descending=True, stable=True).indices]
 
@@ -292,14 +290,12 @@ assert _falling(row, alive, torch.arange(5)).tolist() == [2, 0, 3, 4, 1] and _fa
 
 
 # %% [markdown]
-# Its best weight of each layer is the one at the first place in that order at which the layer's number comes. On a device there is no `first_of_each` that would not wait for the host; the smallest place is found by scattering all of them.
+# A group's best weight of a layer is at the first place in that order with the layer's number. On a device `first_of_each` would wait for the host, so a scatter finds the smallest place.
 
 # %%
 #| export
 def _best_of_layers(best: Tensor, layer: Tensor, layers: int) -> Tensor:
-    """For each layer its entry that comes first in the order `best`; for a layer without any,
-    whichever comes last
-    """
+    "The first entry of each layer in the order `best`; for an empty layer the last of `best`."
     first = torch.full((layers,), len(best) - 1, device=best.device)
     return best[
         first.scatter_reduce_(0, layer[best], torch.arange(len(best), device=best.device), "amin")
@@ -316,7 +312,7 @@ assert _best_of_layers(torch.tensor([2, 0, 1]), torch.tensor([2, 2, 0]), 3).toli
 #| export
 def sorted_prefixes(
     rows: Tensor,  # Importance on the device, shape `(G, n)`
-    alive: Tensor,  # True where a weight is still there, shape `(n,)`
+    alive: Tensor,  # True where a weight is left, shape `(n,)`
     m: int,  # How many of each group's best
     weight: Tensor | None = None,  # The weights, shape `(n,)`, for ties
     layer: Tensor | None = None,  # Layer number of each entry, shape `(n,)`
@@ -324,7 +320,7 @@ def sorted_prefixes(
     # Each group's m best, in order, shape `(G, m)`; True for these and its best of each layer,
     # shape `(n,)`
 ) -> tuple[Tensor, Tensor]:
-    "Sort on the device, one group after the other, and keep what the walk can come to."
+    "Sort on the device, group by group, and keep the weights that the walk can reach."
     found, order = torch.zeros_like(alive), []
     start = by_magnitude(weight, alive).to(rows.device)
     for row in rows:
@@ -358,14 +354,14 @@ assert both[0].tolist() == [[0], [1]] and both[1].tolist() == [True, True, False
 
 
 # %% [markdown]
-# ## Both ways to a job
+# ## Two ways to a job
 #
-# A job is a small bundle of numpy arrays, wherever its numbers come from, and comes with a function that turns its answer into a mask. The order that decides ties needs the bits of the weights, and the extra rule the layers' numbers. `get` brings either to the CPU.
+# A job is a small bundle of numpy arrays, from any device, with a function that turns its answer into a mask. Ties need the bits of the weights, and the extra rule needs the layer numbers. `get` brings either to the CPU.
 
 # %%
 #| export
 def _ties(weight, layer, kind, get):
-    "Bits of the weights and layer numbers, each empty where there are none"
+    "Bits of the weights and layer numbers, each empty if not given."
     bits = as_bits(torch.empty(0, dtype=kind) if weight is None else get(weight).to(kind))
     return bits, np.zeros(0, np.int64) if layer is None else get(layer).long().numpy()
 
@@ -386,26 +382,26 @@ assert [a.tolist() for a in _ties(None, None, torch.float64, Tensor.cpu)] == [[]
 
 
 # %% [markdown]
-# Where the importance lies on the CPU, all of it is the job: no copy, as long as it is float32 or float64.
+# If the importance is on the CPU, the job uses all of it, without a copy for float32 and float64.
 
 # %%
 #| export
 class _Choice(NamedTuple):
-    "A checked selection, flat, where its importance lies"
+    "A checked selection, flattened, on the device of its importance."
 
     rows: Tensor  # Importance, shape `(G, n)`
-    alive: Tensor  # True where a weight is still there, shape `(n,)`
+    alive: Tensor  # True where a weight is left, shape `(n,)`
     weight: Tensor | None  # The weights, shape `(n,)`
     layer: Tensor | None  # Layer number of each entry, shape `(n,)`
     k: int  # How many to keep
     share: np.ndarray  # Target shares, shape `(G,)`, float64
     there: Tensor  # True for each layer that must keep a weight
     kind: torch.dtype  # The type to compare in
-    shape: tuple[int, ...]  # Of the mask
+    shape: tuple[int, ...]  # Shape of the mask
 
 
 def _whole(choice: _Choice) -> tuple[FairJob, Callable]:
-    "A job of the layer as it is"
+    "A job of the whole layer."
     values = choice.rows.to("cpu", choice.kind).contiguous().numpy()
     bits, label = _ties(choice.weight, choice.layer, choice.kind, Tensor.cpu)
     alive, empty = choice.alive.cpu().numpy(), choice.there.cpu().numpy()
@@ -440,12 +436,12 @@ assert (
 
 
 # %% [markdown]
-# Elsewhere the weights that the walk can come to make the job. They are numbered anew, in their old order, so that the lower index stays the lower one.
+# On another device the job has only the weights that the walk can reach. They are renumbered in their old order, so the lower index stays the lower one.
 
 # %%
 #| export
 def _fetched(choice: _Choice, count: Transfers) -> tuple[FairJob, Callable]:
-    "A job of the sorted candidates only; what goes to the host and back is counted"
+    "A job of the sorted candidates only; `count` records the transfers."
     rows, alive, there, shape = choice.rows, choice.alive, choice.there, choice.shape
     weight, layer = choice.weight, choice.layer
     order, found = sorted_prefixes(rows, alive, choice.k, weight, layer, len(there))
@@ -474,7 +470,7 @@ few, put_few = _fetched(case._replace(k=1, shape=(3,)), transfers)
 print(few.order, few.values, put_few(keep_shares(few)), transfers)
 
 # %%
-# each group's favourite: weights 0 and 2
+# the best of each group: weights 0 and 2
 assert few.values.tolist() == [[6.0, 1.0], [0.0, 2.0]] and few.order.tolist() == [[0], [1]]
 assert put_few(np.array([False, True])).tolist() == [False, False, True] and put_few(
     keep_shares(few)
@@ -485,19 +481,19 @@ assert put_few(np.array([False, True])).tolist() == [False, False, True] and put
 #| export
 def fair_job(
     importance: Tensor,  # Importance, shape `(G, *weight)`, finite, ≥ 0
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many to keep
     weight: Tensor | None = None,  # The weights, shape `(*weight)`
     layer: Tensor | None = None,  # Layer number of each entry, shape `(*weight)`
-    # Sort where the importance lies and fetch the candidates only; None: wherever that is not the
-    # CPU
+    # Sort on the device of the importance and fetch only the candidates; None: unless that is
+    # the CPU
     on_device: bool | None = None,
-    transfers: Transfers | None = None,  # Counts what goes between host and device, if sorted there
+    transfers: Transfers | None = None,  # Counts transfers from and to the device, if sorted there
     # The job; how its answer, shape `(n,)`, becomes the new mask, shape `(*weight)`
 ) -> tuple[FairJob, Callable]:
-    """Check a selection and bring it to the CPU; what importance says of a pruned weight does
-    not matter. Raises: ValueError
-    """
+    """Check a selection and bring it to the CPU. The importance of pruned weights is ignored.
+
+    Raises: ValueError if shapes, k or shares do not allow a selection."""
     on_device = importance.device.type != "cpu" if on_device is None else on_device
     count = transfers if on_device and transfers is not None else Transfers()
     there = check_selection(importance, mask, k, layer, count.fetch)
@@ -549,16 +545,16 @@ for wrong, k in ((-rows, 2), (rows, 4)):
     except ValueError as e:
         print(e)
     else:
-        raise AssertionError("a job that cannot be done was made")
+        raise AssertionError("an impossible job was made")
 
 
 # %% [markdown]
-# Another selector that sorts whole rows on the CPU needs the order of ties there, as indices of the weights that are left.
+# A selector that sorts whole rows on the CPU needs the order of ties as indices of the weights left.
 
 # %%
 #| export
 def falling_magnitude(weight: Tensor | None, alive: np.ndarray, index: type) -> np.ndarray:
-    "Indices of the weights that are still there, by falling |w|, the lower index first on a tie"
+    "Indices of the weights left, by falling |w|, the lower index first on a tie."
     start = np.flatnonzero(alive).astype(index)
     return start if weight is None else radix_order(as_bits(weight.detach().flatten().cpu()), start)
 

@@ -12,9 +12,9 @@ import math
 from fractions import Fraction
 
 # %% [markdown]
-# A run's settings are checked before torch is imported, so what the checks need stands here: the words for a scope, exact rates, and the schedule.
+# The settings of a run are checked before torch is imported. This module has the parts that the checks need: the names of the scopes, exact rates, and the schedule.
 #
-# The scope says who shares a budget of weights ([selection](02_selection.ipynb)): `layer` prunes every layer at the same rate, `global` has one budget for all layers.
+# The scope says which layers share a budget of weights ([selection](02_selection.ipynb)): `layer` prunes every layer at the same rate, `global` has one budget for all layers.
 
 # %%
 #| export
@@ -24,13 +24,13 @@ SCOPES = ("layer", "global")
 # %% [markdown]
 # ## Exact rates
 #
-# `int((1 - 0.9) * 1000)` is 99: binary floats cannot hold 0.9. The number of weights kept decides what "a rate of 0.9" means, so it is computed
-# from the decimal number that was written down, as an exact fraction.
+# `int((1 - 0.9) * 1000)` is 99, because binary floats cannot represent 0.9. The number of kept weights must be exact, so it is computed
+# from the decimal number as written, as an exact fraction.
 
 # %%
 #| export
 def exact(rate: float | str | Fraction) -> Fraction:
-    "The decimal number that `rate` was written as"
+    "`rate` as the exact fraction of its decimal notation."
     return rate if isinstance(rate, Fraction) else Fraction(str(rate))
 
 
@@ -44,12 +44,12 @@ assert exact(0.9) == Fraction(9, 10) == exact("0.9") == exact(Fraction(9, 10)) a
 # %% [markdown]
 # ## The schedule
 #
-# After step $i$ the cumulative rate is $r_i = \min(1 - \mathrm{keep}^i, r)$, until the target $r$ is reached. The number of weights at each step must not depend on a rounding.
+# After step $i$ the cumulative rate is $r_i = \min(1 - \mathrm{keep}^i, r)$, until the target $r$ is reached. The number of weights at each step must not depend on rounding.
 
 # %%
 #| export
 def _fraction(name: str, value) -> Fraction:
-    "`value` as an exact fraction strictly between 0 and 1"
+    "`value` as an exact fraction strictly between 0 and 1."
     try:
         number = exact(value)
     except ValueError:
@@ -63,7 +63,7 @@ def _fraction(name: str, value) -> Fraction:
 _fraction("rate", 0.9), _fraction("keep", "0.975")
 
 # %%
-# the float is a little more than a tenth
+# the float is slightly more than a tenth
 assert _fraction("rate", 0.1) == Fraction(1, 10) != Fraction(0.1)
 for wrong in (1, 0, -0.5, "most", float("nan")):
     try:
@@ -76,7 +76,7 @@ for wrong in (1, 0, -0.5, "most", float("nan")):
 
 
 # %% [markdown]
-# Without `keep` there is a single step, straight to the target.
+# Without `keep` there is a single step to the target.
 
 # %%
 #| export
@@ -86,8 +86,7 @@ def schedule(
 ) -> list[Fraction]:  # Cumulative pruning rate after each step
     """The cumulative rates r_i = min(1 − keep^i, rate).
 
-    Raises: ValueError if a rate is not a number between 0 and 1, or if that takes more than 1,000
-    steps.
+    Raises: ValueError if a rate is not a number between 0 and 1, or for more than 1,000 steps.
     Source: paper, section 3.3; keep per step 0.9 (0.975 for UTKFace) in its experiments."""
     target, kept = _fraction("rate", rate), None if keep is None else _fraction("keep", keep)
     steps = 1 if kept is None else math.log1p(-float(target)) / math.log(float(kept))

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Methods
 #
-# > FairGRAPE and the eight methods beside it, each as a score, a selector and a start on the same seams
+# > FairGRAPE and eight other methods, each as a score, a selector and a starting point
 
 # %%
 #| default_exp methods.registry
@@ -28,21 +28,21 @@ from fairgrape.methods.scores import magnitude_score
 
 
 # %% [markdown]
-# What tells two pruning methods apart is seldom their loop. It is the number that a weight is given (the score), who gets a say in the choice (the selector), which weights are looked at (the trained ones or those that training
-# starts from), and whether it is done at once or in steps. A method here is those few things and nothing else. The loop, the retraining and the counting are shared, so a difference in results is a difference of method.
+# Pruning methods seldom differ in their loop. They differ in the number given to each weight (the score), the rule of choice (the selector), the weights that are scored (the trained ones or those that training
+# starts from), and whether they prune in one step or several. A method here consists of these parts only. The loop, the retraining and the counting are shared, so a difference in results is a difference between methods.
 #
-# The scores are those of [scores](02_scores.ipynb); the lottery ticket's way back is in [recovery](05_recovery.ipynb).
+# The scores are in [scores](02_scores.ipynb); the rewinding of the lottery ticket is in [recovery](05_recovery.ipynb).
 #
 # ## A function by its address
 #
-# The command line checks settings before it imports torch, and a check has to know each method. So the table names a method's functions by their addresses in the package, and a function is imported when it is used.
+# The command line checks settings before it imports torch, and the check needs to know every method. The table therefore names the functions of a method by their addresses in the package. A function is imported when it is used.
 
 # %%
 #| export
 def _address(
     function: Callable | str,  # A function, or its address
-) -> str:  # E.g. "methods.scores.group_score"; outside the package with the whole module
-    "Where a function is defined; empty for a function without a name."
+) -> str:  # Such as "methods.scores.group_score"; outside the package with the full module name
+    "The address of a function; empty for a function without a name."
     if isinstance(function, str):
         return function
     module, name = (getattr(function, k, "") for k in ("__module__", "__qualname__"))
@@ -79,7 +79,7 @@ else:
 
 
 # %% [markdown]
-# A field of this kind takes either and gives the function.
+# A field of this type takes a function or its address and gives the function.
 
 # %%
 #| export
@@ -113,22 +113,20 @@ holder.score.__name__
 # %% [markdown]
 # ## The table of methods
 #
-# A method's fields say what its published form is. `steps` and `scope` are only that form: both are settings of a run, and one that deviates is labelled so. `start` says which weights are scored, and pruned: the trained ones, or those that
-# training starts from. `rewind` and `rounds` belong to the lottery. `groups` is whether the score is taken for each group or for one group of everybody, and `batches` which training images it sees: all of them, in near-equal batches; one batch; one
-# class-balanced batch. A `blind` score sees none.
+# The fields of a method describe its published form. `steps` and `scope` are defaults only: both are settings of a run, and a run that deviates is labelled so. `start` says which weights are scored and pruned: the trained ones, or those that
+# training starts from. `rewind` and `rounds` belong to the lottery. `groups` says whether the score is computed for each group or for all images as one group, and `batches` which training images it sees: all of them, in near-equal batches; one batch; one
+# class-balanced batch. A `blind` score sees no images.
 #
-# Lottery comes twice. As published every round trains with the full schedule, which at 44 steps is 44 trainings; `lottery_short` gives each round only as many epochs as FairGRAPE has after a step, at the schedule's first rate, since rewound weights must be learnt anew; it says that it is not the published form. Random pruning and
-# iterative magnitude are no baselines of the paper, but they are the two that tell most: what is any score worth, and what are groups and gradients worth beyond plain magnitude in the same steps.
+# The lottery has two entries. As published, every round trains with the full schedule, which at 44 steps is 44 trainings. `lottery_short` gives each round as many epochs as FairGRAPE has after a step, at the schedule's first rate, because rewound weights must be trained again; its text says that this is not the published form. Random pruning and
+# iterative magnitude are not baselines of the paper, but they are the most informative controls: the first shows the value of any score, the second the value of groups and gradients beyond plain magnitude in the same steps.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Method:
-    """A pruning method: how weights are scored and chosen, from which weights, and in which
-    form it was published
-    """
+    "A pruning method: its score, its selector, the start of both, and its published form."
 
-    name: str  # As it is called in settings and tables
+    name: str  # Its name in settings and tables
     # (model, batches, loss, groups, ignore, autocast, seed) → score, `(G, *weight)`; a function,
     # or its address in the package
     score: Callable | str = _Function()
@@ -139,32 +137,32 @@ class Method:
     published: str  # The published form, in words
     # Weights that are scored: "trained", or "initial", which are then trained
     start: str = "trained"
-    rewind: bool = False  # After each step go back to earlier weights, masks held
-    rewind_to: str = "initial"  # The weights to go back to: "initial" or "trained"
+    rewind: bool = False  # After each step restore earlier weights under the masks
+    rewind_to: str = "initial"  # The weights to restore: "initial" or "trained"
     # Training after each step: "short" (`retrain_epochs`) or "full" (the whole schedule)
     rounds: str = "short"
-    groups: bool = False  # Score each group (True), or one group of everybody
+    groups: bool = False  # Score each group (True), or all images as one group
     # Training images that the score sees: "all", "one" batch, or one "balanced" batch
     batches: str = "all"
     mixed: bool = False  # Batches mix the groups and are augmented (the public code)
 
     @property
     def blind(self) -> bool:
-        "Whether its score looks at no image"
+        "Whether its score uses no image."
         return _address(vars(self)["score"]) in _BLIND
 
     @property
     def shared(self) -> bool:
-        "Whether several processes can divide its score's batches"
+        "Whether several processes can divide the batches of its score."
         return _address(vars(self)["score"]) in _SHARED
 
     def but(self, **changes) -> "Method":
-        "The same method with other fields; no function is imported for it."
+        "The same method with other fields; imports no function."
         return Method(**(vars(self) | changes))
 
 
 # %% [markdown]
-# The shortest method of one's own is a score and a name. Whether it has a published form is said in words, and the rest has defaults.
+# A new method needs only a score, a name and a few words on its published form; every other field has a default.
 
 # %%
 own = Method(
@@ -194,7 +192,7 @@ assert (own.start, own.rewind, own.rewind_to, own.rounds, own.groups, own.batche
 )
 
 # %% [markdown]
-# And the nine there are. The two properties of a score stand here too.
+# The table has nine methods. Two properties of scores are listed first.
 
 # %%
 #| export
@@ -327,7 +325,7 @@ assert [(n, m.rounds) for n, m in METHODS.items() if m.rewind] == [
 ]
 
 # %% [markdown]
-# Nothing of torch is imported for all this, and two methods can be told apart without it.
+# None of this imports torch, not even the comparison of two methods.
 
 # %%
 said = (
@@ -347,7 +345,7 @@ assert (short.rounds, METHODS["lottery"].rounds, short.name) == ("short", "full"
 
 
 # %% [markdown]
-# Each one prunes, in its published form, through the same call. Of 216, 576, 576 and 24 weights a fifth stays: of each layer, or of all together.
+# Each method prunes in its published form through the same call. A fifth of 216, 576, 576 and 24 weights stays, per layer or in total.
 
 # %%
 def deep_net(depth=3, outputs=3):
@@ -385,7 +383,7 @@ for m in METHODS.values():
 def method(
     name: str,  # One of `METHODS`
 ) -> Method:  # The method
-    "Look a method up by its name; an unknown one is a ValueError that lists those there are."
+    "Look up a method by name. Raises: ValueError for an unknown name, with the known ones."
     if name not in METHODS:
         raise ValueError(f"method = {name!r}: choose dense (no pruning), {', '.join(METHODS)}")
     return METHODS[name]
@@ -404,7 +402,7 @@ else:
 # %% [markdown]
 # ## As released
 #
-# The paper's public code departs from its text. [As released](03_released.ipynb) rebuilds each departure; here is what it changes in a method.
+# The paper's public code departs from its text. [As released](03_released.ipynb) rebuilds each departure; this table has the changes to the methods.
 
 # %%
 #| export
@@ -451,13 +449,13 @@ RELEASED = dict(
 
 
 # %% [markdown]
-# Whatever a method's published form says beyond these fields stays: scope, steps, start. Two methods have no released form, and each is refused with its own reason.
+# All other fields of the published form stay: scope, steps, start. Two methods have no released form, and each raises an error with its reason.
 
 # %%
 #| export
 def as_released(
     method: Method,  # A method of `METHODS`
-) -> Method:  # The same as the public code does it
+) -> Method:  # The method in the form of the public code
     """The public code's variant of a method.
 
     Raises: ValueError for random, which raises there, and for a method that the public code does
@@ -488,16 +486,14 @@ else:
 
 
 # %% [markdown]
-# And as a table, with the published form of each and the settings that change a run of it. A setting that is not listed does not touch the method: WS looks at no image, so `importance_cap` means nothing to it. (`keep` and the retraining count where a run is iterative.)
+# The table of methods shows the published form of each and the settings that change a run of it. A setting that is not listed does not affect the method: WS uses no image, so `importance_cap` has no effect on it. (`keep` and the retraining apply to iterative runs.)
 
 # %%
 #| export
 def touches(
     method: Method,  # A method
 ) -> list[str]:  # Names of settings
-    """The settings that change a run of this method, beyond the network's, the data's and the
-    training's.
-    """
+    "The settings that change a run of this method, beyond those of network, data and training."
     names = ["rate", "steps", "scope", "keep"]
     if method.rounds == "short" and method.start == "trained":
         names.append("retrain_epochs")
@@ -518,24 +514,17 @@ assert touches(METHODS["snip"]) == touches(METHODS["lottery"]) == ["rate", "step
 
 
 # %% [markdown]
-# What a reader of the table cannot guess from two words is how steps and images go together: a method that starts before training is scored again after a step, since nothing was trained in between.
+# The column for what follows a step depends on the start: a method that starts before training is scored again after a step, because no training takes place between the steps.
 
 # %%
 #| export
 def _row(m: Method) -> dict:
-    "A method's row of `methods_table`"
-    back = (
-        f"rewound to {m.rewind_to}, {m.rounds} rounds"
-        if m.rewind
-        else "score again"
-        if m.start == "initial"
-        else "retrain"
-    )
-    images = (
-        "none"
-        if m.blind
-        else {"all": "all", "one": "one batch", "balanced": "one class-balanced batch"}[m.batches]
-    )
+    "A method's row of `methods_table`."
+    back = "score again" if m.start == "initial" else "retrain"
+    if m.rewind:
+        back = f"rewound to {m.rewind_to}, {m.rounds} rounds"
+    batches = {"all": "all", "one": "one batch", "balanced": "one class-balanced batch"}
+    images = "none" if m.blind else batches[m.batches]
     return {
         "steps": m.steps,
         "scope": m.scope,
@@ -574,8 +563,8 @@ assert [_row(METHODS[m])["images"] for m in ("ws", "snip", "fairgrape")] == [
 # %%
 #| export
 def methods_table():
-    "A `pandas.DataFrame` with a row for each method: its published form, and what changes it."
-    import pandas as pd  # here, since nothing else in the methods needs it
+    "A `pandas.DataFrame` with a row per method: its published form and the settings it uses."
+    import pandas as pd  # imported here because nothing else in the methods needs it
 
     return pd.DataFrame([_row(m) for m in METHODS.values()], index=pd.Index(METHODS, name="method"))
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Scores
 #
-# > A number for each weight: from its size, from chance, from how the loss depends on it
+# > A number for each weight: from its size, from chance, or from its effect on the loss
 
 # %%
 #| default_exp methods.scores
@@ -34,12 +34,12 @@ from fairgrape.method.selectors import select_top
 
 
 # %% [markdown]
-# A score says what a weight is worth, and nothing about how many go or who chooses. Every score here has one signature, `score(model, batches, loss, groups, ignore=(), autocast=None, seed=0)`, and gives for each layer a tensor `(G, *weight)`: the more of it, the sooner a weight stays. A score takes what it needs
-# and lets the rest pass.
+# A score rates each weight; it does not decide how many are removed or how they are chosen. Every score has the signature `score(model, batches, loss, groups, ignore=(), autocast=None, seed=0)` and returns a tensor `(G, *weight)` for each layer. Weights with a high score stay. A score uses the arguments that it needs
+# and ignores the others.
 #
 # ## Magnitude
 #
-# The oldest score: small weights go. Once from the trained network it is the paper's baseline WS; in steps with retraining between them it is iterative magnitude pruning (both Han et al. 2015); in steps with a rewind it is the
+# The oldest score removes small weights. In one step from the trained network it is the paper's baseline WS; in steps with retraining between them it is iterative magnitude pruning (both Han et al. 2015); in steps with a rewind it is the
 # lottery ticket (Frankle & Carbin 2019).
 
 # %%
@@ -49,10 +49,10 @@ def magnitude_score(
     *_,  # Batches, loss, groups: not needed
     ignore: Iterable[str] = (),  # Layers to leave dense
     **__,  # Settings of other scores
-) -> dict[str, Tensor]:  # Layer name → |w|, shape `(1, *weight)`: one group of everybody
-    """The weights' magnitude as their score. Source: Han et al. 2015; the paper's baselines WS
-    and Lottery.
-    """
+) -> dict[str, Tensor]:  # Layer name → |w|, shape `(1, *weight)`: all images as one group
+    """The magnitude of the weights.
+
+    Source: Han et al. 2015; the paper's baselines WS and Lottery."""
     return {
         name: layer.weight.detach().abs()[None] for name, layer in prunable(model, ignore).items()
     }
@@ -71,8 +71,8 @@ assert net[0].weight.tolist() == [[0.0, -6.0, 0.0], [5.0, 0.0, 4.0]]
 # %% [markdown]
 # ## Random
 #
-# The floor under every method: what is a choice worth that looks at nothing? The numbers come from the seed alone, so in steps the same weights go as at once. But they must not come from the seed *as it is*: a network's initial weights are drawn with the same
-# number, and torch would deal both the same stream. On a ResNet, whose constructor draws little before its head, such a random mask keeps the head's largest initial weights. So each layer has a stream of its own.
+# Random pruning is the lower bound for every method: it chooses without information. The numbers come from the seed alone, so several steps remove the same weights as one step. They must not come from the seed *itself*: a network's initial weights are drawn with the same
+# seed, and torch would give both the same stream. On a ResNet, whose constructor draws little before its head, such a random mask keeps the head's largest initial weights. Each layer therefore has its own stream.
 
 # %%
 #| export
@@ -80,7 +80,7 @@ def stream(
     seed: int,  # The run's seed
     *what: str,  # What the numbers are for
 ) -> torch.Generator:  # On the CPU, so that a GPU gets the same numbers
-    "A generator that shares its stream with no other use of the seed."
+    "A generator whose stream differs from every other use of the seed."
     return torch.Generator().manual_seed(seed_of(seed, *what))
 
 
@@ -98,7 +98,7 @@ def stream(
 assert torch.equal(
     torch.rand(3, generator=stream(0, "fc")), torch.rand(3, generator=stream(0, "fc"))
 ) and stream(0).initial_seed() not in (0, stream(1).initial_seed())
-# as in the runs there are: another seed would draw other masks under the same name
+# as in existing runs: another seed would draw other masks under the same name
 assert stream(0, "random", "fc").initial_seed() == 1117204809860656969
 
 
@@ -132,10 +132,10 @@ assert not torch.equal(random_score(dense, seed=1)["0"], random_score(dense)["0"
 
 
 # %% [markdown]
-# ## Importance, for groups and for everybody
+# ## Importance with and without groups
 #
-# FairGRAPE's score is `group_importance`. The group-blind baseline takes the same formula with one group of everybody: whatever code a batch carries, its images count for one sum. Comparing the two, in the
-# same loop, says what the groups are good for.
+# FairGRAPE's score is `group_importance`. The group-blind baseline uses the same formula with all images as one group: it ignores the code of a batch and adds all images to one sum. Comparing the two in the
+# same loop shows the effect of the groups.
 
 # %%
 #| export
@@ -154,7 +154,7 @@ def group_score(
 
 
 # %% [markdown]
-# By hand, with one linear neuron and the loss mean(out), whose gradient is the mean input. Weights (2, 3); a batch of group 0 with the mean (2, 0) and one of group 1 with (0, 1). The squares are (2·2)² and 0 for group 0, 0 and (3·1)² for group 1.
+# By hand, with one linear neuron and the loss mean(out), whose gradient is the mean input: the weights are (2, 3), a batch of group 0 has the mean (2, 0) and one of group 1 the mean (0, 1). The squares are (2·2)² and 0 for group 0, 0 and (3·1)² for group 1.
 
 # %%
 neuron = nn.Sequential(nn.Linear(2, 1, bias=False))
@@ -175,7 +175,7 @@ assert group_score(neuron, two, mean_output, 2)["0"].tolist() == [[[16.0, 0.0]],
 #| export
 def importance_score(
     model: nn.Module,  # The network
-    batches: Iterable,  # Yields (input, target, group code); the code is not looked at
+    batches: Iterable,  # Yields (input, target, group code); the code is ignored
     loss: Callable,  # loss(output, target) → scalar, the mean over the batch
     groups: int = 1,  # Not needed
     ignore: Iterable[str] = (),  # Layers to leave dense
@@ -183,12 +183,12 @@ def importance_score(
     seed: int = 0,  # Not needed
     **how,  # team, keep_on: see `group_importance`
 ) -> dict[str, Tensor]:  # Layer name → importance, shape `(1, *weight)`, ≥ 0
-    "The group-blind importance: one group of everybody. Source: the paper's baseline Importance."
+    "The group-blind importance: all images as one group. Source: the paper's baseline Importance."
     return group_importance(model, batches, loss, 1, ignore, autocast, everybody=True, **how)
 
 
 # %% [markdown]
-# For everybody there are two batches, so each square is halved:
+# Without groups there are two batches, so each square is halved:
 
 # %%
 print(importance_score(neuron, two, mean_output))
@@ -201,19 +201,17 @@ assert importance_score(neuron, three, mean_output)["0"].allclose(torch.tensor([
 # %% [markdown]
 # ## Before training
 #
-# SNIP and GraSP prune before there is anything to remember: they look at the weights that training will start from. Those are ImageNet's with a new head, or random ones, and then batch norm's running statistics are
-# still 0 and 1 and describe nothing. A deep network measured with them gives activations that grow or vanish layer by layer, and gradients of that. So at initialisation batch norm takes the batch's own statistics, as both papers' code does. Dropout
-# stays off, because a coin toss is no part of either formula. Modes and running statistics are put back afterwards.
+# SNIP and GraSP prune before training: they score the weights that training will start from. These are ImageNet's with a new head, or random ones. With random weights batch norm's running statistics are
+# still 0 and 1 and describe no data. With them the activations of a deep network grow or vanish layer by layer, and so do the gradients. At initialisation batch norm therefore uses the statistics of the batch, as in both papers' code. Dropout
+# stays off, because neither formula includes it. Modes and running statistics are restored afterwards.
 
 # %%
 #| export
 @contextmanager
-def batch_statistics(
-    model: nn.Module,  # Batch norm in training mode within, everything else in evaluation mode
+def _batch_statistics(
+    model: nn.Module,  # Inside, batch norm is in training mode, everything else in evaluation mode
 ) -> Iterator[nn.Module]:  # The same network
-    """Within, batch norm uses the batch's statistics; afterwards modes and buffers are what
-    they were.
-    """
+    "Context in which batch norm uses the batch's statistics; modes and buffers are then restored."
     with measuring(model, training_mode=True):
         for module in model.modules():
             module.training = isinstance(module, _BatchNorm)
@@ -241,7 +239,7 @@ deep, x = deep_net(), torch.randn(32, 3, 8, 8)
 with torch.no_grad():
     with measuring(deep):
         faint = deep[:-1](x).std(0).mean()
-    with batch_statistics(deep):
+    with _batch_statistics(deep):
         clear, again = deep[:-1](x), deep[:-1](x)
 print(
     f"the images' features differ by {faint:.5f} with running statistics, by"
@@ -253,19 +251,19 @@ assert deep.training and deep[1].running_mean.abs().max() == 0 and deep[1].num_b
 
 
 # %% [markdown]
-# Both take a gradient on one batch. If that batch does not fit into memory it may be cut; the gradient is then the mean over the parts.
+# Both compute a gradient on one batch. A batch that does not fit into memory may be split; the gradient is then the mean over the parts.
 
 # %%
 #| export
-def mean_over(
+def _mean_over(
     layers: Mapping[str, nn.Module],  # Layer name → layer
     batches: Iterable,  # Yields (input, target, group code)
     # (input, target) → for each layer a tensor like its weight, or None
     part: Callable[..., Iterable[Tensor | None]],
 ) -> list[Tensor]:  # The means over the batches, in the layers' order
-    """Average what `part` gives for each batch, in float32 or wider; None counts as 0. Raises:
-    ValueError without a batch.
-    """
+    """The mean of `part` over the batches, in float32 or wider; None counts as 0.
+
+    Raises: ValueError without a batch."""
     weights = [original(layer) for layer in layers.values()]
     sums, n = [torch.zeros_like(weight, dtype=wide(weight)) for weight in weights], 0
     for x, y, _ in batches:
@@ -280,18 +278,18 @@ def mean_over(
 
 
 # %%
-print(mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)]))
-assert mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)])[0].tolist() == [
+print(_mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)]))
+assert _mean_over(prunable(neuron), two, lambda x, y: [x.mean(0, keepdim=True)])[0].tolist() == [
     [1.0, 0.5]
 ]
-assert mean_over(prunable(neuron), two, lambda x, y: [None])[0].tolist() == [[0.0, 0.0]]
+assert _mean_over(prunable(neuron), two, lambda x, y: [None])[0].tolist() == [[0.0, 0.0]]
 thirds = iter(torch.tensor([[[2048.0, 0.0]], [[1.0, 0.0]], [[1.0, 0.0]]], dtype=torch.float16))
 halves = prunable(copy.deepcopy(neuron).half())
-in_half = mean_over(halves, [*two, two[0]], lambda x, y: [next(thirds)])[0]
+in_half = _mean_over(halves, [*two, two[0]], lambda x, y: [next(thirds)])[0]
 # in float16 2048 + 1 is 2048
 assert in_half.dtype == torch.float32 and in_half[0, 0] == torch.tensor(2050.0) / 3
 try:
-    mean_over(prunable(neuron), [], None)
+    _mean_over(prunable(neuron), [], None)
 except ValueError as e:
     print(e)
 else:
@@ -301,20 +299,18 @@ else:
 # %% [markdown]
 # ## SNIP
 #
-# Put a switch $c$ in front of each weight, $c \odot w$ with every $c = 1$, and ask how the loss moves with the switch (Lee et al. 2019): $\partial L/\partial c = w \cdot \partial L/\partial w$. Its size is the score. The paper divides by the sum over
-# all weights, which changes no order, so that is left out. One batch, once, before training, and one budget for the whole network.
+# SNIP puts a factor $c$ in front of each weight, $c \odot w$ with every $c = 1$, and takes the derivative of the loss with respect to it (Lee et al. 2019): $\partial L/\partial c = w \cdot \partial L/\partial w$. Its magnitude is the score. The paper divides by the sum over
+# all weights; this does not change the order and is left out. SNIP uses one batch, once, before training, and one budget for the whole network.
 #
-# SNIP and GraSP both end in a product of each weight with a number of its own, so that is said once.
+# SNIP and GraSP both end with the product of each weight and a number, so they share this function.
 
 # %%
 #| export
-def times_weight(
+def _times_weight(
     layers: Mapping[str, nn.Module],  # Layer name → layer
     values: Iterable[Tensor],  # For each layer a tensor like its weight, in the layers' order
-) -> dict[str, Tensor]:  # Layer name → w ⊙ value, shape `(1, *weight)`: one group of everybody
-    """Each weight times its value, for all layers, in float32 or wider. A weight that a mask
-    holds at 0 gets 0.
-    """
+) -> dict[str, Tensor]:  # Layer name → w ⊙ value, shape `(1, *weight)`: all images as one group
+    "Each weight times its value, in float32 or wider; 0 for a masked weight."
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     return {
         name: (w.to(wide(w)) * value)[None] for (name, w), value in zip(weights.items(), values)
@@ -322,18 +318,20 @@ def times_weight(
 
 
 # %%
-print(times_weight(prunable(neuron), [torch.tensor([[5.0, -1.0]])]))
-assert times_weight(prunable(neuron), [torch.tensor([[5.0, -1.0]])])["0"].tolist() == [
+print(_times_weight(prunable(neuron), [torch.tensor([[5.0, -1.0]])]))
+assert _times_weight(prunable(neuron), [torch.tensor([[5.0, -1.0]])])["0"].tolist() == [
     [[10.0, -3.0]]
 ]
 halved = apply_masks(copy.deepcopy(neuron), {"0": torch.tensor([[False, True]])})
-assert times_weight(prunable(halved), [torch.ones(1, 2)])["0"].tolist() == [[[0.0, 3.0]]]
+assert _times_weight(prunable(halved), [torch.ones(1, 2)])["0"].tolist() == [[[0.0, 3.0]]]
 tiny = torch.full((1, 2), 2.0**-13, dtype=torch.float16)  # in float16 the square is 0
-assert times_weight({"0": SimpleNamespace(weight=tiny)}, [tiny])["0"].tolist() == [[[2.0**-26] * 2]]
+assert _times_weight({"0": SimpleNamespace(weight=tiny)}, [tiny])["0"].tolist() == [
+    [[2.0**-26] * 2]
+]
 
 
 # %% [markdown]
-# SNIP is then a gradient and a product. The size counts, not the sign: a weight that pulls the loss up if strengthened matters as much as one that pulls it down.
+# SNIP is then a gradient and a product. The magnitude counts, not the sign: a weight matters equally whether strengthening it raises or lowers the loss.
 
 # %%
 #| export
@@ -350,28 +348,28 @@ def snip_score(
 
     Source: Lee, Ajanthan, Torr 2019 (arXiv 1810.02340), without its constant factor."""
     layers, watched = prunable(model, ignore), Watched(loss)
-    with batch_statistics(model):
+    with _batch_statistics(model):
         part = partial(weight_gradients, model, layers.values(), loss=watched, autocast=autocast)
-        gradients = mean_over(layers, batches, part)
+        gradients = _mean_over(layers, batches, part)
     watched.check()
-    return {name: product.abs() for name, product in times_weight(layers, gradients).items()}
+    return {name: product.abs() for name, product in _times_weight(layers, gradients).items()}
 
 
 # %% [markdown]
-# By hand on the neuron: inputs (1, −2) and (3, 0) have the mean (2, −1); the scores are |2 · 2| and |3 · (−1)|.
+# By hand on the neuron: the inputs (1, −2) and (3, 0) have the mean (2, −1), so the scores are |2 · 2| and |3 · (−1)|.
 
 # %%
 one = [(torch.tensor([[1.0, -2.0], [3.0, 0.0]]), None, 0)]
 print(snip_score(neuron, one, mean_output))
 assert snip_score(neuron, one, mean_output)["0"].tolist() == [[[4.0, 3.0]]]
-# cut in two: as before
+# split in two: the same scores
 assert snip_score(neuron, [(x[None], None, 0) for x in one[0][0]], mean_output)["0"].tolist() == [
     [[4.0, 3.0]]
 ]
 
 
 # %% [markdown]
-# And held against the definition, with no derivative at all. A net of twelve weights in float64; every switch is moved to 1 ± 10⁻⁵ in turn and the loss taken.
+# The next check uses the definition, without derivatives: in a network of twelve weights in float64, each factor is set to 1 ± 10⁻⁵ in turn and the loss computed.
 
 # %%
 def tiny_net():
@@ -392,7 +390,7 @@ def loss_with(model, changes, temperature=1):
 
 
 def by_switches(model, e=1e-5):
-    "∂L/∂c of every switch, by central differences: moving c by e adds e · w to the weight"
+    "∂L/∂c of every factor, by central differences: moving c by e adds e · w to the weight"
 
     def slope(n, i, w):
         return (loss_with(model, [(n, i, e * w)]) - loss_with(model, [(n, i, -e * w)])) / (2 * e)
@@ -415,15 +413,15 @@ for n in numeric:
 # %% [markdown]
 # ## GraSP
 #
-# GraSP (Wang, Zhang, Grosse 2020) asks not what a weight does to the loss but what it does to training: to the squared length of the gradient, $g^\top g$, which is how fast the loss falls at first. Adding $\delta$ to the weights changes it by
-# $2\,\delta^\top H g$ to first order, with the Hessian $H$. Removing one weight is $\delta = -w$, so $-w \odot (Hg)$ says how much the gradient grows when the weight goes, and GraSP *removes the largest*. Our selectors keep the largest, so the score is that with its sign turned,
-# $w \odot (Hg)$: weights whose removal would let the gradient shrink most stay. It is often negative, which no other score here is.
+# GraSP (Wang, Zhang, Grosse 2020) rates the effect of a weight on training, not on the loss: on the squared length of the gradient, $g^\top g$, the speed at which the loss falls at first. Adding $\delta$ to the weights changes it by
+# $2\,\delta^\top H g$ to first order, with the Hessian $H$. Removing one weight is $\delta = -w$, so $-w \odot (Hg)$ is the growth of the gradient when the weight is removed, and GraSP *removes the largest*. The selectors here keep the largest, so the score has the opposite sign,
+# $w \odot (Hg)$: weights whose removal would shrink the gradient most stay. It is often negative, unlike every other score here.
 #
-# $Hg$ needs no Hessian: differentiate $g$'s product with a fixed copy of itself once more.
+# $Hg$ does not need the Hessian: differentiate the product of $g$ with a constant copy of itself.
 
 # %%
 #| export
-def hessian_product(
+def _hessian_product(
     model: nn.Module,  # The network
     layers: Mapping[str, nn.Module],  # Layer name → layer, whose weights the Hessian is over
     x: Tensor,  # Input of a batch
@@ -442,14 +440,14 @@ def hessian_product(
 
 
 # %% [markdown]
-# By hand: input (1, −1), loss half the squared output, that is ½ (w₀ − w₁)². Its Hessian is ((1, −1), (−1, 1)), whatever the weights; times (−1, 1) that is (−2, 2).
+# By hand: the input is (1, −1) and the loss half the squared output, ½ (w₀ − w₁)². Its Hessian is ((1, −1), (−1, 1)) for all weights; times (−1, 1) it gives (−2, 2).
 
 # %%
 def half_square(out, _):
     return out.square().mean() / 2
 
 
-product = hessian_product(
+product = _hessian_product(
     neuron,
     prunable(neuron),
     torch.tensor([[1.0, -1.0]]),
@@ -462,8 +460,8 @@ assert product[0].tolist() == [[-2.0, 2.0]]
 
 
 # %% [markdown]
-# The logits are divided by T = 200 first, as in the GraSP authors' code. It makes the outputs of an untrained head near equal, so that $H g$ is about the weights and not about how sure a random head happens to be. Half precision would leave little of a second derivative, so `autocast`
-# is not followed here.
+# The logits are first divided by T = 200, as in the GraSP authors' code. This makes the outputs of an untrained head nearly equal, so $H g$ reflects the weights and not the confidence of a random head. Second derivatives lose too much in half precision, so `autocast`
+# is ignored here.
 
 # %%
 #| export
@@ -473,29 +471,31 @@ def grasp_score(
     loss: Callable,  # loss(output, target) → scalar, the mean over the batch
     groups: int = 1,  # Not needed
     ignore: Iterable[str] = (),  # Layers to leave dense
-    # Not followed: second derivatives are taken in the weights' own type
+    # Ignored: second derivatives are computed in the type of the weights
     autocast: torch.dtype | None = None,
     seed: int = 0,  # Not needed
     temperature: float = 200,  # T, by which the outputs are divided
 ) -> dict[str, Tensor]:  # Layer name → w ⊙ (H g), shape `(1, *weight)`, of either sign
-    """Gradient flow that hangs on a weight. Raises: ValueError if there is no batch, or its loss
-    is not finite.
+    """Effect of each weight on the gradient flow. Raises: ValueError if there is no batch, or its
+    loss is not finite.
 
-    Source: Wang, Zhang, Grosse 2020 (arXiv 2002.07376), sign turned; T from their code."""
+    Source: Wang, Zhang, Grosse 2020 (arXiv 2002.07376), with opposite sign; T from their code."""
     layers, batches = prunable(model, ignore), list(batches)
     flat = Watched(lambda out, y: loss(out / temperature, y))
-    with batch_statistics(model):
-        g = mean_over(
+    with _batch_statistics(model):
+        g = _mean_over(
             layers, batches, lambda x, y: weight_gradients(model, layers.values(), x, y, flat)
         )
         flat.check()
-        Hg = mean_over(layers, batches, lambda x, y: hessian_product(model, layers, x, y, flat, g))
-    return times_weight(layers, Hg)
+        Hg = _mean_over(
+            layers, batches, lambda x, y: _hessian_product(model, layers, x, y, flat, g)
+        )
+    return _times_weight(layers, Hg)
 
 
 # %% [markdown]
-# By hand, the same loss at weights (2, 3): the gradient is (−1, 1), so $Hg$ = (−2, 2) and the scores are −4 and 6. Removing the first weight makes the gradient grow, from length² 2 to 18; removing the second makes it 8, which is growth too, but to first order it
-# was to shrink. The weight that goes is the first.
+# By hand, the same loss at weights (2, 3): the gradient is (−1, 1), so $Hg$ = (−2, 2) and the scores are −4 and 6. Removing the first weight makes the squared length of the gradient grow from 2 to 18. Removing the second makes it 8, also more, although to first order it
+# should shrink. The first weight is removed.
 
 # %%
 xy = [(torch.tensor([[1.0, -1.0]]), None, 0)]
@@ -512,8 +512,8 @@ assert grasp_score(neuron, pair, half_square, temperature=1)["0"].tolist() == [[
 
 
 # %% [markdown]
-# Against the definition, again without a derivative. The whole Hessian of the twelve weights comes from the loss at four neighbours of each pair, the gradient from two neighbours of each weight, and their product from a matrix product. With T = 1, since rounding would drown
-# second differences of a loss that hardly moves.
+# The check against the definition again uses no derivatives. The whole Hessian of the twelve weights comes from the loss at four neighbours of each pair, the gradient from two neighbours of each weight, and $Hg$ from a matrix product. T is 1, because rounding would dominate the
+# second differences of a loss that hardly changes.
 
 # %%
 def numeric_hessian_gradient(model, e=1e-3):
@@ -558,8 +558,8 @@ assert exactly.min() < 0 < exactly.max()
 
 
 # %% [markdown]
-# With T = 200 the product alone is checked, by the change of the gradient along itself, $(\nabla L(\theta + \epsilon g) - \nabla L(\theta - \epsilon g)) / 2\epsilon$. The same check runs on a network with batch norm in front of its weights, whose Hessian is
-# that of the batch's statistics.
+# With T = 200 only the product is checked, by the change of the gradient along itself, $(\nabla L(\theta + \epsilon g) - \nabla L(\theta - \epsilon g)) / 2\epsilon$. The same check runs on a network with batch norm in front of its weights, whose Hessian
+# includes the statistics of the batch.
 
 # %%
 def along_the_gradient(model, e, temperature=200):
@@ -570,8 +570,8 @@ def along_the_gradient(model, e, temperature=200):
 
     def gradient(net):
         layers = prunable(net)
-        with batch_statistics(net):
-            return mean_over(
+        with _batch_statistics(net):
+            return _mean_over(
                 layers, some, lambda x, y: weight_gradients(net, layers.values(), x, y, flat)
             )
 
@@ -598,11 +598,11 @@ for model in (small, normed):
             f"layer {n}: largest score {float(numeric.abs().max()):.2e}, largest difference"
             f" {off:.1e}"
         )
-assert normed[1].running_mean.abs().max() == 0 and normed[1].training  # and none of it left a trace
+assert normed[1].running_mean.abs().max() == 0 and normed[1].training  # the network is unchanged
 assert all(p.grad is None for m in (small, normed) for p in m.parameters())
 
 # %% [markdown]
-# A batch whose loss is NaN has no score to give:
+# A batch with a loss of NaN raises an error:
 
 # %%
 broken = [(some[0][0] * torch.nan, some[0][1], 0)]
@@ -616,7 +616,7 @@ for score in (snip_score, grasp_score):
         raise AssertionError("a loss that is NaN was accepted")
 
 # %% [markdown]
-# Scored again on a network that is pruned already, a weight that is gone scores 0 and takes no part in $H$ or $g$. That makes the iterative forms of both: score, prune a little, score again, and nothing is trained in between.
+# On a pruned network a removed weight scores 0 and does not enter $H$ or $g$. The iterative forms of both methods follow: score, prune a little, score again, without training in between.
 
 # %%
 net = deep_net(depth=3)
@@ -641,7 +641,7 @@ assert sum(int(m.sum()) for m in get_masks(again).values()) == int(
 )
 
 # %% [markdown]
-# A layer whose scores are all negative is no dead layer, so it is not handed to magnitude:
+# A layer whose scores are all negative is not a dead layer, so the selector does not fall back to magnitude:
 
 # %%
 scores = {"a": torch.tensor([[-3.0, -1.0, -2.0]])}
@@ -655,25 +655,21 @@ assert kept["a"].tolist() == [False, True, False]
 # %% [markdown]
 # ## A class-balanced batch
 #
-# GraSP's batch holds equally many images of each class, ten in the authors' code: a class that a small batch misses would have no gradient to preserve. With several heads an image counts for each of its heads, so
-# the rows are drawn head after head, and only as many as a class still lacks.
+# GraSP's batch has the same number of images of each class, ten in the authors' code: a class missing from a small batch would have no gradient to preserve. With several heads an image counts for each head, so
+# the rows are drawn head by head, only as many as a class still lacks.
 
 # %%
 #| export
 def _fill_up(drawn: Tensor, order: Tensor, head: Tensor, each: int):
-    """Mark rows of `order` as drawn until every class of `head` has `each`, or no row is left;
-    in place
-    """
+    "Mark rows of `order` as drawn, in place, until each class has `each` rows or none is left."
     for c in head.unique():
-        mine, lacking = (
-            order[(head == c)[order] & ~drawn[order]],
-            each - int((head[drawn] == c).sum()),
-        )
+        mine = order[(head == c)[order] & ~drawn[order]]
+        lacking = each - int((head[drawn] == c).sum())
         drawn[mine[: max(0, lacking)]] = True
 
 
 # %% [markdown]
-# Six images, three of class 0, two of class 1, one of class 2, taken from the back. Image 5 is drawn already and is the only one of its class, so class 2 lacks one that it cannot get. A second head then finds one of its classes served by what is there.
+# Six images, three of class 0, two of class 1 and one of class 2, taken from the back. Image 5 is already drawn and is the only one of its class, so class 2 stays one short. For a second head, one of the classes already has enough images.
 
 # %%
 drawn, backwards = torch.arange(6) == 5, torch.arange(5, -1, -1)
@@ -691,12 +687,12 @@ assert drawn.all()
 #| export
 def balanced_rows(
     labels: Tensor,  # Class codes, shape `(n,)`, or `(n, heads)`
-    each: int = 10,  # Images of each class of each head, where there are so many
-    seed: int = 0,  # Which ones
-) -> Tensor:  # Indices into `labels`, mixed, so that they can be cut into parts
-    """Draw rows in which every class of every head has at least `each`; with one head exactly
-    so many. Source of 10: the public code.
-    """
+    each: int = 10,  # Images of each class of each head, or all if there are fewer
+    seed: int = 0,  # Seed of the draw
+) -> Tensor:  # Indices into `labels`, shuffled, so they can be split into parts
+    """Draw rows with at least `each` of every class of every head; with one head exactly `each`.
+
+    Source of 10: the public code."""
     if each < 1:
         raise ValueError(f"each = {each}: draw at least 1 image of each class")
     labels = labels.reshape(len(labels), -1).cpu()

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # As released
 #
-# > The public code's importance and selection, quirk by quirk, for readers who compare numbers
+# > The selection and the baselines of the public code, rebuilt for comparisons with the paper
 
 # %%
 #| default_exp methods.released
@@ -38,39 +38,37 @@ from fairgrape.methods.scores import group_score, importance_score
 
 
 # %% [markdown]
-# The paper's numbers were made with the authors' [code](https://github.com/Bernardo1998/FairGRAPE), and that code does not do everything as the paper says. Whoever finds that the method does better or worse here
-# than in the paper needs to know whether that is the data, the network, or one of these differences. So each of them is told here and in [19a](04_released_pass.ipynb), rebuilt from its description (no line is copied), and tested on literals. `as_released=True` in a run's settings switches them on together.
+# The paper's numbers come from the authors' [code](https://github.com/Bernardo1998/FairGRAPE), which departs from the paper in several places. If the method does better or worse here
+# than in the paper, the cause may be the data, the network, or one of these differences. This notebook and [the released importance](04_released_pass.ipynb) describe each difference, rebuild it from its description (no line is copied), and test it on literals. `as_released=True` in a run's settings switches all of them on.
 #
-# What is rebuilt: how the importance is accumulated (1 and 2, in 19a), how many weights are chosen and which (3), and what five of the baselines do (4). What is not: a layer always keeps one weight; a rate, a split and the training loop are those of this project; the one batch of
+# The rebuilt parts are the accumulation of the importance (1 and 2, in the other notebook), the number and choice of weights (3), and five of the baselines (4). Not rebuilt: a layer always keeps one weight; rates, splits and the training loop are those of this project; the one batch of
 # SNIP and GraSP is not augmented.
 
 # %% [markdown]
 # ## 3. Two candidates a choice
 #
-# `para_batch` says how many weights a group may keep before the shares are looked at again, and its default is 1. But the count starts from zero, so a group that is in deficit gets two turns. A turn is used even when its candidate is kept already: another group may have taken it, and then the
-# group in deficit gets one weight less, or none, although its list goes on. (`select_fair` looks further down the list.)
+# `para_batch` is the number of weights that a group may keep before the shares are computed again. Its default is 1, but the count starts from zero, so a group in deficit gets two turns. A turn is used even if its candidate is already kept by another group. The
+# group in deficit then gets one weight less, or none, although its list continues. (`select_fair` looks further down the list.)
 #
-# The loop stays in one piece: it is compiled, and it runs once for every weight that is kept.
+# The loop is one function, because it is compiled and runs once for every kept weight.
 
 # %%
 #| export
 @njit(cache=True, nogil=True, error_model="numpy")
-def released_walk(
-    rows,  # Importance, shape `(n, G)`: a weight's values lie together
+def _released_walk(
+    rows,  # Importance, shape `(n, G)`: the values of a weight are adjacent
     order,  # Each group's candidates by falling importance, shape `(G, m)`
     share,  # Target shares P_g, shape `(G,)`, float64
     k,  # How many to keep
 ):  # True where a weight is kept, shape `(n,)`
-    "The public code's greedy loop over orders that are sorted beforehand."
+    "The public code's greedy loop over sorted orders."
     groups, kept = share.shape[0], np.zeros(rows.shape[0], np.bool_)
-    sums, at, total, n, group, second = (
-        np.zeros(groups),
-        np.zeros(groups, np.int64),
-        0.0,
-        0,
-        0,
-        False,
-    )
+    sums = np.zeros(groups)
+    at = np.zeros(groups, np.int64)
+    total = 0.0
+    n = 0
+    group = 0
+    second = False
     while n < k:
         if not second:
             worst = np.inf
@@ -91,7 +89,7 @@ def released_walk(
 
 
 # %% [markdown]
-# Four weights. Group 0 values them 9, 8, 1, 0, group 1 values them 0, 0, 5, 4. Totals 18 and 9, targets 2/3 and 1/3. Both count as 1/2 at first, so group 0 is in deficit. It keeps the 9 and, in its second turn, the 8; the paper's rule would have looked at the shares after the 9 and let group 1 keep its 5.
+# The example has four weights, with the importance 9, 8, 1, 0 for group 0 and 0, 0, 5, 4 for group 1. The totals are 18 and 9, the targets 2/3 and 1/3. Both count as 1/2 at first, so group 0 is in deficit. It keeps the 9 and, in its second turn, the 8. By the paper's rule the shares are computed again after the 9, and group 1 keeps its 5.
 
 # %%
 rows = torch.tensor([[9.0, 8.0, 1.0, 0.0], [0.0, 0.0, 5.0, 4.0]])
@@ -102,7 +100,7 @@ def falling(rows):
 
 
 def walk(rows, k):
-    return released_walk(
+    return _released_walk(
         rows.T.contiguous().numpy(), falling(rows), target_share(rows).numpy(), k
     ).tolist()
 
@@ -114,14 +112,14 @@ assert walk(rows, 2) == [True, True, False, False] and select_fair(
 
 
 # %% [markdown]
-# The orders that it walks are sorted beforehand, with the sort that `select_fair` uses inside its buckets. Where importances are equal, the public code leaves it to the sort; here the larger weight goes first, so that a mask can be made again.
+# The orders are sorted beforehand, with the sort that `select_fair` uses inside its buckets. The public code leaves ties to the sort; here the larger weight goes first, so masks are reproducible.
 
 # %%
 #| export
 def _orders(rows: Tensor, mask: Tensor, weight: Tensor | None) -> np.ndarray:
-    """Each group's candidates by falling importance, shape (G, m); on a tie the larger |w|
-    first, then the lower index
-    """
+    """Each group's candidates by falling importance; on a tie the larger |w|, then the lower index.
+
+    Shapes: `(G, m)`."""
     start = falling_magnitude(
         weight, mask.flatten().cpu().numpy(), np.int32 if mask.numel() < 2**31 else np.int64
     )
@@ -146,15 +144,15 @@ assert _orders(rows.double(), everything, None).tolist() == _orders(rows, everyt
 
 
 # %% [markdown]
-# **P in float32.** The target shares are sums and quotients in float32, the importance's own type; only what is kept is added up in float64. A digit in the eighth place seldom turns a choice, but it does: in 4 of 270 layers of ResNet-34 and MobileNetV2 two to six weights of the mask were others.
+# **P in float32.** The target shares are sums and quotients in float32, the type of the importance; only the kept importance is summed in float64. A difference in the eighth digit rarely changes a choice, but it can: in 4 of 270 layers of ResNet-34 and MobileNetV2 two to six weights of the mask differed.
 
 # %%
 #| export
-def released_share(
+def _released_share(
     importance: Tensor,  # Importance of a layer, shape `(G, *weight)`, finite, ≥ 0
-    # True where a weight is still there, shape `(*weight)`; None: all are
+    # True where a weight is left, shape `(*weight)`; None: all are
     mask: Tensor | None = None,
-) -> np.ndarray:  # P_g, shape `(G,)`, float64 that holds what float32 can
+) -> np.ndarray:  # P_g, shape `(G,)`, float64 with float32 values
     "Each group's share of the layer's importance, in the arithmetic of the public code."
     rows = importance.detach().cpu().to(torch.promote_types(importance.dtype, torch.float32))
     if mask is not None:
@@ -162,16 +160,16 @@ def released_share(
     totals = torch.stack([row.sum() for row in rows])
     whole = totals[0]
     for total in totals[1:]:
-        whole = whole + total  # one after the other, as Python's `sum` does it
+        whole = whole + total  # sequentially, like Python's `sum`
     return (totals / whole).double().numpy()
 
 
 # %% [markdown]
-# A third in float32 is a little more than a third. With three groups of equal importance the target is that number, not the 1/3 at which every group starts:
+# A third in float32 is slightly more than 1/3. With three groups of equal importance the target is that number, not the 1/3 at which every group starts:
 
 # %%
 equal = torch.ones(3, 1)
-print(f"{released_share(equal)[0]:.17f}", f"{target_share(equal)[0].item():.17f}")
+print(f"{_released_share(equal)[0]:.17f}", f"{target_share(equal)[0].item():.17f}")
 
 
 def single(*shares):
@@ -179,58 +177,58 @@ def single(*shares):
 
 
 assert (
-    released_share(equal).tolist()
+    _released_share(equal).tolist()
     == single((1, 3), (1, 3), (1, 3))
     != [1 / 3] * 3
     == target_share(equal).tolist()
 )
-assert released_share(equal.double()).tolist() == [1 / 3] * 3
-assert released_share(equal.bfloat16()).tolist() == single((1, 3), (1, 3), (1, 3))
+assert _released_share(equal.double()).tolist() == [1 / 3] * 3
+assert _released_share(equal.bfloat16()).tolist() == single((1, 3), (1, 3), (1, 3))
 large = torch.tensor([[2.0**24, 1.0], [1.0, 1.0]])  # 2²⁴ + 1 is 2²⁴ in float32
-assert released_share(large).tolist() == single((2**24, 2**24 + 2), (2, 2**24 + 2))
+assert _released_share(large).tolist() == single((2**24, 2**24 + 2), (2, 2**24 + 2))
 two_groups = torch.tensor([[6.0, 5.0, 1.0], [0.0, 0.0, 2.0]])
-assert released_share(two_groups, torch.tensor([True, False, True])).tolist() == single(
+assert _released_share(two_groups, torch.tensor([True, False, True])).tolist() == single(
     (7, 9), (2, 9)
 )
 
 
 # %% [markdown]
-# **k from a float.** $(1 - r) \cdot n$ is worked out in binary floats and cut off. With $r = 0.9$ and $n = 1000$ that is 99.99…, so 99 weights stay. It touches the layers whose size the rate divides: in MobileNetV2 12 of 53 at the last step to 90 %. (The public code takes $r$ of the steps from a running product
-# of floats. Here it is the float next to the exact rate, from which the product seldom differs: in ResNet-34, at 0.975 a step, two layers have one weight more or less in 182 steps.)
+# **k from a float.** $(1 - r) \cdot n$ is computed in binary floats and truncated. With $r = 0.9$ and $n = 1000$ it is 99.99…, so 99 weights stay. This affects layers in which $(1 - r) \cdot n$ is a whole number: in MobileNetV2 12 of 53 at the last step to 90 %. (The public code computes the $r$ of each step as a running product
+# of floats. Here it is the float next to the exact rate, from which the product rarely differs: in ResNet-34, at 0.975 a step, two layers have one weight more or less in 182 steps.)
 
 # %%
 #| export
-def released_count(
+def _released_count(
     n: int,  # Weights of the layer, pruned ones included
     rate: float | str | Fraction,  # Pruning rate, the fraction removed, 0 ≤ rate < 1
 ) -> int:  # How many stay; at least 1
-    "How many weights stay, in double precision: the public code's FairGRAPE, Importance and SNIP."
+    "Number of weights kept, in double precision: the public code's FairGRAPE, Importance and SNIP."
     return max(1, int(n * (1 - float(exact(rate)))))
 
 
 # %%
-print(released_count(1000, 0.9), keep_count(1000, 0.9))
-assert released_count(1000, 0.9) == released_count(1000, Fraction(9, 10)) == 99
-assert released_count(1000, "0.5") == 500 and released_count(3, 0.9) == 1
+print(_released_count(1000, 0.9), keep_count(1000, 0.9))
+assert _released_count(1000, 0.9) == _released_count(1000, Fraction(9, 10)) == 99
+assert _released_count(1000, "0.5") == 500 and _released_count(3, 0.9) == 1
 
 
 # %% [markdown]
-# A used turn. Group 0 values five weights at 9, 8, 1, 5, 2 and group 1 at 10, 0, 9, 1, 4. Totals 25 and 24, targets 0.510 and 0.490. Group 0 is in deficit, has two turns and keeps weights 0 and 1. The kept sums are 17 : 10 now, so it is group 1's choice: its first turn meets weight 0, which is
-# kept, and is used up; its second keeps weight 2. The sums are 18 : 19, so group 0 chooses, and keeps weight 3. Had the turn not been used up, group 1 would have gone on to weight 4.
+# Next, a used turn. Five weights have the importance 9, 8, 1, 5, 2 for group 0 and 10, 0, 9, 1, 4 for group 1. The totals are 25 and 24, the targets 0.510 and 0.490. Group 0 is in deficit, has two turns and keeps weights 0 and 1. The kept sums are now 17 : 10, so group 1 chooses. Its first turn meets weight 0, which is already
+# kept, and is used up; its second turn keeps weight 2. The sums are 18 : 19, so group 0 chooses and keeps weight 3. Without the used turn, group 1 would have kept weight 4 too.
 
 # %%
 #| export
 def select_released(
     # Importance of each weight for each group, shape `(G, *weight)`, finite, ≥ 0
     importance: Tensor,
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
     k: int,  # How many to keep, 1 ≤ k ≤ `mask.sum()`
-    # The weights: on equal importance the larger |w| goes first (there: whatever order the sort
-    # leaves)
+    # The weights: on equal importance the larger |w| goes first (public code: the order of its
+    # sort)
     weight: Tensor | None = None,
-    layer: Tensor | None = None,  # Not taken: the public code knows no global scope
+    layer: Tensor | None = None,  # Must be None: the public code has no global scope
 ) -> Tensor:  # The new mask, True where a weight stays, shape `(*weight)`
-    "FairGRAPE's selection as the public code does it. Raises: ValueError for the global scope."
+    "FairGRAPE's selection as in the public code. Raises: ValueError for the global scope."
     if layer is not None:
         raise ValueError(
             "scope = 'global': the public code selects layer by layer, so choose scope 'layer'"
@@ -238,19 +236,19 @@ def select_released(
     check_selection(importance, mask, k, None)
     rows = importance.detach().flatten(1).cpu()
     rows = rows if rows.dtype == torch.float64 else rows.float()
-    share = released_share(importance, mask)
-    kept = released_walk(rows.T.contiguous().numpy(), _orders(rows, mask, weight), share, k)
+    share = _released_share(importance, mask)
+    kept = _released_walk(rows.T.contiguous().numpy(), _orders(rows, mask, weight), share, k)
     return torch.from_numpy(kept).view(mask.shape).to(mask.device)
 
 
-select_released.count = released_count
+select_released.count = _released_count
 
 # %%
 rows = torch.tensor([[9.0, 8.0, 1.0, 5.0, 2.0], [10.0, 0.0, 9.0, 1.0, 4.0]])
 print(select_released(rows, everything, k=3), select_released(rows, everything, k=4))
 assert select_released(rows, everything, 3).tolist() == [True, True, True, False, False]
 assert select_released(rows, everything, 4).tolist() == [True, True, True, True, False]
-# a pruned weight is no candidate
+# a pruned weight is not a candidate
 assert select_released(rows, without, 2).tolist() == [False, True, False, True, False]
 # four weights of 1 for group 0, four of 2 for group 1, so the targets are 1/3 and 2/3. After four
 # choices the sums are 2 : 4, a tie, and group 0's turn; but 2/3 in float32 is 2 · 10⁻⁸ too much,
@@ -285,11 +283,11 @@ else:
 
 
 # %% [markdown]
-# Held against a plain loop with lists, on random importances with ties and pruned weights:
+# Compared with a plain loop over lists, on random importances with ties and pruned weights:
 
 # %%
 def plainly(importance, mask, k, weight=None, chosen=None):
-    rows, share = importance.double().tolist(), released_share(importance, mask).tolist()
+    rows, share = importance.double().tolist(), _released_share(importance, mask).tolist()
     alive = [i for i in by_magnitude(weight, mask).tolist() if mask[i]]
     lists = [sorted(alive, key=lambda i: -row[i]) for row in rows]
     kept, sums, turns = [], [0.0] * len(rows), []
@@ -323,14 +321,14 @@ for seed in range(200):
         and int(new.sum()) == k
         and not (new & ~mask).any()
     )
-    # one group: the top k whatever the turns
+    # one group: the top k, regardless of turns
     if groups == 1:
         assert torch.equal(new, select_top(rows, mask, k, weight))
     different += not torch.equal(new, select_fair(rows, mask, k, weight))
 print(f"another mask than select_fair's in {different} of 200 cases")
 
 # %% [markdown]
-# With the plain loop one can also count whose choice it was: for a toy network and three groups whose images are much alike, in the first layer, with 48 of its 96 weights to keep. With importances as the paper defines them the third group has as many turns as any. With the released ones it has none:
+# The plain loop can also count the choices of each group: here for a toy network and three groups with similar images, in the first layer, with 48 of its 96 weights to keep. With importances as the paper defines them the third group has as many turns as the others. With the released ones it has none:
 
 # %%
 torch.manual_seed(0)
@@ -354,21 +352,21 @@ assert turns["paper"][2] > 10 and turns["as released"][2] == 0
 # %% [markdown]
 # ## 4. The baselines
 #
-# **A strict threshold.** WS, Lottery, Importance and SNIP find the k-th largest score and keep what is *above* it: k − 1 weights, fewer on a tie. In a layer with a budget of one weight that leaves none, and with it a network that says the same to every image. Here
-# at least one stays. (In the paper's own settings the smallest budget is 2, in MobileNetV2's depthwise layers at a rate of 0.99, so it never comes to that.)
+# **A strict threshold.** WS, Lottery, Importance and SNIP find the k-th largest score and keep the weights *above* it: k − 1 weights, fewer on a tie. A layer with a budget of one weight would keep none, and the network would give the same answer to every image. Here
+# at least one stays. (In the paper's settings the smallest budget is 2, in MobileNetV2's depthwise layers at a rate of 0.99, so this case does not occur.)
 
 # %%
 #| export
 def select_strict(
     importance: Tensor,  # Score of each weight, shape `(G, *weight)`; the groups are added up
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
-    k: int,  # The place of the threshold, 1 ≤ k ≤ `mask.sum()`
-    # The weights: decide which one stays where none is above the threshold
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
+    k: int,  # The rank of the threshold, 1 ≤ k ≤ `mask.sum()`
+    # The weights: decide which one stays if none is above the threshold
     weight: Tensor | None = None,
     # Layer number of each entry, shape `(*weight)`, long: each keeps at least one
     layer: Tensor | None = None,
 ) -> Tensor:  # The new mask: k − 1 weights, fewer on a tie, at least one in each layer
-    "Keep what is strictly above the k-th largest score."
+    "Keep the weights strictly above the k-th largest score."
     check_selection(importance, mask, k, layer)
     layer = torch.zeros_like(mask, dtype=torch.long) if layer is None else layer
     score = torch.where(mask, importance.sum(0), -torch.inf)
@@ -384,11 +382,11 @@ print(
     select_strict(score, everything, k=4),
     select_strict(score, everything, k=1),
 )
-# the threshold is 3: two are above it
+# the threshold is 3; two weights are above it
 assert select_strict(score, everything, 3).tolist() == [True, False, True, False, False]
-# and again 3, on a tie
+# the threshold is 3 again, on a tie
 assert select_strict(score, everything, 4).tolist() == [True, False, True, False, False]
-# none is above 5: the best one stays
+# none is above 5; the best one stays
 assert select_strict(score, everything, 1).tolist() == [True, False, False, False, False]
 assert select_strict(score, torch.tensor([False, True, True, True, True]), 2).tolist() == [
     False,
@@ -402,19 +400,19 @@ assert select_strict(score, everything, 3, layer=alone).tolist() == [True, True,
 
 
 # %% [markdown]
-# **GraSP's is lenient.** It counts what to remove and then keeps all that is not above the threshold, the last of those to be removed among it: one too many.
+# **A lenient threshold.** GraSP counts the weights to remove and then keeps every weight not above the threshold, including the last one to be removed: one too many.
 
 # %%
 #| export
 def select_one_more(
     importance: Tensor,  # Score of each weight, shape `(G, *weight)`; the groups are added up
-    mask: Tensor,  # True where a weight is still there, shape `(*weight)`
-    k: int,  # How many were to be kept, 1 ≤ k ≤ `mask.sum()`
+    mask: Tensor,  # True where a weight is left, shape `(*weight)`
+    k: int,  # How many should be kept, 1 ≤ k ≤ `mask.sum()`
     weight: Tensor | None = None,  # The weights: on equal score the larger |w| stays
     # Layer number of each entry, shape `(*weight)`, long: each keeps at least one
     layer: Tensor | None = None,
-) -> Tensor:  # The new mask, with k + 1 weights where there are so many
-    "Keep the `k` best and the one at the threshold."
+) -> Tensor:  # The new mask, with k + 1 weights if so many are left
+    "Keep the `k` best weights and the one at the threshold."
     check_selection(importance, mask, k, layer)
     return select_top(importance, mask, min(k + 1, int(mask.sum())), weight, layer)
 
@@ -428,32 +426,32 @@ assert (
 
 
 # %% [markdown]
-# **Their k is a float's too.** WS and Lottery multiply in *single* precision, with a tensor of the size. GraSP cuts off the number of weights to remove, not of those to keep, and takes $1 - (1 - r)$ for the rate. (A selector's `count` is what `select_masks` asks.)
+# **k from floats.** WS and Lottery multiply in *single* precision, with a tensor of the size. GraSP truncates the number of weights to remove, not of those to keep, and uses $1 - (1 - r)$ as the rate. (`select_masks` reads the attribute `count` of a selector.)
 
 # %%
 #| export
-def count_in_single(n: int, rate: float | str | Fraction) -> int:
-    "How many weights stay, in single precision: the public code's WS and Lottery"
+def _count_in_single(n: int, rate: float | str | Fraction) -> int:
+    "Number of weights kept, in single precision: the public code's WS and Lottery."
     return max(1, int(np.float32(n) * np.float32(1 - float(exact(rate)))))
 
 
-def count_by_removal(n: int, rate: float | str | Fraction) -> int:
-    "How many weights stay where those to remove are counted: the public code's GraSP"
+def _count_by_removal(n: int, rate: float | str | Fraction) -> int:
+    "Number of weights kept when counting those to remove: the public code's GraSP."
     return max(1, n - int(n * (1 - (1 - float(exact(rate))))))
 
 
-select_strict.count, select_one_more.count = released_count, count_by_removal
+select_strict.count, select_one_more.count = _released_count, _count_by_removal
 select_strict_single = partial(select_strict)
-select_strict_single.count = count_in_single
+select_strict_single.count = _count_in_single
 
 # %%
-counts = keep_count, released_count, count_in_single, count_by_removal
+counts = keep_count, _released_count, _count_in_single, _count_by_removal
 for n, rate in ((1000, 0.9), (7, 0.5), (1, 0.9)):
     print(f"{n:,} at {rate}:", {count.__name__: count(n, rate) for count in counts})
 assert [count(1000, 0.9) for count in counts] == [100, 99, 100, 100]
-# 3.5 are cut off: of those to keep, or to remove
+# 3.5 is truncated: of those to keep, or of those to remove
 assert [count(7, 0.5) for count in counts] == [3, 3, 3, 4]
-assert [count(1, 0.9) for count in counts] == [1, 1, 1, 1] and count_in_single(
+assert [count(1, 0.9) for count in counts] == [1, 1, 1, 1] and _count_in_single(
     2**24 + 1, 0
 ) == 2**24
 selectors = select_strict, select_strict_single, select_one_more
@@ -462,7 +460,7 @@ assert kept == [98, 99, 101]  # above the 99th, above the 100th, one more than 1
 
 
 # %% [markdown]
-# **"Importance" is group 0's.** The [released pass](04_released_pass.ipynb) gives a score for each group, and the group-blind baseline takes the first one. In the first batch that is group 0's own gradient; from the second on everybody's are in it.
+# **"Importance" uses group 0's scores.** The [released pass](04_released_pass.ipynb) returns a score for each group, and the group-blind baseline takes the first. In the first batch this is group 0's own gradient; from the second batch on it includes the gradients of all groups.
 
 # %%
 #| export
@@ -485,22 +483,25 @@ def released_blind(
 neuron = nn.Sequential(nn.Linear(2, 1, bias=False))
 with torch.no_grad():
     neuron[0].weight.copy_(torch.tensor([[2.0, 3.0]]))
-mean_output, mixed = (
-    lambda out, _: out.mean(),
-    [(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), None, torch.tensor([0, 1]))],
-)
+mixed = [(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), None, torch.tensor([0, 1]))]
+
+
+def mean_output(out, _):
+    return out.mean()
+
+
 print(
     released_blind(neuron, mixed, mean_output, 2, lr=0),
     importance_score(neuron, mixed, mean_output),
 )
 assert released_blind(neuron, mixed, mean_output, 2, lr=0)["0"].tolist() == [[[4.0, 0.0]]]
-# everybody: the mean input is (½, ½)
+# all images: the mean input is (½, ½)
 assert importance_score(neuron, mixed, mean_output)["0"].tolist() == [[[1.0, 2.25]]]
 
 
 # %% [markdown]
-# **SNIP and GraSP score another network.** SNIP's authors start from a fresh network, and so their code draws the weights anew (Xavier) before it scores them. In the public code that happens on a copy, and the mask is then put on the ImageNet weights: which of *these* matter was never asked. GraSP draws the
-# head's weights anew and leaves the convolutions.
+# **SNIP and GraSP score another network.** SNIP's authors start from a fresh network, so their code draws new weights (Xavier) before it scores them. The public code does this on a copy and then applies the mask to the ImageNet weights, whose importance was never computed. GraSP draws new
+# weights for the head and keeps the convolutions.
 
 # %%
 #| export
@@ -508,8 +509,8 @@ def redrawn(
     model: nn.Module,  # The network; not changed
     kinds: tuple = PRUNABLE,  # Which layers get new weights
     ignore: Iterable[str] = (),  # Layers to leave as they are
-    seed: int = 0,  # Decides the new weights
-) -> nn.Module:  # A copy with new weights, masks as before
+    seed: int = 0,  # Seed of the new weights
+) -> nn.Module:  # A copy with new weights and the same masks
     "A copy whose layers of these kinds have Xavier-normal weights."
     # not the stream of the initial weights
     fresh, generator = copy.deepcopy(model), stream(seed, "redrawn")
@@ -550,7 +551,7 @@ def released_snip(
     autocast: torch.dtype | None = None,  # torch.bfloat16 for mixed precision
     seed: int = 0,  # Decides the new weights
 ) -> dict[str, Tensor]:  # Layer name → score, shape `(1, *weight)`, ≥ 0
-    "SNIP's score of a copy whose prunable weights are drawn anew."
+    "SNIP's score of a copy with new prunable weights."
     return snip_score(
         redrawn(model, ignore=ignore, seed=seed), batches, loss, groups, ignore, autocast
     )
@@ -582,17 +583,17 @@ def released_grasp(
     loss: Callable,  # loss(output, target) → scalar, the mean over the batch
     groups: int = 1,  # Not needed
     ignore: Iterable[str] = (),  # Layers to leave dense
-    autocast: torch.dtype | None = None,  # Not followed
+    autocast: torch.dtype | None = None,  # Ignored
     seed: int = 0,  # Decides the new weights
 ) -> dict[str, Tensor]:  # Layer name → score, shape `(1, *weight)`, of either sign
-    "GraSP's score of a copy whose Linear layers are drawn anew."
+    "GraSP's score of a copy with new weights in its Linear layers."
     return grasp_score(
         redrawn(model, (nn.Linear,), ignore, seed), batches, loss, groups, ignore, autocast
     )
 
 
 # %% [markdown]
-# In this toy net the convolution's score hardly depends on which head stands behind it. The head's own does.
+# In this toy network the score of the convolution hardly depends on the head. The score of the head does.
 
 # %%
 own, theirs = grasp_score(net, batch, F.cross_entropy), released_grasp(net, batch, F.cross_entropy)
@@ -603,14 +604,14 @@ assert torch.equal(
 assert not torch.equal(theirs["0"], own["0"])
 
 # %% [markdown]
-# **Lottery rewinds to the wrong place.** The copy that it goes back to is taken when the pruner is made, and by then the dense network is trained: every round starts from the *trained* weights. The rounds are the short ones that FairGRAPE has too. **Random raises** at its first layer.
+# **Lottery rewinds to the wrong weights.** The copy that it restores is made together with the pruner, after the dense network has been trained: every round starts from the *trained* weights. The rounds are short, like FairGRAPE's. **Random raises** at its first layer.
 #
-# Two more have no counterpart here. Leaving a race out of the images never reaches FairGRAPE's or Importance's pass, which reads the whole training table whatever is asked; so `importance_on` together with `as_released` is refused here. And the option that should print ρ stops at a name that is not
-# defined, so no figure of the public code's own making exists.
+# Two more departures have no counterpart here. Leaving out the images of a race has no effect on the pass of FairGRAPE or Importance, which always reads the whole training table; `importance_on` together with `as_released` therefore raises an error here. The option that should print ρ stops at an undefined
+# name, so the public code as it stands prints no ρ.
 #
 # ## The switch
 #
-# Which of these functions stands for which method is part of [the table of methods](01_registry.ipynb); `as_released` makes the one of the other.
+# [The table of methods](01_registry.ipynb) assigns these functions to the methods; `as_released` converts a method to its released form.
 
 # %%
 {name: as_released(METHODS[name]).published for name in RELEASED}
@@ -636,7 +637,7 @@ for name in ("random", "magnitude"):
         raise AssertionError(f"{name} as released was made up")
 
 # %% [markdown]
-# And through the loop, on the toy data of above, a step at a time: how many weights of FairGRAPE's two masks are the same ones?
+# Finally the whole loop, step by step, on the toy data above: how many weights do FairGRAPE's two masks have in common?
 
 # %%
 for name in ("fairgrape", "importance"):

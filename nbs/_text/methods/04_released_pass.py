@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The released importance
 #
-# > What the public code's importance pass computes: gradients that pile up, on a network that moves, and a division for one group
+# > The public code's importance: gradients pile up, the network moves, one sum is divided
 
 # %%
 #| default_exp methods.released_pass
@@ -29,28 +29,26 @@ from fairgrape.methods.scores import group_score
 
 
 # %% [markdown]
-# The paper's numbers were made with the authors' [code](https://github.com/Bernardo1998/FairGRAPE), and that code does not do everything as the paper says. This notebook rebuilds how it computes the importance, from a description (no line is copied), and tests it on literals. [19](03_released.ipynb) does
-# the same for the choice of weights and for the baselines, and says what the two are for.
+# The paper's numbers come from the authors' [code](https://github.com/Bernardo1998/FairGRAPE), which departs from the paper in several places. This notebook rebuilds its computation of the importance from a description (no line is copied) and tests it on literals. [As released](03_released.ipynb) does
+# the same for the choice of weights and for the baselines, and explains the purpose of both.
 
 # %% [markdown]
 # ## 1. Gradients that pile up
 #
-# The public importance pass runs over mixed, augmented batches in training mode. For each batch and each group it takes the loss of the group's images, goes backward, *lets Adam take a step*, and reads weight and gradient. Nothing sets the gradients to zero, neither between groups nor between batches. So what is
-# squared for group 2 is the sum of all gradients of groups 0, 1 and 2 from the first batch on, and the shares that come out are hardly about groups any more.
+# The public importance pass runs over mixed, augmented batches in training mode. For each batch and each group it computes the loss of the group's images, runs backward, *takes a step of Adam*, and reads weight and gradient. The gradients are never set to zero, neither between groups nor between batches. The value
+# squared for group 2 is therefore the sum of all gradients of groups 0, 1 and 2 since the first batch, and the resulting shares hardly depend on the groups.
 #
-# All that happens on a copy which is thrown away, so the network that is pruned does not move. But within the pass the copy does. In the first step the copy multiplies each weight by a mask of ones that is itself a parameter, and Adam trains it. In later steps the copy
-# has no masks at all: the pruned weights start from 0 and move, and only their importance is set to 0.
+# All this happens on a copy that is discarded, so the network to be pruned does not change. The copy does change during the pass. In the first step the copy multiplies each weight by a mask of ones that is itself a parameter and trained by Adam. In later steps the copy
+# has no masks: the pruned weights start from 0 and move, and only their importance is set to 0.
 
 # %%
 #| export
-class Gate(nn.Module):
-    """Parametrization that multiplies a weight by a trainable mask, all ones at first: the
-    public code's first step
-    """
+class _Gate(nn.Module):
+    "Multiplies a weight by a trainable mask of ones, as in the public code's first step."
 
     def __init__(
         self,
-        weight: Tensor,  # The weight that the mask is for
+        weight: Tensor,  # The weight of the mask
     ):
         super().__init__()
         self.mask = nn.Parameter(torch.ones_like(weight))
@@ -60,19 +58,19 @@ class Gate(nn.Module):
 
 
 # %%
-gate, w = Gate(torch.tensor([2.0, 3.0])), torch.tensor([2.0, 3.0], requires_grad=True)
+gate, w = _Gate(torch.tensor([2.0, 3.0])), torch.tensor([2.0, 3.0], requires_grad=True)
 gate(w).sum().backward()
 print(gate.mask.grad, w.grad)
 assert gate.mask.grad.tolist() == [2.0, 3.0] and w.grad.tolist() == [1.0, 1.0]
 
 
 # %% [markdown]
-# After the first step there is a mask already, and its zeros are forgotten for the copy. A weight that is not masked is left alone: it is free as it is.
+# After the first step a layer has a mask, and the copy drops its zeros. A weight without a mask is free already and stays unchanged.
 
 # %%
 #| export
 def _set_free(layer: nn.Module):
-    "Let the pruned weights of a masked layer move: they start from 0"
+    "Let the pruned weights of a masked layer move, starting from 0."
     if not parametrize.is_parametrized(layer, "weight"):
         return
     with torch.no_grad():
@@ -92,7 +90,7 @@ with torch.no_grad():
 half[0].weight, freed[0].weight
 
 # %%
-# it began at 0, not at the 3 that lies under the mask
+# it starts at 0, not at the 3 under the mask
 assert half[0].weight.tolist() == [[2, 0]] and freed[0].weight.tolist() == [[3, 1]]
 with torch.no_grad():
     assert original(half[0]).tolist() == [[2, 3]]
@@ -101,24 +99,23 @@ assert neuron[0].weight.tolist() == [[2, 3]]
 
 
 # %% [markdown]
-# The copy is trained, so all its parameters take part, frozen ones too. What is returned beside it multiplies the importance: the gates, which move, or the masks as they were.
+# The copy is trained with all its parameters, including frozen ones. The second result multiplies the importance: the gates, which move, or the unchanged masks.
 
 # %%
 #| export
-def scratch_copy(
+def _scratch_copy(
     model: nn.Module,  # A network, masked or not; not changed
     ignore: Iterable[str] = (),  # Layers to leave dense
-    # A copy to be spoilt, in training mode; layer name → what its gradients are multiplied by
+    # A disposable copy, in training mode; layer name → factor of its gradients
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The copy that the public importance pass trains: with gates before the first pruning,
-    with pruned weights set free after it.
-    """
+    """The copy that the public importance pass trains: with gates before the first pruning, with
+    pruned weights set free after it."""
     scratch = copy.deepcopy(model).requires_grad_(True).train()
     masks, layers = get_masks(scratch, ignore), prunable(scratch, ignore)
     if all(bool(m.all()) for m in masks.values()):
         for name, layer in layers.items():
             parametrize.register_parametrization(
-                layer, "weight", gate := Gate(layer.weight.detach())
+                layer, "weight", gate := _Gate(layer.weight.detach())
             )
             masks[name] = gate.mask
     else:
@@ -129,20 +126,20 @@ def scratch_copy(
 
 # %%
 for net in (neuron, half):
-    print([n for n, _ in scratch_copy(net)[0].named_parameters()], scratch_copy(net)[1])
+    print([n for n, _ in _scratch_copy(net)[0].named_parameters()], _scratch_copy(net)[1])
 
 # %%
-spoilt, masks = scratch_copy(half)
+spoilt, masks = _scratch_copy(half)
 with torch.no_grad():
     original(spoilt[0]).fill_(7)
 # the pruned weight moves too
 assert spoilt[0].weight.tolist() == [[7.0, 7.0]] and masks["0"].tolist() == [[True, False]]
 # on the copy only
 assert half[0].weight.tolist() == [[2.0, 0.0]] and neuron[0].weight.tolist() == [[2.0, 3.0]]
-assert scratch_copy(neuron)[1]["0"].requires_grad and not list(neuron[0].named_children())
+assert _scratch_copy(neuron)[1]["0"].requires_grad and not list(neuron[0].named_children())
 assert spoilt.training and all(
     p.requires_grad
-    for p in scratch_copy(nn.Sequential(nn.Linear(2, 1)).requires_grad_(False).eval())[
+    for p in _scratch_copy(nn.Sequential(nn.Linear(2, 1)).requires_grad_(False).eval())[
         0
     ].parameters()
 )
@@ -151,14 +148,12 @@ assert spoilt.training and all(
 # %% [markdown]
 # ## Within a batch
 #
-# A batch is visited once for each group. One that is absent has no loss to go backward from, and a batch that comes with one code for all its images was made for the paper's importance, not for this one.
+# Each batch is processed once per group. An absent group has no loss. A batch with one code for all its images was made for the paper's importance, not for this one, and raises an error.
 
 # %%
 #| export
 def _present(g: Tensor, groups: int) -> list[int]:
-    """The groups with an image in the batch. Raises: ValueError for one code for all images, or
-    no group's code
-    """
+    "The groups in the batch. Raises: ValueError for one code for all images, or an unknown code."
     if not isinstance(g, Tensor) or not g.dim():
         raise ValueError(f"group = {g!r}: these batches must be mixed, with a code for each image")
     return [group_code(i, groups) for i in g.unique().tolist()]
@@ -183,12 +178,12 @@ for wrong, said in (
 
 
 # %% [markdown]
-# The whole batch goes forward, so that batch norm sees every image, but only the group's own images enter the loss. Nothing is zeroed first: this is where the gradients pile up.
+# The whole batch runs forward, so batch norm sees every image, but only the images of the group enter the loss. The gradients are not zeroed first, so they pile up here.
 
 # %%
 #| export
 def _backward(scratch, loss, x, y, mine, autocast):
-    "The loss of one group within a mixed batch, added to the gradients that are there"
+    "Add the gradients of one group's loss in a mixed batch to the existing gradients."
     with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
         value = loss(scratch(x)[mine], y if y is None else y[mine])
     value.backward()
@@ -205,7 +200,7 @@ for group in (0, 1):
     print(neuron[0].weight.grad)
 
 # %%
-# group 0's (1, 0), and on top of it group 1's mean, (0, 3)
+# group 0's (1, 0), plus group 1's mean, (0, 3)
 assert neuron[0].weight.grad.tolist() == [[1, 3]]
 neuron.zero_grad()
 _backward(
@@ -217,7 +212,7 @@ _backward(
     None,
 )
 assert neuron[0].weight.grad.tolist() == [[0, 6]]  # the targets are the group's own too
-# mixed precision only where it is asked for
+# mixed precision only on request
 for autocast, tenth in ((None, 0.1), (torch.bfloat16, 0.10009765625)):
     other = copy.deepcopy(neuron)
     other.zero_grad()
@@ -226,12 +221,12 @@ for autocast, tenth in ((None, 0.1), (torch.bfloat16, 0.10009765625)):
 
 
 # %% [markdown]
-# Weight and gradient are read where they lie, under the parametrization, because that is what the optimizer moves.
+# Weight and gradient are read from the parameter under the parametrization, because the optimizer changes that parameter.
 
 # %%
 #| export
 def _weights(layers) -> dict[str, Tensor]:
-    "The weights that the optimizer moves, without gate or mask"
+    "The weights that the optimizer changes, without gate or mask."
     return {name: original(layer) for name, layer in layers.items()}
 
 
@@ -244,12 +239,12 @@ assert (
 
 
 # %% [markdown]
-# The sums are kept in float32 at least, since squares of half-precision gradients vanish.
+# The sums are at least float32, because squares of half-precision gradients underflow.
 
 # %%
 #| export
 def _zeros(layers, groups) -> dict[str, Tensor]:
-    "A sum for each weight and group, shape (G, *weight), all zero"
+    "A sum for each weight and group, shape `(G, *weight)`, all zero."
     return {
         n: w.new_zeros(groups, *w.shape, dtype=torch.promote_types(w.dtype, torch.float32))
         for n, w in _weights(layers).items()
@@ -271,7 +266,7 @@ assert [
 # %%
 #| export
 def _add(sums, layers, masks, group):
-    "Read weight and piled-up gradient, and add the square of their product"
+    "Add the square of the product of weight and accumulated gradient."
     for name, weight in _weights(layers).items():
         if weight.grad is None:
             continue
@@ -300,15 +295,13 @@ assert sums["0"][0].tolist() == [[2.0**-52] * 2]  # in float16 the product would
 
 
 # %% [markdown]
-# Dropout, and batches that are augmented as they come, draw from torch's global generator. The pass shall depend on the run's seed alone, and nobody after it on the pass.
+# Dropout and augmentation draw from torch's global generator. The pass must depend on the run's seed alone, and later code must not depend on the pass.
 
 # %%
 #| export
 @contextmanager
 def _drawing(model: nn.Module, seed: int) -> Iterator:
-    """Random numbers within depend on the seed alone; torch's generators are afterwards what
-    they were
-    """
+    "Context in which random numbers depend on the seed alone; torch's generators are restored."
     with torch.random.fork_rng(
         sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     ):
@@ -334,12 +327,12 @@ assert (
 
 
 # %% [markdown]
-# **Absent groups go forward too.** In the public code the batch goes through the network before anybody asks whether the group has an image in it. Nothing comes of that pass, but dropout has drawn its random numbers, so all that comes later is another draw.
+# **Absent groups run forward too.** The public code runs the batch through the network before it checks whether the group has an image in it. The result is not used, but dropout has drawn random numbers, so all later draws change.
 
 # %%
 #| export
 def _forward_only(scratch, x, autocast):
-    "The pass of a group that is absent: its only trace are the random numbers that it draws"
+    "The pass of an absent group: its only effect is the random numbers that it draws."
     with torch.autocast(x.device.type, dtype=autocast, enabled=autocast is not None):
         scratch(x)
 
@@ -361,8 +354,8 @@ assert drops[1].weight.grad is None
 # %% [markdown]
 # ## 2. A division for the last group
 #
-# After the pass the sums are to become means. The division stands behind the loop over the groups, where the loop's variable still holds the last one, so it happens to the last group only. With a thousand batches that group's importance is a thousand times too small, and its
-# target share is next to nothing. There is little to fall short of: with three groups or more it is hardly ever the one in deficit.
+# After the pass the sums should become means. The division comes after the loop over the groups, when the loop variable still holds the last one, so only the last group is divided. With a thousand batches that group's importance is a thousand times too small, and its
+# target share is almost 0. With three or more groups it is then hardly ever in deficit.
 
 # %%
 #| export
@@ -373,17 +366,16 @@ def released_importance(
     groups: int,  # G, how many groups there are
     ignore: Iterable[str] = (),  # Layers to leave dense
     autocast: torch.dtype | None = None,  # torch.bfloat16 for mixed precision
-    seed: int = 0,  # For dropout, and whatever the batches draw from torch's generator
-    lr: float = 1e-4,  # Adam's learning rate within the pass, the public code's
+    seed: int = 0,  # For dropout and the batches' draws from torch's generator
+    lr: float = 1e-4,  # Adam's learning rate in the pass; default of the public code
 ) -> dict[str, Tensor]:  # Layer name → importance, shape `(G, *weight)`, ≥ 0
     """Group importance as the public code computes it.
 
-    Raises: ValueError if a group has no image, batches are not mixed, a code is no group or a loss
+    Raises: ValueError if a group has no image, batches are not mixed, a code is unknown or a loss
     is not finite.
-    Source: the public code's default importance: no gradient is zeroed, Adam steps for each group
-    of each batch,
-    training mode, a forward pass for absent groups."""
-    scratch, masks = scratch_copy(model, ignore)
+    Source: the public code's default importance: gradients are never zeroed, Adam steps for each
+    group of each batch, training mode, a forward pass for absent groups."""
+    scratch, masks = _scratch_copy(model, ignore)
     layers, optimizer = prunable(scratch, ignore), torch.optim.Adam(scratch.parameters(), lr)
     sums, seen, count, watched = _zeros(layers, groups), set(), 0, Watched(loss)
     with _drawing(model, seed):
@@ -408,8 +400,8 @@ def released_importance(
 
 
 # %% [markdown]
-# By hand, on the neuron with weights (2, 3) and the loss mean(out), Adam's rate set to 0 so that only the piling up shows. One batch, an image (1, 0) of group 0 and an image (0, 1) of group 1. For group 0 the gradient is (1, 0), importance (2·1)² and 0. For group 1 it
-# should be (0, 1), but group 0's is still there: (1, 1), importance 4 and 9.
+# By hand, on the neuron with weights (2, 3) and the loss mean(out), with Adam's rate at 0, so only the accumulation shows. One batch has an image (1, 0) of group 0 and an image (0, 1) of group 1. For group 0 the gradient is (1, 0) and the importance (2·1)² and 0. For group 1 the gradient
+# should be (0, 1), but group 0's is still included: (1, 1), importance 4 and 9.
 
 # %%
 mixed = [(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), None, torch.tensor([0, 1]))]
@@ -420,7 +412,7 @@ apart = [(x[i : i + 1], None, i) for x, _, _ in mixed for i in (0, 1)]
 )
 
 # %% [markdown]
-# The same batch twice. Group 0 meets the gradient (2, 1) in the second: 4 + 16 and 0 + 9. Group 1 meets (2, 2): 4 + 16 and 9 + 36, and being the last is divided by two.
+# The same batch twice: in the second, group 0 has the gradient (2, 1) and gets 4 + 16 and 0 + 9. Group 1 has (2, 2) and gets 4 + 16 and 9 + 36; as the last group it is divided by two.
 
 # %%
 assert released_importance(neuron, mixed, mean_output, 2, lr=0)["0"].tolist() == [
@@ -434,8 +426,8 @@ assert released_importance(neuron, mixed * 2, mean_output, 2, lr=0)["0"].tolist(
 
 
 # %% [markdown]
-# With a rate of 0.5 Adam's first step has that length. A single image (1, 0) moves the weight from 2 to 1.5 and the trained mask from 1 to 0.5, and what is squared is 1.5 · 1 · 0.5. Once a weight is pruned there is no gate. Then image (1, 1) with half the squared output as loss gives the output 2 and
-# the gradient (2, 2): importance (1.5 · 2)² = 9, and the pruned weight moves from 0 to −0.5 (on the copy; the network's own stays 0). In the second batch the output is therefore 1.5 − 0.5 = 1 and the gradient grows to 3; had the weight stayed 0 it would have grown to 3.5. Adam's second step of 0.4954 leaves the first weight at 1.0046.
+# With a rate of 0.5 Adam's first step has this length. A single image (1, 0) moves the weight from 2 to 1.5 and the trained mask from 1 to 0.5, and the value squared is 1.5 · 1 · 0.5. After a weight has been pruned there is no gate. The image (1, 1), with half the squared output as loss, then gives the output 2 and
+# the gradient (2, 2): the importance is (1.5 · 2)² = 9, and the pruned weight moves from 0 to −0.5 (on the copy; in the network it stays 0). In the second batch the output is therefore 1.5 − 0.5 = 1 and the gradient grows to 3; with the weight at 0 it would grow to 3.5. Adam's second step of 0.4954 leaves the first weight at 1.0046.
 
 # %%
 def half_square(out, _):
@@ -459,7 +451,7 @@ assert (
 )
 
 # %% [markdown]
-# Batch norm in training mode makes an image's gradient depend on its neighbours. Inputs 2 (group 0) and 6 (group 1) become −1 and 1, so group 0's importance at weight 2 is (2·(−1))²; in evaluation mode with running statistics 0 and 1 it would be (2·2)².
+# With batch norm in training mode the gradient of an image depends on the other images. Inputs 2 (group 0) and 6 (group 1) become −1 and 1, so group 0's importance at weight 2 is (2·(−1))²; in evaluation mode with running statistics 0 and 1 it would be (2·2)².
 
 # %%
 normed = nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Linear(1, 1, bias=False))
@@ -495,14 +487,12 @@ for bad, groups, said in (
 
 
 # %% [markdown]
-# And the whole pass against one that is written in another way, with masks that the forward pass multiplies in rather than parametrizations: three groups, one of which a batch lacks, batch norm, dropout, a grouped convolution, the first step and a later one, in float64. Each image goes forward once for every group, and Adam
+# The whole pass is compared with a second implementation, which multiplies masks in the forward pass in place of parametrizations: three groups, one of them absent from a batch, batch norm, dropout, a grouped convolution, the first step and a later one, in float64. Each image runs forward once for every group, and Adam
 # steps as often, so this importance costs more than G times that of the paper (8.4 s against 1.1 s for a ResNet-18 at 32 px, 256 images in batches of 64, four groups, one thread).
 
 # %%
 def written_out(plain, masks, first, lr, groups=3):
-    """The pass on a network with plain weights; `first`: the masks are in the forward pass, and
-    trained
-    """
+    "The pass on a network with plain weights; `first`: the forward pass has masks, and trains them"
     net = copy.deepcopy(plain).train()
     layers = prunable(net)
     factors = {n: masks[n].to(m.weight.dtype).requires_grad_(first) for n, m in layers.items()}
@@ -552,10 +542,8 @@ for net, plain, kept, first in (
     (conv, conv, everywhere, True),
     (apply_masks(copy.deepcopy(conv), masks), zeroed, masks, False),
 ):
-    fast, slow = (
-        released_importance(net, rounds, F.cross_entropy, 3, lr=1e-2),
-        written_out(plain, kept, first, lr=1e-2),
-    )
+    fast = released_importance(net, rounds, F.cross_entropy, 3, lr=1e-2)
+    slow = written_out(plain, kept, first, lr=1e-2)
     for n in slow:
         torch.testing.assert_close(fast[n], slow[n], rtol=1e-9, atol=1e-15)
     off = max(float((fast[n] - slow[n]).abs().max() / slow[n].max()) for n in slow)
@@ -565,7 +553,7 @@ for net, plain, kept, first in (
     )
 
 # %% [markdown]
-# What it does to the target shares of three groups whose images are much alike, with 40 batches:
+# The effect on the target shares of three groups with similar images, after 40 batches:
 
 # %%
 torch.manual_seed(0)

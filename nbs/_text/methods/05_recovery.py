@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Recovery
 #
-# > Back to earlier weights under the masks that hold, as the lottery ticket does after each step
+# > Restoring earlier weights under the masks, as the lottery ticket does after each step
 
 # %%
 #| default_exp methods.recovery
@@ -22,15 +22,13 @@ from fairgrape.methods.scores import magnitude_score
 
 
 # %% [markdown]
-# The lottery ticket keeps a mask and throws the training away: after each pruning step the weights that stay go back to what they were *before* training, and the round begins anew. `rewind` does that
-# under masks that already hold. Batch norm's statistics go back too, since they belong to those weights.
+# The lottery ticket keeps a mask and discards the training: after each pruning step the remaining weights return to their values *before* training, and a new round begins. `rewind` does this
+# under existing masks. It also restores the statistics of batch norm, because they belong to those weights.
 
 # %%
 #| export
 def _home(name: str, own: Mapping[str, Tensor]) -> str:
-    """Where a plain name's tensor lives in a network that may be masked: under the
-    parametrization, if there is one
-    """
+    "The name of a plain name's tensor in a network that may be masked: under the parametrization."
     module, _, last = name.rpartition(".")
     masked = f"{module}{'.' if module else ''}parametrizations.{last}.original"
     return masked if masked in own else name
@@ -57,7 +55,7 @@ assert (
 
 
 # %% [markdown]
-# Masks are the only thing that an earlier state may lack. Anything else that is missing, new or of another shape means that the weights are another network's, and training would go on from nonsense.
+# An earlier state may lack masks, but nothing else. Any other tensor that is missing, new or of another shape means that the weights belong to another network. This raises an error.
 
 # %%
 #| export
@@ -66,9 +64,10 @@ def rewind(
     # Weights under their plain names, e.g. the network's `state_dict()` before training
     state: Mapping[str, Tensor],
 ) -> nn.Module:  # The same network
-    """Put earlier weights back under the masks. Raises: ValueError if `state` is not of this
-    network. Source: Frankle & Carbin 2019.
-    """
+    """Restore earlier weights under the masks.
+
+    Raises: ValueError if `state` does not belong to this network.
+    Source: Frankle & Carbin 2019."""
     own = model.state_dict()
     home = {_home(name, own): value for name, value in state.items()}
     masks = {
@@ -136,7 +135,7 @@ for bad in (
         raise AssertionError("another network's weights were taken")
 
 # %% [markdown]
-# In the loop it is a part of `retrain`: back to the start, then train. Here the training is noise, to show that each round begins from the same weights:
+# In the loop, `rewind` is part of `retrain`: restore the start, then train. Here the training is noise, to show that each round begins from the same weights:
 
 # %%
 torch.manual_seed(0)

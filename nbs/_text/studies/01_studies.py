@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Studies
 #
-# > The paper's experiments, each as a question, a list of runs and a page that answers it
+# > The paper's experiments: each a question, a list of runs, and a page with the answer
 
 # %%
 #| default_exp studies.studies
@@ -39,7 +39,7 @@ from fairgrape.studies.by_layer import run_layers
 
 
 def refused(make, *args, **given):
-    "What `make` says against its arguments; an assertion fails if it says nothing"
+    "The error of `make` for these arguments; fails if there is none"
     try:
         make(*args, **given)
     except (ValueError, TypeError) as e:
@@ -48,25 +48,25 @@ def refused(make, *args, **given):
 
 
 # %% [markdown]
-# A figure in a paper answers a question; the runs behind it are a grid of settings. Here a study is a small YAML file with both: what it asks, why, what to look at, and the grid, in full for a GPU and in a fast form for two cores. The
-# files lie beside the templates, in nbs/templates/studies; one of them, `protocol.yaml`, has the settings that all studies start from and a row for each data set and task of the paper.
+# A figure in a paper answers a question with a grid of runs. Here a study is a small YAML file with both: the question, the reason, what to look at, and the grid, in full for a GPU and in a fast form for two cores. The
+# files are in nbs/templates/studies. One of them, `protocol.yaml`, has the settings that all studies start from and a row for each data set and task of the paper.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Study:
-    "A question, and the runs that answer it"
+    "A question, and the runs that answer it."
 
-    name: str  # As in `fairgrape study NAME`
+    name: str  # Name for `fairgrape study NAME`
     title: str  # Heading of its page
     asks: str  # The question, one sentence
-    why: str  # Why it is asked
+    why: str  # Reason for the question
     look: str  # What to look at in the answer
-    source: str  # Where the paper does it
-    against: str  # The method that the verdicts hold the others against
+    source: str  # Place in the paper
+    against: str  # The method with which the verdicts compare the others
     full: list  # Grids: setting → list of values
     fast: list  # The same for two cores
-    layers: bool = False  # Whether each layer is also pruned by itself
+    layers: bool = False  # Whether each layer is also pruned alone
 
 
 # %%
@@ -86,12 +86,12 @@ assert not asked.layers and asked.fast[0]["rate"] == 0.5
 
 
 # %% [markdown]
-# Who installed the package has no checkout, so the files travel with it.
+# An installed package has no checkout, so it includes the files.
 
 # %%
 #| export
-def studies_folder() -> Path:
-    "Where the studies' files lie: in the checkout, or in the installed package"
+def _studies_folder() -> Path:
+    "The folder of the studies' files: in the checkout, or in the installed package."
     package = Path(str(files("fairgrape")))
     return next(
         f
@@ -104,15 +104,15 @@ def studies_folder() -> Path:
 
 
 # %%
-print(sorted(f.name for f in studies_folder().glob("[pr]*")))
-assert (studies_folder() / "protocol.yaml").is_file() and studies_folder().name == "studies"
+print(sorted(f.name for f in _studies_folder().glob("[pr]*")))
+assert (_studies_folder() / "protocol.yaml").is_file() and _studies_folder().name == "studies"
 
 
 # %%
 #| export
 def study_names() -> list[str]:
-    "Names of the studies"
-    return sorted(f.stem for f in studies_folder().glob("*.yaml") if f.stem != "protocol")
+    "Names of the studies."
+    return sorted(f.stem for f in _studies_folder().glob("*.yaml") if f.stem != "protocol")
 
 
 # %%
@@ -138,12 +138,10 @@ assert {
 #| export
 def load_study(
     name: str,  # One of `study_names()`
-    folder: Path | None = None,  # Where its file lies; default: with the templates
+    folder: Path | None = None,  # Folder of its file; default: that of the templates
 ) -> Study:  # The study
-    """Read a study's file. Raises: ValueError for an unknown name, or a file with other keys
-    than a study has.
-    """
-    path = (folder or studies_folder()) / f"{name}.yaml"
+    "Read a study's file. Raises: ValueError for an unknown name, or for wrong keys in the file."
+    path = (folder or _studies_folder()) / f"{name}.yaml"
     if name == "protocol" or not path.is_file():
         raise ValueError(f"no study {name!r}: choose one of {', '.join(study_names())}")
     try:
@@ -179,13 +177,13 @@ assert "unexpected keyword argument 'asked'" in refused(
 # %% [markdown]
 # ## Data sets and tasks
 #
-# A row of the protocol says how the paper treats a data set: what is predicted, whose disparity is measured, how many epochs, how much is kept at each step. In the fast form the small network's settings take the place of the paper's.
+# A row of the protocol gives the paper's settings for a data set: the task, the groups, the epochs, the fraction kept at each step. In the fast form the settings of the small network replace the paper's.
 
 # %%
 #| export
 def _protocol() -> dict:
-    "The protocol's file: `paper`, `fast`, and `rows`"
-    return read_yaml(studies_folder() / "protocol.yaml")
+    "The file of the protocol: `paper`, `fast`, and `rows`."
+    return read_yaml(_studies_folder() / "protocol.yaml")
 
 
 # %%
@@ -196,7 +194,7 @@ assert {"paper", "fast", "rows"} <= set(_protocol()) and _protocol()["paper"]["i
 # %%
 #| export
 def protocol_rows() -> list[str]:
-    "Names of the data sets and tasks that a study can be run on"
+    "Names of the data sets and tasks for a study."
     return list(_protocol()["rows"])
 
 
@@ -212,7 +210,7 @@ assert {"utkface", "fairface", "fairface-14", "celeba", "synthetic"} <= set(
 def protocol(
     row: str,  # One of `protocol_rows()`
     fast: bool = False,  # The settings for two cores instead of the paper's
-    # Setting → value or list of values; and what `{column}`, `{kind}`, `{first}` stand for
+    # Setting → value or list of values; and the values of `{column}`, `{kind}`, `{first}`
 ) -> tuple[dict, dict]:
     "The settings that a study on this data set starts from. Raises: ValueError for an unknown row."
     known = _protocol()
@@ -242,7 +240,7 @@ assert (
     and protocol("utkface")[1]["column"] == "race"
 )
 print(refused(protocol, "imdb"))
-for row in protocol_rows():  # every row makes settings, in both forms
+for row in protocol_rows():  # every row gives valid settings, in both forms
     for fast in (False, True):
         several = {k: v if isinstance(v, list) else [v] for k, v in protocol(row, fast)[0].items()}
         for values in itertools.islice(itertools.product(*several.values()), 9):
@@ -252,11 +250,11 @@ for row in protocol_rows():  # every row makes settings, in both forms
 # %% [markdown]
 # ## From a study to its runs
 #
-# A grid multiplies out. Three words are replaced by the data set's own: `{column}` is the column of its groups, `{kind}` each of the groups in turn (the first one in the fast form), `{first}` the first.
+# A grid is multiplied out. Three words are replaced for each data set: `{column}` is the column of its groups, `{kind}` each of the groups in turn (the first one in the fast form), `{first}` the first.
 
 # %%
 #| export
-def words_filled(
+def _words_filled(
     value,  # A setting's value
     words: Mapping,  # `column` and `kinds` of the data set
     fast: bool,  # Only the first kind
@@ -276,18 +274,19 @@ def words_filled(
 # %%
 words = dict(column="tint", kinds=["red", "blue"])
 (
-    words_filled("{column}={kind}", words, fast=False),
-    words_filled("{column}={first}:0.2", words, fast=False),
+    _words_filled("{column}={kind}", words, fast=False),
+    _words_filled("{column}={first}:0.2", words, fast=False),
 )
 
 # %%
-assert words_filled("{column}={kind}", words, False) == ["tint=red", "tint=blue"] and words_filled(
-    "{column}={kind}", words, True
-) == ["tint=red"]
+assert _words_filled("{column}={kind}", words, False) == [
+    "tint=red",
+    "tint=blue",
+] and _words_filled("{column}={kind}", words, True) == ["tint=red"]
 assert (
-    words_filled("{column}={first}:0.2", words, False) == ["tint=red:0.2"]
-    and words_filled(0.9, words, False) == [0.9]
-    and words_filled("race", words, False) == ["race"]
+    _words_filled("{column}={first}:0.2", words, False) == ["tint=red:0.2"]
+    and _words_filled(0.9, words, False) == [0.9]
+    and _words_filled("race", words, False) == ["race"]
 )
 
 
@@ -299,7 +298,7 @@ def study_cells(
     fast: bool = False,  # The form for two cores
     overrides: Mapping | None = None,  # Settings that replace the study's and the protocol's
 ) -> list[dict]:  # Parameters of each run, each once
-    "All runs of a study. Raises: ValueError or TypeError for settings that cannot be."
+    "All runs of a study. Raises: ValueError or TypeError for invalid settings."
     start, words = protocol(row, fast)
     overrides, cells = dict(overrides or {}), {}
     for part in study.fast if fast else study.full:
@@ -307,7 +306,7 @@ def study_cells(
             k: v if isinstance(v, list) else [v] for k, v in {**start, **part, **overrides}.items()
         }
         values = [
-            [filled for v in several for filled in words_filled(v, words, fast)]
+            [filled for v in several for filled in _words_filled(v, words, fast)]
             for several in given.values()
         ]
         for combination in itertools.product(*values):
@@ -351,48 +350,48 @@ print(refused(study_cells, asked, "utkface", overrides=dict(rate=2)))
 # %% [markdown]
 # ## Too weak to tell
 #
-# A network that hardly learnt its task has nothing to lose by pruning, and what its pruning costs whom is noise. The line is drawn at twice the accuracy of guessing, or halfway between guessing and perfection where that is lower
-# (twice a coin toss would be perfection). Where one class is common, naming it always may pass that line and is no skill either: so the network must also have a tenth of what is left above the commonest class's share.
+# A network that hardly learnt its task has little to lose by pruning, and its losses per group are noise. The limit is twice the accuracy of guessing, or halfway between guessing and perfect accuracy if that is lower
+# (for two classes, twice guessing is perfect). If one class is common, a constant answer may pass this limit. The network must therefore also exceed the share of the commonest class by a tenth of the rest.
 
 # %%
 #| export
-def weak_line(
+def _weak_line(
     sizes: list[int],  # Number of classes of each head
     # Share of the commonest class of each head among the test images (percent)
     commonest: list[float],
 ) -> float:  # Accuracy (percent), mean over the heads
-    "The dense accuracy below which a study says nothing."
-    import numpy as np  # here, since a study is chosen without it
+    "The dense accuracy below which a study is not conclusive."
+    import numpy as np  # imported here because choosing a study does not need it
 
     guess, naming = np.mean([100 / k for k in sizes]), np.mean(commonest)
     return float(max(min(2 * guess, (100 + guess) / 2), naming + (100 - naming) / 10))
 
 
 # %%
-# twice a guess, halfway to perfection, a tenth above naming
-weak_line([7], [20]), weak_line([2], [50]), weak_line([4], [82.7])
+# twice guessing, halfway to perfect, a tenth above the commonest class
+_weak_line([7], [20]), _weak_line([2], [50]), _weak_line([4], [82.7])
 
 # %%
 assert (
-    weak_line([4], [40]) == 50
-    and weak_line([2], [50]) == 75
-    and weak_line([4, 2], [40, 50]) == 68.75
+    _weak_line([4], [40]) == 50
+    and _weak_line([2], [50]) == 75
+    and _weak_line([4, 2], [40, 50]) == 68.75
 )
-assert weak_line([4], [80]) == 82  # a set with one group of four in five
+assert _weak_line([4], [80]) == 82  # a set with one group of four in five
 
 
 # %%
 #| export
-def dense_and_line(
+def _dense_and_line(
     run: "Run",  # A study's run
-    # Percent: what the dense network reached on the test images, and what it must
+    # Percent: the dense network's accuracy on the test images, and the limit
 ) -> tuple[float, float]:
-    "The dense network's accuracy, and the line below which it says nothing."
+    "The dense network's accuracy, and the limit below which a study is not conclusive."
     import pandas as pd
 
     rates = pd.DataFrame(run.metrics["rates"])
     per_head = rates[rates["group"] == "all"].groupby("head", sort=False)["n"]
-    return run.metrics["accuracy_dense"], weak_line(
+    return run.metrics["accuracy_dense"], _weak_line(
         [len(c) for c in run.settings["classes_used"].values()],
         list(100 * per_head.max() / per_head.sum()),
     )
@@ -412,28 +411,28 @@ def example(accuracy, share=40, **more):
     )
 
 
-print(dense_and_line(example(45.0)), dense_and_line(example(81.0, share=80)))
-assert dense_and_line(example(45.0)) == (45, 50) and dense_and_line(example(81.0, share=80)) == (
+print(_dense_and_line(example(45.0)), _dense_and_line(example(81.0, share=80)))
+assert _dense_and_line(example(45.0)) == (45, 50) and _dense_and_line(example(81.0, share=80)) == (
     81,
     82,
 )
 
 
 # %% [markdown]
-# Many runs start from one dense network; it is named once.
+# Many runs start from one dense network, which is named once.
 
 # %%
 #| export
 def too_weak(
     runs: "list[Run]",  # A study's runs
 ) -> list[str]:  # A sentence for each dense network that is too weak
-    "Which dense networks are too weak to tell anything."
+    "The dense networks that are too weak for a conclusion."
     from fairgrape.report.runs import experiment
 
     said = {}
     for one in runs:
         what = f"{experiment(one.settings)}; seed {one.settings['seed']}"
-        accuracy, line = dense_and_line(one)
+        accuracy, line = _dense_and_line(one)
         if accuracy < line:
             said[what] = (
                 f"Too weak: the dense network has {accuracy:.1f} % on the test images; below"
@@ -460,10 +459,10 @@ assert (
 # %% [markdown]
 # ## The page
 #
-# What a reader needs before the numbers: the question, why it is asked, what to look at, and how far the fast form is from the paper's protocol. Then the report's tables and figures over the study's runs.
+# The page begins with the question, its reason, what to look at, and the difference between the fast form and the paper's protocol. The tables and figures of the report over the study's runs follow.
 
 # %% [markdown]
-# The page is made of finished runs. Here is one, as small as can be: dark pictures against light ones, red against blue.
+# The page is made from finished runs. The example is a minimal run: dark pictures against light ones, red against blue.
 
 # %%
 rng = np.random.default_rng(0)
@@ -509,12 +508,13 @@ changed("kept", keep=0.5)
 
 # %%
 #| export
-def fast_form(runs: "list[Run]") -> str:
-    "How far the fast form is from the paper's protocol"
-    s, of = (
-        runs[0].settings,
-        lambda key: " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs)),
-    )
+def _fast_form(runs: "list[Run]") -> str:
+    "The difference between the fast form and the paper's protocol, in words."
+    s = runs[0].settings
+
+    def of(key):
+        return " and ".join(dict.fromkeys(f"{r.settings[key]:g}" for r in runs))
+
     begun = "from scratch" if s["weights"] == "none" else f"from {s['weights']} weights"
     few = f"at most {of('limit')} images, " if s["limit"] else ""
     small = (
@@ -528,14 +528,14 @@ def fast_form(runs: "list[Run]") -> str:
 
 
 # %%
-fast_form([finished, changed("kept", keep=0.5)])
+_fast_form([finished, changed("kept", keep=0.5)])
 
 # %%
-assert fast_form([finished]).startswith(
+assert _fast_form([finished]).startswith(
     "This is the fast form, for two cores: resnet10 from scratch at 16 px, 1 epochs, keep 0.9."
 )
-assert "keep 0.9 and 0.5." in fast_form([finished, changed("kept", keep=0.5)])
-assert "from imagenet weights at 16 px, at most 500 images, 1 epochs" in fast_form(
+assert "keep 0.9 and 0.5." in _fast_form([finished, changed("kept", keep=0.5)])
+assert "from imagenet weights at 16 px, at most 500 images, 1 epochs" in _fast_form(
     [changed("few", weights="imagenet", limit=500)]
 )
 
@@ -548,10 +548,10 @@ def study_intro(
     fast: bool,  # Whether this is the form for two cores
     runs: "list[Run]",  # Its runs
 ) -> list[str]:  # Paragraphs
-    "What the page says before the numbers."
+    "The text of the page before the numbers."
     seeds = len({r.settings["seed"] for r in runs})
     luck = (
-        "One seed of each run: differences between methods are differences of one throw."
+        "One seed of each run: a difference between methods may be due to the seed."
         if seeds == 1
         else f"{seeds} seeds."
     )
@@ -561,7 +561,7 @@ def study_intro(
         study.why.strip(),
         f"Look at {look}".strip(),
         f"Source: {study.source}.",
-        *([fast_form(runs)] if fast else []),
+        *([_fast_form(runs)] if fast else []),
         luck,
         *too_weak(runs),
     ]
@@ -590,7 +590,7 @@ assert (
 )
 assert "One seed of each run" in study_intro(asked, "x", False, [finished])[4] and study_intro(
     asked, "x", True, [finished]
-)[4] == fast_form([finished])
+)[4] == _fast_form([finished])
 assert study_intro(asked, "x", False, [weak])[-1].startswith(
     "Too weak: the dense network has 10.0 %"
 )
@@ -603,7 +603,7 @@ def study_page(
     row: str,  # The data set and task
     fast: bool,  # Whether this is the form for two cores
     runs: "list[Run]",  # Its runs
-    out: Path,  # The HTML page; the table goes beside it as CSV
+    out: Path,  # The HTML page; the table is saved beside it as CSV
     layers: "Mapping[str, pd.DataFrame] | None" = None,  # From `run_layers`
 ) -> Path:  # The page
     "Write a study's page and its table."

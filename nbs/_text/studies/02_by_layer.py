@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Layer by layer
 #
-# > Where in the network the disparity of a finished run sits
+# > Which layers of a finished run cause its disparity
 
 # %%
 #| default_exp studies.by_layer
@@ -46,10 +46,10 @@ from fairgrape.report.runs import load_run
 home = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# The masks of a finished run, one layer at a time: the dense network with that layer's mask and nothing else changed or retrained. What each group loses is that layer's doing alone. The layers' ρ do not add up to the whole's, since layers
-# work together and retraining mends much, but they say where pruning is unequal to begin with.
+# This notebook applies the masks of a finished run to the dense network one layer at a time, without retraining. The loss of each group is then due to that layer alone. The ρ of the layers do not add up to that of the whole network, because layers
+# interact and retraining recovers much of the loss, but they show which layers are pruned unequally.
 #
-# The example is eight one-pixel pictures: those of group a are red and of class 0, those of group b green and of class 1. The first layer tells red from green, the second passes it on. The second's mask leaves out the weight that passes green on.
+# The example has eight one-pixel pictures: those of group a are red and of class 0, those of group b green and of class 1. The first layer separates red from green, the second passes the result on. The mask of the second layer removes the weight that passes green on.
 
 # %%
 model = nn.Sequential(
@@ -79,12 +79,12 @@ masks = {"1": torch.ones(2, 3, dtype=torch.bool), "3": torch.tensor([[True, True
 # %%
 #| export
 @contextmanager
-def one_layer_pruned(
+def _one_layer_pruned(
     model: nn.Module,  # The dense network
     name: str,  # The layer's name
     mask: Tensor,  # True where a weight is kept
 ) -> Iterator[None]:
-    "Within, that layer's pruned weights are 0; afterwards the network is whole again."
+    "Context in which that layer's pruned weights are 0; the network is then restored."
     weight = dict(model.named_modules())[name].weight
     whole = weight.detach().clone()
     with torch.no_grad():
@@ -97,7 +97,7 @@ def one_layer_pruned(
 
 
 # %%
-with one_layer_pruned(model, "3", masks["3"]):
+with _one_layer_pruned(model, "3", masks["3"]):
     within = model[3].weight.tolist()
 print(within, model[3].weight.tolist())
 assert within == [[1, 0], [0, 0]] and model[3].weight.tolist() == [[1, 0], [0, 1]]
@@ -115,7 +115,7 @@ def layer_disparity(
     # Index layer; kept (fraction), accuracy (percent), rho, floor_95, and `delta:` of each group
     # (points)
 ) -> pd.DataFrame:
-    "Prune one layer at a time, without training, and compare the groups."
+    "Prune one layer at a time, without retraining, and compare the groups."
     test = (job.table["split"] == "test").to_numpy()
     labels, group = job.labels[test], job.group[test]
 
@@ -129,7 +129,7 @@ def layer_disparity(
 
     dense, rows = right(), {}
     for name, mask in masks.items():
-        with one_layer_pruned(model, name, mask):
+        with _one_layer_pruned(model, name, mask):
             pruned = right()
         delta = 100 * np.bincount(group, pruned - dense) / np.bincount(group)
         floor = disparities(dense, pruned, group, B).loc["rho", "floor_95"]
@@ -148,7 +148,7 @@ by_layer = layer_disparity(job, pictures, model, masks)
 by_layer
 
 # %% [markdown]
-# Everybody in group b is taken for class 0: Δ is 0 and −100, so ρ is 100/√2.
+# All of group b is predicted as class 0: Δ is 0 and −100, so ρ is 100/√2.
 
 # %%
 assert by_layer.loc["1"].drop("floor_95").tolist() == [1, 100, 0, 0, 0] and by_layer.loc[
@@ -213,7 +213,7 @@ assert (
 # %% [markdown]
 # ## From run folders
 #
-# The masks lie in the run's folder and the dense network in the one beside it. Here is a run, as small as can be: dark pictures against light ones, red against blue.
+# The masks are in the folder of the run, the dense network in the folder beside it. The example is a minimal run: dark pictures against light ones, red against blue.
 
 # %%
 rng = np.random.default_rng(0)
@@ -254,7 +254,7 @@ finished.path.name
 # %%
 #| export
 def settings_of(run: Run) -> Settings:
-    "The settings of a finished run; those that it is too old to have, with their defaults"
+    "The settings of a finished run; settings newer than the run have their defaults."
     return Settings(
         **{f.name: run.settings[f.name] for f in fields(Settings) if f.name in run.settings}
     )
@@ -275,7 +275,7 @@ def layers_of(
     data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
     cache_root: str | Path | None = None,  # Folder of decoded images; default: settings.ini
 ) -> pd.DataFrame:  # Its `layer_disparity`
-    "Layers one at a time, from the masks in a run's folder and the dense network beside it."
+    "Prune layers one at a time, from the masks of a run and the dense network beside it."
     job = prepare(
         settings_of(run),
         data_root,
@@ -302,7 +302,7 @@ assert {"delta:blue", "delta:red"} <= set(found)
 
 
 # %% [markdown]
-# A method that starts from the initial weights has no place here: its mask belongs to other weights than the dense network's.
+# Methods that start from the initial weights are left out: their masks do not belong to the weights of the dense network.
 
 # %%
 #| export
@@ -312,7 +312,7 @@ def run_layers(
     data_root: str | Path | None = None,  # Folder of the data sets; default: settings.ini
     cache_root: str | Path | None = None,  # Folder of decoded images; default: settings.ini
 ) -> dict[str, pd.DataFrame]:  # Run's label → its `layer_disparity`
-    "Layers one at a time for every run that pruned the trained network."
+    "`layers_of` for every run that pruned the trained network."
     tables, rows = {}, report_table(runs).set_index("run")
     for one in runs:
         if one.path.name not in rows.index or form(settings_of(one)).start == "initial":

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Costs
 #
-# > What a run does, counted from its settings: images, FLOPs, bytes, without a machine
+# > The work of a run, counted from its settings: images, FLOPs, bytes
 
 # %%
 #| default_exp studies.costs
@@ -41,8 +41,8 @@ home = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# Before a thousand runs are queued, somebody asks how long they will take and what they will leave on the disk. Two things make up the answer, and they are kept apart. What a run *does* follows from its settings: so many
-# epochs over so many images, so many passes for the importance. That is counted here, exactly, without a machine. How *fast* a machine does it is [measured](04_calibration.ipynb), on that machine. [Hours](05_sizing.ipynb) are the one divided by the other.
+# How long will a thousand runs take, and how much disk space will they use? The answer has two separate parts. The *work* of a run follows from its settings: epochs over the images, and passes for the importance.
+# This notebook counts it exactly, for any machine. The *speed* of a machine is [measured](04_calibration.ipynb) on that machine. [Hours](05_sizing.ipynb) are the work divided by the speed.
 #
 # ## How many images
 
@@ -50,19 +50,19 @@ home = Path(tempfile.mkdtemp())
 #| export
 @dataclass(frozen=True)
 class Counts:
-    "What a run's cost depends on in its data"
+    "The properties of the data that determine the cost of a run."
 
     train: int  # Training images
-    val: int  # Images that choose the epoch
-    test: int  # Images that are judged at the end
+    val: int  # Validation images, which select the epoch
+    test: int  # Test images
     heads: tuple[int, ...]  # Classes of each head
-    groups: int  # G, groups that are compared
+    groups: int  # G, number of compared groups
     basis: str = "counted"  # Where the numbers come from
 
 
 # %% [markdown]
-# The rows of the studies' protocol, each with the sizes of its parts. UTKFace was counted in the set itself; FairFace and CelebA follow from their published numbers of images and the 80/10/10 split. ImageNet's person subtree
-# cannot be counted, since its annotations are given out on request only. Yang et al. annotated 100 images a synset, so the paper's 104 classes have 10,400 at most: an upper bound, and marked as one.
+# These are the rows of the studies' protocol with the sizes of their parts. UTKFace was counted in the set itself; FairFace and CelebA follow from their published numbers of images and the 80/10/10 split. ImageNet's person subtree
+# cannot be counted, because its annotations are available on request only. Yang et al. annotated 100 images per synset, so the paper's 104 classes have at most 10,400. This is an upper bound and marked as such.
 
 # %%
 #| export
@@ -96,7 +96,7 @@ assert sum(_UTKFACE) == 22_012 and 18_965 + 2_373 + 2_366 == 23_704 == 23_707 - 
 
 
 # %% [markdown]
-# For data of one's own, the counts come from the job, as `prepare` makes it; here 160 little pictures of noise.
+# For your own data the counts come from the job that `prepare` makes; here it has 160 small pictures of noise.
 
 # %%
 #| export
@@ -148,13 +148,13 @@ mine
 
 
 # %% [markdown]
-# ## How much work an image is
+# ## Work per image
 #
-# FLOPs are counted by torch itself, on a network without memory. One multiplication and one addition are two.
+# torch counts FLOPs, on a network on the meta device, which needs no memory. A multiplication and an addition are two FLOPs.
 
 # %%
 #| export
-def forward_flops(
+def _forward_flops(
     model: nn.Module,  # On any device, best on "meta"
     x: Tensor,  # Images there, shape (B, 3, S, S)
 ) -> tuple[int, int]:  # FLOPs of the whole batch forward; those of the first layer
@@ -168,41 +168,41 @@ def forward_flops(
 
 
 # %% [markdown]
-# By hand: two images through a layer of 3 × 5 weights are 2 · 2 · 3 · 5 = 60 FLOPs, all of them in the first layer. A 3 × 3 convolution from 3 to 4 channels over 6 × 6 outputs is 2 · 9 · 3 · 4 · 36 = 7,776 an image.
+# By hand: two images through a layer of 3 × 5 weights take 2 · 2 · 3 · 5 = 60 FLOPs, all of them in the first layer. A 3 × 3 convolution from 3 to 4 channels over 6 × 6 outputs takes 2 · 9 · 3 · 4 · 36 = 7,776 FLOPs per image.
 
 # %%
 small = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 2))
-assert forward_flops(nn.Linear(3, 5), torch.empty(2, 3)) == (60, 60)
-assert forward_flops(small, torch.empty(1, 3, 8, 8)) == (7776 + 2 * 144 * 2, 7776)
-forward_flops(small, torch.empty(1, 3, 8, 8))
+assert _forward_flops(nn.Linear(3, 5), torch.empty(2, 3)) == (60, 60)
+assert _forward_flops(small, torch.empty(1, 3, 8, 8)) == (7776 + 2 * 144 * 2, 7776)
+_forward_flops(small, torch.empty(1, 3, 8, 8))
 
 
 # %% [markdown]
-# The backward pass computes two gradients for every product of the forward pass, the weights' and the input's, so both
-# passes together are three times the forward one, less the input gradient of the first layer, which nobody needs. That is computed here rather than counted, since torch's counter takes the weight gradient of a depthwise
-# convolution for that of a dense one, and would give MobileNetV2 seven times its work.
+# The backward pass computes two gradients for every product of the forward pass, that of the weights and that of the input. Both passes
+# together are therefore three times the forward pass, less the input gradient of the first layer, which is not needed. This is computed and not counted, because torch's counter treats the weight gradient of a depthwise
+# convolution like that of a dense one and would give MobileNetV2 seven times its work.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Work:
-    "What a network costs"
+    "The cost of a network."
 
     forward: float  # FLOPs of one image forward
     both: float  # FLOPs of one image forward and backward
     weights: int  # Weights that can be pruned
-    layers: int  # Layers they are in
+    layers: int  # Layers with these weights
     nbytes: int  # Bytes of everything in its state
 
 
 @cache
 def _work(network: str, outputs: int, image_size: int) -> Work:
-    "Count a network with so many outputs, on no device."
+    "Count the work of a network with so many outputs, on the meta device."
     with torch.device("meta"):
         model = plain_model(network, outputs, image_size=image_size)
     forward, first = (
         n / 2
-        for n in forward_flops(
+        for n in _forward_flops(
             model.eval(), torch.empty(2, 3, image_size, image_size, device="meta")
         )
     )
@@ -217,7 +217,7 @@ def _work(network: str, outputs: int, image_size: int) -> Work:
 
 
 # %% [markdown]
-# Where no convolution is grouped, the rule of three agrees with torch's own count of both passes:
+# Without grouped convolutions, the factor of three agrees with torch's own count of both passes:
 
 # %%
 with torch.device("meta"):
@@ -234,7 +234,7 @@ _work("resnet34", 7, 224)
 
 
 # %% [markdown]
-# Building a network takes a second, even without memory, and a plan asks for many numbers of outputs. Each further row of the head adds the same, so two networks tell about all others.
+# Building a network takes a second, even on the meta device, and a plan needs many numbers of outputs. Each further row of the head adds the same work, so two networks determine all others.
 
 # %%
 #| export
@@ -259,15 +259,15 @@ pd.DataFrame({f"{n}, {size} px": vars(network_work(n, 7, size)) for n, size in s
 # %% [markdown]
 # ## What a run does
 #
-# The cost of one run, its dense network not counted (a sweep trains that once for all runs that start from it). Each epoch goes over the training images, and over the validation images for its judgement. Each step of a method that
-# looks at images scores its training images, forward and backward; so do the two tables of importance shares, with 256 images of each group. A step's selection orders the weights that are still there, once a group. And after every
-# epoch a checkpoint is written: the weights, Adam's two memories, and the best epoch so far where that is another one, so four times the weights at most.
+# The cost of a run excludes its dense network, which a sweep trains once for all runs that start from it. Each epoch reads the training images, and the validation images for evaluation. Each step of a method that
+# uses images scores training images, forward and backward; so do the two tables of importance shares, with 256 images of each group. The selection in a step sorts the remaining weights once per group. After every
+# epoch a checkpoint is written: the weights, Adam's two moments, and the best epoch so far if it is another one, so at most four times the weights.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class Cost:
-    "What has to be done; costs can be added and multiplied"
+    "The work of runs; costs can be added and multiplied."
 
     runs: float = 0  # Runs, dense ones included
     steps: float = 0  # Pruning steps
@@ -275,10 +275,10 @@ class Cost:
     trained: float = 0  # Images forward and backward in training
     scored: float = 0  # Images forward and backward for importance, or another score
     judged: float = 0  # Images forward only: validation and test
-    selected: float = 0  # Candidates that are ordered, weights × groups
+    selected: float = 0  # Candidates that are sorted, weights × groups
     flops: float = 0  # FLOPs of all these images
     written: float = 0  # Bytes written to the disk, checkpoints included (at most)
-    kept: float = 0  # Bytes that stay there
+    kept: float = 0  # Bytes that stay on the disk
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -300,20 +300,20 @@ assert Cost(trained=300, scored=60, judged=90).passes == 390
 Cost(runs=1, trained=300, judged=90) + Cost(runs=1, scored=20) * 3
 
 # %% [markdown]
-# How many images a score looks at is the method's own affair: the magnitude of weights needs none, SNIP one batch, GraSP as many of each class, FairGRAPE all of them or so many of each group. Those that need none cost nothing but training.
+# The number of scored images depends on the method: magnitude needs none, SNIP one batch, GraSP the same number of each class, FairGRAPE all images or a number of each group. Methods without images cost only their training.
 
 # %%
 #| export
-# images of a class in GraSP's batch, which is gone through three times: once for the gradient,
-# twice for the Hessian
+# images of a class in GraSP's batch, which is processed three times: once for the gradient, twice
+# for the Hessian
 BALANCED = 10
 
 
-def scored_images(
+def _scored_images(
     settings: Settings,  # A run's settings
     counts: Counts,  # Its images
 ) -> int:  # Images forward and backward in one step
-    "How many images a method's score sees in a step (`importance_on` would make them fewer)."
+    "Images that a method's score uses in a step (`importance_on` would reduce them)."
     s, how = settings, form(settings)
     if how.blind:
         return 0
@@ -327,16 +327,16 @@ def scored_images(
 # %%
 fairface = PROTOCOL["fairface"]
 {
-    m: scored_images(Settings(method=m), fairface)
+    m: _scored_images(Settings(method=m), fairface)
     for m in ("fairgrape", "importance", "ws", "snip", "grasp")
 }
 
 # %%
 assert (
-    scored_images(Settings(), fairface) == 78_158
-    and scored_images(Settings(importance_cap=500), fairface) == 3_500
+    _scored_images(Settings(), fairface) == 78_158
+    and _scored_images(Settings(importance_cap=500), fairface) == 3_500
 )
-assert [scored_images(Settings(method=m), fairface) for m in ("ws", "snip", "grasp")] == [
+assert [_scored_images(Settings(method=m), fairface) for m in ("ws", "snip", "grasp")] == [
     0,
     64,
     3 * 10 * 7,
@@ -344,7 +344,7 @@ assert [scored_images(Settings(method=m), fairface) for m in ("ws", "snip", "gra
 
 
 # %% [markdown]
-# A selection orders what the step before has left, so its work shrinks from step to step.
+# A selection sorts the weights left by the previous step, so its work shrinks from step to step.
 
 # %%
 #| export
@@ -353,9 +353,7 @@ def candidates(
     counts: Counts,  # Its images
     weights: int,  # The network's prunable weights
 ) -> float:  # Weights × groups, over all steps
-    """How many candidates the selections of a run put in order: those that the step before has
-    left, once for each group.
-    """
+    "Candidates that the selections of a run sort: the weights left by the step before, per group."
     how = form(settings)
     rates = schedule(settings.rate, settings.keep if how.steps == "iterative" else None)
     return (
@@ -374,18 +372,18 @@ assert candidates(Settings(method="ws"), fairface, 100) == 100
 candidates(Settings(rate=0.75, keep=0.5), fairface, weights=100)
 
 # %% [markdown]
-# All images of a run, by what is done with them. Beside the scores, a run that prunes makes two tables of importance shares, before and after, and measures each group on the validation images, before and after each step.
+# The images of a run, by use. Besides the scores, a run that prunes makes two tables of importance shares, before and after, and measures each group on the validation images, before pruning and after each step.
 
 # %%
 #| export
-SHARES = 256  # images of a group in a run's two tables of importance shares
+SHARES = 256  # images per group in the two tables of importance shares of a run
 
 
 def _images(s: Settings, counts: Counts, steps: int) -> tuple[int, int, int]:
-    "Images trained on, scored, and judged in a run with so many pruning steps."
+    "Images trained on, scored, and judged in a run with this many pruning steps."
     epochs = epochs_of(s)
     scored = (
-        steps * scored_images(s, counts) + 2 * min(counts.train, SHARES * counts.groups)
+        steps * _scored_images(s, counts) + 2 * min(counts.train, SHARES * counts.groups)
         if steps
         else 0
     )
@@ -394,7 +392,7 @@ def _images(s: Settings, counts: Counts, steps: int) -> tuple[int, int, int]:
 
 
 # %% [markdown]
-# By hand, for a hundred training images of two groups, ten of validation and five to be judged at the end. Both tables take all hundred, since 2 · 256 are not there. The validation images are gone through after each of 8 epochs, and 3 times more: for the dense network and after both steps.
+# By hand, for a hundred training images of two groups, ten validation images and five test images. Both tables use all hundred, because there are fewer than 2 · 256. The validation images are used after each of 8 epochs, and 3 more times: for the dense network and after both steps.
 
 # %%
 hundred = Counts(100, 10, 5, (2,), 2)
@@ -417,16 +415,14 @@ def cost(
     settings: Settings,  # A run's settings
     counts: Counts,  # Its images
 ) -> Cost:  # Of this run alone; a dense network is `method = "dense"`
-    "Count what a run does."
-    s, work, pruned = (
-        settings,
-        network_work(settings.network, sum(counts.heads), settings.image_size),
-        settings.method != "dense",
-    )
-    steps, epochs = (
-        (len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None)) if pruned else 0),
-        epochs_of(s),
-    )
+    "Count the work of a run."
+    s = settings
+    work = network_work(settings.network, sum(counts.heads), settings.image_size)
+    pruned = settings.method != "dense"
+    steps = 0
+    if pruned:
+        steps = len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None))
+    epochs = epochs_of(s)
     trained, scored, judged = _images(s, counts, steps)
     masks = work.weights * pruned
     kept = work.nbytes + masks
@@ -458,11 +454,9 @@ assert (
     and cost(paper, fairface).scored == 44 * 78_158 + 2 * 7 * 256
 )
 assert cost(replace(paper, method="ws"), fairface).epochs == 19
-one, dense, work = (
-    cost(paper, fairface),
-    cost(replace(paper, method="dense"), fairface),
-    network_work("resnet34", 7),
-)
+one = cost(paper, fairface)
+dense = cost(replace(paper, method="dense"), fairface)
+work = network_work("resnet34", 7)
 assert (
     dense.judged == 19 * 9_770 + 9_770
     and (dense.steps, dense.scored, dense.selected) == (0, 0, 0)
@@ -479,8 +473,8 @@ assert (
 )
 
 # %% [markdown]
-# Counting is worth something only if a run does what is counted. A run on those pictures, with every image that enters the network noted on the way: those with a gradient on one side, those without on the other. The dense
-# network and the pruned run together are the sum of the two costs, to the image.
+# The count is checked against a real run on those pictures. A hook counts every image that enters the network, with and without gradient. The dense
+# network and the pruned run together equal the sum of the two costs, to the image.
 
 # %%
 seen = dict(gradient=0, none=0)
@@ -511,7 +505,7 @@ assert len(pd.read_csv(folder / "history.csv")) == expected.epochs
 
 
 # %% [markdown]
-# Memory and disk, beside time. The importance of G groups is the one thing that grows with the groups: 4 bytes for each weight and group, or only for the group at hand while the others lie elsewhere.
+# Besides time, a run needs memory and disk space. Only the importance grows with the number of groups G: 4 bytes for each weight and group, or for the current group only if the others are stored elsewhere.
 
 # %%
 #| export
@@ -519,11 +513,13 @@ def room(
     settings: Settings,  # A run's settings
     counts: Counts,  # Its images
 ) -> dict[str, int]:  # What for -> bytes
-    "The bytes that a run needs, activations not counted."
+    "The bytes that a run needs, without activations."
     s, work = settings, network_work(settings.network, sum(counts.heads), settings.image_size)
-    groups = 0 if s.method == "dense" else counts.groups if form(s).groups else 1
+    groups = 0
+    if s.method != "dense":
+        groups = counts.groups if form(s).groups else 1
     return dict(
-        training=4 * work.nbytes,  # weights, gradients, Adam's two memories
+        training=4 * work.nbytes,  # weights, gradients, Adam's two moments
         importance=4 * work.weights * groups,
         one_group=4 * work.weights * min(groups, 1),
         checkpoints=2 * (4 * work.nbytes + work.weights),
@@ -557,11 +553,11 @@ assert (
 # %% [markdown]
 # ## The protocol, counted
 #
-# All methods in the forms they were published in, at one rate. The lottery trains by the whole schedule after every step, which is why a study with it is another order of magnitude.
+# All methods in their published forms, at one rate. The lottery trains with the full schedule after every step, so a study with it is an order of magnitude larger.
 
 # %%
 #| export
-# methods with a published form
+# the methods with a published form
 PUBLISHED = ("fairgrape", "importance", "ws", "magnitude", "lottery", "snip", "grasp", "random")
 RATES = (0.5, 0.7, 0.8, 0.9, 0.99)  # the paper's
 
@@ -603,7 +599,7 @@ def costs_table(
     **more,  # Other settings
     # Index method; steps, epochs, passes in millions of images, PFLOP, GB written and kept
 ) -> pd.DataFrame:
-    "What each method's run does, its dense network in the first line."
+    "The work of a run of each method, with the dense network in the first row."
     rows = {
         m: cost(row_settings(row, network, method=m, rate=rate, **more), PROTOCOL[row])
         for m in ("dense", *PUBLISHED)
@@ -648,18 +644,18 @@ assert (
 
 
 # %% [markdown]
-# A sweep of 1,000 runs: eight methods, five rates, 25 seeds, and the 25 dense networks that they share.
+# A sweep of 1,000 runs has eight methods, five rates and 25 seeds, and the 25 dense networks that they share.
 
 # %%
 #| export
 def sweep_cost(
-    settings: Settings,  # Those that the runs share
+    settings: Settings,  # Settings that the runs share
     counts: Counts,  # Their images
     methods: Iterable[str] = PUBLISHED,  # Each method …
     rates: Iterable[float] = RATES,  # … at each rate …
-    seeds: int = 25,  # … with so many seeds
+    seeds: int = 25,  # … with this many seeds
 ) -> Cost:  # Of all runs and their dense networks
-    "Count what a sweep does; each seed's dense network is trained once."
+    "Count the work of a sweep; the dense network of a seed is trained once."
     cells = [replace(settings, method=m, rate=r) for m in methods for r in rates]
     return (
         sum((cost(cell, counts) for cell in cells), cost(replace(settings, method="dense"), counts))

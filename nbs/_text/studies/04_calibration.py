@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Calibration
 #
-# > How fast the machine at hand is: the project's own code, timed on random images in two minutes
+# > The speed of this machine: the project's own code, timed on random images in two minutes
 
 # %%
 #| default_exp studies.calibration
@@ -41,21 +41,19 @@ home = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# A GPU's data sheet promises FLOPs that no network reaches, and which share of them it reaches depends on the network, the size of the images and the precision. So a machine is not looked up but timed, with the code that the runs use.
+# The data sheet of a GPU gives FLOPs that no network reaches. The fraction that a network does reach depends on the network, the size of the images and the precision. A machine is therefore timed, with the code that the runs use.
 #
 # ## Growth laws
 #
-# Selection is timed at a few sizes, and grows as a power of the number of candidates: $t = c\,x^e$, a straight line on logarithmic axes. Least squares there gives both.
+# Selection is timed at a few sizes. Its time grows as a power of the number of candidates: $t = c\,x^e$, a straight line on logarithmic axes. Least squares gives $c$ and $e$.
 
 # %%
 #| export
 def power_law(
     x: Iterable[float],  # Sizes, > 0
-    y: Iterable[float],  # What was measured there, > 0
+    y: Iterable[float],  # Measurements at these sizes, > 0
 ) -> tuple[float, float]:  # c and e of y = c · x^e
-    """Fit a power law. Raises: ValueError for fewer than two sizes, or a measurement that is
-    not positive.
-    """
+    "Fit a power law. Raises: ValueError for fewer than two sizes, or a measurement of 0 or less."
     x, y = np.asarray(list(x), float), np.asarray(list(y), float)
     if len(set(x)) < 2 or (x <= 0).any() or (y <= 0).any():
         raise ValueError(
@@ -86,13 +84,13 @@ power_law([1, 10, 100], [3, 30, 300]), power_law([1, 4, 16], [2, 4, 8])
 # %% [markdown]
 # ## Timing a machine
 #
-# What is timed is the project's own code on random images: an epoch of training with augmentation and masks, a pass of importance, a prediction. One round is not counted (kernels are compiled, memory is taken); then rounds follow
-# until the time is up, and the median counts. A GPU is handed its work and goes on by itself, so it is waited for.
+# The timing uses the project's own code on random images: an epoch of training with augmentation and masks, a pass of importance, a prediction. The first round does not count, because it compiles kernels and allocates memory. Further rounds run
+# until the time is up, and the median counts. A GPU works asynchronously, so the timing waits for it.
 
 # %%
 #| export
 def _once(work: Callable[[], object], device: str | torch.device) -> float:
-    "Seconds that a piece of work takes."
+    "Seconds that a call takes."
     start = time.perf_counter()
     work()
     if torch.device(device).type == "cuda":
@@ -101,7 +99,7 @@ def _once(work: Callable[[], object], device: str | torch.device) -> float:
 
 
 # %%
-clock = [0.0]  # a clock that only this work moves
+clock = [0.0]  # a clock that only this work advances
 
 
 def takes(seconds):
@@ -116,13 +114,13 @@ assert took == [0, 0.05]
 
 # %%
 #| export
-def per_second(
-    work: Callable[[], object],  # What to time; goes over `images` images
-    images: float,  # How many of them, or of whatever is counted
-    seconds: float,  # How long to measure, one round at least
-    device: str | torch.device = "cpu",  # Where the work is done: a GPU is waited for
+def _per_second(
+    work: Callable[[], object],  # What to time; processes `images` images
+    images: float,  # Number of images, or of other counted items
+    seconds: float,  # How long to measure, at least one round
+    device: str | torch.device = "cpu",  # Device of the work; the timing waits for a GPU
 ) -> float:  # Images a second
-    "Time something again and again and take the median, after one round that is not counted."
+    "The median speed over repeated rounds; the first round does not count."
     _once(work, device)
     times, begin = [], time.perf_counter()
     while not times or time.perf_counter() - begin < seconds:
@@ -131,7 +129,7 @@ def per_second(
 
 
 # %% [markdown]
-# Ten images in a fiftieth of a second are 500 a second. Here the first round is slow, as first rounds are, and the third because something else was going on; the median knows neither.
+# Ten images in a fiftieth of a second are 500 a second. Here the first round is slow, as usual, and the third because of other work on the machine; neither affects the median.
 
 # %%
 rounds = []
@@ -143,28 +141,28 @@ def work():
 
 
 with instead("time.perf_counter", lambda: clock[0]):
-    rate = per_second(work, images=10, seconds=0.25)
+    rate = _per_second(work, images=10, seconds=0.25)
 round(rate, 3)
 
 # %%
 assert abs(rate - 500) < 1e-6 and len(rounds) == 1 + 4
 rounds.clear()
-per_second(work, 10, seconds=0)
-assert len(rounds) == 2  # one that is not counted, and one at least
+_per_second(work, 10, seconds=0)
+assert len(rounds) == 2  # the round that does not count, and at least one more
 
 
 # %% [markdown]
-# Noise is as good as faces here: no kernel looks at what it multiplies. It has labels and groups in turn, so that every batch has some of each.
+# Images of noise are sufficient, because the time of a kernel does not depend on the values. Labels and groups alternate, so every batch has some of each.
 
 # %%
 #| export
 def random_images(
     n: int,  # How many
     size: int,  # Side of the squares, pixels
-    device: str | torch.device = "cpu",  # Where to keep them
-    classes: int = 7,  # One head of so many classes; as many groups
+    device: str | torch.device = "cpu",  # Device of the images
+    classes: int = 7,  # Number of classes of the one head, and of groups
 ) -> Images:  # All of them in every part
-    "Images of noise, with labels and groups in turn."
+    "Images of noise, with alternating labels and groups."
     pixels = torch.randint(
         256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
@@ -192,19 +190,17 @@ noise.pixels.shape, noise.groups.tolist()
 
 
 # %% [markdown]
-# What is timed, each going once over the images. The importance is that of a single group in full batches, since how groups fill their batches is a matter of the data, not of the machine.
+# Each timed function processes the images once. The importance is that of a single group in full batches, because the size of the groups' batches depends on the data, not on the machine.
 
 # %%
 #| export
 def _works(model, images: Images, batch: int, precision: str, device) -> dict[str, Callable]:
-    "What is timed: name -> function that goes once over the images."
-    optimizer, augment = (
-        adam(list(model.parameters()), 1e-5),
-        augmentation("paper", images.pixels.shape[-1]),
-    )
+    "The timed work: name → function that processes the images once."
+    optimizer = adam(list(model.parameters()), 1e-5)
+    augment = augmentation("paper", images.pixels.shape[-1])
     scaler = torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16")
     parts = group_batches(images, "train", batch, device=device)
-    # full batches, however few images
+    # full batches, even with few images
     parts.parts = [(0, rows) for rows in images.rows["train"].cpu().split(batch)]
     low = torch.bfloat16 if precision == "bf16" else None
 
@@ -230,7 +226,7 @@ def _works(model, images: Images, batch: int, precision: str, device) -> dict[st
 
 
 # %% [markdown]
-# Twelve images in batches of four. What enters the network, and whether gradients are wanted, is noted: training and scoring go over all of them in three batches, prediction in one of up to sixteen.
+# Twelve images in batches of four. The example records the batches that enter the network, and whether gradients are enabled: training and scoring use three batches, prediction one of up to sixteen images.
 
 # %%
 network, entered = plain_model("resnet10", 7, image_size=16), []
@@ -251,12 +247,12 @@ assert done == dict(train=[(4, True)] * 3, score=[(4, True)] * 3, predict=[(12, 
 
 
 # %% [markdown]
-# How many images make a batch is what the protocol says, 64. But a CPU would need minutes for one batch of a large network, and cores are full with eight images of it.
+# A batch has 64 images, as in the protocol. But a CPU would need minutes for such a batch of a large network, and eight images are enough to occupy the cores.
 
 # %%
 #| export
 def _batch_of(network: str, image_size: int, device: str | torch.device) -> int:
-    "64 as in the protocol, but 8 on a CPU where an image is over a GFLOP."
+    "64 as in the protocol, but 8 on a CPU if an image takes over a GFLOP."
     return (
         64
         if torch.device(device).type == "cuda" or network_work(network, 7, image_size).both < 1e9
@@ -275,7 +271,7 @@ f"{large / 1e9:.1f} and {small / 1e9:.1f} GFLOP"
 
 
 # %% [markdown]
-# Half of the weights are masked, as in the middle of a run; masks are applied in every forward pass, and that takes its time however many weights they leave.
+# Half of the weights are masked, as in the middle of a run. Masks are applied in every forward pass, and the time for this does not depend on the number of weights left.
 
 # %%
 #| export
@@ -285,12 +281,10 @@ def speed(
     precision: str = "fp32",  # "fp32", "bf16" or "fp16"
     device: str | torch.device = "cpu",  # What is timed
     seconds: float = 20,  # For the three measurements together
-    # Images a batch; 0: 64 as in the protocol, but 8 on a CPU where an image is over a GFLOP
+    # Images a batch; 0: 64 as in the protocol, but 8 on a CPU if an image takes over a GFLOP
     batch: int = 0,
 ) -> dict:  # network, image_size, precision, batch; images a second: train, score, predict
-    """Time training, importance and prediction of one network. Raises: OutOfMemory with the
-    advice to lower `batch`.
-    """
+    "Time training, importance and prediction of one network. Raises: OutOfMemory with advice."
     batch = batch or _batch_of(network, image_size, device)
     images = random_images(
         7 * batch if torch.device(device).type == "cuda" else 2 * batch, image_size, device
@@ -309,7 +303,7 @@ def speed(
         )
         works = _works(model, images, batch, precision, device)
         rates = {
-            name: per_second(work, len(images.pixels), seconds / len(works), device)
+            name: _per_second(work, len(images.pixels), seconds / len(works), device)
             for name, work in works.items()
         }
     return dict(network=network, image_size=image_size, precision=precision, batch=batch) | rates
@@ -329,12 +323,12 @@ assert (
 
 
 # %% [markdown]
-# Selection is timed as a run does it, for all layers together, at three sizes, keeping 90 % for seven groups.
+# Selection is timed as in a run: all layers together, at three sizes, keeping 90 % for seven groups.
 
 # %%
 #| export
 def _layers(n: int, groups: int, generator: torch.Generator, device) -> tuple[dict, dict, dict]:
-    "Importance, masks and weights of 8 equal layers, n weights together."
+    "Importance, masks and weights of 8 equal layers, n weights in total."
 
     def draw(*shape):
         return {str(i): torch.randn(*shape, generator=generator).to(device) for i in range(8)}
@@ -365,10 +359,10 @@ assert all(bool((t >= 0).all()) for t in drawn[0].values()) and all(
 
 # %%
 #| export
-def selection_speed(
+def _selection_speed(
     sizes: Iterable[int] = (2**18, 2**20, 2**22),  # Weights, spread over 8 equal layers
     groups: int = 7,  # G
-    device: str | torch.device = "cpu",  # Where the importance lies
+    device: str | torch.device = "cpu",  # Device of the importance
     seconds: float = 10,  # For all sizes together
 ) -> dict:  # points [candidates, seconds], and c, e of seconds = c · candidates^e
     "Time `select_masks` and fit its growth."
@@ -379,7 +373,7 @@ def selection_speed(
         return [
             8 * (n // 8) * groups,
             1
-            / per_second(
+            / _per_second(
                 lambda: select_masks(importance, masks, weights, "0.1"),
                 1,
                 seconds / len(sizes),
@@ -393,25 +387,25 @@ def selection_speed(
 
 
 # %%
-selection_speed((2**12, 2**14, 2**16), seconds=0.3)
+_selection_speed((2**12, 2**14, 2**16), seconds=0.3)
 
 # %%
-growth = selection_speed((2**12, 2**16), groups=2, seconds=0.2)
+growth = _selection_speed((2**12, 2**16), groups=2, seconds=0.2)
 assert (
     [p[0] for p in growth["points"]] == [2 * 2**12, 2 * 2**16]
     and growth["points"][0][1] < growth["points"][1][1]
     and growth["e"] > 0
 )
-# a line through two points meets both
+# a line through two points passes through both
 assert all(np.isclose(growth["c"] * n ** growth["e"], s) for n, s in growth["points"])
 
 
 # %% [markdown]
-# And the disk by writing a file and forcing it down: what only lies in the system's memory is not written.
+# The disk is timed by writing a file and forcing it to the disk: data in the system's cache is not yet written.
 
 # %%
 #| export
-def disk_speed(
+def _disk_speed(
     folder: Path,  # On the disk in question
     mib: int = 256,  # Size of the file
 ) -> float:  # Bytes a second
@@ -426,7 +420,7 @@ def disk_speed(
 
 
 # %%
-taken = disk_speed(home, 8)
+taken = _disk_speed(home, 8)
 assert 1e5 < taken < 1e12 and not list(home.iterdir())
 f"{taken / 1e6:.0f} MB/s"
 
@@ -434,13 +428,13 @@ f"{taken / 1e6:.0f} MB/s"
 # %% [markdown]
 # ## A machine
 #
-# `calibrate` does all of that in the time it is given: four fifths for the networks, the rest for selection; the disk takes what it takes. It cannot know beforehand how long a first
-# round takes, so on a slow machine it runs over. A misspelt precision is said before the first minute is spent. On a GPU each network is timed in bfloat16 as well.
+# `calibrate` measures all of this in the given time: four fifths for the networks, the rest for selection; the disk comes on top. The length of a first
+# round is not known beforehand, so on a slow machine the total is longer. A misspelt precision raises an error before the first measurement. On a GPU each network is timed in bfloat16 as well.
 
 # %%
 #| export
 def _precisions(given: Iterable[str], device: torch.device) -> tuple[str, ...]:
-    "What to time in. Raises: ValueError for an unknown precision."
+    "The precisions to time. Raises: ValueError for an unknown precision."
     found = tuple(given) or (("fp32", "bf16") if device.type == "cuda" else ("fp32",))
     wrong = [p for p in found if p not in PRECISIONS]
     if wrong:
@@ -497,16 +491,16 @@ assert (
 # %%
 #| export
 def calibrate(
-    seconds: float = 120,  # About how long
-    device: str = "",  # Empty: CUDA where there is one, else the CPU
+    seconds: float = 120,  # Approximate duration
+    device: str = "",  # Empty: CUDA if available, else the CPU
     networks: Iterable[str] = ("resnet34", "mobilenet_v2"),  # Networks to time
     sizes: Iterable[int] = (224,),  # Sides of the images, pixels
     precisions: Iterable[str] = (),  # Empty: fp32, on a GPU bf16 too
-    threads: int = 0,  # CPU threads; 0: as they are
-    folder: str | Path | None = None,  # Where the disk is timed; None: a temporary folder
+    threads: int = 0,  # CPU threads; 0: the current number
+    folder: str | Path | None = None,  # Folder on the disk to time; None: a temporary folder
     batch: int = 0,  # Images a batch; 0: as `speed` chooses
     weights: Iterable[int] = (2**18, 2**20, 2**22),  # Sizes at which selection is timed
-    tell: Callable[[str], None] | None = None,  # Told about each measurement, e.g. `print`
+    tell: Callable[[str], None] | None = None,  # Called with each measurement, e.g. `print`
 ) -> dict:  # about, speeds, selection, disk: plain values, for JSON
     "Time this machine. Raises: ValueError for an unknown precision or device."
     where, tell = set_up(device, threads), tell or (lambda _: None)
@@ -518,14 +512,14 @@ def calibrate(
         batch,
         tell,
     )
-    selection = selection_speed(weights, device=where, seconds=0.15 * seconds)
+    selection = _selection_speed(weights, device=where, seconds=0.15 * seconds)
     most, took = selection["points"][-1]
     tell(
         f"selection: {most / took / 1e6:.1f} million candidates/s, growing with exponent"
         f" {selection['e']:.2f}"
     )
     with tempfile.TemporaryDirectory(dir=folder) as on_disk:
-        disk = disk_speed(Path(on_disk))
+        disk = _disk_speed(Path(on_disk))
     tell(f"disk: {disk / 1e6:.0f} MB/s written")
     about = environment(where) | dict(measured=datetime.now(UTC).isoformat(timespec="seconds"))
     return dict(about=about, speeds=speeds, selection=selection, disk=disk)

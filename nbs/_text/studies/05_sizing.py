@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Sizing
 #
-# > How long the paper's protocol takes: counted from the settings, timed on the machine at hand, multiplied
+# > How long the paper's protocol takes: its work, divided by the speed of this machine
 
 # %%
 #| default_exp studies.sizing
@@ -49,17 +49,17 @@ home = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# [What a run does](03_costs.ipynb) follows from its settings and is the same everywhere. [How fast](04_calibration.ipynb) that is done is a matter of the machine. Hours are the one divided by the other.
+# [The work of a run](03_costs.ipynb) follows from its settings and is the same everywhere. [The speed](04_calibration.ipynb) depends on the machine. Hours are the work divided by the speed.
 #
 # ## Speed
 #
-# A network, size or precision that was not timed takes its speed from the nearest one that was, by the FLOPs of one image. That is an extrapolation, and every table says so: small networks reach a lower
-# share of a GPU's FLOPs than large ones. Nearest is first of all the same precision, then the same network: those decide which share is reached.
+# A network, size or precision that was not timed gets its speed from the nearest one that was, scaled by the FLOPs of one image. This is an extrapolation, and every table says so: small networks reach a lower
+# share of a GPU's FLOPs than large ones. Nearest means first the same precision, then the same network, because these determine the share.
 
 # %%
 #| export
 def _nearest(calibration: Mapping, network: str, image_size: int, precision: str) -> Mapping:
-    "The measurement that is likest, by precision, then network, then FLOPs."
+    "The nearest measurement, by precision, then network, then FLOPs."
 
     def flops(name, size):
         return np.log(network_work(name, 7, size).both)
@@ -75,7 +75,7 @@ def _nearest(calibration: Mapping, network: str, image_size: int, precision: str
 
 
 # %% [markdown]
-# A machine with round numbers for the examples: it trains 100 images a second, predicts 300, orders a million candidates a second and writes 1 GB. Three more measurements, to choose from:
+# The examples use a machine with round numbers: it trains 100 images a second, predicts 300, sorts a million candidates a second and writes 1 GB a second. It has three more measurements to choose from:
 
 # %%
 resnet34 = dict(
@@ -124,13 +124,11 @@ def speed_of(
     network: str,  # As in the settings
     image_size: int,  # Pixels
     precision: str,  # As in the settings
-    # Images a second: train, score, predict; and "measured", or from what it was scaled
+    # Images a second: train, score, predict; and "measured", or the source of the scaling
 ) -> tuple[dict, str]:
-    "The speed that was measured, or one scaled by FLOPs."
-    near, wanted = (
-        _nearest(calibration, network, image_size, precision),
-        network_work(network, 7, image_size),
-    )
+    "The measured speed, or one scaled by FLOPs."
+    near = _nearest(calibration, network, image_size, precision)
+    wanted = network_work(network, 7, image_size)
     if (near["network"], near["image_size"], near["precision"]) == (network, image_size, precision):
         return near, "measured"
     has = network_work(near["network"], 7, near["image_size"])
@@ -145,7 +143,7 @@ def speed_of(
 
 
 # %% [markdown]
-# At half the side an image is a quarter of the work, nearly; so a machine that trains 100 images a second at 224 pixels is taken to train almost 400 at 112.
+# An image with half the side is nearly a quarter of the work. A machine that trains 100 images a second at 224 pixels is estimated to train almost 400 at 112.
 
 # %%
 speed_of(round_numbers, "resnet34", 112, "fp32")
@@ -167,7 +165,7 @@ assert speed_of(round_numbers, "resnet34", 224, "bf16")[1] == source
 # %% [markdown]
 # ## Hours
 #
-# The time for selection at a network's size comes from the fitted power, which for large networks is an extrapolation too. The power is read off where a run begins, with all weights; the later and smaller steps are taken in proportion.
+# The time for selection at a network's size comes from the fitted power law, which is also an extrapolation for large networks. The law is evaluated at the first step, with all weights; the later, smaller steps are taken in proportion.
 
 # %%
 #| export
@@ -175,15 +173,15 @@ PARTS = ("training", "importance", "selection", "judging", "checkpoints")
 
 
 def hours(
-    cost: Cost,  # What has to be done
+    cost: Cost,  # The work
     settings: Settings,  # Its network, image size and precision
     counts: Counts,  # Its images, for the groups
     calibration: Mapping,  # From `calibrate`
 ) -> dict[str, float]:  # Hours of each of `PARTS`
-    "How long it takes on the machine that was timed, one run after another."
+    "The time on the timed machine, one run after another."
     s, law = settings, calibration["selection"]
     rate = speed_of(calibration, s.network, s.image_size, s.precision)[0]
-    # the first step's: there the law is read off
+    # the law is evaluated at the first step
     size = network_work(s.network, sum(counts.heads), s.image_size).weights * counts.groups
     selecting = cost.selected * law["c"] * size ** (law["e"] - 1)
     images = (
@@ -196,8 +194,8 @@ def hours(
 
 
 # %% [markdown]
-# By hand, with the machine of round numbers: 360,000 images trained are an hour, and so are 3.6 billion candidates and 3.6 TB. Where selection grows faster than its candidates, with exponent 1.5, each of them takes as many times longer as the square root of the 149 million
-# that FairFace's seven groups make of ResNet-34's weights.
+# By hand, with the machine of round numbers: 360,000 trained images take an hour, and so do 3.6 billion candidates and 3.6 TB. If the time of selection grows with exponent 1.5, each candidate takes longer by a factor of the square root of their number: 149 million for
+# the weights of ResNet-34 and the seven groups of FairFace.
 
 # %%
 paper, fairface = Settings(rate=0.99), PROTOCOL["fairface"]
@@ -211,7 +209,7 @@ steeper = hours(whole, paper, fairface, round_numbers | dict(selection=dict(c=1e
 assert np.isclose(steeper["selection"], (7 * 21_271_232) ** 0.5) and steeper["training"] == 1
 
 # %% [markdown]
-# How good is such a prediction? A tiny run, from a calibration of one second, is the hardest case: hardly any work, so what nobody counts (files, the bootstrap, Python) weighs most.
+# A tiny run with a calibration of one second is the hardest case for such a prediction: it has little work, so the parts that are not counted (files, the bootstrap, Python) weigh most.
 
 # %%
 (home / "own").mkdir()
@@ -245,10 +243,8 @@ tiny = Settings(
     bootstrap=100,
 )
 places = dict(data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False)
-mine, quick = (
-    counts_of(prepare(tiny, **places)),
-    calibrate(1, "cpu", ["resnet10"], [32], weights=(2**14, 2**17)),
-)
+mine = counts_of(prepare(tiny, **places))
+quick = calibrate(1, "cpu", ["resnet10"], [32], weights=(2**14, 2**17))
 took = json.loads((run(tiny, **places) / "metrics.json").read_text())["seconds"]
 predicted = 3600 * sum(
     hours(cost(tiny, mine) + cost(replace(tiny, method="dense"), mine), tiny, mine, quick).values()
@@ -262,7 +258,7 @@ assert 0 < predicted < 100 * took
 # %% [markdown]
 # ## The page
 #
-# For each row of the protocol: its dense network, one FairGRAPE run at 0.99 and how much of that the method itself is (importance and selection), and 1,000 runs.
+# The table has a row for each row of the protocol: its dense network, one FairGRAPE run at 0.99 and the share of the method itself (importance and selection), and 1,000 runs.
 
 # %%
 #| export
@@ -321,9 +317,9 @@ def sizing_table(
     rows: Iterable[str] = tuple(PROTOCOL),  # Rows of the protocol
     networks: Iterable[str] = ("resnet34", "mobilenet_v2"),  # Networks
     **more,  # Other settings, e.g. precision
-    # Hours: dense network, one FairGRAPE run at 0.99, 1,000 runs; GB kept; what is measured
+    # Hours: dense network, one FairGRAPE run at 0.99, 1,000 runs; GB kept; source of the speed
 ) -> pd.DataFrame:
-    "The protocol in hours of the machine that was timed, one run at a time."
+    "The protocol in hours on the timed machine, one run at a time."
     return pd.DataFrame(
         {
             (row, network): _line(calibration, row, network, **more)
@@ -351,7 +347,7 @@ assert table.loc[("fairface", "resnet34")].to_dict() == line | {
 
 
 # %% [markdown]
-# Where the hours go differs from method to method: training for those that retrain after every step, checkpoints for none.
+# The parts of the hours differ between methods: training dominates for those that retrain after every step; checkpoints dominate for none.
 
 # %%
 #| export
@@ -388,7 +384,7 @@ def plot_hours(
     network: str = "resnet34",  # As in the settings
     rate: float = 0.99,  # Pruning rate
 ) -> Figure:  # A bar for each method, cut into its parts
-    "Where the hours of a run go, method by method."
+    "The hours of a run by part, for each method."
     n, methods = PROTOCOL[row], ("dense", *PUBLISHED)
     table = {
         m: hours(cost(s := row_settings(row, network, method=m, rate=rate), n), s, n, calibration)
@@ -425,8 +421,8 @@ assert (
 # %% [markdown]
 # ## Measured
 #
-# The same with real speeds. No GPU was at hand, so these are the hours of two threads of a server's CPU, from one minute of `calibrate` while the machine was busy; nobody would run the protocol there. What carries over to another machine is the left half of
-# every product, the work. For the right half, run `fairgrape calibrate` on it.
+# The same table with real speeds. There was no GPU, so these are the hours of two threads of a server's CPU, from one minute of `calibrate` while the machine was busy; nobody would run the protocol there. The work carries over to
+# another machine. For the speed, run `fairgrape calibrate` on it.
 
 # %%
 MEASURED = json.loads("""
@@ -447,8 +443,8 @@ sizing_table(MEASURED).map(said).drop(columns=["images are", "speed is"])
 plot_hours(MEASURED)
 
 # %% [markdown]
-# And the laws behind it, from `make bench`: how the importance pass, the selection and the memory of both grow with weights (eight equal convolutions, 2 groups), with images and with groups (ResNet-10, 4.9 million weights). An exponent
-# of 1 is proportional, 0 is no growth. Sizes and measurements are in the bench's own table.
+# The growth laws come from `make bench`: the importance pass, the selection and the memory of both against weights (eight equal convolutions, 2 groups), images and groups (ResNet-10, 4.9 million weights). An exponent
+# of 1 is proportional, 0 is no growth. The table of the bench has the sizes and measurements.
 
 # %%
 MEMORY = "peak memory, network included, MiB"
@@ -482,12 +478,12 @@ pd.DataFrame(GROWTH).set_index(["over", "what grows"])
 # %% [markdown]
 # ## The command
 #
-# `fairgrape calibrate` times the machine, keeps what it found in `calibration.json` in the runs folder, and prints the table.
+# `fairgrape calibrate` times the machine, saves the result as `calibration.json` in the runs folder, and prints the table.
 
 # %%
 #| export
 def _machine(about: Mapping) -> str:
-    "What was timed, in a line."
+    "The timed machine, in a line."
     machine = about["gpu"] or f"{about['threads']} threads of a {about['processor']} CPU"
     return f"{machine}, torch {about['versions']['torch']}, measured {about['measured']}"
 
@@ -507,7 +503,7 @@ _machine(about)
 def calibration_text(
     calibration: Mapping,  # From `calibrate`
 ) -> str:  # For a terminal
-    "The protocol's hours on the machine that was timed, as text."
+    "The protocol's hours on the timed machine, as text."
     said = [
         _machine(calibration["about"]),
         (
@@ -519,10 +515,11 @@ def calibration_text(
             " runs of a seed."
         ),
     ]
-    found, show = (
-        {s["precision"] for s in calibration["speeds"]},
-        lambda v: f"{v:,.1f}" if isinstance(v, float) else str(v),
-    )
+    found = {s["precision"] for s in calibration["speeds"]}
+
+    def show(v):
+        return f"{v:,.1f}" if isinstance(v, float) else str(v)
+
     for precision in [p for p in PRECISIONS if p in found]:
         table = sizing_table(calibration, precision=precision).map(show)
         said += [f"\n{precision}", table.drop(columns=["images are", "speed is"]).to_string()]
@@ -534,8 +531,8 @@ def calibration_text(
         [
             *said,
             (
-                "people: at most so many images, assumed. Starting a run, its intervals and its"
-                " report are not counted."
+                "people: the number of images is an assumed upper bound. Starting a run, its"
+                " intervals and its report are not counted."
             ),
         ]
     )
@@ -565,15 +562,15 @@ assert (
 # %%
 #| export
 def calibrate_and_tell(
-    seconds: float = 120,  # About how long
-    device: str = "",  # Empty: CUDA where there is one, else the CPU
+    seconds: float = 120,  # Approximate duration
+    device: str = "",  # Empty: CUDA if available, else the CPU
     runs_root: str | Path | None = None,  # Default: settings.ini
-    tell: Callable[[str], None] = print,  # Told everything
+    tell: Callable[[str], None] = print,  # Called with every message
     **how,  # networks, sizes, precisions, threads, batch, weights: see `calibrate`
 ) -> Path:  # calibration.json
-    """Time this machine, keep what was found, and say how long the protocol takes on it.
+    """Time this machine, save the result, and print how long the protocol takes on it.
 
-    Raises: OSError if the runs folder cannot be written."""
+    Raises: OSError if the runs folder cannot be written to."""
     folder = writable(root("runs", runs_root))
     calibration = calibrate(seconds, device, folder=folder, tell=tell, **how)
     tell(calibration_text(calibration))

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Notebooks
 #
-# > A run is an executed notebook: where the template lies, how it is executed, and when it is whole
+# > A run is an executed notebook: its template, its execution, and a check for completeness
 
 # %%
 #| default_exp sweep.kernels
@@ -37,13 +37,13 @@ tmp = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# A run is a notebook: the same one that a person opens to go through the method. papermill fills in the parameters and executes it; what is left behind is at once the log, the figures and the proof that they came from this code.
+# A run is a notebook, the same one that a reader opens to study the method. papermill fills in the parameters and executes it. The result is the log, the figures and the evidence that they came from this code.
 #
-# Hundreds of runs are hundreds of worker processes, each of which only talks to a kernel. So this module imports no torch: a worker starts quickly and stays small, and only its kernel pays for the imports.
+# Hundreds of runs are hundreds of worker processes, each of which only talks to a kernel. This module therefore does not import torch: a worker starts quickly and stays small, and only its kernel loads torch.
 #
 # ## The template
 #
-# A checkout has the templates beside the package, an installed wheel has them inside. The checkout's come first, so that whoever edits one runs what is edited.
+# A checkout has the templates beside the package, an installed wheel has them inside. Those of the checkout come first, so edits take effect.
 
 # %%
 #| export
@@ -61,7 +61,7 @@ def template(
         if f.is_file()
     ]
     if not found:
-        raise FileNotFoundError(f"no template {name!r}: there are prune, report and study")
+        raise FileNotFoundError(f"no template {name!r}: choose prune, report or study")
     return found[0]
 
 
@@ -79,7 +79,7 @@ else:
     raise AssertionError("an unknown template was accepted")
 
 # %% [markdown]
-# The template's parameters and the library's settings are the same names with the same defaults, so nothing that can be set in Python cannot be set from the command line:
+# The parameters of the template and the settings of the library have the same names and defaults, so the command line can set everything that Python can:
 
 # %%
 from fairgrape.experiment.settings import KNOWN, PLACES, Settings
@@ -94,16 +94,16 @@ assert all(eval(parameters[k]["default"]) == v for k, v in defaults.items())
 
 
 # %% [markdown]
-# ## Whether it is whole
+# ## Complete notebooks
 #
-# papermill's own status cannot be trusted: after a kernel that was killed, every cell says `completed`. So the notebook is whole when papermill says of every code cell that it had *no* exception, which is another thing than not saying that it had one.
+# papermill's own status is not reliable: after a kernel was killed, every cell says `completed`. A notebook is complete if papermill recorded for every code cell that it had *no* exception. A missing record is not enough.
 
 # %%
 #| export
 def notebook_is_whole(
     path: Path,  # An executed notebook
 ) -> bool:  # Whether every code cell ran without an exception
-    "Whether papermill went through the whole notebook."
+    "Whether papermill executed the whole notebook."
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -116,11 +116,11 @@ def notebook_is_whole(
 
 
 # %% [markdown]
-# Three notebooks of two cells: papermill went through both, stopped at the second, or never came to it. Then two that no longer are notebooks, as a killed process or a full disk leaves them.
+# Three notebooks of two cells: papermill executed both, stopped at the second, or never reached it. Then two files that are no valid notebooks, as a killed process or a full disk leaves them.
 
 # %%
 def executed(*exceptions, name="x.ipynb"):
-    "A notebook file in which papermill noted that of each code cell; None: nothing"
+    "A notebook file with this papermill record for each code cell; None: no record"
     noted = [
         {} if e is None else dict(papermill=dict(exception=e, status="completed"))
         for e in exceptions
@@ -152,31 +152,30 @@ assert not notebook_is_whole(tmp / "none.ipynb") and not notebook_is_whole(templ
 # %% [markdown]
 # ## Executing one
 #
-# papermill saves the notebook after every cell, and a kill in the middle of a save leaves half a notebook. So it works on a file of another name, which gets its own name in one step at the end, whole or with the exception that stopped it.
-# On the way the progress bars go, which write thousands of half lines into a notebook's error stream.
+# papermill saves the notebook after every cell, and a kill during a save leaves a truncated notebook. It therefore works on a temporary file, which is renamed in one step at the end, complete or with the exception that stopped it.
+# Progress bars write thousands of partial lines into a notebook's error stream; they are removed before the renaming.
 
 # %%
 #| export
-def _is_bar(output: dict) -> bool:
-    "Whether an output is (a part of) a progress bar"
-    return output.get("name") == "stderr" and ("\r" in output["text"] or not output["text"].strip())
-
-
 def _publish(part: Path, out: Path):
-    "Give an executed notebook its own name, without progress bars."
-    import nbformat  # here, since most commands execute no notebook
+    "Rename an executed notebook to its final name, without progress bars."
+    import nbformat  # imported here because most commands execute no notebook
+
+    def is_bar(output: dict) -> bool:
+        text = output.get("text", "")
+        return output.get("name") == "stderr" and ("\r" in text or not text.strip())
 
     book = nbformat.read(part, 4)
     for cell in book.cells:
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not _is_bar(o)]
+            cell.outputs = [o for o in cell.outputs if not is_bar(o)]
     nbformat.write(book, part)
     put(part, out)
 
 
 # %%
 def notebook(path, *codes, outputs=()):
-    "A notebook file of code cells; the first is the one with the parameters"
+    "A notebook file of code cells; the first has the parameters"
     made = [
         nbformat.v4.new_code_cell(code, metadata=dict(tags=[] if i else ["parameters"]))
         for i, code in enumerate(codes)
@@ -215,13 +214,13 @@ assert [o.text for o in nbformat.read(tmp / "out.ipynb", 4).cells[0].outputs] ==
 
 
 # %% [markdown]
-# A run that never began leaves nothing. Its notebook would say no more than the template does, and it must not take the place of one that says where an earlier try stopped.
+# A run that never started leaves no notebook. It would contain no more than the template, and must not replace one that shows where an earlier attempt stopped.
 
 # %%
 #| export
 def _began(part: Path) -> bool:
     "Whether papermill has started a cell of a notebook."
-    import nbformat  # here, since most commands execute no notebook
+    import nbformat  # imported here because most commands execute no notebook
 
     cells = nbformat.read(part, 4).cells
     return any(cell.metadata.get("papermill", {}).get("start_time") for cell in cells)
@@ -237,12 +236,12 @@ assert _began(began)
 
 
 # %% [markdown]
-# Jupyter looks for the kernel `python3` in many folders. A cluster's modules set `JUPYTER_PATH`, and the kernel found there may belong to another Python, which lacks this package. So a run takes no kernel that is installed somewhere: it starts the one of the Python that runs it.
+# Jupyter searches many folders for the kernel `python3`. The modules of a cluster set `JUPYTER_PATH`, and a kernel found there may belong to another Python without this package. A run therefore does not use an installed kernel: it starts that of its own Python.
 
 # %%
 #| export
 class OwnKernel(AsyncKernelManager):
-    "Starts the kernel of this Python, whatever kernels are installed."
+    "Starts the kernel of this Python, regardless of installed kernels."
 
     @default("kernel_spec_manager")
     def _no_installed_kernels(self) -> KernelSpecManager:
@@ -264,16 +263,16 @@ assert "ipykernel_launcher" in own
 
 
 # %% [markdown]
-# Kernels talk over sockets. Files in a folder of their own, rather than ports, cannot be taken by the kernel beside this one. And the kernel is stopped at once when the notebook is through, without the seconds in which it could tidy up: all that matters is on the disk.
+# Kernels communicate over sockets. Socket files in a separate folder, in place of ports, cannot collide with those of another kernel. The kernel is killed when the notebook ends, without seconds for cleaning up: all results are on the disk.
 
 # %%
 #| export
 @contextmanager
 def _sockets() -> "Iterator[Config]":
-    "papermill's configuration, for as long as the folder of its sockets is there."
+    "papermill's configuration, with a temporary folder for its sockets."
     from traitlets.config import Config
 
-    # a socket's whole path may have some 100 characters
+    # the whole path of a socket is limited to about 100 characters
     short = None if len(tempfile.gettempdir()) < 60 else "/tmp"
     with tempfile.TemporaryDirectory(
         prefix="fairgrape-", dir=short, ignore_cleanup_errors=True
@@ -297,12 +296,12 @@ config["PapermillNotebookClient"]
 
 
 # %% [markdown]
-# papermill takes braces in a path for the name of a parameter. In the name of a folder they are letters.
+# papermill treats braces in a path as the name of a parameter. In the name of a folder they are literal.
 
 # %%
 #| export
 def _braced(path: Path) -> str:
-    "A path for papermill, which formats the paths that it is given."
+    "A path for papermill, which formats its paths."
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
@@ -317,11 +316,12 @@ def run_notebook(
     name: str | Path,  # A template, see `template`, or a notebook
     out: Path,  # The executed notebook
     parameters: dict,  # Its parameters
-    log: bool = False,  # Pass on what the notebook prints
+    log: bool = False,  # Print the output of the notebook
 ) -> Path:  # The same path
-    """Execute a template. Raises: papermill's error if a cell fails (the notebook is written
-    all the same); RuntimeError if the kernel does not start.
-    """
+    """Execute a template.
+
+    Raises: papermill's error if a cell fails (the notebook is still written); RuntimeError if the
+    kernel does not start."""
     import papermill
 
     source = name if isinstance(name, Path) else template(name)
@@ -342,7 +342,7 @@ def run_notebook(
     except RuntimeError as e:
         if part.is_file() and not _began(part):
             raise RuntimeError(
-                f"the notebook's kernel did not start ({e}): see what it said above, and whether"
+                f"the notebook's kernel did not start ({e}): see its output above, and check that"
                 f" {sys.executable} -m ipykernel_launcher starts"
             ) from e
         raise
@@ -351,13 +351,13 @@ def run_notebook(
             _publish(part, out)
         part.unlink(missing_ok=True)
         if made:
-            with suppress(OSError):  # it holds something
+            with suppress(OSError):  # the folder is not empty
                 out.parent.rmdir()
     return out
 
 
 # %% [markdown]
-# A notebook of two cells, the second of which stops. What is left is one file, with the exception in it:
+# A notebook of two cells, the second of which raises an error. One file remains, with the exception in it:
 
 # %%
 two = notebook(tmp / "two.ipynb", "rate = 0.9", "if rate > 1: raise ValueError(f'rate = {rate}')")
@@ -375,7 +375,7 @@ assert [f.name for f in (tmp / "runs").iterdir()] == ["bad.ipynb"] and not noteb
 assert "rate = 1.5" in nbformat.read(tmp / "runs" / "bad.ipynb", 4).cells[-1].outputs[0].evalue
 
 # %% [markdown]
-# The kernel is this Python's, also where `JUPYTER_PATH` has another, and the folders' names may have braces:
+# The kernel is that of this Python, even if `JUPYTER_PATH` has another, and folder names may have braces:
 
 # %%
 which = notebook(tmp / "which{0}.ipynb", "rate = 0.9", "import sys; print(rate, sys.executable)")
@@ -386,7 +386,7 @@ print(ran.relative_to(tmp), said[0])
 assert said == ["0.5", sys.executable] and [f.name for f in ran.parent.iterdir()] == ["out.ipynb"]
 
 # %% [markdown]
-# A kernel that does not start leaves no folder behind, and no notebook in one that is there:
+# A kernel that does not start leaves no new folder, and no notebook in an existing one:
 
 # %%
 (tmp / "runs" / "bad.ipynb").write_text("as it was")

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Jobs
 #
-# > What processes tell each other about a run, in files: whether it is there, what to do, who does it, how far it is, how it ended
+# > The files with which processes share a run: its state, job, lock, progress and outcome
 
 # %%
 #| default_exp sweep.jobs
@@ -32,16 +32,16 @@ tmp = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# A sweep, its workers and a second sweep beside it share nothing but a disk. Any of them may be killed at any moment, so what one must know of the other lies in files, each written in one step, and in locks, which the system releases when their owner ends.
+# A sweep, its workers and a second sweep share nothing but a disk. Any of them may be killed at any moment. They communicate through files, each written in one step, and locks, which the system releases when their owner ends.
 #
-# ## When a run is done
+# ## When a run is complete
 #
-# A run is done when its notebook is whole, `metrics.json`, which it writes last, is there, and both came from the code that is installed now. A run of older code may have other numbers. So each run notes the version of its code; runs from before that was noted have none.
+# A run is complete if its notebook is complete, `metrics.json`, which it writes last, exists, and both come from the installed code. A run of older code may have other numbers. Each run therefore records the version of its code; the oldest runs have none.
 
 # %%
 #| export
 def code_of(folder: Path) -> str:
-    'The version of the code that made a run; "unknown" for runs from before it was noted.'
+    'The version of the code that made a run; "unknown" for runs without a record of it.'
     try:
         return str(json.loads((folder / "environment.json").read_text(encoding="utf-8"))["code"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -73,16 +73,16 @@ assert code_of(tmp / "nowhere") == "unknown"
 
 
 # %% [markdown]
-# A run of other code counts if the user says so; otherwise it is made again.
+# A run of other code counts only if the user accepts it; otherwise it is made again.
 
 # %%
 #| export
 def state_of(
-    folder: Path,  # A run folder, which need not be there
+    folder: Path,  # A run folder, which need not exist
     code: str,  # The code as it is now: `fairgrape.training.files.code_version()`
     accept_older: bool = False,  # Let a finished run of other code count
 ) -> str:  # "complete", "older" (finished by other code), "broken" (begun), or "absent"
-    "How far a run is, from what lies in its folder."
+    "The state of a run, from the files in its folder."
     if not (folder / "metrics.json").is_file():
         return "broken" if folder.is_dir() else "absent"
     if not accept_older and code_of(folder) != code:
@@ -91,7 +91,7 @@ def state_of(
 
 
 # %% [markdown]
-# A run folder as it fills: not there, made, with its environment, with its metrics, with its notebook. The last two look at the same folder with later code.
+# A run folder as it fills: absent, created, with its environment, with its metrics, with its notebook. The last two states are of the same folder with later code.
 
 # %%
 run = tmp / "run"
@@ -113,7 +113,7 @@ assert said == ["absent", "broken", "broken", "broken", "complete", "older", "co
 
 
 # %% [markdown]
-# A run that is to be made again is not deleted, since it took hours. It moves to `.older/` beside the others, with its code in the name; a name that begins with a dot is no run folder for the report.
+# A run that is made again is not deleted, because it took hours. It moves to `.older/` in the runs folder, with its code in the name; the report ignores names that begin with a dot.
 
 # %%
 #| export
@@ -143,20 +143,20 @@ for expected in ("run-unknown", "run-unknown-2", "run-unknown-3"):
 # %% [markdown]
 # ## A job
 #
-# What a worker needs to know about a run fits in a small JSON file. Whoever writes it has read the labels and knows the folders already.
+# A small JSON file has everything that a worker needs to know about a run. Its writer has already read the labels and knows the folders.
 
 # %%
 #| export
 @dataclass(frozen=True)
 class RunJob:
-    "One run as a worker gets it"
+    "One run, in the form that a worker gets."
 
     folder: str  # The run folder, absolute; a folder in the runs folder
     parameters: dict  # Settings and places of the notebook
-    code: str  # The code as the planner saw it
+    code: str  # The version of the planner's code
     dense: str = ""  # Folder of the dense network that it starts from
     accept_older: bool = False  # Let finished runs of other code count
-    wait: bool = False  # Wait where another process works on the same run
+    wait: bool = False  # Wait if another process works on the same run
     template: str = "prune"  # The notebook
 
     @property
@@ -174,12 +174,12 @@ assert (
 
 
 # %% [markdown]
-# The file may come from another machine or from an older version, and its folder may be moved aside. So it is read with care: what is no job, and what would write outside of its runs folder, is an error.
+# The file may come from another machine or an older version, and its folder may be moved aside. Reading it checks its contents: anything that is not a job, or would write outside its runs folder, raises an error.
 
 # %%
 #| export
 def read_job(path: Path) -> RunJob:
-    "Read a job. Raises: ValueError if it is none, or would write outside of its runs folder."
+    "Read a job. Raises: ValueError if it is not a job, or would write outside its runs folder."
     try:
         job = RunJob(**json.loads(Path(path).read_text(encoding="utf-8")))
     except (TypeError, ValueError) as e:
@@ -207,19 +207,19 @@ for bad in (
 
 
 # %% [markdown]
-# ## One at a time
+# ## One process per run
 #
-# Two sweeps on one runs folder must not do a run twice. Who works on a run holds its lock, a file in `.locks/` that the system releases when the process ends, however it ends. (The process that computes, the kernel, has a lock of its own, with
-# the dense network's name where it trains that; there it waits.)
+# Two sweeps on one runs folder must not make a run twice. A process that works on a run holds its lock, a file in `.locks/` that the system releases when the process ends, in any way. (The kernel, which computes, has its own lock, with
+# the name of the dense network while it trains that; it waits for this lock.)
 
 # %%
 #| export
 @contextmanager
 def working_on(
     folder: Path,  # A run folder
-    wait: bool = False,  # Wait until it is free
+    wait: bool = False,  # Wait until the lock is free
 ) -> Iterator[None]:
-    "Hold a run's lock. Raises: Busy if someone else holds it."
+    "Hold a run's lock. Raises: Busy if another process holds it."
     with ExitStack() as held:
         try:
             held.enter_context(lock(folder.parent / ".locks" / f"{folder.name}.run.lock", wait))
@@ -239,7 +239,7 @@ with working_on(job.runs_root / "ws-1"):
         raise AssertionError("two at once")
 
 # %% [markdown]
-# When it is over, or has failed, the lock is free again. One who waits gets it then.
+# When the run ends or fails, the lock is released, and a waiting process gets it.
 
 # %%
 later = threading.Event()
@@ -263,8 +263,8 @@ assert [f.name for f in (job.runs_root / ".locks").iterdir()] == ["ws-1.run.lock
 # %% [markdown]
 # ## What went wrong
 #
-# Some failures are worth another try: a kernel that died, a process that was killed, memory or a disk that was full for a while, a device that hung. Settings that cannot be are not: they will fail the same way again. papermill gives the
-# exception's name and message; a CUDA error is a RuntimeError like any other, and is known by its words.
+# Some failures are worth another try: a kernel that died, a process that was killed, memory or a disk that was full, a device that hung. Invalid settings are not: they fail the same way again. papermill gives the
+# name and message of the exception. A CUDA error is a RuntimeError like any other and is recognised by its message.
 
 # %%
 #| export
@@ -291,9 +291,9 @@ WORDS = (
 )
 
 
-def worth_again(
+def _worth_again(
     name: str,  # The exception's class name
-    message: str,  # What it said
+    message: str,  # Its message
 ) -> bool:  # Whether the same settings may succeed at another time
     "Whether a failed run should be tried again."
     kind = getattr(builtins, name, None)
@@ -306,7 +306,7 @@ def worth_again(
 
 # %%
 {
-    case: worth_again(*case)
+    case: _worth_again(*case)
     for case in (
         ("DeadKernelError", ""),
         ("MemoryError", ""),
@@ -317,16 +317,16 @@ def worth_again(
 
 # %%
 assert (
-    worth_again("OSError", "No space left on device")
-    and worth_again("ConnectionResetError", "")
-    and worth_again("OutOfMemoryError", "")
-    and worth_again("RuntimeError", "NCCL timeout")
+    _worth_again("OSError", "No space left on device")
+    and _worth_again("ConnectionResetError", "")
+    and _worth_again("OutOfMemoryError", "")
+    and _worth_again("RuntimeError", "NCCL timeout")
 )
 assert (
-    not worth_again("RuntimeError", "shapes do not match")
-    and not worth_again("ValueError", "out of memory")
-    and not worth_again("KeyError", "")
-    and not worth_again("print", "")
+    not _worth_again("RuntimeError", "shapes do not match")
+    and not _worth_again("ValueError", "out of memory")
+    and not _worth_again("KeyError", "")
+    and not _worth_again("print", "")
 )
 
 
@@ -337,14 +337,14 @@ assert (
 #| export
 @dataclass(frozen=True)
 class Outcome:
-    "How a run ended"
+    "How a run ended."
 
-    # done, complete (it was there already), busy (someone else works on it), failed or crashed
+    # done, complete (it existed already), busy (another process works on it), failed, or crashed
     # (worth another try)
     state: str
-    reason: str = ""  # What went wrong, one line
-    seconds: float = 0.0  # How long the worker took
-    extra: dict = field(default_factory=dict)  # What an engine adds
+    reason: str = ""  # The error, in one line
+    seconds: float = 0.0  # Time of the worker
+    extra: dict = field(default_factory=dict)  # Additions of an engine
 
 
 # %%
@@ -353,21 +353,19 @@ Outcome("crashed", "MemoryError", seconds=2.5)
 
 
 # %% [markdown]
-# An exception becomes the line that stands in a sweep's table, so of a long message only the first line that says something is kept. papermill's error carries the name and message of the one in the notebook, and that is the one to be told.
+# An exception becomes one line in the table of a sweep, so only the first non-empty line of a long message is kept. papermill's error carries the name and message of the error in the notebook, and these are reported.
 
 # %%
 #| export
 def outcome_of(error: BaseException, seconds: float = 0.0) -> Outcome:
-    "What an exception says about the run."
+    "The outcome of a run that raised an exception."
     if isinstance(error, Busy):
         return Outcome("busy", str(error), seconds)
-    name, message = (
-        getattr(error, "ename", type(error).__name__),
-        str(getattr(error, "evalue", error)).strip(),
-    )
+    name = getattr(error, "ename", type(error).__name__)
+    message = str(getattr(error, "evalue", error)).strip()
     line = next((part.strip() for part in message.splitlines() if part.strip()), "")
     return Outcome(
-        "crashed" if worth_again(name, message) else "failed",
+        "crashed" if _worth_again(name, message) else "failed",
         f"{name}: {line}".rstrip(": "),
         seconds,
     )
@@ -397,7 +395,7 @@ assert outcome_of(InNotebook("a long report"), 2.0) == Outcome(
 
 
 # %% [markdown]
-# A worker leaves its outcome beside the job in one step, so that nobody reads half of one.
+# A worker writes its outcome beside the job in one step, so no reader gets a partial file.
 
 # %%
 #| export
@@ -407,7 +405,7 @@ def outcome_file(job: Path) -> Path:
 
 
 def write_outcome(job: Path, outcome: Outcome):
-    "Leave an outcome beside its job's file."
+    "Write an outcome beside the file of its job."
     write_json(outcome_file(job), asdict(outcome))
 
 
@@ -420,12 +418,12 @@ outcome_file(tmp / "7.json").name
 
 
 # %% [markdown]
-# A worker that left no such file was killed. Its exit status says by what, where a signal did it.
+# A worker without such a file was killed. If a signal did it, the exit status gives the signal.
 
 # %%
 #| export
 def read_outcome(job: Path, status: int = 0, seconds: float = 0.0) -> Outcome:
-    "What a worker left; if nothing, it was killed."
+    "The outcome that a worker wrote; without one it was killed."
     try:
         return Outcome(**json.loads(outcome_file(job).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -433,7 +431,7 @@ def read_outcome(job: Path, status: int = 0, seconds: float = 0.0) -> Outcome:
 
 
 def _signal(status: int) -> str:
-    "The name of the signal that a process ended with, if one did"
+    "The name of the signal that ended a process, or its exit status."
     try:
         return signal.Signals(-status).name
     except ValueError:
@@ -453,14 +451,14 @@ assert read_outcome(tmp / "none.json", -9, 4.0) == Outcome(
 # %% [markdown]
 # ## How far it is
 #
-# How far a run is stands in `progress.json` in its folder, or in that of its dense network while this is trained. Which of the two matters is not asked: the one that was written last is the one that somebody computes.
+# The progress of a run is in `progress.json` in its folder, or in that of its dense network while this is trained. The file written last is the one of the current computation.
 
 # %%
 #| export
 def read_progress(
-    *folders: str | Path,  # Run folders, the one that matters most first
+    *folders: str | Path,  # Run folders, the most important first
 ) -> dict:  # label, epoch, done, total, seconds, updated; empty if there is none
-    "The latest word of a run that computes: that of the folder written to last."
+    "The latest progress of a run: that of the folder written to last."
     found = []
     for folder in filter(None, folders):
         try:
@@ -477,17 +475,15 @@ def read_progress(
 
 # %%
 def progress(name: str, when: int, **what) -> Path:
-    "A run folder that was written to at that time"
+    "A run folder that was written to at this time"
     (tmp / name).mkdir(exist_ok=True)
     (tmp / name / "progress.json").write_text(json.dumps(what))
     os.utime(tmp / name / "progress.json", (when, when))
     return tmp / name
 
 
-pruned, dense = (
-    progress("ws-2", 1000, label="step 1 of 2"),
-    progress("dense-2", 2000, label="dense"),
-)
+pruned = progress("ws-2", 1000, label="step 1 of 2")
+dense = progress("dense-2", 2000, label="dense")
 read_progress(pruned, dense), read_progress(tmp / "none", "")
 
 # %%
@@ -525,7 +521,7 @@ progress_text(dict(label="step 3 of 44", epoch="2 of 3", done=17, total=160))
 
 
 # %% [markdown]
-# A worker looks now and then and writes a line into its log when it has changed: the log is what is left to look at when the folder has gone on.
+# A worker checks the progress regularly and writes each change to its log, which keeps it after the file in the folder has been overwritten.
 
 # %%
 #| export
@@ -540,11 +536,11 @@ def tell_progress(folders: tuple, done: threading.Event, every: float = 2.0):
 
 
 # %% [markdown]
-# Four looks at a run, of which two find something new. The event stands in for the time that passes between them.
+# Four checks of a run, two of which find a change. The event stands for the time between them.
 
 # %%
 class Passing:
-    "An event that lets a run go on whenever it is waited for, and is set in the end"
+    "An event that advances a run at every wait, and is set in the end"
 
     epochs = iter((0, 1, 1, 2))
 

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Runner
 #
-# > One run: prepared, executed in its folder, in this process or in a worker that imports no torch
+# > One run, prepared and executed in its folder: in this process, or in a worker without torch
 
 # %%
 #| default_exp sweep.runner
@@ -56,21 +56,21 @@ tmp = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# A run is a [notebook](01_kernels.ipynb) that is executed in a folder of its own, as a [job](02_jobs.ipynb) says. Here both come together: a job is made from settings, carried out under its lock, and that either in this process or in a worker, of which a sweep starts as many as it is asked for.
+# A run is a [notebook](01_kernels.ipynb) that a [job](02_jobs.ipynb) executes in its own folder. This module makes a job from settings and executes it under its lock, in this process or in a worker. A sweep starts many workers.
 #
-# A worker only waits for its kernel, and the kernel imports torch. So whatever needs torch or pandas is imported here inside of the functions that prepare a run: a worker starts quickly and stays small.
+# A worker only waits for its kernel, and the kernel imports torch. The functions that prepare a run therefore import torch and pandas inside: a worker starts quickly and stays small.
 #
 # ## Making a job
 #
-# A dictionary of settings and places is all that a user gives. It meets its data here: the labels are read, the groups counted, and the images compared with those that a run of the same settings was made from, so that whatever is wrong is found before papermill starts.
+# A user gives a dictionary of settings and folders. Here it is checked against the data, so errors appear before papermill starts: the labels are read, the groups counted, and the images compared with those of an earlier run with the same settings.
 #
 #
-# A folder for the importance is tried beforehand: it is first needed after the dense network's training, which is late for a misspelt name.
+# A folder for the importance is checked first. It is needed only after the dense network's training, too late to find a misspelt name.
 
 # %%
 #| export
 def check_keep_on(where: dict):
-    "Raise OSError if the importance cannot lie where it is to; ValueError for an address."
+    "Raise OSError if the folder for the importance is not writable; ValueError for an address."
     folder = where.get("keep_on") or "auto"
     if folder in ("auto", "device", "host"):
         return
@@ -82,7 +82,7 @@ def check_keep_on(where: dict):
     except OSError as e:
         raise OSError(
             f"keep_on = {folder!r} cannot be written ({e.strerror}): give a folder on a disk"
-            " with room, or auto, device or host"
+            " with enough space, or auto, device or host"
         ) from e
 
 
@@ -112,9 +112,9 @@ def prepared(
     parameters: dict,  # Settings and places by name
     progress: bool = False,  # Show bars while an archive is unpacked
 ) -> tuple:  # The job of `fairgrape.experiment.preparation.prepare`, and the places
-    """Settings that have met their data. Raises: ValueError, FileNotFoundError or OSError for
-    what is wrong with them.
-    """
+    """Settings checked against their data.
+
+    Raises: ValueError, FileNotFoundError or OSError if they do not fit."""
     from fairgrape.experiment.dense import device_of
     from fairgrape.experiment.preparation import check_images, prepare
     from fairgrape.experiment.settings import from_parameters
@@ -132,7 +132,7 @@ def prepared(
 
 
 # %% [markdown]
-# A set of one's own, as small as it can be:
+# A minimal data set:
 
 # %%
 rng = np.random.default_rng(0)
@@ -192,12 +192,12 @@ job.settings.method, job.G, len(job.table), where["runs_root"] == places["runs_r
 
 
 # %% [markdown]
-# The notebook may run elsewhere: in a run's folder, in a worker started from another place. So the places are made absolute, those from settings.ini too. Progress bars are for a person at a terminal.
+# The notebook may run in another folder or in a worker. All paths are therefore made absolute, including those from settings.ini. Progress bars appear on a terminal only.
 
 # %%
 #| export
 def absolute(where: dict) -> dict:
-    "Places with absolute folders, since the notebook may run elsewhere."
+    "Places with absolute folders, because the notebook may run in another folder."
     given = {kind: where.get(f"{kind}_root") for kind in ("data", "runs", "cache")}
     named = {
         k: str(Path(where[k]).expanduser().resolve())
@@ -222,7 +222,7 @@ assert (
 assert absolute({})["progress"] == sys.stderr.isatty() and absolute(places)["data_root"] == str(
     tmp.resolve()
 )
-# a folder that is there, and a word
+# an existing folder, and a word
 with contextlib.chdir(tmp):
     named = absolute(dict(data_path="own", keep_on="host"))
 assert (
@@ -234,12 +234,12 @@ assert (
 
 
 # %% [markdown]
-# What a worker gets of all that: folders and plain values. Both folders must lie in the runs folder, whatever the settings name.
+# A worker gets folders and plain values only. Both folders must be in the runs folder, whatever the settings say.
 
 # %%
 #| export
 def job_of(job, where: dict, code: str, accept_older: bool = False, wait: bool = False) -> RunJob:
-    "What a worker needs to know of a prepared job."
+    "The worker's part of a prepared job."
     from fairgrape.experiment.preparation import dense_job, run_folder
 
     folder, dense = (inside(run_folder(j), job.runs_root) for j in (job, dense_job(job)))
@@ -267,14 +267,14 @@ Path(whole_job.folder).name, Path(whole_job.dense).name
 
 
 # %% [markdown]
-# ## Doing it
+# ## Making the run
 #
-# A run that is made again needs a dense network of the same code: the one of other code moves aside as well. Unless someone trains it just now, and unless the user accepts what older code made.
+# A run that is made again needs a dense network of the same code, so one of other code moves aside as well, unless another process is training it or the user accepts results of older code.
 
 # %%
 #| export
 def _dense_aside(job: RunJob):
-    "Move the dense network of other code aside as well, unless someone trains it just now."
+    "Move a dense network of other code aside, unless another process is training it."
     dense = Path(job.dense)
     if job.accept_older or not (dense / "metrics.json").is_file():
         return
@@ -288,7 +288,7 @@ def _dense_aside(job: RunJob):
 
 # %%
 def made(folder: Path, code: str, whole: bool = False) -> Path:
-    "A folder as a finished run of that code leaves it"
+    "The folder of a finished run of this code"
     folder.mkdir(parents=True, exist_ok=True)
     cell = dict(cell_type="code", metadata=dict(papermill=dict(exception=False)))
     for name, what in (
@@ -316,12 +316,12 @@ for job_now, taken in (
 assert left == [True, True, True, False] and [
     f.name for f in (tmp / "toy" / ".older").iterdir()
 ] == ["dense-1-before"]
-assert _dense_aside(toy) is None  # there is none
+assert _dense_aside(toy) is None  # no dense network
 left
 
 
 # %% [markdown]
-# Between the plan and the run hours may pass, or a network to another machine may lie. If the code is another by then, the run would not be the one that was planned. If the labels or the images are, its results come to lie under another name.
+# Hours may pass between the plan and the run, and the run may be on another machine. If the code has changed, the run is not the planned one. If the labels or images have changed, its results get another name.
 
 # %%
 #| export
@@ -330,7 +330,7 @@ def _check_code(job: RunJob):
     if not job.accept_older and code_version() != job.code:
         raise RuntimeError(
             f"{os.uname().nodename} has other code ({code_version()}) than this run was planned"
-            f" with ({job.code}): start again if it was changed meanwhile, and install the same"
+            f" with ({job.code}): start again if the code was changed, and install the same"
             " fairgrape on all machines"
         )
 
@@ -340,14 +340,14 @@ def _check_landed(job: RunJob):
     if not Path(job.folder, "metrics.json").is_file():
         raise RuntimeError(
             f"the notebook ran, but its results are not in {Path(job.folder).name}: the labels,"
-            " images or weights were changed since this run was planned, so they lie under another"
-            " name; start again"
+            " images or weights were changed after this run was planned, so the results have"
+            " another name; start again"
         )
 
 
 # %%
 def refused(check: Callable, job: RunJob) -> str:
-    "What a check says against a job"
+    "The error of a check for a job"
     try:
         check(job)
     except RuntimeError as e:
@@ -367,15 +367,15 @@ refused(_check_landed, toy)
 
 
 # %% [markdown]
-# Under the lock the state is looked at once more: whoever held it before may have finished the run.
+# Under the lock the state is checked again, because the previous owner of the lock may have finished the run.
 
 # %%
 #| export
 def work(
-    job: RunJob,  # What to run
-    log: bool = False,  # Pass on what the notebook prints
-) -> str:  # "done", or "complete" if there was nothing to do
-    "Make the run, unless it is there. Raises: Busy, and whatever stops the notebook."
+    job: RunJob,  # The run
+    log: bool = False,  # Print the output of the notebook
+) -> str:  # "done", or "complete" if the run existed
+    "Make the run, unless it exists. Raises: Busy, and any error that stops the notebook."
     folder = Path(job.folder)
     with working_on(folder, job.wait):
         state = state_of(folder, job.code, job.accept_older)
@@ -401,15 +401,15 @@ with working_on(Path(there.folder)):
         print(e)
     else:
         raise AssertionError("two at once")
-refused(work, replace(there, code="later"))  # planned with code that is not here
+refused(work, replace(there, code="later"))  # planned with code that is not installed here
 assert Path(there.folder, "metrics.json").exists()
-# to be made again, by a notebook that there is not
+# made again, by a template that does not exist
 try:
     work(replace(there, code=code_version(), template="nowhere"))
 except FileNotFoundError as e:
     print(e)
 else:
-    raise AssertionError("a notebook that there is not was run")
+    raise AssertionError("a template that does not exist was run")
 assert [f.name for f in sorted((tmp / "toy" / ".older").iterdir())] == [
     "dense-1-before",
     "ws-1-now",
@@ -426,12 +426,11 @@ def execute(
     log: bool = True,  # Show the notebook's output while it runs
     accept_older: bool = False,  # Let a finished run of older code count
 ) -> Path:  # The run folder
-    """Run the prune template into its run folder, unless it is done. Waits where another process
-    works on the same run.
+    """Run the prune template in its run folder, unless the run is complete. Waits for another
+    process that works on the same run.
 
     Raises: ValueError, FileNotFoundError or OSError before anything starts; papermill's error,
-    with the cell, if the run fails.
-    """
+    with the cell, if the run fails."""
     from fairgrape.experiment.dense import starting_network
 
     job, where = prepared(parameters, progress=log)
@@ -443,7 +442,7 @@ def execute(
 
 
 # %% [markdown]
-# There is a run of another code already, and its dense network: both move aside and are made again. The second time nothing is left to do.
+# A run of other code and its dense network exist already: both move aside and are made again. The second call has nothing to do.
 
 # %%
 for old in (whole_job.folder, whole_job.dense):
@@ -461,7 +460,7 @@ assert {f.name for f in (tmp / "runs" / ".older").iterdir()} == {
     f"{Path(f).name}-before" for f in (whole_job.folder, whole_job.dense)
 }
 changed = (folder / "prune.ipynb").stat().st_mtime_ns
-# done is done
+# a complete run is not made again
 assert execute(tiny, log=False) == folder and (folder / "prune.ipynb").stat().st_mtime_ns == changed
 try:
     execute(dict(tiny, rate=1.5), log=False)
@@ -487,15 +486,15 @@ sorted(f.name for f in folder.iterdir())
 # %% [markdown]
 # ## Stopping
 #
-# A kernel has a process group of its own, so that stopping the worker's group does not reach it. `stop_tree` goes by parentage instead.
+# A kernel has its own process group, so stopping the worker's group does not reach it. `stop_tree` follows parents and children.
 
 # %%
 #| export
 def stop_tree(
     pid: int,  # A process
-    include: bool = True,  # Stop it too, not only what it started
+    include: bool = True,  # Stop it too, not only its children
 ):
-    "Kill a process with everything that it started, children first found, then killed."
+    "Kill a process and all its descendants; finds them all before it kills the first."
     try:
         top = psutil.Process(pid)
         found = top.children(recursive=True)
@@ -507,7 +506,7 @@ def stop_tree(
 
 
 # %% [markdown]
-# A process with two children, of which one went into a group of its own. First only they are stopped, then the next one with all that it has:
+# A process with two children, one of them in its own group. First only the children are stopped, then a second process with its children:
 
 # %%
 def family() -> tuple[subprocess.Popen, list[psutil.Process]]:
@@ -522,9 +521,7 @@ def family() -> tuple[subprocess.Popen, list[psutil.Process]]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether they end, or still hang after five minutes; a container may leave the dead lying
-    about as zombies
-    """
+    "Whether they end within five minutes; in a container dead processes may remain as zombies"
     for _ in range(6000):
         with suppress(psutil.NoSuchProcess):
             if all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes):
@@ -546,12 +543,12 @@ stop_tree(mother.pid)  # nothing there, nothing to do
 
 
 # %% [markdown]
-# A worker that is asked to stop stops its kernel first. One whose sweep is gone stops as well; one that is killed outright cannot, and then the kernel notices within a second that it is alone.
+# A worker that gets a signal to stop stops its kernel first. A worker whose sweep has ended stops as well. A killed worker cannot stop its kernel, but the kernel notices within a second that its parent is gone.
 
 # %%
 #| export
-def stop_with(parent: int, every: float = 1.0):
-    "End this process and its children when it is asked to, or when its parent is gone."
+def _stop_with(parent: int, every: float = 1.0):
+    "End this process and its children on a signal, or when its parent is gone."
 
     def leave(number, frame=None):
         stop_tree(os.getpid(), include=False)
@@ -568,12 +565,12 @@ def stop_with(parent: int, every: float = 1.0):
 
 
 # %% [markdown]
-# A process with a child that is asked to stop, and one whose parent is not the one it was told:
+# A process with a child that gets a signal, and one with another parent than it was told:
 
 # %%
 code = (
-    "import subprocess, sys, time; from fairgrape.sweep.runner import stop_with;"
-    " print(subprocess.Popen(['sleep', '60']).pid, flush=True); stop_with({}, .1); print('ready',"
+    "import subprocess, sys, time; from fairgrape.sweep.runner import _stop_with;"
+    " print(subprocess.Popen(['sleep', '60']).pid, flush=True); _stop_with({}, .1); print('ready',"
     " flush=True); time.sleep(60)"
 )
 asked = subprocess.Popen(
@@ -598,17 +595,15 @@ asked.returncode, orphan.returncode
 
 
 # %% [markdown]
-# Whoever runs many things must not fall over at the first Ctrl-C: it becomes an event that a loop looks at. A second one does not wait for anything.
+# A process with many runs must not fail at the first Ctrl-C. The signal sets an event that a loop checks. A second signal stops at once.
 
 # %%
 #| export
 @contextmanager
 def stoppable(
-    at_once: Callable[[], None],  # What to do at a second request
-) -> Iterator[threading.Event]:  # Set at the first one
-    """Turn SIGINT, SIGTERM and SIGHUP into an event, but for those that are ignored, as SIGHUP
-    is under nohup.
-    """
+    at_once: Callable[[], None],  # Called at the second signal
+) -> Iterator[threading.Event]:  # Set at the first signal
+    "Turn SIGINT, SIGTERM and SIGHUP into an event, except ignored ones (SIGHUP under nohup)."
     asked = threading.Event()
 
     def on_signal(number, frame):
@@ -642,7 +637,7 @@ with stoppable(lambda: print('at once', flush=True)) as asked:
     for _ in range(int(sys.argv[1])): os.kill(os.getpid(), signal.SIGHUP)
     print('asked to stop:', asked.wait(1))
 print('as before:', signal.getsignal(signal.SIGHUP) == before)"""
-# what is started under nohup would ignore it
+# a process started under nohup would ignore it
 heard = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n" + code
 never, once, twice = (
     subprocess.run([sys.executable, "-c", heard, str(n)], capture_output=True, text=True)
@@ -666,7 +661,7 @@ assert (under.stdout, under.returncode) == ("asked to stop: False\nas before: Tr
 # %% [markdown]
 # ## The worker
 #
-# `python -m fairgrape.sweep.runner JOB.json` makes one run. What the notebook prints goes to standard output, a line for each step of its progress among it; how it ended goes to `JOB.out.json`.
+# `python -m fairgrape.sweep.runner JOB.json` makes one run. The output of the notebook goes to standard output, with a line for each step of its progress; the outcome goes to `JOB.out.json`.
 
 # %%
 #| export
@@ -674,11 +669,11 @@ def main(
     # The job's file, then the sweep's process number; default: the command line
     arguments: list[str] | None = None,
 ) -> int:  # 0 done, 1 not
-    "A worker: make the run of a job file, and say how it went."
+    "A worker: make the run of a job file, and write its outcome."
     path, *parent = sys.argv[1:] if arguments is None else arguments
     start, path, over = time.perf_counter(), Path(path), threading.Event()
     if parent:
-        stop_with(int(parent[0]))
+        _stop_with(int(parent[0]))
     try:
         job = read_job(path)
         threading.Thread(
@@ -709,7 +704,7 @@ worker = subprocess.run(
 print(worker.stdout)
 
 # %% [markdown]
-# It imported neither torch nor pandas for that. A job that cannot be read and a run that another process holds end with an outcome as well, and with another exit status:
+# It imported neither torch nor pandas. An unreadable job and a run that another process holds also end with an outcome, and with another exit status:
 
 # %%
 assert (

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Grid
 #
-# > From a few lines of settings to a list of runs, each with its folder, and whether it is there already
+# > From a few lines of settings to a list of runs, each with its folder and its state
 
 # %%
 #| default_exp sweep.grid
@@ -38,12 +38,12 @@ from fairgrape.sweep.runner import job_of, prepared
 tmp = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# A user writes down which data sets, methods, rates and seeds, starts one command in the evening and goes home. What is wrong with the grid must be found while the user is still there: so everything that can be known without computing is found out here, for all runs, before the first one starts.
+# A user lists data sets, methods, rates and seeds, starts one command in the evening and goes home. Errors in the grid must appear while the user is still there. This module therefore checks everything that needs no computation, for all runs, before the first one starts.
 #
 # ## Values
 #
-# In a YAML file several values are a list, and a text is one value, spaces and all. On a command line, and in a section of settings.ini, they are words with spaces between them; but only for settings that can have several, since a
-# path may have a space in it. A word that has a space itself, as a column's name may, stands in double quotes.
+# In a YAML file several values are a list, and a text is one value, including its spaces. On a command line, and in a section of settings.ini, they are words separated by spaces, but only for settings that can have several values, because a
+# path may contain a space. A word with a space, such as the name of a column, is put in double quotes.
 
 # %%
 #| export
@@ -52,7 +52,7 @@ LISTS = tuple(name for name, about in abouts(Settings).items() if about.several)
 
 
 def several(name: str, value) -> list:
-    "A setting's values: a list's, or words of a text where the setting is one of LISTS."
+    "The values of a setting: those of a list, or the words of a text if it is one of LISTS."
     if isinstance(value, list | tuple):
         values = list(value)
     elif name in LISTS and value is not None:
@@ -93,17 +93,17 @@ else:
 
 # %% [markdown]
 # `epochs` and `lrs` are schedules: "13,3,3" is one value with three stages. As lists, `epochs: [13, 3, 3]` and `lrs: [1e-4, 1e-5, 1e-6]` would be nine runs with one stage each, and so short a training looks like a bad method. So two lists of single
-# numbers are refused, and one list beside a schedule of several stages is too. Whoever means a grid writes the epochs as text.
+# numbers raise an error, and so does one list beside a schedule of several stages. For a grid, write the epochs as text.
 
 # %%
 #| export
 def _single(values: list) -> bool:
-    "Whether values are several schedules of one stage each, or one schedule taken apart."
+    "Whether values are several schedules of one stage each, or one schedule split into a list."
     return len(values) > 1 and all("," not in str(value) for value in values)
 
 
-def check_stage_lists(block: Mapping):
-    "Raise ValueError for a training schedule that is written as a list, which would multiply."
+def _check_stage_lists(block: Mapping):
+    "Raise ValueError for a training schedule written as a list, which would multiply the runs."
     given = {k: several(k, block[k]) for k in ("epochs", "lrs") if k in block}
     quoted = all(isinstance(value, str) for value in given.get("epochs", [0]))
     for name, values in given.items():
@@ -121,7 +121,7 @@ def check_stage_lists(block: Mapping):
 
 # %%
 def refused(check, *given) -> str:
-    "What a check says against its arguments"
+    "The error of a check for these arguments"
     try:
         check(*given)
     except ValueError as e:
@@ -134,14 +134,14 @@ for wrong in (
     dict(epochs=[13, 3, 3]),
     dict(epochs="13,3,3", lrs=[1e-4, 1e-5, 1e-6]),
 ):
-    print(refused(check_stage_lists, wrong))
+    print(refused(_check_stage_lists, wrong))
 
 # %%
-assert 'epochs: "13,3,3"' in refused(check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3]))
+assert 'epochs: "13,3,3"' in refused(_check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3]))
 assert "a grid, here of 9 runs" in refused(
-    check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3])
+    _check_stage_lists, dict(epochs=[13, 3, 3], lrs=[1, 2, 3])
 )
-assert refused(check_stage_lists, dict(lrs=[0.1, 0.2])).startswith("lrs = [0.1, 0.2]: ")
+assert refused(_check_stage_lists, dict(lrs=[0.1, 0.2])).startswith("lrs = [0.1, 0.2]: ")
 for right in (
     {},
     dict(epochs="13,3,3"),
@@ -151,13 +151,13 @@ for right in (
     dict(epochs=["5", "10"], lrs=[1e-3, 1e-4]),
     dict(epochs=[3], lrs=[1e-3, 1e-4]),
 ):
-    check_stage_lists(right)
+    _check_stage_lists(right)
 
 
 # %% [markdown]
 # ## The grid
 #
-# A mapping of settings to values; a list of values multiplies. `cells` is for what does not multiply: a list of mappings, each of which is taken with everything else. Several such blocks are a list.
+# A grid maps settings to values; a list of values multiplies the runs. `cells` is for combinations that do not multiply: a list of mappings, each of which is combined with all other settings. A list holds several such blocks.
 
 # %%
 #| export
@@ -175,7 +175,7 @@ def grid_cells(
             "cells = []: a grid without cells has no runs; give some, or leave the line out"
         )
     for block in blocks:
-        check_stage_lists(block)
+        _check_stage_lists(block)
     return [
         dict(zip(block, values))
         for block in blocks
@@ -210,12 +210,12 @@ assert grid_cells([dict(method="ws"), dict(method=["snip", "grasp"])], dict(seed
 # %% [markdown]
 # ## Reading one
 #
-# A grid lies in a YAML file or in a section of settings.ini. [One reader](../experiment/01_paths.ipynb) for all YAML keeps seeds with leading zeros decimal, and refuses a setting that stands there twice and a tag like `!!python/object`.
+# A grid is in a YAML file or in a section of settings.ini. [One reader](../experiment/01_paths.ipynb) for all YAML keeps seeds with leading zeros decimal, and rejects a repeated setting and a tag like `!!python/object`.
 
 # %%
 #| export
 def _yaml(path: Path):
-    "What a YAML file holds. Raises: FileNotFoundError or ValueError that names the file."
+    "The contents of a YAML file. Raises: FileNotFoundError or ValueError that names the file."
     try:
         return read_yaml(path)
     except OSError as e:
@@ -252,11 +252,11 @@ for path in (
 # %%
 #| export
 def _whole(block: Mapping) -> dict:
-    "A block of a YAML grid in which no text is split."
-    return {
-        k: [_whole(own) for own in v] if k == "cells" else [v] if isinstance(v, str) else v
-        for k, v in block.items()
-    }
+    "A block of a YAML grid whose texts are not split."
+    whole = {k: [v] if isinstance(v, str) else v for k, v in block.items()}
+    if "cells" in block:
+        whole["cells"] = [_whole(own) for own in block["cells"]]
+    return whole
 
 
 # %%
@@ -267,12 +267,12 @@ _whole(dict(groups="skin tone", rate=0.9))
 
 
 # %% [markdown]
-# A misspelt setting would be a default that nobody wanted, in a thousand runs. So all names are looked at, and before that the shape: YAML turns a forgotten colon into a text without a complaint.
+# A misspelt setting would leave a default in a thousand runs. All names are therefore checked, and before them the structure: YAML silently reads a line with a forgotten colon as text.
 
 # %%
 #| export
 def _blocks(grid, source: str) -> Iterator[Mapping]:
-    "All mappings of a grid, those in `cells` as well. Raises: ValueError where there is none."
+    "All mappings of a grid, including those in `cells`. Raises: ValueError for other contents."
     for block in grid if isinstance(grid, list) else [grid]:
         if not isinstance(block, Mapping):
             raise ValueError(
@@ -308,9 +308,7 @@ def read_grid(
     source: str,  # A YAML file, or a section of settings.ini; "": no grid, only the options
     overrides: Mapping | None = None,  # Settings that replace the grid's
 ) -> list[dict]:  # Parameters of each run
-    """Read a grid. Raises: ValueError or FileNotFoundError that name the file and what is wrong
-    with it.
-    """
+    "Read a grid. Raises: ValueError or FileNotFoundError that name the file and the error in it."
     sections = read_settings()
     names = [name for name in sections.sections() if name != "paths"]
     is_file = source.endswith((".yaml", ".yml")) or Path(source).is_file()
@@ -319,7 +317,9 @@ def read_grid(
             f"{source!r} is no YAML file, and settings.ini has no section of that name: its grids"
             f" are {', '.join(names)}"
         )
-    grid = {} if not source else _yaml(Path(source)) if is_file else dict(sections[source])
+    grid = {}
+    if source:
+        grid = _yaml(Path(source)) if is_file else dict(sections[source])
     for block in _blocks(grid, source):
         unknown = sorted(set(map(str, block)) - {*KNOWN, "cells"})
         if unknown:
@@ -362,7 +362,7 @@ assert read_grid(spaced) == [
 told = refused(read_grid, str(written("epochs: [13, 3, 3]\nlrs: [1e-4, 1e-5, 1e-6]", "list.yaml")))
 print(told.replace(str(tmp), "…"))
 assert "list.yaml: epochs = [13, 3, 3]: a list is a grid, here of 9 runs" in told
-# options are words
+# options are split into words
 assert [c["groups"] for c in read_grid(spaced, dict(groups='"eye colour" tone', task="a"))] == [
     "eye colour",
     "tone",
@@ -384,27 +384,27 @@ for source in ("nothing", str(tmp / "none.yaml"), "paths", str(written("ratio: 3
 # %% [markdown]
 # ## Cells
 #
-# A cell is a run with its place in the sweep, and all that the sweep comes to know about it.
+# A cell is a run with its place in the sweep and everything that the sweep records about it.
 
 # %%
 #| export
 @dataclass
 class Cell:
-    "One run of a sweep"
+    "One run of a sweep."
 
     index: int  # Its number in the grid, from 0
     parameters: dict  # Settings and places
-    words: str  # What tells it from the others
-    job: "RunJob | None" = None  # What its worker gets, once it is planned
-    # waiting, running, elsewhere (another sweep does it), done, complete (it was there already),
+    words: str  # The settings that distinguish it from the others
+    job: "RunJob | None" = None  # The job of its worker, once it is planned
+    # waiting, running, elsewhere (another sweep makes it), done, complete (it existed already),
     # or failed
     state: str = "waiting"
-    reason: str = ""  # Why it failed, or waits
+    reason: str = ""  # Why it failed or waits
     tries: int = 0  # How often it was started
-    started: float = 0.0  # When, in seconds since 1970
+    started: float = 0.0  # Time of the last start, in seconds since 1970
     seconds: float = 0.0  # How long it took
-    after: float = 0.0  # Not to be started before
-    plan: str = ""  # What its folder held at first: complete, older, broken or absent
+    after: float = 0.0  # Earliest time of the next start
+    plan: str = ""  # State of its folder at first: complete, older, broken or absent
 
     @property
     def name(self) -> str:
@@ -417,16 +417,16 @@ assert cell.name == "" and Cell(0, {}, "", RunJob("/runs/ws-1", {}, "")).name ==
 cell.state, cell.tries
 
 # %% [markdown]
-# In a table of a hundred runs one reads what differs. The usual settings are known by their values, `ws 0.9`; others say their name. What is empty, or off, needs no word, nor does the rate of a dense network, which has none.
+# A table of a hundred runs shows only the settings that differ. The usual settings appear as values, `ws 0.9`; others with their name. Settings that are empty or off are left out, and so is the rate of a dense network.
 
 # %%
 #| export
-# settings that need no name in a line
+# settings shown without their name
 SAID = tuple(name for name, about in abouts(Settings).items() if about.bare)
 
 
 def _words(cell: Mapping, names) -> str:
-    "A run in a few words: these of its settings."
+    "A run in a few words: the values of these settings."
     shown = [
         str(cell[k]) if k in SAID else f"{k}={cell[k]}"
         for k in names
@@ -450,16 +450,14 @@ said
 
 
 # %% [markdown]
-# Cells that come to the same run are one (the dense network has no rate), and each has a number that depends on the grid alone: the first is 0. Whatever no run can have is found for all cells.
+# Cells that give the same run are merged (the dense network has no rate). The number of a cell depends on the grid alone, and the first is 0. Invalid settings raise an error for any cell.
 
 # %%
 #| export
 def numbered(
     cells: list[dict],  # Parameters of each run
 ) -> list[Cell]:  # Each run once
-    """The cells of a sweep. Raises: ValueError or TypeError, with the cell, for settings that
-    cannot be.
-    """
+    "The cells of a sweep. Raises: ValueError or TypeError, with the cell, for invalid settings."
     found = {}
     for given in cells:
         try:
@@ -469,7 +467,7 @@ def numbered(
             raise type(e)(f"{_words(given, SAID)}: {e}") from e
         where = [str(places.get(k, "")) for k in ("name", "runs_root", "data_root")]
         run = json.dumps([identity(settings), settings.data_path, where], sort_keys=True)
-        found.setdefault(run, given)  # a run that is named twice is made once
+        found.setdefault(run, given)  # a repeated run is made once
     given = list(found.values())
     varied = [
         k for k in KNOWN if len({str(cell.get(k, "")) for cell in given}) > 1 or k == "method"
@@ -490,10 +488,10 @@ assert [(c.index, c.words) for c in numbered(grid)] == [
     (4, "ws 0.99 seed=0"),
     (5, "ws 0.99 seed=1"),
 ]
-# decimal, whatever YAML 1.1 makes of 010
+# decimal, although YAML 1.1 reads 010 as octal
 padded = read_grid(str(written("method: ws\nseed: [008, 009, 010, 011]", "padded.yaml")))
 assert [from_parameters(c.parameters)[0].seed for c in numbered(padded)] == [8, 9, 10, 11]
-# the data decide, and they are not read yet
+# needs the data, which are not read yet
 assert (
     len(numbered([dict(method="ws", name=n) for n in ("a", "b", "a")]))
     == len(numbered([dict(method="ws", data_path=p) for p in ("a", "b", "a")]))
@@ -509,15 +507,15 @@ for bad in (dict(method="ws snip", rate="0.9 1.5"), dict(method="ws", name="../u
 
 
 # %% [markdown]
-# A Slurm job array has a scheduler of its own. Each of its tasks makes the one cell of its number: `sbatch --array=0-23 --gres=gpu:1 --wrap 'fairgrape sweep GRID --cell $SLURM_ARRAY_TASK_ID'`. Tasks that
-# need the same dense network wait for the one that trains it.
+# A Slurm job array has its own scheduler. Each task makes the cell of its number: `sbatch --array=0-23 --gres=gpu:1 --wrap 'fairgrape sweep GRID --cell $SLURM_ARRAY_TASK_ID'`. Tasks that
+# need the same dense network wait for the task that trains it.
 
 # %%
 #| export
 def one_cell(
     cells: list[dict],  # Parameters of each run of the grid
     number: int,  # Which one, from 0
-) -> list[Cell]:  # It alone, with its number
+) -> list[Cell]:  # This cell alone, with its number
     "A cell by its number. Raises: ValueError if there is none."
     found = numbered(cells)
     if not 0 <= number < len(found):
@@ -540,24 +538,23 @@ for number in (-1, 3):
     except ValueError as e:
         print(e)
     else:
-        raise AssertionError("a cell that is not there was found")
+        raise AssertionError("a cell that does not exist was found")
 one_cell(three, 2)
 
 # %% [markdown]
 # ## The plan
 #
-# Before anything starts every cell learns its folder and that of the dense network it starts from. For that the labels are needed, and reading them takes seconds; so they are read once for all cells on the same data. What counts as the same data is written down in one place:
+# Before anything starts, the plan finds the folder of each cell and of its dense network. This needs the labels, which take seconds to read, so they are read once for all cells on the same data. One function defines the same data:
 
 # %%
 #| export
-# settings that decide which rows of which table
+# settings that determine the rows of the table
 DATA = tuple(name for name, about in abouts(Settings).items() if about.rows)
 
 
 def _same_data(settings, where: Mapping) -> tuple:
-    """What two runs must have in common to share their labels; a dense network does not know
-    the clusters that are found with it.
-    """
+    """The values that two runs with shared labels have in common; a dense network does not use
+    the clusters that are found with it."""
     clusters = settings.groups == "clusters" and settings.method == "dense"
     return (
         *(getattr(settings, k) for k in DATA),
@@ -609,7 +606,7 @@ dict(
 #| export
 def planner() -> "Callable[[dict], tuple[Job, dict]]":
     "`prepared`, which reads the labels once for all settings on the same data."
-    # here, since a grid is read and checked without torch
+    # imported here because a grid is read and checked without torch
     from fairgrape.experiment.dense import device_of, starting_network
     from fairgrape.experiment.preparation import check_images, check_job, own_names
     from fairgrape.sweep.runner import check_keep_on, prepared
@@ -637,7 +634,7 @@ def planner() -> "Callable[[dict], tuple[Job, dict]]":
 
 
 # %% [markdown]
-# A set of one's own, as small as it can be. Three rates on two data sets are read twice, and each has the same folder as if it were prepared by itself.
+# A minimal data set. For three rates on two data sets, labels are read twice, and each run has the same folder as if prepared alone.
 
 # %%
 rng = np.random.default_rng(0)
@@ -702,7 +699,7 @@ for bad in (dict(device="abacus"), dict(method="ws", weights="imagenet")):
 
 
 # %% [markdown]
-# A cell that cannot be planned has failed, with its reason; the others go on. What is there already is complete before the sweep begins.
+# A cell that cannot be planned has failed, with its reason; the others continue. A run that exists is complete before the sweep begins.
 
 # %%
 #| export
@@ -710,7 +707,7 @@ def plan(
     cells: list[Cell],  # From `numbered`
     accept_older: bool = False,  # Let finished runs of other code count
 ) -> list[Cell]:  # The same, with their jobs and states
-    "Find out for each cell where it lies and whether it is there already."
+    "Find the folder and the state of each cell."
     from fairgrape.sweep.jobs import state_of
     from fairgrape.sweep.runner import job_of
 
@@ -722,16 +719,14 @@ def plan(
             if cell.plan == "complete":
                 cell.state = "complete"
         except (ValueError, TypeError, OSError, RuntimeError) as e:
-            cell.state, cell.reason = (
-                "failed",
-                f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0]}",
-            )
+            cell.state = "failed"
+            cell.reason = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0]}"
     return cells
 
 
 # %%
 def planned(accept_older=False) -> list[Cell]:
-    "Four cells; the second and the last have a label that the table lacks"
+    "Four cells; the labels of the second and the last are missing from the table"
     return plan(
         numbered(
             grid_cells(
@@ -772,7 +767,7 @@ assert [(c.plan, c.state) for c in planned()[::2]] == [
 ] and planned(accept_older=True)[0].state == "complete"
 
 # %% [markdown]
-# A dry run says for each cell what would be done. Its numbers are those that `one_cell` takes.
+# A dry run lists the action for each cell. Its numbers are those of `one_cell`.
 
 # %%
 #| export
@@ -786,8 +781,8 @@ TODO = dict(
 
 def dry_run(
     cells: list[Cell],  # From `plan`
-) -> str:  # A line a cell
-    "What a sweep of these cells would do."
+) -> str:  # A line per cell
+    "The actions of a sweep of these cells."
     return "\n".join(
         f"[{c.index}] {c.words}: "
         + (f"{TODO[c.plan]} ({c.name})" if c.job else f"cannot: {c.reason}")

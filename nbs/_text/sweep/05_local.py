@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Workers
 #
-# > Runs on this machine: who gets which GPU and how many threads, and the processes that do it
+# > Runs on this machine: worker processes, their GPUs and their threads
 
 # %%
 #| default_exp sweep.local
@@ -39,13 +39,13 @@ from fairgrape.sweep.jobs import RunJob, working_on, write_outcome
 tmp = Path(tempfile.mkdtemp())
 
 # %% [markdown]
-# An engine starts runs and says which ended. To the sweep it is four methods: `free`, `start`, `ended`, `stop`. This one is for the machine that the sweep itself is on; [another](08_ray.ipynb) is for a cluster.
+# An engine starts runs and reports those that ended. It has four methods for the sweep: `free`, `start`, `ended`, `stop`. This engine uses the machine of the sweep; [another](08_ray.ipynb) uses a cluster.
 #
-# ## Sharing out
+# ## Sharing GPUs and cores
 #
-# On GPUs each worker sees its own; on the CPU each has its share of the cores. A worker with all cores would be no faster than its neighbours
-# allow, and threads that spin while they wait take the cores from those that work: four processes of two threads on four cores became ten times slower that way.
-# So threads that wait spin only briefly. How briefly was measured: ResNet-10 at 32 px, two threads on two cores, images per second with the cores to itself and with another process busy on one of them.
+# Each worker sees its own GPUs; on the CPU each has its share of the cores. With all cores for every worker, threads that spin while they
+# wait take the cores from threads that work: four processes of two threads on four cores became ten times slower.
+# Waiting threads therefore spin only briefly. The number of turns was measured: ResNet-10 at 32 px, two threads on two cores, images per second alone and with another process busy on one core.
 #
 # | turns | alone | one core shared |
 # |---|---|---|
@@ -55,21 +55,21 @@ tmp = Path(tempfile.mkdtemp())
 # | 40,000 | 590 | 134 |
 # | OpenMP's own | 660 | 28 |
 #
-# One thread makes 375 images: two processes of one thread each get more out of two cores than one process of two. On a CPU a sweep of small networks wants as many workers as cores.
+# One thread trains 375 images per second, so two processes of one thread each use two cores better than one process of two. On a CPU, start as many workers as cores for a sweep of small networks.
 
 # %%
 #| export
-THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # how many threads a process takes
-# threads that wait spin briefly, then sleep
+THREADS = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS")  # number of threads of a process
+# waiting threads spin briefly, then sleep
 QUIET = dict(OMP_WAIT_POLICY="PASSIVE", GOMP_SPINCOUNT="7000", KMP_BLOCKTIME="0")
 
 
 # %% [markdown]
-# torch counts the GPUs; what they are called is up to who gave them out.
+# torch counts the GPUs; `CUDA_VISIBLE_DEVICES` may give them other names.
 
 # %%
 #| export
-def visible_gpus() -> list[str]:
+def _visible_gpus() -> list[str]:
     "The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."
     import torch
 
@@ -82,20 +82,20 @@ def visible_gpus() -> list[str]:
 
 
 # %% [markdown]
-# As if torch said that there were two GPUs, one, or none:
+# The examples replace torch's count with two GPUs, one, or none:
 
 # %%
 import torch
 
 
 def names_of(n: int, given: str | None) -> list[str]:
-    "The GPUs' names, if torch counted that many and the environment said that"
+    "The names of n GPUs with this value in the environment"
     count, kept = torch.cuda.device_count, os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     torch.cuda.device_count = lambda: n
     if given is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = given
     try:
-        return visible_gpus()
+        return _visible_gpus()
     finally:
         torch.cuda.device_count = count
         os.environ.pop("CUDA_VISIBLE_DEVICES", None)
@@ -115,17 +115,17 @@ assert (names_of(2, None), names_of(2, "3, 5"), names_of(1, "GPU-8f,GPU-a1"), na
 
 
 # %% [markdown]
-# More than there is would not be slower but fail, an hour later and with a message about memory. So it is refused.
+# Too many workers would fail an hour later with an out-of-memory error, so asking for more than the machine has raises an error at once.
 
 # %%
 #| export
 def worker_slots(
     workers: int = 0,  # Processes at once; 0: one per GPU, or one
-    gpus: tuple[str, ...] = (),  # GPUs to be shared out
+    gpus: tuple[str, ...] = (),  # GPUs to share
     per_run: int = 1,  # GPUs for one run
-    cores: int = 1,  # CPU cores to be shared out
+    cores: int = 1,  # CPU cores to share
 ) -> list[dict]:  # Environment variables of each worker
-    "Who gets which GPU and how many threads. Raises: ValueError for more than there is."
+    "The GPUs and threads of each worker. Raises: ValueError for more than the machine has."
     if workers < 0 or per_run < 0:
         raise ValueError(f"workers = {workers}, gpus_per_run = {per_run}: they cannot be negative")
     if gpus and per_run > len(gpus):
@@ -179,13 +179,13 @@ for bad in (
     except ValueError as e:
         print(e)
     else:
-        raise AssertionError("more than there is was shared out")
+        raise AssertionError("more than the machine has was shared")
 
 
 # %% [markdown]
 # ## The log
 #
-# What a worker prints goes to a file beside the runs, under the name of its folder: a folder that is set aside or made again keeps its log, and each try is another part of it.
+# The output of a worker goes to a file beside the runs, under the name of its folder. The log remains when the folder is set aside or made again, and each try adds a part to it.
 
 # %%
 #| export
@@ -197,11 +197,11 @@ def log_file(cell: "Cell") -> Path:
 
 
 # %% [markdown]
-# Cells for the examples: each is the job of a run that is there already, so that a worker has next to nothing to do.
+# The cells of the examples are jobs of runs that already exist, so a worker has almost nothing to do.
 
 # %%
 def finished(number: int, **more) -> Cell:
-    "A cell whose run is there already"
+    "A cell whose run already exists"
     folder = tmp / "runs" / f"ws-{number}"
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text("{}")
@@ -223,7 +223,7 @@ log_file(cell).relative_to(tmp).parts
 # %%
 #| export
 def log_try(cell: "Cell") -> Path:
-    "Begin another part of a run's log, and say where it is."
+    "Begin another part of a run's log, and return its path."
     with log_file(cell).open("a", encoding="utf-8") as log:
         print(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {cell.words} (try {cell.tries})", file=log)
     return log_file(cell)
@@ -247,23 +247,21 @@ assert log_try(cell) == log_file(cell)
 # %% [markdown]
 # ## The engine
 #
-# Each run has a [worker](03_runner.ipynb) of its own, a process that starts a kernel and waits for it. A user who has said how many threads a process may take is not overruled.
+# Each run has its own [worker](03_runner.ipynb), a process that starts a kernel and waits for it. A number of threads set by the user is kept.
 
 # %%
 #| export
 class Local:
-    "Workers on this machine, each a process of its own"
+    "Workers on this machine, each in its own process."
 
     def __init__(
         self,
         workers: int = 0,  # Processes at once; 0: one per GPU, or one
         gpus_per_run: int = 1,  # GPUs for one run
-        device: str = "",  # "cpu": leave GPUs alone
+        device: str = "",  # "cpu": use no GPU
     ):
-        gpus, own = (
-            () if device.startswith("cpu") else tuple(visible_gpus()),
-            os.environ.get("OMP_NUM_THREADS", ""),
-        )
+        gpus = () if device.startswith("cpu") else tuple(_visible_gpus())
+        own = os.environ.get("OMP_NUM_THREADS", "")
         self.slots = worker_slots(workers, gpus, gpus_per_run, cores(physical=True))
         if own.isdigit():
             self.slots = [
@@ -285,12 +283,14 @@ kept = os.environ.get("OMP_NUM_THREADS")
 
 
 def threads_of(said: str, **how) -> list[str]:
-    "The threads of each worker, where the user said that of OMP_NUM_THREADS"
+    "The threads of each worker, with this OMP_NUM_THREADS of the user"
     os.environ["OMP_NUM_THREADS"] = said
     try:
         return [slot["OMP_NUM_THREADS"] for slot in Local(device="cpu", **how).slots]
     finally:
-        os.environ.update(OMP_NUM_THREADS=kept) if kept else os.environ.pop("OMP_NUM_THREADS")
+        os.environ.pop("OMP_NUM_THREADS")
+        if kept:
+            os.environ["OMP_NUM_THREADS"] = kept
 
 
 threads_of("1", workers=2), threads_of("1000") == [str(cores())]
@@ -309,13 +309,13 @@ engine.busy = {}
 
 
 # %% [markdown]
-# A worker is a session of its own, so that Ctrl-C at a terminal reaches the sweep only. It has its log for output and nothing for input. What the slot decides, the threads and the processes, goes into the job, unless the user has chosen it.
+# A worker has its own session, so Ctrl-C at a terminal reaches the sweep only. Its output goes to its log, and it has no input. The slot's numbers of threads and processes go into the job, unless the user has set them.
 
 # %%
 #| export
 @patch
 def start(self: Local, cell: "Cell", job: Path):
-    "Start the worker of a cell; its job is written to that file"
+    "Start the worker of a cell, and write its job to this file."
     slot = next(i for i in range(len(self.slots)) if i not in self.busy)
     given = {
         "threads": int(self.slots[slot]["OMP_NUM_THREADS"]),
@@ -338,7 +338,7 @@ def start(self: Local, cell: "Cell", job: Path):
 
 
 # %% [markdown]
-# What two workers would be started with, on two GPUs each. The outcome of an earlier try must not be taken for that of this one.
+# The example shows the environment of two workers with two GPUs each. The outcome of an earlier try is removed first.
 
 # %%
 twin = Local(workers=2, device="cpu")
@@ -370,7 +370,7 @@ assert [j["processes"] for j in jobs] == [2, 2]
 #| export
 @patch
 def ended(self: Local) -> list[tuple["Cell", Outcome]]:
-    "Cells whose workers ended since last asked, and how"
+    "Cells whose workers ended after the last call, with their outcomes."
     over = [slot for slot, was in self.busy.items() if was["worker"].poll() is not None]
     done = [self.busy.pop(slot) for slot in over]
     return [
@@ -383,7 +383,7 @@ def ended(self: Local) -> list[tuple["Cell", Outcome]]:
 
 
 # %% [markdown]
-# A real worker first, then one that is killed:
+# One worker that finishes, and one that is killed:
 
 # %%
 def until_ended(engine: Local) -> list[tuple["Cell", Outcome]]:
@@ -413,15 +413,13 @@ assert "complete after" in log_file(cell).read_text() and Local(device="cpu").en
 
 
 # %% [markdown]
-# Stopping asks first: a worker that is asked stops its kernel, and a kernel that is left behind would go on writing. Who does not end in time is killed. (Nothing waits for the killed where there is no patience: this is called in a signal handler then.)
+# `stop` first sends a signal: a worker then stops its kernel, which would otherwise continue to write. A worker that does not end in time is killed. (With a patience of 0, as in a signal handler, `stop` does not wait for killed workers.)
 
 # %%
 #| export
 @patch
 def stop(self: Local, patience: float = 10.0):
-    """Stop all workers and their kernels: ask them, then wait so many seconds, then kill what
-    is left
-    """
+    "Stop all workers and their kernels: send a signal, wait so many seconds, kill the rest."
     workers, until = [was["worker"] for was in self.busy.values()], time.time() + patience
     if patience:
         for worker in workers:
@@ -437,11 +435,11 @@ def stop(self: Local, patience: float = 10.0):
 
 
 # %% [markdown]
-# Two workers that wait. The first is asked, and ends by itself; for the second there is no patience.
+# Two workers that wait. The first gets a signal and ends by itself; the second is killed with a patience of 0.
 
 # %%
 def waiting_worker() -> subprocess.Popen:
-    "A worker whose run is held here, so that it waits"
+    "A worker that waits because its run is locked here"
     engine.start(cell, tmp / "0.json")
     return engine.busy[0]["worker"]
 
@@ -453,7 +451,7 @@ with working_on(Path(cell.job.folder)):
     took = time.time() - begun
     killed = waiting_worker()
     engine.stop(0)
-# -15: asked while it still imported
+# -15: the signal came during the imports
 assert asked.returncode in (-15, 128 + 15) and took < 10 and killed.wait() == -9
 assert engine.free() and engine.ended() == []
 engine.stop()  # nothing to stop

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Sweep
 #
-# > Hundreds of runs from one grid: each once, over all workers and GPUs, whatever fails or interrupts
+# > Hundreds of runs from one grid, each made once, on all workers, despite failures
 
 # %%
 #| default_exp sweep.sweep
@@ -45,26 +45,26 @@ tmp = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# A user starts one command in the evening and goes home. In the morning every run is there that could be made, and what could not says why. Starting the command again goes on where it
-# stopped, and starting it twice does nothing twice.
+# A user starts one command in the evening and goes home. In the morning every possible run is complete, and every other has a reason. The same command again resumes where it
+# stopped; a second start at the same time repeats nothing.
 #
-# The parts are elsewhere: [the grid](04_grid.ipynb) says what is to be run, [the workers](05_local.ipynb) run it, [the record](07_record.ipynb) tells of it. Here is what decides: which cell is next, what an ending means, and the loop.
+# [The grid](04_grid.ipynb) defines the runs, [the workers](05_local.ipynb) make them, and [the record](07_record.ipynb) shows them. This module has the decisions: the next cell, the meaning of an outcome, and the loop.
 #
-# ## Which next
+# ## The next cell
 #
-# Runs that start from one dense network cannot all start at once: the first trains it, and the others would sit in their slots and wait for it. A dense network of other code does not count, since it will be made again.
+# Runs that start from the same dense network cannot all start together: the first trains it, and the others would occupy their slots while they wait. A dense network of other code does not count, because it will be made again.
 
 # %%
 #| export
-def dense_ready(job: RunJob) -> bool:
-    "Whether the dense network is there and will be used."
+def _dense_ready(job: RunJob) -> bool:
+    "Whether the dense network exists and will be used."
     dense = Path(job.dense)
     return (dense / "metrics.json").is_file() and (job.accept_older or code_of(dense) == job.code)
 
 
 # %%
 def made(folder: Path, code: str = "now") -> Path:
-    "What is left of a finished run, as far as a sweep looks at it"
+    "The files of a finished run that a sweep reads"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "environment.json").write_text(json.dumps(dict(code=code)))
     (folder / "metrics.json").write_text("{}")
@@ -72,7 +72,7 @@ def made(folder: Path, code: str = "now") -> Path:
 
 
 def a_cell(number: int, dense: int = 0, **more) -> Cell:
-    "A cell that starts from the dense network of that number"
+    "A cell that starts from the dense network of this number"
     return Cell(
         number,
         {},
@@ -82,12 +82,12 @@ def a_cell(number: int, dense: int = 0, **more) -> Cell:
     )
 
 
-ready = [dense_ready(a_cell(0).job)]
+ready = [_dense_ready(a_cell(0).job)]
 for code in ("before", "now"):
     made(tmp / "toy" / "dense-0", code)
-    ready.append(dense_ready(a_cell(0).job))
+    ready.append(_dense_ready(a_cell(0).job))
 made(tmp / "toy" / "dense-0", "before")
-ready.append(dense_ready(replace(a_cell(0).job, accept_older=True)))
+ready.append(_dense_ready(replace(a_cell(0).job, accept_older=True)))
 ready
 
 # %%
@@ -95,20 +95,20 @@ assert ready == [False, False, True, True]
 
 
 # %% [markdown]
-# So a cell is preferred whose dense network is there, or which nobody trains, be it in this sweep or in another; the rest stays in the queue.
+# A cell can start if its dense network exists, or if no process trains it, in this sweep or another. The rest stay in the queue.
 
 # %%
 #| export
-def next_cell(
+def _next_cell(
     cells: list[Cell],  # All cells
     now: float,  # Seconds since 1970
-) -> Cell | None:  # The one to start; None: nothing can be started now
+) -> Cell | None:  # The cell to start; None: no cell can start now
     "The first cell that would not have to wait for its dense network."
-    # dense network → whether someone trains it
-    trained = {c.job.dense: True for c in cells if c.state == "running" and not dense_ready(c.job)}
+    # dense network → whether a process trains it
+    trained = {c.job.dense: True for c in cells if c.state == "running" and not _dense_ready(c.job)}
     for cell in (c for c in cells if c.state == "waiting" and c.after <= now):
         dense = cell.job.dense
-        if dense_ready(cell.job):
+        if _dense_ready(cell.job):
             return cell
         if dense not in trained:
             trained[dense] = held(cell.job.runs_root / ".locks" / f"{Path(dense).name}.lock")
@@ -118,16 +118,16 @@ def next_cell(
 
 
 # %% [markdown]
-# Four cells with two dense networks, neither of them there. The first of each pair can start; the second has to wait, until the dense network is there.
+# Four cells with two dense networks, neither of which exists. The first of each pair can start; the second must wait for the dense network.
 
 # %%
 four = [a_cell(i, dense=1 + i // 2) for i in range(4)]
 order = []
-while chosen := next_cell(four, now=0.0):
+while chosen := _next_cell(four, now=0.0):
     chosen.state = "running"
     order.append(chosen.index)
 made(tmp / "toy" / "dense-1")
-while chosen := next_cell(four, now=0.0):
+while chosen := _next_cell(four, now=0.0):
     chosen.state = "running"
     order.append(chosen.index)
 order
@@ -136,31 +136,31 @@ order
 assert order == [0, 2, 1] and four[3].state == "waiting"
 # another sweep trains the first
 with lock(tmp / "toy" / ".locks" / "dense-3.lock"):
-    assert next_cell([a_cell(7, dense=3), a_cell(8, dense=4)], 0.0).index == 8
+    assert _next_cell([a_cell(7, dense=3), a_cell(8, dense=4)], 0.0).index == 8
 assert (
-    next_cell([a_cell(7, dense=3)], 0.0).index == 7
-    and next_cell([a_cell(9, after=5.0)], 4.0) is None
-    and next_cell([a_cell(9, after=5.0)], 5.0).index == 9
+    _next_cell([a_cell(7, dense=3)], 0.0).index == 7
+    and _next_cell([a_cell(9, after=5.0)], 4.0) is None
+    and _next_cell([a_cell(9, after=5.0)], 5.0).index == 9
 )
 
 # %% [markdown]
 # ## How a run ended
 #
-# Done is done. A crash goes back into the queue, a few times and after a pause that doubles: what was full may be less full then. What another sweep works on goes back too, and is not counted. The rest has failed.
+# A run that is done stays done. A crashed run returns to the queue a few times, after a pause that doubles each time: a full disk or memory may have space by then. A run that another sweep makes returns too, without counting as a try. All other runs have failed.
 
 # %%
 #| export
-# Seconds: before the first new try; before looking again at what another sweep does
+# Seconds: before the first new try; before checking a run of another sweep again
 PAUSE, LOOK = 2.0, 5.0
 
 
 def settle(
     cell: Cell,  # A cell whose worker ended
-    outcome: Outcome,  # How
+    outcome: Outcome,  # Its outcome
     retries: int = 2,  # How often a crash is tried again
     now: float = 0.0,  # Seconds since 1970
 ):
-    "Set a cell's state by how its run ended."
+    "Set the state of a cell from the outcome of its run."
     cell.seconds, cell.reason = outcome.seconds, outcome.reason
     again = outcome.state == "crashed" and cell.tries <= retries
     if outcome.state == "busy":
@@ -177,7 +177,7 @@ def settle(
 
 # %%
 def settled(tries: int, *outcome) -> tuple:
-    "State, tries, pause and reason of a cell whose so-many-th try ended like that"
+    "State, tries, pause and reason of a cell after this try with this outcome"
     settle(cell := a_cell(0, tries=tries), Outcome(*outcome), retries=2, now=100.0)
     return cell.state, cell.tries, max(0, cell.after - 100), cell.reason
 
@@ -206,12 +206,12 @@ assert (
 
 
 # %% [markdown]
-# What another sweep works on is looked at every few seconds. When it is let go the cell is an open one again: the worker will see whether the run is there.
+# The runs of another sweep are checked every few seconds. When such a run is released, the cell returns to the queue; the worker will see whether the run is complete.
 
 # %%
 #| export
-def look_again(cells: list[Cell], now: float):
-    "Put cells back into the queue that another sweep worked on and works on no more."
+def _look_again(cells: list[Cell], now: float):
+    "Return cells to the queue that another sweep no longer works on."
     for cell in cells:
         if cell.state != "elsewhere" or cell.after > now:
             continue
@@ -225,10 +225,10 @@ def look_again(cells: list[Cell], now: float):
 away, said = a_cell(5, state="elsewhere", reason="another process works on ws-5", after=10.0), []
 with working_on(Path(away.job.folder)):
     for now in (9.0, 10.0):
-        look_again([away, a_cell(6)], now)
+        _look_again([away, a_cell(6)], now)
         said.append((now, away.state, away.after))
 for now in (14.0, 15.0):
-    look_again([away], now)
+    _look_again([away], now)
     said.append((now, away.state, away.after))
 said
 
@@ -248,24 +248,24 @@ assert (
 # %% [markdown]
 # ## The sweep
 #
-# One loop, whatever the engine: settle what ended, start what can start, tell, wait a little.
+# One loop serves every engine: settle the runs that ended, start those that can start, report, wait briefly.
 
 # %%
 #| export
 class Interrupted(RuntimeError):
-    "The sweep was asked to stop"
+    "The sweep was stopped by the user or a signal."
 
 
 @dataclass
 class Sweep:
-    "The loop over the cells, and its record on the disk"
+    "The loop over the cells, and its record on the disk."
 
     cells: list[Cell]  # From `plan`
     engine: object  # Local, or one with the same methods
     retries: int = 2  # How often a crash is tried again
-    show: Show = field(default_factory=lambda: Show(False))  # Told the record
-    command: str = ""  # How to go on
-    folder: Path | None = None  # Where its record lies
+    show: Show = field(default_factory=lambda: Show(False))  # Shows the record
+    command: str = ""  # The command that resumes the sweep
+    folder: Path | None = None  # Folder of its record
     kept: dict | None = None  # The record as last written
 
     def __post_init__(self):
@@ -289,11 +289,11 @@ class Sweep:
 
 
 # %% [markdown]
-# An engine for the examples: one run at a time, which ends when it is next asked, as a script says. A sweep of which no cell could be planned has no runs folder, and needs none.
+# The engine of the examples makes one run at a time, which ends at the next call with an outcome from a script. A sweep without a planned cell has no runs folder and needs none.
 
 # %%
 class Scripted:
-    "An engine whose runs end as the script says, one after another"
+    "An engine whose runs end with the outcomes of a script, one after another"
 
     size = 1
 
@@ -326,7 +326,7 @@ assert (
     and toy.open
     and toy.about["workers"] == 1
 )
-# each has a record of its own, however quickly they follow
+# each has its own record, even if started at the same moment
 assert len({Sweep(three, Scripted()).folder for _ in range(9)}) == 9
 assert Sweep(three[2:], Scripted()).folder is None and not Sweep(three[2:], Scripted()).open
 assert all(
@@ -336,13 +336,13 @@ assert all(
 
 
 # %% [markdown]
-# The record is written when something has changed, not four times a second. A full disk does not end a sweep: runs may be cleared away while it lasts.
+# The record is written only after a change, not four times a second. A full disk does not end a sweep, because files may be removed while it runs.
 
 # %%
 #| export
 @patch
 def tell(self: Sweep, now: float, **more):
-    "Write the record if it has changed, and show it"
+    "Write the record if it has changed, and show it."
     record = record_of(self.cells, **(self.about | more))
     if record != self.kept:
         with suppress(OSError):
@@ -370,22 +370,22 @@ assert (
     and len(toy.kept["cells"]) == 3
 )
 whole, toy.folder = toy.folder, tmp / "no such folder"
-toy.tell(4.0, ended=4.0)  # cannot be written, and goes on
+toy.tell(4.0, ended=4.0)  # cannot be written; the sweep continues
 toy.folder = whole
 
 
 # %% [markdown]
-# A turn of the loop. If a cell cannot even be started, since the disk is full, say, that is a crash of this cell like any other.
+# A turn of the loop. A cell that cannot be started, for example because the disk is full, counts as crashed.
 
 # %%
 #| export
 @patch
 def turn(self: Sweep, now: float):
-    "Settle what ended, start what can start, tell"
+    "Settle the runs that ended, start those that can start, report."
     for cell, outcome in self.engine.ended():
         settle(cell, outcome, self.retries, now)
-    look_again(self.cells, now)
-    while self.engine.free() and (cell := next_cell(self.cells, now)):
+    _look_again(self.cells, now)
+    while self.engine.free() and (cell := _next_cell(self.cells, now)):
         job = self.folder / f"{cell.index}.json"
         cell.state, cell.tries, cell.started, cell.reason = "running", cell.tries + 1, now, ""
         try:
@@ -396,7 +396,7 @@ def turn(self: Sweep, now: float):
 
 
 # %% [markdown]
-# The script says that the first run is done and that the second crashes once; two seconds after the crash it is tried again.
+# In the script the first run succeeds and the second crashes once; two seconds after the crash it is tried again.
 
 # %%
 turns = []
@@ -432,14 +432,14 @@ assert (
 
 
 # %% [markdown]
-# After Ctrl-C, or the SIGTERM of a queue, the workers are stopped with their kernels, and what is left is said together with the command that
-# goes on; a run that was stopped goes on from its last checkpoint. A second Ctrl-C waits for nothing.
+# After Ctrl-C, or the SIGTERM of a queue, the workers and their kernels are stopped, and a message gives the remaining runs and the command that
+# resumes the sweep. A stopped run resumes from its last checkpoint. A second Ctrl-C stops at once.
 
 # %%
 #| export
 @patch
 def run(self: Sweep, every: float = 0.25) -> list[Cell]:
-    "Go on until nothing is left. Raises: Interrupted, after the workers were stopped."
+    "Run until no cell is left. Raises: Interrupted, after the workers were stopped."
     if self.folder is None:
         return self.cells
     with stoppable(lambda: self.engine.stop(0)) as asked, lock(self.folder / "lock"), self.show:
@@ -464,7 +464,7 @@ def run(self: Sweep, every: float = 0.25) -> list[Cell]:
 
 
 # %% [markdown]
-# Python receives signals in a process's main thread only, and a notebook need not be there. So the event that a signal would set is set by the engine: the first run is done, and while the second computes the user has had enough.
+# Python receives signals in the main thread of a process only, where a notebook may not run. In the example the engine sets the event in place of a signal: the first run is done, and the user stops during the second.
 
 # %%
 class Asked(Scripted):
@@ -508,25 +508,24 @@ assert Sweep(three[2:], None).run() == three[2:]
 
 
 # %% [markdown]
-# And all of it in one call, which is what the command calls.
+# The command calls one function for all of this.
 
 # %%
 #| export
 def sweep(
     cells: list[dict] | list[Cell],  # Parameters of each run, or cells that are numbered already
-    engine=None,  # Where they run; None: worker processes on this machine
+    engine=None,  # Makes the runs; None: worker processes on this machine
     workers: int = 0,  # Processes at once; 0: one per GPU, or one
     gpus_per_run: int = 1,  # GPUs for one run
     retries: int = 2,  # How often a crash is tried again
     accept_older: bool = False,  # Let finished runs of other code count
-    show: bool = True,  # Say what happens
-    command: str = "",  # How to go on, for the message after an interruption
-) -> list[Cell]:  # How each ended
-    """Make all runs that are not there yet. One failure does not stop the others.
+    show: bool = True,  # Show the progress
+    command: str = "",  # The command that resumes, for the message after an interruption
+) -> list[Cell]:  # The cells with their final states
+    """Make all runs that do not exist yet. One failure does not stop the others.
 
-    Raises: ValueError or TypeError for settings that cannot be, before anything starts;
-    Interrupted after Ctrl-C.
-    """
+    Raises: ValueError or TypeError for invalid settings, before anything starts; Interrupted after
+    Ctrl-C."""
     found = cells if all(isinstance(c, Cell) for c in cells) else numbered(cells)
     engine = engine or Local(
         workers, gpus_per_run, str(found[0].parameters.get("device", "")) if found else ""
@@ -535,7 +534,7 @@ def sweep(
 
 
 # %% [markdown]
-# For once with real runs, on a set as small as it can be. Three cells, of which one cannot be; the two others need the same dense network, so the second waits for the first to train it.
+# One example with real runs, on a minimal data set. One of three cells is impossible; the two others need the same dense network, so the second waits until the first has trained it.
 
 # %%
 rng = np.random.default_rng(0)
@@ -581,9 +580,9 @@ assert [c.state for c in ended] == ["done", "done", "failed"] and ended[0].tries
 assert (
     all(state_of(Path(c.job.folder), code_version()) == "complete" for c in ended[:2])
     and ended[0].job.dense == ended[1].job.dense
-    and dense_ready(ended[0].job)
+    and _dense_ready(ended[0].job)
 )
-# starting it again does nothing
+# a second start does nothing
 assert [c.state for c in sweep(grid[:2], Scripted(), show=False)] == ["complete"] * 2
 record, again = sweeps(tmp / "runs")
 assert [(c.index, c.state) for c in sweep(one_cell(grid, 1), Scripted(), show=False)] == [
@@ -597,12 +596,12 @@ assert (
 
 
 # %% [markdown]
-# Where the runs are, for those who go on to a report:
+# The folders of the runs, for a report:
 
 # %%
 #| export
 def folders(cells: list[Cell]) -> list[Path]:
-    "The folders of the runs that are there."
+    "The folders of the complete runs."
     return [Path(c.job.folder) for c in cells if c.state in ("done", "complete")]
 
 
@@ -614,12 +613,12 @@ assert folders(ended) == [Path(c.job.folder) for c in ended[:2]] and folders(
 
 
 # %% [markdown]
-# And what went wrong, with the place to look at. What could not be planned was never tried, and has no log.
+# The failures, with their logs. A cell that could not be planned was never tried and has no log.
 
 # %%
 #| export
 def failures(cells: list[Cell]) -> list[str]:
-    "What failed, a line each, with the log to look at."
+    "A line for each failed cell, with the path of its log."
     return [
         f"[{c.index}] {c.words}: {c.reason}"
         + (f" (log: {log_file(c)})" if c.job and c.tries else "")

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Sweep record
 #
-# > What is kept of a sweep on the disk, and the one table that is made of it, live or from another terminal
+# > The record of a sweep on the disk, and the table made from it, live or in another terminal
 
 # %%
 #| default_exp sweep.record
@@ -43,7 +43,7 @@ tmp = Path(tempfile.mkdtemp())
 Console = partial(Console, force_jupyter=False, force_terminal=False)
 
 # %% [markdown]
-# What a sweep knows goes to `.sweeps/<id>/sweep.json` whenever a state changes, and how far a run is lies in its own folder. So the live table and `fairgrape status`, from any terminal, are one function of what is on the disk, and both are right whoever was killed in between.
+# A sweep writes its state to `.sweeps/<id>/sweep.json` at every change, and each run writes its progress to its own folder. The live table and `fairgrape status`, in any terminal, are one function of these files, so both are correct even after a process was killed.
 #
 # ## The record
 
@@ -56,7 +56,7 @@ def record_of(
     cells: list[Cell],  # All cells
     **about,  # command, started, host, pid, workers, ended
 ) -> dict:  # Plain values
-    "What is kept of a sweep."
+    "The record of a sweep."
     return about | dict(
         cells=[
             {k: getattr(c, k) for k in KEPT}
@@ -67,7 +67,7 @@ def record_of(
 
 
 # %% [markdown]
-# Four cells: one done in a minute, one that computes since 75 seconds, one that waits, and one that could not be planned and has no folder.
+# Four cells: one done in a minute, one that has been running for 75 seconds, one that waits, and one that could not be planned and has no folder.
 
 # %%
 def a_cell(number: int, **more) -> Cell:
@@ -106,12 +106,12 @@ assert (
 # %% [markdown]
 # ## A line for each run
 #
-# Times as on a clock, since hours and minutes are what one plans by.
+# Times have the form of a clock.
 
 # %%
 #| export
 def clock(seconds: float) -> str:
-    "`1:02:03`, or `2:03` under an hour"
+    "`1:02:03`, or `2:03` under an hour."
     minutes, s = divmod(int(max(0, seconds)), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{s:02}" if minutes >= 60 else f"{minutes}:{s:02}"
 
@@ -129,12 +129,12 @@ clock(3723)
 
 
 # %% [markdown]
-# How long a run still needs, it tells by its epochs: 3 of 8 in a minute are 20 seconds each, so the other 5 are 100 seconds. Importance and intervals are not epochs, so that is an estimate.
+# The remaining time of a run follows from its epochs: 3 of 8 in a minute are 20 seconds each, so the other 5 take 100 seconds. This is an estimate, because importance and intervals are not epochs.
 
 # %%
 #| export
 def remaining(progress: Mapping) -> float | None:
-    "Seconds that a run still needs, by its epochs so far; None if nobody knows."
+    "Estimated remaining seconds of a run, from its epochs so far; None if unknown."
     done, total = progress.get("done", 0), progress.get("total", 0)
     return progress["seconds"] / done * (total - done) if done and total else None
 
@@ -150,7 +150,7 @@ remaining(dict(done=3, total=8, seconds=60.0))
 
 # %%
 #| export
-def run_row(cell: Mapping, now: float) -> tuple[str, str, str, str, str]:
+def _run_row(cell: Mapping, now: float) -> tuple[str, str, str, str, str]:
     "Number, words, state, time and a remark of one cell."
     progress = read_progress(cell["folder"], cell["dense"]) if cell["state"] == "running" else {}
     left = remaining(progress)
@@ -168,25 +168,25 @@ def run_row(cell: Mapping, now: float) -> tuple[str, str, str, str, str]:
 
 
 # %%
-before = run_row(record["cells"][1], NOW)  # it has not said anything yet
+before = _run_row(record["cells"][1], NOW)  # without progress so far
 Path(cells[1].job.folder).mkdir(parents=True)
 write_json(
     Path(cells[1].job.folder) / "progress.json",
     dict(label="final", epoch="3 of 4", done=3, total=8, seconds=60.0, updated=""),
 )
 for row in record["cells"]:
-    print(run_row(row, NOW))
+    print(_run_row(row, NOW))
 
 # %%
 assert before == ("1", "ws 0.6", "running", "1:15", "starting")
-assert run_row(record["cells"][1], NOW) == (
+assert _run_row(record["cells"][1], NOW) == (
     "1",
     "ws 0.6",
     "running",
     "1:15",
     "final, epoch 3 of 4 (3 of 8 epochs), 1:40 to go",
 )
-assert run_row(record["cells"][0], NOW) == ("0", "ws 0.5", "done", "1:01", "") and run_row(
+assert _run_row(record["cells"][0], NOW) == ("0", "ws 0.5", "done", "1:01", "") and _run_row(
     record["cells"][3], NOW
 )[3:] == ("", "ValueError: no label column 'hue'")
 
@@ -194,12 +194,12 @@ assert run_row(record["cells"][0], NOW) == ("0", "ws 0.5", "done", "1:01", "") a
 # %% [markdown]
 # ## The headline
 #
-# How long a sweep still takes is what everybody asks. Those that wait take as long as those that are done took on average; those that run take what they say, or else what is left of that average. The sum is shared by the workers, but no sweep ends before its longest run does.
+# The headline estimates the remaining time of a sweep. A waiting run counts with the average time of the runs that are done; a running one with its own estimate, or else the rest of that average. The workers share the sum, but a sweep cannot end before its longest run.
 
 # %%
 #| export
 def _left(record: Mapping, now: float) -> float:
-    "Seconds that a sweep still needs; 0 if nobody knows, or it has ended."
+    "Estimated remaining seconds of a sweep; 0 if unknown, or if it has ended."
 
     def of(state):
         return [c for c in record["cells"] if c["state"] == state]
@@ -218,7 +218,7 @@ def _left(record: Mapping, now: float) -> float:
 
 
 # %% [markdown]
-# By hand: 100 seconds for the one that runs and 61 for the one that waits. One worker needs both, 161; two need the longer one; three need no less. A run that says nothing, since 21 seconds, has 40 left.
+# By hand: 100 seconds for the running cell and 61 for the waiting one. One worker needs both, 161; two workers need the longer one; three need no less. A run without progress after 21 seconds has 40 left.
 
 # %%
 assert [_left(record | dict(workers=n), NOW) for n in (1, 2, 3)] == [161, 100, 100] and _left(
@@ -271,15 +271,15 @@ headline(record, NOW)
 # %% [markdown]
 # ## The table
 #
-# Of a hundred runs those are shown that run, have failed or wait for another sweep, and the last three that are done: what a user looks for.
+# The table shows the runs that are running, have failed or wait for another sweep, and the last three that are done.
 
 # %%
 #| export
-SHOWN = ("running", "failed", "elsewhere")  # states of which each cell has a line
+SHOWN = ("running", "failed", "elsewhere")  # states in which each cell has a line
 
 
 def _shown(record: Mapping, every: bool) -> list[Mapping]:
-    "The cells that have a line."
+    "The cells with a line in the table."
     rows = [c for c in record["cells"] if every or c["state"] in SHOWN]
     return rows + [c for c in record["cells"] if c["state"] == "done" and not every][-3:]
 
@@ -300,9 +300,9 @@ assert [c["index"] for c in _shown(five, False)] == [5, 2, 3, 4] and [
 def sweep_table(
     record: Mapping,  # From `record_of`, or read from the disk
     now: float,  # Seconds since 1970
-    most: int = 40,  # Lines at most
+    most: int = 40,  # Maximum number of lines
     every: bool = False,  # A line for each cell, not only those that run or failed
-) -> Group:  # To be printed by rich
+) -> Group:  # For rich to print
     "A sweep as a headline and a table."
     rows = _shown(record, every)
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=bool(rows))
@@ -315,7 +315,7 @@ def sweep_table(
         )
     colours = dict(running="cyan", failed="red", done="green", complete="green")
     for cell in rows[:most]:
-        table.add_row(*map(Text, run_row(cell, now)), style=colours.get(cell["state"], ""))
+        table.add_row(*map(Text, _run_row(cell, now)), style=colours.get(cell["state"], ""))
     more = [Text(f"… and {len(rows) - most} more")] if len(rows) > most else []
     return Group(Text(headline(record, now), style="bold"), table, *more)
 
@@ -341,27 +341,25 @@ assert (
     and len(printed(every=True, most=3)) == 6
     and printed(every=True, most=3)[-1].strip() == "… and 1 more"
 )
-record["cells"][3]["words"] = "ws [bold]"  # words of a user are no markup
+record["cells"][3]["words"] = "ws [bold]"  # not interpreted as markup
 assert "ws [bold]" in printed()[3]
 
 
 # %% [markdown]
-# On a terminal the table lives at the bottom and refreshes. Where the output goes into a file, a line for each thing that happens is better, and the headline once a minute.
+# On a terminal the table is at the bottom and refreshes. In a file there is a line for each event, and the headline once a minute.
 
 # %%
 #| export
 class Show:
-    "Tell a sweep's user what happens: a live table on a terminal, else lines"
+    "Show the progress of a sweep: a live table on a terminal, else lines."
 
     def __init__(self, on: bool = True, every: float = 60.0):
-        self.console, self.on, self.every, self.said, self.last = (
-            Console(stderr=False),
-            on,
-            every,
-            {},
-            time.time(),
-        )
-        # not what FORCE_COLOR says, which notebooks set
+        self.console = Console(stderr=False)
+        self.on = on
+        self.every = every
+        self.said = {}
+        self.last = time.time()
+        # independent of FORCE_COLOR, which notebooks set
         self.live = (
             Live(console=self.console, auto_refresh=False, transient=True)
             if on and sys.stdout.isatty()
@@ -380,7 +378,7 @@ class Show:
             self.live and self.live.stop()
 
     def __call__(self, record: Mapping, now: float):
-        "What changed since the last call; once nobody can be told, nothing more"
+        "Show the changes after the last call; nothing more once the output is closed."
         try:
             if self.live:
                 self.live.update(
@@ -394,7 +392,7 @@ class Show:
 
 # %%
 class Stage:
-    "In place of rich's live display: what would be on the terminal"
+    "Stands for rich's live display: the contents of the terminal"
 
     def __init__(self):
         self.done = []
@@ -423,13 +421,13 @@ assert silent.live is None and told.getvalue() == ""
 
 
 # %% [markdown]
-# A terminal may go away, a pipe's reader may have read enough, the disk of the log may be full. None of that is a reason to stop computing: `fairgrape status` still tells.
+# A terminal may close, the reader of a pipe may stop, the disk of the log may be full. The sweep continues in each case, and `fairgrape status` still shows it.
 
 # %%
 #| export
 @patch
 def mute(self: Show):
-    "Say nothing more, and let nothing fail that others would print"
+    "Stop all output, and discard that of others so it cannot fail."
     self.live, self.on = None, False
     with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
@@ -452,20 +450,20 @@ said
 
 
 # %% [markdown]
-# In a file, what is new is what differs from what was said last. A cell that waits for its first try is nothing new, and neither is one that was complete before the sweep began.
+# In a file, a line appears when a cell differs from its last line. A cell that waits for its first try gets none, and neither does one that was complete before the sweep began.
 
 # %%
 #| export
 @patch
 def tell(self: Show, record: Mapping, now: float):
-    "A line for each cell that changed, and now and then the headline"
+    "A line for each cell that changed, and the headline at intervals."
     for cell in record["cells"]:
         state = (cell["state"], cell["tries"], cell["reason"])
         if (
             self.said.get(cell["index"], ("waiting", 0, "")) != state
             and cell["state"] != "complete"
         ):
-            self.line(" ".join(filter(None, (f"[{cell['index']}]", *run_row(cell, now)[1:]))))
+            self.line(" ".join(filter(None, (f"[{cell['index']}]", *_run_row(cell, now)[1:]))))
         self.said[cell["index"]] = state
     if now - self.last >= self.every:
         self.last = now
@@ -473,7 +471,7 @@ def tell(self: Show, record: Mapping, now: float):
 
 
 # %% [markdown]
-# Three looks at a sweep. At the second nothing has changed, but a minute has passed; at the third the waiting cell has begun.
+# Three calls. At the second nothing has changed, but a minute has passed; at the third the waiting cell has started.
 
 # %%
 show, lines = Show(), []
@@ -497,7 +495,7 @@ assert told.getvalue()[8:] == " 3 of 4 there\n" and show.last == NOW + 60
 # %% [markdown]
 # ## From any terminal
 #
-# A sweep that was killed could not write that it ended. So nobody asks the record whether it is under way: a sweep holds a lock as long as it lives, and the system releases it.
+# A killed sweep cannot record its end. Whether a sweep is under way is therefore not in the record: a running sweep holds a lock, which the system releases.
 
 # %%
 #| export
@@ -521,7 +519,7 @@ def sweeps(
 
 
 # %% [markdown]
-# One sweep that ended, one of which only the record is left, one whose record was cut off, and one that is no record:
+# One sweep that ended, one that was killed and left its record, one with a truncated record, and one file that is no record:
 
 # %%
 home = tmp / "home"
@@ -552,7 +550,7 @@ with lock(home / ".sweeps" / "2" / "lock"):
 # %%
 #| export
 def _fate(record: Mapping) -> str:
-    "What became of a sweep."
+    "The state of a sweep, in words."
     if record["alive"]:
         return "under way"
     if not record["ended"]:
@@ -575,15 +573,15 @@ fates
 
 
 # %% [markdown]
-# A run that was started by itself is in no sweep's record, but its folder has a progress file until it is complete. Whether somebody computes it is, again, asked of its lock.
+# A run started alone is in no sweep's record, but its folder has a progress file until it is complete. Again, its lock shows whether a process computes it.
 
 # %%
 #| export
-def single_runs(
+def _single_runs(
     runs_root: Path,  # The runs folder
-    records: Sequence[Mapping] = (),  # From `sweeps`; what a living one computes is no single run
+    records: Sequence[Mapping] = (),  # From `sweeps`; the runs of a living one are left out
 ) -> list[dict]:  # name, progress, held, updated (seconds since 1970); the latest last
-    "The runs that were begun, are not complete, and belong to no sweep that is under way."
+    "The runs that were started, are not complete, and belong to no sweep under way."
     swept = {
         Path(cell[kind]).name
         for record in records
@@ -609,11 +607,11 @@ def single_runs(
     return sorted(found, key=lambda one: one["updated"])
 
 
-def single_line(
-    one: Mapping,  # From `single_runs`
+def _single_line(
+    one: Mapping,  # From `_single_runs`
     now: float,  # Seconds since 1970
 ) -> str:
-    "How far a single run is, when it last said so, and whether somebody computes it."
+    "The progress of a single run, its age, and whether a process computes the run."
     left, age = remaining(one["progress"]), clock(now - one["updated"])
     ahead = f", {clock(left)} to go" if left is not None else ""
     fate = "under way" if one["held"] else "not running; start it again and it goes on from there"
@@ -630,20 +628,20 @@ for name, age in (("ws-1", 60), ("fairgrape-2", 5), ("done-3", 1)):
 (alone / "done-3" / "metrics.json").write_text("{}")
 (alone / ".locks").mkdir()
 with lock(alone / ".locks" / "fairgrape-2.lock"):
-    both = single_runs(alone)
+    both = _single_runs(alone)
 for one in both:
-    print(single_line(one, NOW))
+    print(_single_line(one, NOW))
 
 # %%
 assert [(one["name"], one["held"]) for one in both] == [("ws-1", False), ("fairgrape-2", True)]
 # 10 of 40 epochs took 100 seconds: 30 more take 300
-assert single_line(both[1], NOW) == (
+assert _single_line(both[1], NOW) == (
     "fairgrape-2: step 3, epoch 2 of 3 (10 of 40 epochs), 5:00 to go (under way; 0:05 ago)"
 )
-assert "not running" in single_line(both[0], NOW) and "1:00 ago" in single_line(both[0], NOW)
+assert "not running" in _single_line(both[0], NOW) and "1:00 ago" in _single_line(both[0], NOW)
 swept = dict(alive=True, cells=[dict(folder=str(alone / "x"), dense=str(alone / "ws-1"))])
-assert [one["name"] for one in single_runs(alone, [swept])] == ["fairgrape-2"]
-assert len(single_runs(alone, [swept | dict(alive=False)])) == 2 and single_runs(tmp / "no") == []
+assert [one["name"] for one in _single_runs(alone, [swept])] == ["fairgrape-2"]
+assert len(_single_runs(alone, [swept | dict(alive=False)])) == 2 and _single_runs(tmp / "no") == []
 
 
 # %%
@@ -653,10 +651,10 @@ def status(
     every: bool = False,  # All sweeps and all cells
     width: int | None = None,  # Characters in a line; None: the terminal's
 ) -> int:  # Sweeps under way
-    "Print the sweeps under way, or else the last one, and the single runs that are not complete."
+    "Print the sweeps under way, or else the last one, and the incomplete single runs."
     home, console, now = root("runs", runs_root), Console(width=width), time.time()
     found = sweeps(home)
-    alive, single = [r for r in found if r["alive"]], single_runs(home, found)
+    alive, single = [r for r in found if r["alive"]], _single_runs(home, found)
     if not found and not single:
         console.print(f"no sweep was started on {home}, and no run is under way", soft_wrap=True)
     for record in found if every else alive or found[-1:]:
@@ -667,7 +665,7 @@ def status(
         console.print(Text(f"\n{record['command'] or record['id']} ({about})"), soft_wrap=True)
         console.print(sweep_table(record, now, 10**6 if every else 40, every))
     for one in single:
-        console.print(Text(single_line(one, now)), soft_wrap=True)
+        console.print(Text(_single_line(one, now)), soft_wrap=True)
     return len(alive)
 
 

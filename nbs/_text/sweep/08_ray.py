@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Ray sweep
 #
-# > The same cells over a cluster: GPUs per run as a resource, another try when a node dies
+# > The same cells on a cluster, with GPUs per run as a resource and another try when a node dies
 
 # %%
 #| default_exp sweep.ray
@@ -46,15 +46,15 @@ tmp = Path(tempfile.mkdtemp())
 
 
 # %% [markdown]
-# Which machine has a GPU free, which machine has died, what to start next: all that is a scheduler's business, and [Ray](https://docs.ray.io) is one. To the sweep it is an engine like the [worker processes](05_local.ipynb) on this machine: it starts
-# cells and says how they ended. The grid, the record, the table and the retries are those of [26 sweep](06_sweep.ipynb).
+# [Ray](https://docs.ray.io) is a scheduler: it knows which machine has a free GPU, which machine has died, and what to start next. For the sweep it is an engine like the [worker processes](05_local.ipynb) on this machine: it starts
+# cells and reports how they ended. The grid, the record, the table and the retries are those of [Sweep](06_sweep.ipynb).
 #
-# Ray is an optional extra. Where it is missing that is said before anything starts.
+# Ray is an optional extra. If it is missing, an error appears before anything starts.
 
 # %%
 #| export
-def need_ray():
-    "The `ray` package. Raises: ImportError that says how to get it."
+def _need_ray():
+    "The `ray` package. Raises: ImportError with the command that installs it."
     try:
         import ray
     except ImportError as e:
@@ -70,7 +70,7 @@ there = importlib.util.find_spec("ray") is not None
 print(
     "ray",
     (
-        need_ray().__version__
+        _need_ray().__version__
         if there
         else "is not installed: the examples with a cluster are left out"
     ),
@@ -80,27 +80,29 @@ print(
 hidden = sys.modules.get("ray")
 sys.modules["ray"] = None  # as if it were not installed
 try:
-    said = need_ray()
+    said = _need_ray()
 except ImportError as e:
     print(said := str(e))
 finally:
-    sys.modules.pop("ray") if hidden is None else sys.modules.update(ray=hidden)
+    sys.modules.pop("ray")
+    if hidden is not None:
+        sys.modules["ray"] = hidden
 assert "pip install 'fairgrape[ray]'" in said
 
 
 # %% [markdown]
 # ## A task
 #
-# What Ray runs on a node is small: it starts a [worker](03_runner.ipynb) with the job and waits for it. Where all nodes see the runs folder, that is all: checkpoints, locks and progress lie there, so a run whose node died goes on from its last epoch on another node.
-# Without shared storage each node has a runs folder of its own, and the finished run comes back as files.
+# The task that Ray runs on a node is small: it starts a [worker](03_runner.ipynb) with the job and waits for it. With shared storage nothing else is needed: checkpoints, locks and progress are in the runs folder, so a run whose node died resumes from its last epoch on another node.
+# Without shared storage each node has its own runs folder, and the finished run comes back as files.
 
 # %%
 #| export
 def here(
     job: RunJob,  # A job on the sweep's runs folder
-    runs_root: str,  # A runs folder of this node; "": the sweep's own is seen from here
-) -> RunJob:  # The job on that folder
-    "A job as a node without shared storage does it."
+    runs_root: str,  # A runs folder of this node; "": this node shares that of the sweep
+) -> RunJob:  # The job in that folder
+    "A job, moved to the runs folder of a node without shared storage."
     if not runs_root:
         return job
     there = Path(runs_root).expanduser().resolve()
@@ -142,12 +144,12 @@ assert (
 
 
 # %% [markdown]
-# What comes back is what a report reads. Checkpoints are large and of use only to a run that is not finished.
+# The files that come back are those that a report reads. Checkpoints are large, and only an unfinished run needs them.
 
 # %%
 #| export
-def files_of(folder: Path) -> dict[str, bytes]:
-    "A finished run's files, its checkpoints left out."
+def _files_of(folder: Path) -> dict[str, bytes]:
+    "The files of a finished run, without its checkpoints."
     return {
         f.name: f.read_bytes()
         for f in sorted(folder.iterdir())
@@ -158,7 +160,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def _brought(job: RunJob) -> dict[str, dict[str, bytes]]:
     "The files of a job's run and of its dense network, by folder."
     return {
-        Path(f).name: files_of(Path(f))
+        Path(f).name: _files_of(Path(f))
         for f in {job.folder, job.dense}
         if f and Path(f, "metrics.json").is_file()
     }
@@ -174,18 +176,18 @@ _brought(moved)
 
 # %%
 # the dense network is not finished
-assert _brought(moved) == {"ws-1": {"metrics.json": b"{}"}} and files_of(
+assert _brought(moved) == {"ws-1": {"metrics.json": b"{}"}} and _files_of(
     tmp / "node" / "dense-1"
 ) == {"steps.csv": b""}
 
 
 # %% [markdown]
-# The worker watches the process that started it, so that it stops with its kernel when Ray stops the task, or when the node's Ray is gone. A log that the sweep cannot see is written in a folder that goes with the task, and its text comes back.
+# The worker watches the process that started it, so it stops with its kernel when Ray stops the task or Ray ends on the node. Without shared storage the log is written to a folder of the task, and its text comes back.
 
 # %%
 #| export
 def _node_work(job: RunJob, text: Path, threads: int, folder: Path, cwd: str = "") -> Outcome:
-    "Make one run with a worker on this node; the job and its outcome lie in that folder."
+    "Make one run with a worker on this node; the job and its outcome are files in `folder`."
     path, start = folder / "job.json", time.time()
     path.write_text(json.dumps(asdict(job)), encoding="utf-8")
     env = {**os.environ, **QUIET, **dict.fromkeys(THREADS, str(threads))}
@@ -203,7 +205,7 @@ def _node_work(job: RunJob, text: Path, threads: int, folder: Path, cwd: str = "
 
 
 # %% [markdown]
-# The smallest work that there is: another process works on the run, so the worker has nothing to do.
+# In the smallest example another process works on the run, so the worker has nothing to do.
 
 # %%
 with working_on(Path(moved.folder)):
@@ -217,7 +219,7 @@ assert (
     and "busy after" in (tmp / "log").read_text()
 )
 assert json.loads((tmp / "job.json").read_text()) == asdict(moved)
-# nobody works on it; but the code here is not "now"
+# the run is free, but the code here is not "now"
 other = _node_work(moved, tmp / "log", 1, tmp, str(tmp))
 assert other.state == "failed" and "has other code" in other.reason
 
@@ -226,13 +228,13 @@ assert other.state == "failed" and "has other code" in other.reason
 #| export
 def ray_task(
     job: dict,  # A RunJob's fields
-    log: str,  # The log's file, if it can be seen from here; else ""
+    log: str,  # The log's file, if it is on shared storage; else ""
     runs_root: str,  # See `here`
     threads: int,  # CPU threads of the run
-    # The sweep's working folder, for paths that are relative to it; where the node has it
+    # The sweep's working folder, for relative paths; used if the node has it
     cwd: str = "",
 ) -> dict:  # outcome, host, log (text) and files, by folder
-    "One run, on the node where Ray put it."
+    "One run, on the node that Ray chose."
     mine = here(RunJob(**job), runs_root)
     with tempfile.TemporaryDirectory(prefix="fairgrape-") as folder:
         text = Path(log or Path(folder) / "log")
@@ -247,7 +249,7 @@ def ray_task(
 
 
 # %% [markdown]
-# On a node of its own, where the run is there already, and where another process works on it:
+# A node without shared storage on which the run exists already, and one on which another process works on it:
 
 # %%
 (tmp / "node" / "ws-1" / "environment.json").write_text('{"code": "1a2b"}')
@@ -268,7 +270,7 @@ with working_on(Path(moved.folder)):
 # %%
 assert (
     came["outcome"]["state"] == "complete"
-    and came["files"] == {"ws-1": files_of(tmp / "node" / "ws-1")}
+    and came["files"] == {"ws-1": _files_of(tmp / "node" / "ws-1")}
     and "complete after" in came["log"]
     and came["host"] == os.uname().nodename
 )
@@ -281,7 +283,7 @@ assert (
 
 
 # %% [markdown]
-# Files that come back are written beside their folder, and the folder appears in one step. A dense network that has come with another run already stays as it is.
+# Files that come back are written to a temporary folder, which is renamed in one step. A dense network that came with another run is kept.
 
 # %%
 #| export
@@ -293,7 +295,7 @@ def unpack(
     for name, contents in files.items():
         folder = runs_root / name
         with working_on(folder, wait=True):
-            # a dense network that is here
+            # a dense network that exists here
             if (folder / "metrics.json").is_file() and "prune.ipynb" not in contents:
                 continue
             part = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=runs_root))
@@ -324,17 +326,17 @@ assert (tmp / "home" / "ws-1" / "metrics.json").read_bytes() == b"new"
 
 
 # %% [markdown]
-# ## Whether a cluster is there
+# ## Finding a cluster
 #
-# Ray looks for a cluster at the address that it is given, in the variable `RAY_ADDRESS`, and in a file that the last `ray start` on this machine left. Where none answers, Ray tries again for minutes and speaks of it in log lines only. So the
-# address is tried first, for ten seconds: the nodes of a job often start together.
+# Ray looks for a cluster at the given address, in the variable `RAY_ADDRESS`, and in a file of the last `ray start` on this machine. If none answers, Ray retries for minutes and reports it in log lines only. The
+# address is therefore tested first, for ten seconds, because the nodes of a job often start together.
 
 # %%
 #| export
-def asked_cluster(
+def _asked_cluster(
     address: str = "",  # As given: host:port, ray://host:port, "auto", "local" or ""
-) -> tuple[str, str]:  # The address that Ray will try, "" for none; and where it comes from
-    "Where Ray is going to look for a cluster."
+) -> tuple[str, str]:  # The address that Ray will try, "" for none; and its source
+    "The address at which Ray will look for a cluster."
     if address not in ("", "auto"):
         return address, "--address"
     if named := os.environ.get("RAY_ADDRESS"):
@@ -349,12 +351,12 @@ def asked_cluster(
 (tmp / "ray").mkdir()
 here_alone = dict(RAY_TMPDIR=str(tmp), RAY_ADDRESS="")
 with instead.dict(os.environ, here_alone):
-    found = [asked_cluster(a) for a in ("head:6379", "local", "auto", "")]
+    found = [_asked_cluster(a) for a in ("head:6379", "local", "auto", "")]
     os.environ["RAY_ADDRESS"] = "10.0.0.7:6379"
-    found += [asked_cluster("auto"), asked_cluster("head:6379")]
+    found += [_asked_cluster("auto"), _asked_cluster("head:6379")]
     os.environ["RAY_ADDRESS"] = ""
     (tmp / "ray" / "ray_current_cluster").write_text("10.0.0.8:6379\n")
-    found.append(asked_cluster())
+    found.append(_asked_cluster())
 found
 
 # %%
@@ -371,14 +373,14 @@ assert found == [
 
 # %%
 #| export
-def check_cluster(
-    address: str = "",  # As for `asked_cluster`
+def _check_cluster(
+    address: str = "",  # As for `_asked_cluster`
     patience: float = 10.0,  # How long to try (s)
 ):
-    "Raise ConnectionError if nothing answers where Ray is going to look for a cluster."
-    asked, source = asked_cluster(address)
+    "Raise ConnectionError if no cluster answers at the address that Ray will use."
+    asked, source = _asked_cluster(address)
     place = re.fullmatch(r"(?:ray://)?\[?([^/\]]+?)\]?:(\d+)", asked)
-    if not place:  # none, or a word of Ray's
+    if not place:  # none, or a keyword of Ray
         return
     until = time.time() + patience
     while True:
@@ -398,47 +400,47 @@ def check_cluster(
 server = socket.create_server(("127.0.0.1", 0))
 port = server.getsockname()[1]
 for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "local"):
-    assert check_cluster(address) is None
+    assert _check_cluster(address) is None
 server.close()
 with instead.dict(os.environ, here_alone):
     (tmp / "ray" / "ray_current_cluster").unlink()
-    assert check_cluster("auto", patience=0) is None  # Ray itself says that there is none
+    assert _check_cluster("auto", patience=0) is None  # Ray itself reports the missing cluster
     os.environ["RAY_ADDRESS"] = f"127.0.0.1:{port}"
     for address in (f"127.0.0.1:{port}", f"ray://[::1]:{port}", "nowhere.invalid:6379", ""):
         try:
-            check_cluster(address, patience=0)
+            _check_cluster(address, patience=0)
         except ConnectionError as e:
             print(e)
-            assert str(e).startswith(f"no Ray cluster answers at {asked_cluster(address)[0]} (")
-            assert f"which {asked_cluster(address)[1]} names" in str(e)
+            assert str(e).startswith(f"no Ray cluster answers at {_asked_cluster(address)[0]} (")
+            assert f"which {_asked_cluster(address)[1]} names" in str(e)
         else:
-            raise AssertionError("a cluster that there is not was found")
+            raise AssertionError("a missing cluster was found")
 
 
 # %% [markdown]
 # ## The engine
 #
-# A run takes so many cores and GPUs; Ray puts it where they are free and gives each task its own CUDA_VISIBLE_DEVICES. A run is not tried again by Ray: the sweep counts the tries, and it knows which failures are worth one.
+# Each run needs a number of cores and GPUs. Ray puts it on a node where they are free and gives each task its own CUDA_VISIBLE_DEVICES. Ray does not retry a run: the sweep counts the tries and knows which failures are worth one.
 
 # %%
 #| export
 class OnRay:
-    "Runs as tasks of a Ray cluster"
+    "Runs as tasks of a Ray cluster."
 
     def __init__(
         self,
-        # The cluster; "": the one that runs here, else a new one on this machine
+        # The cluster; "": the one on this machine, else a new one
         address: str = "",
         cpus: float = 1,  # CPU cores for one run
         gpus: float | None = None,  # GPUs for one run; None: none
-        workers: int = 0,  # Most runs at once; 0: as many as there is room for
-        # The nodes' own runs folder, where they do not see the sweep's; finished runs are fetched
+        workers: int = 0,  # Maximum number of runs at once; 0: as many as fit
+        # The nodes' own runs folder, without shared storage; finished runs are fetched
         fetch: str = "",
     ):
-        self.ray = need_ray()
+        self.ray = _need_ray()
         system_path("fetch", fetch)
         if not self.ray.is_initialized():
-            check_cluster(address)
+            _check_cluster(address)
             self.ray.init(
                 address=address or None,
                 log_to_driver=False,
@@ -446,12 +448,10 @@ class OnRay:
                 include_dashboard=False if not address else None,
             )
         there = self.ray.cluster_resources().get("GPU", 0)
-        self.cpus, self.gpus, self.most, self.fetch = (
-            cpus,
-            (gpus or 0) if there else 0,
-            workers,
-            fetch,
-        )
+        self.cpus = cpus
+        self.gpus = (gpus or 0) if there else 0
+        self.most = workers
+        self.fetch = fetch
         self.check_room()
         self.task = self.ray.remote(ray_task).options(
             num_cpus=cpus, num_gpus=self.gpus, max_retries=0
@@ -460,13 +460,13 @@ class OnRay:
 
 
 # %% [markdown]
-# A run lies on one node. One that no node can take would wait for ever, and say that it starts. (A cluster that starts its nodes when they are wanted may have none yet, and then nothing is known.)
+# A run is on one node. A run too large for every node would wait forever in the state of starting. (A cluster that starts nodes on demand may have none yet; the check is then skipped.)
 
 # %%
 #| export
 @patch
 def check_room(self: OnRay):
-    "Raise ValueError if no node of the cluster is large enough for a run"
+    "Raise ValueError if no node of the cluster is large enough for a run."
     nodes = [
         node["Resources"]
         for node in self.ray.nodes()
@@ -486,11 +486,11 @@ def check_room(self: OnRay):
 
 
 # %% [markdown]
-# Most of what the engine does can be seen without a cluster. A stand-in for Ray with eight cores and four GPUs, which hands out numbers for references and keeps what it is asked to do:
+# Most of the engine can be shown without a cluster. A stand-in for Ray has eight cores and four GPUs, returns numbers as references and records the calls:
 
 # %%
 class RayLike:
-    "Ray as far as the engine talks to it"
+    "The part of Ray that the engine uses"
 
     resources, asked, over = dict(CPU=8.0, GPU=4.0), [], {}
     exceptions = SimpleNamespace(
@@ -532,12 +532,12 @@ class RayLike:
 
 def on_cluster(**how) -> OnRay:
     "An engine on the stand-in"
-    global need_ray
-    real, need_ray = need_ray, RayLike
+    global _need_ray
+    real, _need_ray = _need_ray, RayLike
     try:
         return OnRay(**how)
     finally:
-        need_ray = real
+        _need_ray = real
 
 
 engine = on_cluster(cpus=2, gpus=1)
@@ -569,13 +569,13 @@ RayLike.resources = dict(CPU=8.0, GPU=4.0)
 
 
 # %% [markdown]
-# As many runs are handed over as the cluster has room for, so that the sweep decides which cell is next. Nodes come and go; but asking the cluster takes its time, so its answer counts for two seconds.
+# The engine submits only as many runs as the cluster has room for, so the sweep decides which cell is next. Nodes come and go, but asking the cluster takes time, so its answer is used for two seconds.
 
 # %%
 #| export
 @patch(as_prop=True)
 def size(self: OnRay) -> int:
-    "How many runs the cluster has room for just now"
+    "How many runs the cluster has room for at present."
     if time.time() - self.looked > 2:
         has = self.ray.cluster_resources()
         shares = [
@@ -608,7 +608,7 @@ sizes = [
 ]
 engine = on_cluster(cpus=2, gpus=1)
 before = engine.size
-RayLike.resources = dict(CPU=2.0, GPU=1.0)  # three nodes of four are gone
+RayLike.resources = dict(CPU=2.0, GPU=1.0)  # three of four nodes have gone
 at_once, engine.looked = engine.size, 0.0
 sizes, (before, at_once, engine.size)
 
@@ -622,13 +622,13 @@ RayLike.resources = dict(CPU=8.0, GPU=4.0)
 
 
 # %% [markdown]
-# What the engine gives a run, its threads and processes, goes into the job, unless the user has chosen it.
+# The threads and processes that the engine gives a run go into the job, unless the user has set them.
 
 # %%
 #| export
 @patch
 def start(self: OnRay, cell: Cell, job: Path):
-    "Hand a cell to Ray"
+    "Submit a cell to Ray."
     given = dict(threads=max(1, int(self.cpus))) | (
         dict(processes=int(self.gpus)) if self.gpus > 1 else {}
     )
@@ -681,13 +681,13 @@ assert (
 
 
 # %% [markdown]
-# When a node dies, Ray says so; for the sweep it is a crash like any other: the cell goes back into the queue. An error in the task itself is one of the program, and another try would end like this one.
+# Ray reports when a node dies. For the sweep this is a crash like any other: the cell returns to the queue. An error in the task itself is an error of the program, and another try would end the same way.
 
 # %%
 #| export
 @patch
 def outcome(self: OnRay, ref, cell: Cell) -> Outcome:
-    "How a task ended; what it brought is unpacked"
+    "The outcome of a task; unpacks the files that it returned."
     try:
         came = self.ray.get(ref)
     except self.ray.exceptions.RayTaskError as e:
@@ -711,7 +711,7 @@ def outcome(self: OnRay, ref, cell: Cell) -> Outcome:
 
 @patch
 def ended(self: OnRay) -> list[tuple[Cell, Outcome]]:
-    "Cells whose tasks ended since last asked, and how"
+    "Cells whose tasks ended after the last call, with their outcomes."
     if not self.busy:
         return []
     done, _ = self.ray.wait(list(self.busy), num_returns=len(self.busy), timeout=0)
@@ -719,7 +719,7 @@ def ended(self: OnRay) -> list[tuple[Cell, Outcome]]:
 
 
 # %% [markdown]
-# Four tasks: one brought its run, one lost its node, one had an error in it, and one still computes.
+# Four tasks: one returned its run, one lost its node, one had an error, and one is still running.
 
 # %%
 error = RayLike.exceptions.RayTaskError("in the task")
@@ -736,7 +736,7 @@ assert [(o.state, o.reason) for o in over] == [
     ("failed", "TypeError: no such field"),
 ] and list(fetching.busy) == ["d"]
 assert (
-    files_of(tmp / "runs" / "ws-1") == came["files"]["ws-1"]
+    _files_of(tmp / "runs" / "ws-1") == came["files"]["ws-1"]
     and "complete after" in log_file(cell).read_text()
     and over[0].extra == dict(host=os.uname().nodename)
 )
@@ -744,13 +744,13 @@ assert on_cluster().ended() == [] and all(0 <= o.seconds < 300 for o in over)
 
 
 # %% [markdown]
-# Stopping: Ray ends the tasks, and their workers and kernels notice within a second that they are alone. Two are given to them, unless the user will not wait.
+# To stop, Ray ends the tasks, and their workers and kernels notice within a second that their parent is gone. `stop` waits two seconds for them, unless the patience is 0.
 
 # %%
 #| export
 @patch
 def stop(self: OnRay, patience: float = 10.0):
-    "Stop all tasks; their workers and kernels notice within a second"
+    "Stop all tasks; their workers and kernels notice within a second."
     for ref in self.busy:
         self.ray.cancel(ref, force=True)
     if self.busy and patience:
@@ -765,7 +765,7 @@ assert fetching.ray.asked[-1] == ("cancel", "d", True) and fetching.busy == {} a
 fetching.ray.asked[-1]
 
 # %% [markdown]
-# Now Ray itself: a cluster of one node on this machine that keeps its runs to itself, and a sweep of one real run on it, with a set as small as it can be. The run comes back with its dense network.
+# Now Ray itself: a cluster of one node on this machine without shared storage, and a sweep of one real run on it, with a minimal data set. The run comes back with its dense network.
 
 # %%
 rng = np.random.default_rng(0)
@@ -802,7 +802,7 @@ tiny = dict(
 )
 (cell,) = plan(numbered([tiny]))
 if there:
-    need_ray().init(
+    _need_ray().init(
         "local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
     )
     engine = OnRay(fetch=str(tmp / "node"))
@@ -817,20 +817,22 @@ if there:
         and (Path(cell.job.dense) / "metrics.json").is_file()
     )
     assert engine.free() and engine.ended() == [] and "done after" in log_file(cell).read_text()
-    book = nbformat.read(Path(cell.job.folder) / "prune.ipynb", 4)  # as it came back from the node
+    book = nbformat.read(Path(cell.job.folder) / "prune.ipynb", 4)  # as returned by the node
     outputs = [o for c in book.cells if c.cell_type == "code" for o in c.outputs]
     shown = [
         "image/png" in o.data
         for o in outputs
         if o.output_type == "display_data" and "text/html" not in o.data
     ]
-    assert len(shown) == 5 and all(shown) and not [
-        o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"
-    ]
+    assert (
+        len(shown) == 5
+        and all(shown)
+        and not [o for o in outputs if o.output_type == "error" or o.get("name") == "stderr"]
+    )
     broken = replace(cell, tries=1, started=time.time())
     print(engine.outcome(engine.task.remote(dict(folder=3), "", "", 1), broken))
     ref = engine.task.remote(asdict(cell.job), "", str(tmp / "node"), 1)
     engine.busy[ref] = broken
     engine.stop()
     assert engine.free() and engine.outcome(ref, broken).state in ("crashed", "complete")
-    need_ray().shutdown()
+    _need_ray().shutdown()

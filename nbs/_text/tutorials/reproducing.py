@@ -1,14 +1,14 @@
 # %% [markdown]
-# # Reproducing the paper, and what the public code really does
+# # Reproducing the paper, and what the public code does
 #
-# > The paper's protocol as settings, its experiments as studies, and each place where the released code does something else
+# > The paper's protocol as settings, its experiments as studies, and the departures of the released code
 
 # %% [markdown]
 # Lin, Kim and Joo, *FairGRAPE: Fairness-aware GRAdient Pruning mEthod for Face Attribute Classification*, ECCV 2022 ([arXiv 2207.10888](https://arxiv.org/abs/2207.10888)), report that the method cuts the disparity in performance degradation by up to 90 % against the state of the art,
 # most of all at a pruning rate of 99 %. The authors published [their code](https://github.com/Bernardo1998/FairGRAPE); no line of it is copied here.
 #
-# Who wants to compare figures with the paper's needs three things, and this page has a part for each: the **protocol**, the **departures** of the public code from the paper's text, and **what was measured here**, which is smaller than the paper in every way.
-# Nothing on this page is a verdict on the paper: its full experiments have not been repeated here, since there was no GPU.
+# A comparison with the paper's figures needs three things, and this page has a part for each: the **protocol**, the **departures** of the public code from the paper's text, and **the measurements here**, which are smaller than the paper in every way.
+# This page does not judge the paper: there was no GPU, so its full experiments have not been repeated here.
 
 # %%
 import copy
@@ -53,7 +53,7 @@ BLUE, ORANGE = "#0072B2", "#E69F00"
 
 
 def show(fig, caption, description):
-    "The figure as HTML, with a description for whoever cannot see it"
+    "The figure as HTML, with a description for readers who cannot see it"
     fig.set_label(description)
     plt.close(fig)
     return HTML(html_figure(fig, caption))
@@ -62,7 +62,7 @@ def show(fig, caption, description):
 # %% [markdown]
 # ## The protocol
 #
-# The defaults of a run are the paper's protocol, and a row for each data set says where it differs:
+# The defaults of a run are the paper's protocol. A row for each data set has its differences:
 
 # %%
 differ = ("task", "groups", "split", "keep", "epochs", "classes")
@@ -98,7 +98,7 @@ assert (
 
 
 # %% [markdown]
-# `keep` is what a step leaves: 90 % of what was there, 97.5 % on UTKFace. How many steps that makes, each with three epochs of retraining, is what makes the protocol expensive:
+# `keep` is the fraction that a step leaves: 90 % of the remaining weights, 97.5 % on UTKFace. The number of steps, each with three epochs of retraining, makes the protocol expensive:
 
 # %%
 def count(keep):
@@ -116,7 +116,7 @@ assert steps.loc[0.99, "keep 0.975"] == math.ceil(math.log(0.01) / math.log(0.97
 # %% [markdown]
 # ## The experiments
 #
-# Each question of the paper, and a few more, is a study: a small file with its runs. In full it is the protocol, for a GPU; `--fast` asks the same of a small network and few images on two cores, and says so on its page.
+# Each question of the paper, and a few more, is a study: a small file with its runs. The full form is the protocol, for a GPU. `--fast` asks the same question of a small network and few images on two cores, and its page says so.
 
 # %%
 def row_of(study):
@@ -143,27 +143,27 @@ assert (table["runs, fast"] < table["runs in full, UTKFace"]).all()
 
 
 # %% [markdown]
-# The commands, none of which is run on this page. With `--fast` each is about ten minutes on two cores. How long the full form would take on a machine is what `calibrate` estimates ([sizing](../studies/05_sizing.ipynb)).
+# None of these commands is run on this page. With `--fast` each takes about ten minutes on two cores. `calibrate` estimates how long the full form takes on a machine ([sizing](../studies/05_sizing.ipynb)).
 #
 # ```bash
-# fairgrape data check utkface                             # is the set there, and whole?
+# fairgrape data check utkface                             # is the set present and complete?
 # fairgrape study rates --dataset utkface                  # the paper's protocol, for a GPU
 # fairgrape study rates --dataset utkface --fast           # the same question, small
 # fairgrape study as-released --dataset utkface --fast     # the paper's method against the public code
 # fairgrape calibrate                                      # how long would the protocol take here?
 # ```
 #
-# Where this project decides what paper and code leave open: the importance of a group is taken over batches of that group only; `k` is computed from decimal numbers; a layer keeps at least one weight; every disparity has an interval and a noise floor.
+# This project decides four points that paper and code leave open: the importance of a group is computed on batches of that group only; `k` is computed from decimal numbers; a layer keeps at least one weight; every disparity has an interval and a noise floor.
 
 # %% [markdown]
-# ## What the public code really does
+# ## What the public code does
 #
-# The paper's figures were made with code that departs from the paper's text in the places below. Each is rebuilt here from its description, as the setting `as_released=True`. [As released](../methods/03_released.ipynb) and [the released importance](../methods/04_released_pass.ipynb) test them in full; here each gets one small example.
+# The paper's figures come from code that departs from the paper's text in the places below. Each departure is rebuilt here from its description, as the setting `as_released=True`. [As released](../methods/03_released.ipynb) and [the released importance](../methods/04_released_pass.ipynb) test them in full; this page has one small example of each.
 #
 # ### 1a. Gradients pile up
 #
-# Importance is the square of weight times gradient, group by group. The public pass never sets gradients to zero, neither between groups nor between batches. One weight, 1, and the mean output as loss, so the gradient is the mean input. A batch holds an image 3 of group 0 and an image 1 of group 1. It comes three times, with
-# Adam's rate at 0 so that nothing else shows.
+# Importance is the square of weight times gradient, group by group. The public pass never sets gradients to zero, neither between groups nor between batches. In the example there is one weight, 1, and the mean output as loss, so the gradient is the mean input. A batch has an image 3 of group 0 and an image 1 of group 1. It comes three times, with
+# Adam's rate at 0, so no other departure shows.
 
 # %%
 def neuron(*weights):
@@ -186,8 +186,8 @@ released = (
 pd.DataFrame({"paper": in_paper, "as released": released}, index=["group 0", "group 1"])
 
 # %% [markdown]
-# By the paper the importances are 3² and 1². In the released pass group 0 meets the gradients 3, then 3+1+3 = 7, then 11; group 1 meets 4, 8, 12. The sums of squares are 9 + 49 + 121 = 179 and 16 + 64 + 144 = 224. Group 1, which hardly uses the weight, comes out with the larger sum, since everything before it is in its gradient. (That it
-# is 74.7 in the table is the division of section 2.)
+# By the paper the importances are 3² and 1². In the released pass the gradients of group 0 are 3, then 3+1+3 = 7, then 11; those of group 1 are 4, 8, 12. The sums of squares are 9 + 49 + 121 = 179 and 16 + 64 + 144 = 224. Group 1, which hardly uses the weight, gets the larger sum, because its gradient includes everything before it. (The
+# 74.7 in the table includes the division of section 2.)
 
 # %%
 assert (
@@ -199,7 +199,7 @@ assert (
 # %% [markdown]
 # ### 1b. The network moves while it is measured
 #
-# For each group of each batch an optimizer takes a step, on a scratch copy that is thrown away. What is squared is therefore read from weights that are no longer the network's. With a rate of 0.5 Adam's first step takes the weight from 2 to 1.5 and, in the first pruning step, the mask that multiplies it from 1 to 0.5:
+# For each group of each batch an optimizer takes a step, on a scratch copy that is discarded. The squared values therefore come from weights that differ from the network's. With a rate of 0.5 Adam's first step moves the weight from 2 to 1.5 and, in the first pruning step, the mask that multiplies it from 1 to 0.5:
 
 # %%
 image = [(torch.tensor([[1.0]]), None, torch.tensor([0]))]
@@ -212,10 +212,10 @@ moved
 
 # %%
 assert moved["Adam's rate 0"] == 4 and abs(moved["Adam's rate 0.5"] - (1.5 * 0.5) ** 2) < 1e-4
-assert two[0].weight.item() == 2  # the network itself stays
+assert two[0].weight.item() == 2  # the network itself does not change
 
 # %% [markdown]
-# The code's own rate is 1e-4, and there are hundreds of batches. Batch norm is in training mode meanwhile and batches mix the groups, so an image's gradient depends on who else is in the batch; augmentation is on.
+# The code's own rate is 1e-4, and there are hundreds of batches. Batch norm is in training mode and batches mix the groups, so the gradient of an image depends on the other images in its batch. Augmentation is on.
 
 # %%
 normed = nn.Sequential(nn.BatchNorm1d(1, affine=False), nn.Linear(1, 1, bias=False))
@@ -237,11 +237,11 @@ print({k: round(v, 3) for k, v in beside.items()}, "evaluation mode:", round(alo
 assert abs(alone - 4) < 1e-3 and all(abs(v - 1) < 1e-3 for v in beside.values())
 
 # %% [markdown]
-# An image of value 2 has an importance of 4 by itself. In a batch of two it has 1 whatever stands beside it: batch norm makes −1 and 1 of the pair.
+# An image of value 2 alone has an importance of 4. In a batch of two it has 1, whatever the other image: batch norm turns the pair into −1 and 1.
 #
 # ### 2. A division for the last group only
 #
-# The sums are to become means, but the division stands behind the loop over the groups, so it happens to the last group alone. Three groups with images that are much alike, 40 batches: each should hold about a third of the importance.
+# The sums should become means, but the division comes after the loop over the groups, so only the last group is divided. In the example three groups with similar images and 40 batches should each hold about a third of the importance.
 
 # %%
 torch.manual_seed(0)
@@ -266,7 +266,7 @@ assert targets.paper.between(0.25, 0.45).all() and targets["as released"]["group
 
 # %%
 def draw_targets(targets):
-    "Target shares of three groups that are alike, by the paper and as released"
+    "Target shares of three similar groups, by the paper and as released"
     fig, ax = plt.subplots(figsize=(6, 2.6), layout="constrained")
     styles = (
         dict(facecolor=BLUE),
@@ -285,8 +285,7 @@ def draw_targets(targets):
 
 show(
     draw_targets(targets),
-    "What three groups that are alike are to hold of the first layer's importance; dashed: a third"
-    " each",
+    "Target shares of three similar groups in the first layer; dashed: a third each",
     "; ".join(
         f"{name}: " + ", ".join(f"{group} {share:.3f}" for group, share in column.items())
         for name, column in targets.items()
@@ -294,17 +293,15 @@ show(
 )
 
 # %% [markdown]
-# The last group is to hold next to nothing, so it is hardly ever short of it, and hardly ever has a say. Which group that is depends on the order of the labels.
+# The target of the last group is almost 0, so it is hardly ever in deficit and hardly ever chooses. The order of the labels decides which group is last.
 #
 # ### 3. Two candidates a choice, and used turns
 #
-# The group furthest below its target is to choose one weight, then the shares are looked at again. In the code a counter starts from zero and the group chooses *two*. And a turn is used up even when its candidate is kept already. Four weights, which group 0 values at 6, 5, 0, 0 and group 1 at 0, 0, 4, 3:
+# The group furthest below its target should choose one weight; then the shares are computed again. In the code a counter starts from zero and the group chooses *two*. A turn is also used up if its candidate is already kept. In the example four weights have the importance 6, 5, 0, 0 for group 0 and 0, 0, 4, 3 for group 1:
 
 # %%
-values, everything = (
-    torch.tensor([[6.0, 5.0, 0.0, 0.0], [0.0, 0.0, 4.0, 3.0]]),
-    torch.ones(4, dtype=torch.bool),
-)
+values = torch.tensor([[6.0, 5.0, 0.0, 0.0], [0.0, 0.0, 4.0, 3.0]])
+everything = torch.ones(4, dtype=torch.bool)
 chosen = {
     "paper (select_fair)": select_fair(values, everything, 2),
     "as released (select_released)": select_released(values, everything, 2),
@@ -327,22 +324,22 @@ pd.DataFrame(
 ).T.round(3)
 
 # %% [markdown]
-# Targets are 11/18 and 7/18. By the paper group 0 chooses its 6, then group 1 its 4. As released group 0 takes both the 6 and the 5, and group 1 has nothing.
+# The targets are 11/18 and 7/18. By the paper group 0 chooses its 6, then group 1 its 4. As released, group 0 takes both the 6 and the 5, and group 1 gets nothing.
 #
-# Now a used turn. Five weights: group 0 values them at 9, 8, 5, 1, 2 and group 1 at 10, 0, 1, 9, 4; four are to stay. Group 0 begins and takes w0 and w1. Group 1 is short now and has two turns: the first meets w0, which is kept already, and is used up, the second takes w3. The kept sums are 18 and 19, so
-# group 0 takes w2. Had the turn not been lost, group 1 would have gone on to w4.
+# Next, a used turn. Five weights have the importance 9, 8, 5, 1, 2 for group 0 and 10, 0, 1, 9, 4 for group 1; four stay. Group 0 begins and takes w0 and w1. Group 1 is then short and has two turns: the first meets w0, which is already kept, and is used up; the second takes w3. The kept sums are 18 and 19, so
+# group 0 takes w2. Without the lost turn, group 1 would take w4 too.
 
 # %%
 assert [mask.int().tolist() for mask in chosen.values()] == [[1, 0, 1, 0], [1, 1, 0, 0]]
 used = torch.tensor([[9.0, 8.0, 5.0, 1.0, 2.0], [10.0, 0.0, 1.0, 9.0, 4.0]])
 kept = select_released(used, torch.ones(5, dtype=torch.bool), 4).nonzero().flatten().tolist()
 print("as released:", [f"w{i}" for i in kept])
-assert kept == [0, 1, 2, 3]  # and not w4 in the place of w2
+assert kept == [0, 1, 2, 3]  # not w4 in place of w2
 
 
 # %%
 def draw_shares(importance):
-    "Group 0's share of what is kept against its target, for every k, with both selectors"
+    "Group 0's share of the kept importance and its target, for every k, with both selectors"
     n, all_of_them = importance.shape[1], torch.ones(importance.shape[1], dtype=torch.bool)
     target = target_share(importance)[0].item()
 
@@ -360,7 +357,7 @@ def draw_shares(importance):
         ax.plot(range(1, n), line, label=name, **style)
     ax.axhline(target, color="black", linewidth=1)
     ax.annotate("target ", (n - 1, target), ha="right", va="bottom", fontsize=9)
-    ax.set(xlabel="weights that are kept", ylabel="group 0's share", ylim=(0.2, 0.6))
+    ax.set(xlabel="number of kept weights", ylabel="group 0's share", ylim=(0.2, 0.6))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=9)
     return fig, {
@@ -372,8 +369,7 @@ pair = torch.rand(2, 40, generator=torch.Generator().manual_seed(3)) ** 4
 fig, away = draw_shares(pair)
 show(
     fig,
-    "A layer of 40 weights: how near group 0's share stays to its target, by how many weights are"
-    " kept",
+    "A layer of 40 weights: group 0's share and its target, by the number of weights that are kept",
     "Two lines over the number of kept weights. On average the paper's choice is"
     f" {away['paper']:.3f} away from the target and the released one {away['as released']:.3f}.",
 )
@@ -382,11 +378,11 @@ show(
 assert away["paper"] < away["as released"]
 
 # %% [markdown]
-# Both come to the target. The released choice swings a little further about it on the way, as two weights of one group come at a time. The larger the layer, the less one weight more or less moves a share.
+# Both reach the target. The released choice deviates slightly more on the way, because two weights of one group come at a time. In a larger layer, one weight changes a share less.
 #
 # ### 4. The baselines
 #
-# **Strict thresholds.** WS, Lottery, Importance and SNIP find the k-th largest score and keep what is *above* it, k − 1 weights. GraSP errs the other way and keeps one too many.
+# **Strict thresholds.** WS, Lottery, Importance and SNIP find the k-th largest score and keep the weights *above* it, k − 1 of them. GraSP errs the other way and keeps one too many.
 
 # %%
 score = torch.tensor([[5.0, 1.0, 4.0, 3.0, 2.0]])
@@ -406,7 +402,7 @@ assert (
 )
 
 # %% [markdown]
-# **"Importance" uses group 0's scores.** The group-blind baseline takes the first of the groups' importances. A weight that only group 1 needs has none:
+# **"Importance" uses group 0's scores.** The group-blind baseline takes the importance of the first group. A weight that only group 1 needs has an importance of 0:
 
 # %%
 pass_of_two = [(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), None, torch.tensor([0, 1]))]
@@ -427,7 +423,7 @@ blind
 assert blind == {"everybody": [0.25, 0.25], "as released": [1, 0]}
 
 # %% [markdown]
-# **Lottery rewinds to the trained weights**, not to those before training. **SNIP and GraSP score a network whose weights are drawn anew** and put the mask on another one. **Random raises.**
+# **Lottery rewinds to the trained weights**, not to those before training. **SNIP and GraSP score a network with new random weights** and apply the mask to another one. **Random raises an error.**
 
 # %%
 net = neuron(1.0, 2.0, 3.0)
@@ -453,15 +449,15 @@ try:
 except ValueError as e:
     print(e)
 else:
-    raise AssertionError("Random as released was made up")
+    raise AssertionError("Random as released was accepted")
 
 # %%
 assert back == {"paper": [0, 2, 3], "as released": [0, 5, 6]}
 assert not torch.equal(redrawn(neuron(1.0, 2.0, 3.0))[0].weight, torch.tensor([[1.0, 2.0, 3.0]]))
 
 # %% [markdown]
-# **Leaving a race out never reaches the importance.** The paper takes importance on images of one race only, or without one; the public code's pass reads all training images whatever is asked. So the two settings do not go together here, and that is said rather than ignored. Finally, the option that should print ρ stops at a
-# name that is not defined, so no ρ comes out of the public code as it stands.
+# **Leaving out a race does not change the importance.** The paper computes importance on images of one race only, or of all races but one; the pass of the public code always reads all training images. The two settings therefore exclude each other here, and using both raises an error. Finally, the option that should print ρ stops at an
+# undefined name, so the public code as it stands prints no ρ.
 
 # %%
 try:
@@ -474,7 +470,7 @@ else:
 # %% [markdown]
 # ### All together
 #
-# The toy network of above, pruned to a quarter in steps, both ways. How many of the weights that stay are the same ones?
+# The toy network above, pruned to a quarter in steps, both ways. How many of the remaining weights are the same?
 
 # %%
 masks = {}
@@ -503,9 +499,9 @@ assert set(RELEASED) == {
 # %% [markdown]
 # ## What was measured here
 #
-# From the files that are published with this project, read here and not typed. They come from a ResNet-10 without pretraining, at 32 pixels, with at most 4,000 images of UTKFace and a rate of 99 %: smaller than the paper in everything. They can show whether the machinery does what is said; they cannot confirm or refute the paper's figures.
+# The numbers are read from the files published with this project. They come from a ResNet-10 without pretraining, at 32 pixels, with at most 4,000 images of UTKFace and a rate of 99 %: smaller than the paper in every way. They can show whether the implementation works; they cannot confirm or refute the paper's figures.
 #
-# First, the paper's method beside the public code:
+# First, the paper's method and the public code:
 
 # %%
 SHOWCASE = next(
@@ -530,7 +526,7 @@ both.assign(**{"ρ [95 %]": with_interval(both)}).set_index("label")[columns].ro
 
 # %%
 deltas = [c for c in both if c.startswith("delta:")]
-# ρ is what it is said to be
+# ρ matches its definition
 assert np.allclose(both[deltas].std(axis=1, ddof=1), both.rho, atol=0.01)
 low, high = (both.set_index("label")[c] for c in ("rho_low", "rho_high"))
 assert all(
@@ -543,7 +539,7 @@ assert both.experiment.str.contains(
 ).all()
 
 # %% [markdown]
-# One seed, 2,000 images, 200 of them to test on. The intervals of the paper's variant and the released one overlap, for FairGRAPE and for importance, so nothing can be said from this about which is better. Next, how the methods compare with 4,000 images, at equal scope:
+# There is one seed, with 2,000 images, 200 of them for testing. The intervals of the paper's variant and the released one overlap, for FairGRAPE and for importance, so this does not show which is better. Next, the methods with 4,000 images, at equal scope:
 
 # %%
 methods = measured("baselines-utkface-fast").sort_values("rho")
@@ -556,15 +552,13 @@ assert methods.experiment.str.contains(
 assert set(methods.scope) == {"layer"} and set(methods.rate) == {0.99}
 
 # %% [markdown]
-# And with six seeds each, for the four that differ in one thing: the published runs' own metrics.
+# Last, six seeds each for the four methods that differ in one thing, from the metrics of the published runs:
 
 # %%
 found = []
 for file in sorted(SHOWCASE.glob("seeds/*/metrics.json")):
-    settings, metrics = (
-        json.loads(file.with_name("settings.json").read_text()),
-        json.loads(file.read_text()),
-    )
+    settings = json.loads(file.with_name("settings.json").read_text())
+    metrics = json.loads(file.read_text())
     if settings["method"] == "dense":
         continue
     found.append(
@@ -583,7 +577,7 @@ rho.T.assign(mean=rho.mean()).round(1)
 
 # %%
 def draw_seeds(rho):
-    "A dot for each seed, a bar for the mean, a row a method"
+    "A dot for each seed, a bar for the mean, a row per method"
     fig, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
     for i, method in enumerate(rho):
         ax.plot(rho[method], np.full(len(rho), i), "o", color=BLUE, alpha=0.75, markersize=7)
@@ -618,11 +612,11 @@ for other in rho.columns[1:]:
 assert len(rho) == 6 and not rho.isna().any().any()
 
 # %% [markdown]
-# Read with care:
+# What the seeds show:
 #
-# - Against magnitude in the same steps with the same training, and against WS, FairGRAPE's ρ is lower at every seed.
-# - Against the group-blind importance, which differs in the choice alone, it is lower on average and not at every seed. What differs is that the group-blind choice *sometimes* loses a whole group.
-# - Dense networks that differ in nothing but their seed have a ρ between them as well, and FairGRAPE's is no larger than that. Below it there is nothing to be seen.
+# - Compared with magnitude in the same steps with the same training, and with WS, FairGRAPE's ρ is lower at every seed.
+# - Compared with the group-blind importance, which differs only in the choice, it is lower on average but not at every seed. The group-blind choice *sometimes* loses a whole group.
+# - Dense networks that differ only in their seed also have a ρ between them, and FairGRAPE's is no larger. Differences below it cannot be seen.
 # - A single run says little: importance has seeds with less than 6 points and with more than 34.
 
 # %%
@@ -638,7 +632,7 @@ assert (
 )
 
 # %% [markdown]
-# ## What is still to be done
+# ## What remains to be done
 #
 # | | state |
 # |---|---|
@@ -647,7 +641,7 @@ assert (
 # | CelebA and ImageNet's person subtree | read from files in the official layouts that the tests write, not from the sets |
 # | the public code's variant | rebuilt from its description and tested on literals; its own runs were not repeated |
 #
-# Whoever has a GPU: start with `fairgrape calibrate`, then the study `as-released` in full, which puts the paper's method and the public code's side by side under the paper's protocol. Its runs, and in how many steps each prunes, on UTKFace:
+# With a GPU, start with `fairgrape calibrate`, then run the study `as-released` in full, which compares the paper's method and the public code under the paper's protocol. Its runs, and the steps of each, on UTKFace:
 
 # %%
 cells = pd.DataFrame(study_cells(load_study("as-released"), "utkface"))
