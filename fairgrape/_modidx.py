@@ -735,6 +735,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'fairgrape/judge/disparity.py'),
                                            'fairgrape.judge.disparity._first': ( 'judge/disparity.html#_first',
                                                                                  'fairgrape/judge/disparity.py'),
+                                           'fairgrape.judge.disparity._levelled': ( 'judge/disparity.html#_levelled',
+                                                                                    'fairgrape/judge/disparity.py'),
                                            'fairgrape.judge.disparity._pattern': ( 'judge/disparity.html#_pattern',
                                                                                    'fairgrape/judge/disparity.py'),
                                            'fairgrape.judge.disparity._psi': ('judge/disparity.html#_psi', 'fairgrape/judge/disparity.py'),

@@ -129,13 +129,18 @@ def same_images(
         )
 
 # %% ../../nbs/judge/02_disparity.ipynb #68df6517
-def _resampled(diff: np.ndarray, B: int, rng: np.random.Generator) -> np.ndarray:
-    """The mean of one group's differences over `B` resamples, less the observed one (percentage
-    points), shape (B,)
+def _resampled(
+    diff: np.ndarray, B: int, rng: np.random.Generator, ends: tuple[float, ...] = ()
+) -> np.ndarray:
+    """Resampled minus observed mean of one group's differences (percentage points), shape `(B,)`,
+    drawn with half an image more at each of the `ends`.
     """
-    values, counts = np.unique(diff, return_counts=True)
-    drawn = rng.multinomial(counts.sum(), counts / counts.sum(), size=B)
-    return 100 * (drawn - counts) @ values / counts.sum()
+    n = len(diff)
+    values, cell = np.unique(np.concatenate([diff, ends]), return_inverse=True)
+    counts = np.bincount(cell[:n], minlength=len(values))
+    smooth = counts + 0.5 * np.bincount(cell[n:], minlength=len(values))
+    drawn = rng.multinomial(n, smooth / smooth.sum(), size=B)
+    return 100 * (drawn - counts) @ values / n
 
 # %% ../../nbs/judge/02_disparity.ipynb #e1cce012
 def paired_bootstrap(
@@ -143,14 +148,17 @@ def paired_bootstrap(
     groups: np.ndarray,  # Group of each image, shape `(n,)`: codes, or names in alphabetical order
     B: int = 2000,  # Number of resamples
     seed: int = 0,  # Seed of the draws
+    smooth: bool = False,  # Half an image more at the smallest and the largest difference
 ) -> np.ndarray:  # Resampled minus observed mean of each group (percentage points), shape `(B, G)`
     """Noise of each group's mean when its images are drawn again with replacement. Raises:
     ValueError as `group_codes`.
     """
     rng, diff = np.random.default_rng(seed), np.asarray(diff, dtype=float)
     groups = group_codes(groups)
+    ends = (diff.min(), diff.max()) if smooth else ()
     return np.stack(
-        [_resampled(diff[groups == g], B, rng) for g in range(int(np.max(groups)) + 1)], axis=1
+        [_resampled(diff[groups == g], B, rng, ends) for g in range(int(np.max(groups)) + 1)],
+        axis=1,
     )
 
 # %% ../../nbs/judge/02_disparity.ipynb #da78613b
@@ -201,28 +209,32 @@ def _pattern(delta: np.ndarray, kind: str, n: np.ndarray | None) -> np.ndarray:
     return spread / disparity(spread, kind, n)
 
 # %% ../../nbs/judge/02_disparity.ipynb #cea65e35
+def _levelled(delta: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    "The groups' losses, with groups within two standard errors of the nearer end set to that end."
+    delta = np.asarray(delta, dtype=float)
+    near_worst = delta - delta.min() <= delta.max() - delta
+    end = np.where(near_worst, delta.argmin(), delta.argmax())
+    alike = np.abs(delta - delta[end]) < 2 * np.std(noise - noise[:, end], axis=0)
+    return np.where(alike, delta[end], delta)
+
+# %% ../../nbs/judge/02_disparity.ipynb #f60b9f5e
 def disparity_interval(
     delta: np.ndarray,  # Observed Δ of each group (points), shape `(G,)`
     noise: np.ndarray,  # Its bootstrap noise (points), shape `(B, G)`
     kind: str = "rho",  # 'rho', 'psi' or 'range'
     n: np.ndarray | None = None,  # Images of each group, for 'psi'
     level: float = 0.95,  # Coverage of the interval
-    # Lower and upper end (points); the lower is 0 where the floor's 97.5 % quantile (at that
-    # level) reaches the observed value
+    # Lower and upper end (points); the lower is 0 if the floor's 97.5 % quantile (at level 0.95)
+    # reaches the observed value
 ) -> tuple[float, float]:
-    "The true disparities under which the observed one would be ordinary: the bootstrap, inverted."
-    tail, value, pattern = (
-        (1 - level) / 2,
-        float(disparity(delta, kind, n)),
-        _pattern(delta, kind, n),
-    )
+    """The true disparities that fit the observed one: from the smallest under which it would be
+    ordinary to the percentile of the resampled ones.
+    """
+    tail, value = (1 - level) / 2, float(disparity(delta, kind, n))
+    pattern = _pattern(_levelled(delta, noise), kind, n)
 
-    def at(s, q):
-        return np.quantile(disparity(s * pattern + noise, kind, n), q)
+    def ordinary(s):
+        return np.quantile(disparity(s * pattern - noise, kind, n), 1 - tail) >= value
 
-    target = max(value, at(0, 0.5))
-    # no draw can be below s − disparity(−noise)
-    far = target + disparity(-noise, kind, n).max() + 1e-9
-    return _first(lambda s: at(s, 1 - tail) >= value, far), _first(
-        lambda s: at(s, tail) > target, far
-    )
+    high = float(np.quantile(disparity(delta + noise, kind, n), 1 - tail))
+    return _first(ordinary, far=value), max(value, high)
