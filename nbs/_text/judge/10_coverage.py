@@ -303,6 +303,14 @@ again = pd.DataFrame(again).T.rename_axis(every.index.names)
 print(again[[*DISPARITIES, "delta"]].round(1).to_string())
 print(lowest(again))
 
+# %% [markdown]
+# Measured: the lowest cases were luck. Of twelve that came out between 91 and 93 %, every one covers between 94.7 and 98.2 % when measured again.
+#
+# **Where it departs from 95 %.** Upwards: the middle of all cases is 97 % for ρ and the range and 96 % for ψ, and some reach 100 %. Where ρ is near its noise floor the lower end is 0 and errs on one side only; with many groups the upper end is too high, since resampling adds noise to Δ that contains noise already. Such an
+# interval is wider than it had to be, never too short. The Δ of one group covers 93 % to 99 %; the high figures are groups with hardly any change.
+#
+# **Not measured**: intervals of whole persons drawn together, levels other than 95 %, groups of fewer than 100 images, and the luck of training.
+
 # %%
 #| slow
 fig, axes = plt.subplots(1, 4, figsize=(8, 2.6), sharey=True, layout="constrained")
@@ -319,7 +327,7 @@ axes[-1].legend(fontsize=7)
 fig.set_label(
     "Four panels of dots, one for each case, over the true ρ: the share of intervals that contain"
     " the truth, for ρ, ψ, the range and a group's Δ. Nearly all dots lie between 93 and 100"
-    " percent; none lies below 92. At small ρ many lie at 97 to 100."
+    " percent; none lies below 91. At small ρ many lie at 97 to 100."
 )
 plt.close(fig)
 HTML(html_figure(fig, "Share of 95 % intervals that contain the truth; grey: 93 to 97 %"))
