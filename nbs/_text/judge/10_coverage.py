@@ -307,7 +307,7 @@ print(lowest(again))
 # Measured: the lowest cases were luck. Of twelve that came out between 91 and 93 %, every one covers between 94.7 and 98.2 % when measured again.
 #
 # **Where it departs from 95 %.** Upwards: the middle of all cases is 97 % for ρ and the range and 96 % for ψ, and some reach 100 %. Where ρ is near its noise floor the lower end is 0 and errs on one side only; with many groups the upper end is too high, since resampling adds noise to Δ that contains noise already. Such an
-# interval is wider than it had to be, never too short. The Δ of one group covers 93 % to 99 %; the high figures are groups with hardly any change.
+# interval is wider than it had to be, never too short. The Δ of a group, as a mean over the groups of a case, covers 93 % to 99 %; the high figures are groups with hardly any change.
 #
 # **Not measured**: intervals of whole persons drawn together, levels other than 95 %, groups of fewer than 100 images, and the luck of training.
 
