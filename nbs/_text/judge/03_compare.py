@@ -96,7 +96,10 @@ def interval_table(
     }
     for column, values in shown.items():
         ends = noise_interval(
-            table[column][:-1], paired_bootstrap(values, groups, B, seed), table.n[:-1], level
+            table[column][:-1],
+            paired_bootstrap(values, groups, B, seed, smooth=True),
+            table.n[:-1],
+            level,
         )
         table[f"{column}_low"], table[f"{column}_high"] = ends
     return table
@@ -148,7 +151,7 @@ assert (width[:, 2] < width[:, 1]).all()  # pairs: the change is known better th
 # %% [markdown]
 # ## The disparities of one comparison
 #
-# All three disparities, each with its interval and its floor, from the same draws.
+# All three, each with its interval, made of smoothed draws, and its floor, made of plain ones.
 
 # %%
 #| export
@@ -167,11 +170,12 @@ def disparities(
     groups = group_codes(groups)  # tensors, lists and names too
     n = check_groups(groups, [f"group {g}" for g in range(int(groups.max()) + 1)])
     delta, noise = 100 * np.bincount(groups, diff) / n, paired_bootstrap(diff, groups, B, seed)
+    smooth = paired_bootstrap(diff, groups, B, seed, smooth=True)
 
     def row(kind):
         return (
             float(disparity(delta, kind, n)),
-            *disparity_interval(delta, noise, kind, n, level),
+            *disparity_interval(delta, smooth, kind, n, level),
             *noise_floor(noise, kind, n),
         )
 
