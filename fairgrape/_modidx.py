@@ -726,6 +726,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'fairgrape.judge.audit.heads_table': ('judge/audit.html#heads_table', 'fairgrape/judge/audit.py'),
                                        'fairgrape.judge.audit.images_needed': ( 'judge/audit.html#images_needed',
                                                                                 'fairgrape/judge/audit.py'),
+                                       'fairgrape.judge.audit.lost_by_group': ( 'judge/audit.html#lost_by_group',
+                                                                                'fairgrape/judge/audit.py'),
                                        'fairgrape.judge.audit.lost_images': ('judge/audit.html#lost_images', 'fairgrape/judge/audit.py'),
                                        'fairgrape.judge.audit.placebo': ('judge/audit.html#placebo', 'fairgrape/judge/audit.py'),
                                        'fairgrape.judge.audit.pooled': ('judge/audit.html#pooled', 'fairgrape/judge/audit.py')},

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_GROUPS', 'groupings_of', 'delta_noise', 'pooled', 'images_needed', 'change_table', 'placebo', 'churn_table',
-           'lost_images', 'Audit', 'heads_table', 'disparity_rows', 'audit']
+           'lost_images', 'lost_by_group', 'Audit', 'heads_table', 'disparity_rows', 'audit']
 
 # %% ../../nbs/judge/07_audit.ipynb #d73c8cfb
 from dataclasses import dataclass, fields
@@ -218,16 +218,36 @@ def churn_table(
 # %% ../../nbs/judge/07_audit.ipynb #940cd126
 def lost_images(
     p: Predictions,  # The first model is the one before; one or more after
-) -> pd.DataFrame:  # id, head, the group columns, wrong (number of later models), a row per image
+) -> pd.DataFrame:  # id, row, head, the group columns, wrong (how many later models)
     "Images that the first model gets right and more than half of the others get wrong."
     first, *later = p.predicted
     wrong = sum((p.predicted[m] != p.labels).astype(np.int16) for m in later)
     rows, heads = np.nonzero((p.predicted[first] == p.labels) & (wrong > len(later) / 2))
     named = np.array(list(p.classes))[heads]
     table = p.groups.iloc[rows].reset_index(drop=True)
+    table.insert(0, "row", rows)
     table.insert(0, "id", p.ids[rows])
-    table.insert(1, "head", named)
+    table.insert(2, "head", named)
     return table.assign(wrong=wrong[rows, heads])
+
+# %% ../../nbs/judge/07_audit.ipynb #a00a3653
+def lost_by_group(
+    lost: pd.DataFrame,  # As `lost_images`
+    groups: pd.DataFrame,  # The group columns of all images
+    intersections: bool = True,  # The pairs of columns too
+) -> pd.DataFrame:  # A row per grouping and group: n, lost, percent (lost of n), factor
+    "How many images of each group are lost, each image counted once."
+    gone = np.zeros(len(groups))
+    gone[lost.row.unique()] = 1
+    rows = []
+    for grouping, (codes, names) in groupings_of(groups, intersections).items():
+        n = np.bincount(codes, minlength=len(names))
+        count = np.bincount(codes, gone, minlength=len(names)).astype(int)
+        table = pd.DataFrame(dict(grouping=grouping, group=names, n=n, lost=count))
+        rows.append(table.assign(percent=100 * count / n))
+    table = pd.concat(rows, ignore_index=True)
+    overall = 100 * gone.mean()
+    return table.assign(factor=table.percent / overall if overall else np.nan)
 
 # %% ../../nbs/judge/07_audit.ipynb #0b44253c
 @dataclass(frozen=True)
@@ -243,17 +263,21 @@ class Audit:
     heads: (
         pd.DataFrame
     )  # model, head, network, classes, never, accuracy, commonest, share, no_better
-    lost: pd.DataFrame  # As `lost_images`
+    lost: pd.DataFrame  # As `lost_images`; not part of `to_dict`
+    whose: pd.DataFrame  # As `lost_by_group`
     notes: tuple[str, ...]  # What cannot be measured or must be known, in sentences
 
     def to_dict(self) -> dict:
-        "Plain values, ready for JSON; NaN becomes None."
-        return {
-            f.name: _records(value.reset_index(drop=True).rename_axis("row"))
-            if isinstance(value := getattr(self, f.name), pd.DataFrame)
-            else value
-            for f in fields(self)
-        }
+        "Plain values, ready for JSON, without the list of lost images; NaN becomes None."
+        found = dict(about=self.about)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, pd.DataFrame) and f.name != "lost":
+                found[f.name] = [
+                    {k: v for k, v in row.items() if k != "index"}
+                    for row in _records(value.reset_index(drop=True))
+                ]
+        return found | dict(notes=list(self.notes))
 
 # %% ../../nbs/judge/07_audit.ipynb #2e0246bf
 def heads_table(
@@ -394,4 +418,6 @@ def audit(
         **how,
     )
     notes = tuple(_notes(p, groupings, tables, how))
-    return Audit(about, **tables, lost=lost_images(p), notes=notes)
+    lost = lost_images(p)
+    whose = lost_by_group(lost, p.groups, intersections)
+    return Audit(about, **tables, lost=lost, whose=whose, notes=notes)

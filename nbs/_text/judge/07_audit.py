@@ -217,7 +217,7 @@ def images_needed(
 
 
 # %%
-images_needed(100**2 * 0.1, points=[5, 2, 1][1])
+images_needed(100**2 * 0.1, points=2)
 
 # %%
 assert images_needed(100**2 * 0.1, 2) == np.ceil((1.959964 + 0.841621) ** 2 * 1000 / 4)
@@ -393,15 +393,16 @@ assert np.allclose(moved.other, [0, 100 / 3, 100 / 6])
 #| export
 def lost_images(
     p: Predictions,  # The first model is the one before; one or more after
-) -> pd.DataFrame:  # id, head, the group columns, wrong (number of later models), a row per image
+) -> pd.DataFrame:  # id, row, head, the group columns, wrong (how many later models)
     "Images that the first model gets right and more than half of the others get wrong."
     first, *later = p.predicted
     wrong = sum((p.predicted[m] != p.labels).astype(np.int16) for m in later)
     rows, heads = np.nonzero((p.predicted[first] == p.labels) & (wrong > len(later) / 2))
     named = np.array(list(p.classes))[heads]
     table = p.groups.iloc[rows].reset_index(drop=True)
+    table.insert(0, "row", rows)
     table.insert(0, "id", p.ids[rows])
-    table.insert(1, "head", named)
+    table.insert(2, "head", named)
     return table.assign(wrong=wrong[rows, heads])
 
 
@@ -425,6 +426,39 @@ assert lost_images(given).tone.tolist() == ["dark", "dark"]
 
 
 # %% [markdown]
+# Whose they are: each group's share of the lost images beside its share of all images. A factor of 2 means that an image of this group is lost twice as often as an image of the test set.
+
+# %%
+#| export
+def lost_by_group(
+    lost: pd.DataFrame,  # As `lost_images`
+    groups: pd.DataFrame,  # The group columns of all images
+    intersections: bool = True,  # The pairs of columns too
+) -> pd.DataFrame:  # A row per grouping and group: n, lost, percent (lost of n), factor
+    "How many images of each group are lost, each image counted once."
+    gone = np.zeros(len(groups))
+    gone[lost.row.unique()] = 1
+    rows = []
+    for grouping, (codes, names) in groupings_of(groups, intersections).items():
+        n = np.bincount(codes, minlength=len(names))
+        count = np.bincount(codes, gone, minlength=len(names)).astype(int)
+        table = pd.DataFrame(dict(grouping=grouping, group=names, n=n, lost=count))
+        rows.append(table.assign(percent=100 * count / n))
+    table = pd.concat(rows, ignore_index=True)
+    overall = 100 * gone.mean()
+    return table.assign(factor=table.percent / overall if overall else np.nan)
+
+
+# %%
+lost_by_group(lost_images(given), given.groups)
+
+# %%
+whose = lost_by_group(lost_images(given), given.groups).set_index("group")
+assert whose.lost.tolist() == [2, 0] and whose.n.tolist() == [3, 3]
+assert np.allclose(whose.factor, [2, 0])  # 2 of 3 against 2 of 6
+
+
+# %% [markdown]
 # ## The audit
 #
 # Everything at once, for each later model and each grouping.
@@ -444,17 +478,21 @@ class Audit:
     heads: (
         pd.DataFrame
     )  # model, head, network, classes, never, accuracy, commonest, share, no_better
-    lost: pd.DataFrame  # As `lost_images`
+    lost: pd.DataFrame  # As `lost_images`; not part of `to_dict`
+    whose: pd.DataFrame  # As `lost_by_group`
     notes: tuple[str, ...]  # What cannot be measured or must be known, in sentences
 
     def to_dict(self) -> dict:
-        "Plain values, ready for JSON; NaN becomes None."
-        return {
-            f.name: _records(value.reset_index(drop=True).rename_axis("row"))
-            if isinstance(value := getattr(self, f.name), pd.DataFrame)
-            else value
-            for f in fields(self)
-        }
+        "Plain values, ready for JSON, without the list of lost images; NaN becomes None."
+        found = dict(about=self.about)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, pd.DataFrame) and f.name != "lost":
+                found[f.name] = [
+                    {k: v for k, v in row.items() if k != "index"}
+                    for row in _records(value.reset_index(drop=True))
+                ]
+        return found | dict(notes=list(self.notes))
 
 
 # %% [markdown]
@@ -629,7 +667,9 @@ def audit(
         **how,
     )
     notes = tuple(_notes(p, groupings, tables, how))
-    return Audit(about, **tables, lost=lost_images(p), notes=notes)
+    lost = lost_images(p)
+    whose = lost_by_group(lost, p.groups, intersections)
+    return Audit(about, **tables, lost=lost, whose=whose, notes=notes)
 
 
 # %% [markdown]
@@ -682,16 +722,8 @@ import json
 
 plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
 assert plain["about"]["after"] == ["pruned"] and len(plain["groups"]) == len(found.groups)
-assert plain["groups"][0]["group"] == "man" and list(plain) == [
-    "about",
-    "groups",
-    "disparities",
-    "measures",
-    "churn",
-    "heads",
-    "lost",
-    "notes",
-]
+tables = ["groups", "disparities", "measures", "churn", "heads", "whose"]
+assert plain["groups"][0]["group"] == "man" and list(plain) == ["about", *tables, "notes"]
 
 # %% [markdown]
 # The same figures as a run of this project writes down: `compare` and `audit` agree where both measure.
