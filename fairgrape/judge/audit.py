@@ -213,7 +213,8 @@ def churn_table(
     was, now = before == labels, after == labels
     table["changed"] = share(before != after)
     table["lost"], table["won"] = share(was & ~now), share(~was & now)
-    return table.assign(other=table.changed - table.lost - table.won)
+    table["other"] = share(~was & ~now & (before != after))
+    return table
 
 # %% ../../nbs/judge/07_audit.ipynb #940cd126
 def lost_images(
@@ -354,12 +355,23 @@ def _front(table: pd.DataFrame) -> pd.DataFrame:
     return table[first + [c for c in table if c not in first]]
 
 # %% ../../nbs/judge/07_audit.ipynb #f204ea3d
+def _signed(points: float) -> str:
+    "Points with their sign and one decimal"
+    return "–" if pd.isna(points) else f"{points:+.1f}".replace("-", "−")
+
+# %% ../../nbs/judge/07_audit.ipynb #a4e251f7
 def _notes(p: Predictions, groupings: dict, tables: dict, how: dict) -> list[str]:
     "Sentences of an audit"
     said = list(p.notes)
-    for network, t in (
-        tables["heads"].drop_duplicates(["head", "network"]).groupby("network", sort=False)
-    ):
+    for (model, grouping), t in tables["groups"].groupby(["model", "grouping"], sort=False):
+        every, worst = t.iloc[-1], t.iloc[:-1].sort_values("change").iloc[0]
+        lost, low, high = map(_signed, (worst.change, worst.low, worst.high))
+        said.append(
+            f"{model}, {grouping}: {_signed(every.change)} points in all; the group that loses most"
+            f" is {worst.group}, {lost} points [{low}, {high}] of {worst.n:,} images"
+        )
+    networks = tables["heads"].drop_duplicates(["head", "network"])
+    for network, t in networks.groupby("network", sort=False):
         said += _collapse_sentences(network, t, len(p.classes))
     for grouping, (codes, names) in groupings.items():
         said += [f"{grouping}: {s}" for s in unmeasured(p.labels, codes, p.classes, names)]

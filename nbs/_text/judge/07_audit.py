@@ -368,7 +368,8 @@ def churn_table(
     was, now = before == labels, after == labels
     table["changed"] = share(before != after)
     table["lost"], table["won"] = share(was & ~now), share(~was & now)
-    return table.assign(other=table.changed - table.lost - table.won)
+    table["other"] = share(~was & ~now & (before != after))
+    return table
 
 
 # %%
@@ -603,12 +604,29 @@ def _front(table: pd.DataFrame) -> pd.DataFrame:
 
 # %%
 #| export
+def _signed(points: float) -> str:
+    "Points with their sign and one decimal"
+    return "–" if pd.isna(points) else f"{points:+.1f}".replace("-", "−")
+
+
+# %%
+assert (_signed(-3.14), _signed(2), _signed(np.nan)) == ("−3.1", "+2.0", "–")
+
+
+# %%
+#| export
 def _notes(p: Predictions, groupings: dict, tables: dict, how: dict) -> list[str]:
     "Sentences of an audit"
     said = list(p.notes)
-    for network, t in (
-        tables["heads"].drop_duplicates(["head", "network"]).groupby("network", sort=False)
-    ):
+    for (model, grouping), t in tables["groups"].groupby(["model", "grouping"], sort=False):
+        every, worst = t.iloc[-1], t.iloc[:-1].sort_values("change").iloc[0]
+        lost, low, high = map(_signed, (worst.change, worst.low, worst.high))
+        said.append(
+            f"{model}, {grouping}: {_signed(every.change)} points in all; the group that loses most"
+            f" is {worst.group}, {lost} points [{low}, {high}] of {worst.n:,} images"
+        )
+    networks = tables["heads"].drop_duplicates(["head", "network"])
+    for network, t in networks.groupby("network", sort=False):
         said += _collapse_sentences(network, t, len(p.classes))
     for grouping, (codes, names) in groupings.items():
         said += [f"{grouping}: {s}" for s in unmeasured(p.labels, codes, p.classes, names)]
@@ -706,6 +724,7 @@ print(*found.notes, sep="\n")
 # %%
 worst = found.groups.set_index("group").loc["woman × dark"]
 assert worst.change == found.groups.change.min() and worst.high < 0
+assert any(f"loses most is woman × dark, −{-worst.change:.1f} points" in s for s in found.notes)
 assert found.groups[found.groups.group == "all"].n.tolist() == [3000, 3000, 3000]
 assert set(found.groups.units[found.groups.group == "all"]) == {300}
 pairs = found.disparities.set_index(["grouping", "measure"])
