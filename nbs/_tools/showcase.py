@@ -74,7 +74,7 @@ def publish(run: Run, out: Path):
         raise SystemExit(f"{run.path}: no executed notebook, or it stopped: fairgrape run it first")
     folder, places = out / run.path.name, places_of(book if book.exists() else others[0])
     folder.mkdir(parents=True, exist_ok=True)
-    for name in SMALL:
+    for name in (*SMALL, "choices.csv"):
         if (run.path / name).is_file():
             (folder / name).write_text(
                 plain((run.path / name).read_text(encoding="utf-8"), places), encoding="utf-8"
