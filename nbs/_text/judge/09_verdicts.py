@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fairgrape.judge.audit import groupings_of
-from fairgrape.judge.gate import STATUS, Verdict, gate, smallest_errors, verdict_of
+from fairgrape.judge.gate import Verdict, gate, smallest_errors, verdict_of
 from fairgrape.judge.measures import cells_of, measures, tallies
 from fairgrape.judge.predictions import Predictions
 from fairgrape.judge.resampling import cell_counts, units_of
@@ -21,6 +21,7 @@ from fairgrape.judge.resampling import cell_counts, units_of
 # %%
 import pandas as pd
 
+from fairgrape.judge.gate import STATUS
 from fairgrape.judge.predictions import predictions_of
 
 
@@ -30,7 +31,6 @@ from fairgrape.judge.predictions import predictions_of
 # ## Other measures
 #
 # `accuracy` is the mean over heads. The others need one head: `balanced accuracy`, and `TPR of CLASS`, the share of a class's images that are found. Their change and its noise come from [resampled counts](06_measures.ipynb). A standard error is never smaller than the one of the gate for the images that the measure counts: those of the class, or of each class in turn.
-
 
 # %%
 #| export
@@ -103,7 +103,6 @@ assert np.allclose(balanced[0], [0, -25]) and balanced[3].tolist() == [200, 200]
 # ## Every grouping
 #
 # Each later model and each grouping gets a verdict of its own. Its intervals hold for all groups of the grouping at once. The answer for all is the worst of them.
-
 
 # %%
 #| export

@@ -23,9 +23,9 @@ from io import StringIO
 
 import numpy as np
 
+
 # %% [markdown]
 # Both commands take the same input: [files of predictions](../judge/04_predictions.ipynb) of any models, or the folder of a finished run of this project, whose predictions name classes by their codes. The run's metrics hold the names.
-
 
 # %%
 #| export
@@ -90,7 +90,6 @@ def predictions_from(
 #
 # The command prints the tables and notes, and leaves a page, JSON, the list of lost images and a card in a folder.
 
-
 # %%
 #| export
 def audit_command(
@@ -133,11 +132,11 @@ made = audit_command([tmp / "predictions.csv"], tmp / "audit", reading=dict(grou
 assert {p.name for p in made.values()} == {"audit.html", "audit.json", "lost.csv", "card.md"}
 assert json.loads(made["json"].read_text())["about"]["after"] == ["pruned"]
 
+
 # %% [markdown]
 # ## Gate
 #
 # The exit status is the answer, so that a build can depend on it: 0 passes, 1 fails, 3 cannot tell. Bad input is 2, as everywhere.
-
 
 # %%
 #| export
