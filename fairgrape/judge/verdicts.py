@@ -9,11 +9,10 @@ __all__ = ['measure_noise', 'Ruling', 'check_measure', 'verdicts', 'worst_status
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from .audit import groupings_of
-from .gate import STATUS, Verdict, gate, smallest_errors, verdict_of
-from .measures import Tallies, cells_of, measures, tallies
+from .gate import Verdict, gate, smallest_errors, verdict_of
+from .measures import cells_of, measures, tallies
 from .predictions import Predictions
 from .resampling import cell_counts, units_of
 
@@ -104,7 +103,7 @@ def verdicts(
 ) -> list[Ruling]:
     """The gate's verdict for every later model and every grouping.
 
-    Raises: ValueError for one model only, and for measures, groups and terms that cannot be judged."""
+    Raises: ValueError for one model only; measures, groups and terms that cannot be judged."""
     measure, place = check_measure(p, measure, head)
     first, *later = p.predicted
     if not later:
