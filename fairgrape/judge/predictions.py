@@ -36,6 +36,11 @@ class Predictions:
     units: np.ndarray | None  # Code of the person each image shows; None: each image its own
     notes: tuple[str, ...]  # What was guessed or noticed, in sentences
 
+# %% ../../nbs/judge/04_predictions.ipynb #6376e068
+def _listed(value: str | Sequence[str]) -> tuple[str, ...]:
+    "One name or several, as several"
+    return (value,) if isinstance(value, str) and value else tuple(value)
+
 # %% ../../nbs/judge/04_predictions.ipynb #dfe93161
 @dataclass(frozen=True)
 class Reading:
@@ -53,6 +58,10 @@ class Reading:
     baseline: str = ""  # The model before
     classes: Mapping[str, Sequence[str]] | None = None  # Head → class names, in order of the codes
     drop_missing: bool = False  # Leave out images of which something is missing
+
+    def __post_init__(self):
+        for field in ("models", "groups"):  # one name stands for a list of one
+            object.__setattr__(self, field, _listed(getattr(self, field)))
 
 # %% ../../nbs/judge/04_predictions.ipynb #09e91d72
 _NO_VALUE = {"", "nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "null"}
@@ -115,11 +124,6 @@ def _like(name: str, columns: Sequence[str]) -> str | None:
     if name in columns:
         return name
     return next((column for column in columns if column.casefold() == name), None)
-
-
-def _listed(value: str | Sequence[str]) -> tuple[str, ...]:
-    "One name or several, as several"
-    return (value,) if isinstance(value, str) and value else tuple(value)
 
 # %% ../../nbs/judge/04_predictions.ipynb #49590bc9
 def _plain(table: pd.DataFrame, file: str) -> pd.DataFrame:
@@ -269,11 +273,11 @@ def _groupings(
             )
         word = "columns" if len(found) > 1 else "column"
         notes.append(f"groups are taken from the {word} {_some(found)}")
+    short = [column.removeprefix("group_") or column for column in found]
+    names = short if len({*short}) == len({*found}) else found
     return {
-        column.removeprefix("group_") or column: {
-            file: column for file, table in tables.items() if column in table
-        }
-        for column in found
+        name: {file: column for file, table in tables.items() if column in table}
+        for name, column in zip(names, found)
     }
 
 # %% ../../nbs/judge/04_predictions.ipynb #c5dee2e6
@@ -347,6 +351,7 @@ def _split_name(
     stem, name = column, None
     if "_p_" in column:
         stem, name = column.rsplit("_p_", 1)
+        name = _name(name) or name
     elif column.endswith("_p"):
         stem, name = column[:-2], ""
     ends = [head for head in heads if stem.endswith(f"_{head}") and len(stem) > len(head) + 1]
@@ -462,7 +467,9 @@ def _apart(
             apart[name] = different[0]
             continue
         for own in different:
-            new = short[own.file] if count[own.file] == 1 else f"{name} {short[own.file]}"
+            after = [f"{name} {short[own.file]}", f"{name} {own.file}"]
+            after = [short[own.file], *after] if count[own.file] == 1 else after
+            new = next(new for new in after if new not in {*apart, *names})
             notes.append(f"the model {name} of {own.file} is called {new}")
             apart[new] = own
     return apart
@@ -493,7 +500,8 @@ def _refuse_classes(head: str, label: _Named, answers: Mapping[str, _Named]):
                 f"{what} of {head} hold {_some(scores, 3)}: a class is a name or a whole number;"
                 " a column of probabilities is called MODEL_p or MODEL_p_CLASS"
             )
-        if own.names and label.names and not {*own.names} & {*label.names}:
+        one_each = own.kind == label.kind and len(own.names) == len(label.names) == 1
+        if own.names and label.names and not one_each and not {*own.names} & {*label.names}:
             raise ValueError(
                 f"{what} of {head} holds {_some(_sorted({*own.names}), 5)}, and the labels hold"
                 f" {_some(_sorted({*label.names}), 5)}: not one class in common; convert one of"
@@ -573,7 +581,8 @@ def _refuse_probabilities(
     if not np.isfinite(values).all():
         how = "are not finite numbers"
     elif logarithms:
-        how = "look like logarithms: take exp() first"
+        how = f"look like logarithms{' or logits' if single else ''}: take exp() first"
+        how += ", or apply sigmoid" if single else ""
     elif low >= 0 and (1.5 < high <= 100 if single else np.allclose(sums, 100, atol=1)):
         how = "look like percentages: divide by 100"
     elif (low < 0 or high > 1 + TOLERANCE) and (single or (off > TOLERANCE).mean() > 0.5):
@@ -635,14 +644,19 @@ def _probabilities(
     for i, column in enumerate(columns):
         if column not in table:
             raise _no_column(column, "probabilities", table.columns)
+        if pd.api.types.is_numeric_dtype(table[column]):
+            values[:, i] = table[column].to_numpy(np.float64, na_value=np.nan)
+            continue
+        text = _named(table[column])
         try:
-            values[:, i] = pd.to_numeric(table[column])
-        except (ValueError, TypeError) as e:
+            values[:, i] = np.array([*map(float, text.names), np.nan])[text.codes]
+        except ValueError as e:
             raise ValueError(f"the probabilities in {column} are not numbers: {e}") from None
     gaps = np.isnan(values).any(axis=1)
     for column, own in zip(columns, values.T):
         if gaps.any() and np.isnan(own).any():
-            seen.missing[column] = np.flatnonzero(np.isnan(own))
+            rows = np.flatnonzero(np.isnan(own))  # another file may have a column of that name
+            seen.missing[column] = np.union1d(rows, seen.missing.get(column, rows))
     some = slice(None) if not gaps.any() else ~gaps
     what = f"{model} ({_some([*columns], 3)})"
     off = _refuse_probabilities(values[some], what, ids[some])
@@ -748,6 +762,31 @@ def _unit_notes(cluster: str, units: np.ndarray, groups: pd.DataFrame) -> list[s
         notes.append(f"all images show one of {cluster}: no interval can be given")
     return notes
 
+# %% ../../nbs/judge/04_predictions.ipynb #d8348b04
+def _refuse_given(
+    tables: Mapping[str, pd.DataFrame],  # File → its table
+    heads: Sequence[str],  # Names of the heads
+    reading: Reading,  # What was given
+):
+    "Raise ValueError for models or columns of probabilities that cannot be meant"
+    asked = reading.models
+    twice = [name for name in dict.fromkeys(asked) if asked.count(name) > 1]
+    if twice:
+        raise ValueError(f"models: {_some(twice)} is named twice")
+    columns = list(dict.fromkeys(c for table in tables.values() for c in table))
+    for name, own in (reading.probabilities or {}).items():
+        for column in _listed(own):
+            if column not in columns:
+                raise _no_column(column, "probabilities", columns)
+        parts = _split_name(name, heads)
+        if parts is None:
+            raise ValueError(
+                f"probabilities of {name!r}: with several heads they are named as MODEL_HEAD, with"
+                f" a head of {_some([*heads])}"
+            )
+        if asked and not {name, parts[0]} & {*asked}:
+            raise ValueError(f"probabilities of {name!r}: the models are {_some([*asked])}")
+
 # %% ../../nbs/judge/04_predictions.ipynb #cc05dd4e
 def _models(
     tables: Mapping[str, pd.DataFrame],  # File → its table, rows in one order
@@ -759,8 +798,9 @@ def _models(
 ) -> dict[str, _Answers]:  # The model before comes first
     "The models and where their answers are."
     given = dict(reading.probabilities or {})
+    _refuse_given(tables, [*heads], reading)
     spare = taken | {c for columns in given.values() for c in _listed(columns)}
-    asked, known, binary = _listed(reading.models), set(), True
+    asked, known, binary = reading.models, set(), True
     if len(heads) == 1:
         ((head, places),) = heads.items()
         known = {n for file, column in places.items() for n in _named(tables[file][column]).names}
@@ -777,12 +817,14 @@ def _models(
         )
     found: list[tuple[str, _Answers]] = []
     for file, table in tables.items():
-        own = table[[c for c in table.columns if c not in spare or c in asked]]
+        own = table[
+            [c for c in table if c in asked or c not in spare and not c.startswith("label_")]
+        ]
         models = _models_in(file, own, [*heads], known, asked, binary)
         for name, columns in given.items():
-            model, head, _ = _split_name(name, [*heads]) or (name, "", None)
+            model, head, _ = _split_name(name, [*heads])
             model = name if len(heads) == 1 and name in models else model
-            if {*_listed(columns)} & {*table.columns} and head:
+            if {*_listed(columns)} & {*table.columns}:
                 models.setdefault(model, _Answers(file, {}, {}))
                 models[model].probabilities[head] = _listed(columns)
         if reading.probabilities is not None:
@@ -801,6 +843,8 @@ def _models(
             f" {_some([c for c in rest if c not in dict(found)], 20) or 'none'}"
         )
     models = _apart(found, tables, short, notes)
+    if "label" in models:  # in sentences that would be the true classes
+        models = {"label model" if name == "label" else name: own for name, own in models.items()}
     order = _ordered([*models], reading.baseline, notes)
     if not asked:
         notes.append(f"models are {_some(order, 14)}, by the names or the values of the columns")
@@ -1052,8 +1096,10 @@ def _gathered(
     heads = _heads(tables, reading.label, seen.notes)
     for head in given:
         if head not in heads:
-            raise ValueError(f"classes of {head!r}: there is no such head, but {_some([*heads])}")
-    groupings = _groupings(tables, _listed(reading.groups), seen.notes)
+            raise ValueError(
+                f"classes of {head!r}: there is no such head; there are {_some([*heads])}"
+            )
+    groupings = _groupings(tables, reading.groups, seen.notes)
     taken = {c for of in (heads, groupings) for places in of.values() for c in places.values()}
     taken |= {reading.cluster, *(c for c in columns.values() if c)}
     models = _models(tables, heads, taken, reading, short, seen.notes)
@@ -1081,6 +1127,11 @@ def predictions_of(
     """The predictions in one table, checked.
 
     Raises: ValueError for everything that cannot be right, with the column and the first rows."""
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(
+            f"predictions_of takes a DataFrame, not {type(table).__name__}: files are read by"
+            " read_predictions"
+        )
     return _gathered({"the table": table}, Reading(**reading), {"the table": "model"})
 
 # %% ../../nbs/judge/04_predictions.ipynb #bc1daac3

@@ -53,6 +53,17 @@ class Predictions:
     notes: tuple[str, ...]  # What was guessed or noticed, in sentences
 
 
+# %%
+#| export
+def _listed(value: str | Sequence[str]) -> tuple[str, ...]:
+    "One name or several, as several"
+    return (value,) if isinstance(value, str) and value else tuple(value)
+
+
+# %%
+assert _listed("dense") == ("dense",) and _listed("") == () and _listed(["a", "b"]) == ("a", "b")
+
+
 # %% [markdown]
 # How a table is read can be stated field by field. Whatever is left empty is guessed from the names of the columns.
 
@@ -75,9 +86,19 @@ class Reading:
     classes: Mapping[str, Sequence[str]] | None = None  # Head → class names, in order of the codes
     drop_missing: bool = False  # Leave out images of which something is missing
 
+    def __post_init__(self):
+        for field in ("models", "groups"):  # one name stands for a list of one
+            object.__setattr__(self, field, _listed(getattr(self, field)))
+
 
 # %%
-Reading(label="smiling", groups=["tone", "age"])
+Reading(label="smiling", models="dense", groups=["tone", "age"])
+
+# %%
+assert Reading(models="dense").models == ("dense",) and Reading(groups=iter("ab")).groups == (
+    "a",
+    "b",
+)
 
 # %% [markdown]
 # ## Names
@@ -206,15 +227,9 @@ def _like(name: str, columns: Sequence[str]) -> str | None:
     return next((column for column in columns if column.casefold() == name), None)
 
 
-def _listed(value: str | Sequence[str]) -> tuple[str, ...]:
-    "One name or several, as several"
-    return (value,) if isinstance(value, str) and value else tuple(value)
-
-
 # %%
 assert _like("id", ["ID", "id"]) == "id" and _like("id", ["x", "Id"]) == "Id"
 assert _like("id", ["idx"]) is None
-assert _listed("dense") == ("dense",) and _listed("") == () and _listed(["a", "b"]) == ("a", "b")
 
 
 # %% [markdown]
@@ -502,11 +517,11 @@ def _groupings(
             )
         word = "columns" if len(found) > 1 else "column"
         notes.append(f"groups are taken from the {word} {_some(found)}")
+    short = [column.removeprefix("group_") or column for column in found]
+    names = short if len({*short}) == len({*found}) else found
     return {
-        column.removeprefix("group_") or column: {
-            file: column for file, table in tables.items() if column in table
-        }
-        for column in found
+        name: {file: column for file, table in tables.items() if column in table}
+        for name, column in zip(names, found)
     }
 
 
@@ -520,6 +535,8 @@ assert _groupings(of_people, ("sex", "tone"), []) == {
     "sex": {"t": "sex"},
     "tone": {"t": "group_tone"},
 }
+twice = {"t": pd.DataFrame(columns=["age", "group_age"])}  # two columns that would have one name
+assert list(_groupings(twice, ("age", "group_age"), [])) == ["age", "group_age"]
 for table, asked, part in (
     (pair, (), "no column of groups"),
     (of_people, ("group_ton",), "no column 'group_ton': did you mean group_tone or"),
@@ -654,6 +671,7 @@ def _split_name(
     stem, name = column, None
     if "_p_" in column:
         stem, name = column.rsplit("_p_", 1)
+        name = _name(name) or name
     elif column.endswith("_p"):
         stem, name = column[:-2], ""
     ends = [head for head in heads if stem.endswith(f"_{head}") and len(stem) > len(head) + 1]
@@ -676,6 +694,7 @@ assert _split_name("split", heads) is None and _split_name("hair", heads) is Non
 assert _split_name("dense", ["label"]) == ("dense", "label", None)
 assert _split_name("dense_shade", ["shade"]) == ("dense", "shade", None)
 assert _split_name("dense_p_yes", ["label"]) == ("dense", "label", "yes")
+assert _split_name("dense_p_1.0", ["label"]) == ("dense", "label", "1")
 
 
 # %%
@@ -830,7 +849,9 @@ def _apart(
             apart[name] = different[0]
             continue
         for own in different:
-            new = short[own.file] if count[own.file] == 1 else f"{name} {short[own.file]}"
+            after = [f"{name} {short[own.file]}", f"{name} {own.file}"]
+            after = [short[own.file], *after] if count[own.file] == 1 else after
+            new = next(new for new in after if new not in {*apart, *names})
             notes.append(f"the model {name} of {own.file} is called {new}")
             apart[new] = own
     return apart
@@ -853,6 +874,14 @@ assert "dense is the same in a.csv and b.csv: it counts once" in said
 alone = [answers[1], answers[3]]  # equal, but each file's only model: a model that changed nothing
 assert list(_apart(alone, files, {"a.csv": "a", "b.csv": "b"}, said := [])) == ["a", "b"]
 assert said[1] == "the model dense of b.csv is called b"
+files["dense.csv"] = pd.DataFrame(dict(pred=[1, 1]))  # its name is another model's already
+three = [*answers, ("pred", _Answers("dense.csv", {"label": "pred"}, {}))]
+assert list(_apart(three, files, short | {"dense.csv": "dense"}, [])) == [
+    "pred a",
+    "pred b",
+    "pred dense",
+    "dense",
+]
 
 # %% [markdown]
 # The model before comes first. Its name tells which one it is, or the order of the columns.
@@ -895,7 +924,7 @@ else:
 # %% [markdown]
 # ## Classes
 #
-# The classes of a head are those that were given, or all that its labels, predictions and probabilities show. A model whose predictions have no class in common with the labels is coded in another way, and no guess is made as to how.
+# The classes of a head are those that were given, or all that its labels, predictions and probabilities show. A model whose predictions have no class in common with the labels is coded in another way, and no guess is made as to how. (Where labels and predictions have one class each, in one coding, the model may just be always wrong.)
 
 # %%
 #| export
@@ -908,7 +937,8 @@ def _refuse_classes(head: str, label: _Named, answers: Mapping[str, _Named]):
                 f"{what} of {head} hold {_some(scores, 3)}: a class is a name or a whole number;"
                 " a column of probabilities is called MODEL_p or MODEL_p_CLASS"
             )
-        if own.names and label.names and not {*own.names} & {*label.names}:
+        one_each = own.kind == label.kind and len(own.names) == len(label.names) == 1
+        if own.names and label.names and not one_each and not {*own.names} & {*label.names}:
             raise ValueError(
                 f"{what} of {head} holds {_some(_sorted({*own.names}), 5)}, and the labels hold"
                 f" {_some(_sorted({*label.names}), 5)}: not one class in common; convert one of"
@@ -930,6 +960,7 @@ for values, part in (
     else:
         raise AssertionError(f"{values} were accepted")
 _refuse_classes("label", yes_no, {"dense": _named(pd.Series(["yes", "yes", "maybe"]))})
+_refuse_classes("label", _named(pd.Series([0, 0])), {"dense": _named(pd.Series([1, 1]))})
 
 
 # %% [markdown]
@@ -1061,7 +1092,8 @@ def _refuse_probabilities(
     if not np.isfinite(values).all():
         how = "are not finite numbers"
     elif logarithms:
-        how = "look like logarithms: take exp() first"
+        how = f"look like logarithms{' or logits' if single else ''}: take exp() first"
+        how += ", or apply sigmoid" if single else ""
     elif low >= 0 and (1.5 < high <= 100 if single else np.allclose(sums, 100, atol=1)):
         how = "look like percentages: divide by 100"
     elif (low < 0 or high > 1 + TOLERANCE) and (single or (off > TOLERANCE).mean() > 0.5):
@@ -1181,14 +1213,19 @@ def _probabilities(
     for i, column in enumerate(columns):
         if column not in table:
             raise _no_column(column, "probabilities", table.columns)
+        if pd.api.types.is_numeric_dtype(table[column]):
+            values[:, i] = table[column].to_numpy(np.float64, na_value=np.nan)
+            continue
+        text = _named(table[column])
         try:
-            values[:, i] = pd.to_numeric(table[column])
-        except (ValueError, TypeError) as e:
+            values[:, i] = np.array([*map(float, text.names), np.nan])[text.codes]
+        except ValueError as e:
             raise ValueError(f"the probabilities in {column} are not numbers: {e}") from None
     gaps = np.isnan(values).any(axis=1)
     for column, own in zip(columns, values.T):
         if gaps.any() and np.isnan(own).any():
-            seen.missing[column] = np.flatnonzero(np.isnan(own))
+            rows = np.flatnonzero(np.isnan(own))  # another file may have a column of that name
+            seen.missing[column] = np.union1d(rows, seen.missing.get(column, rows))
     some = slice(None) if not gaps.any() else ~gaps
     what = f"{model} ({_some([*columns], 3)})"
     off = _refuse_probabilities(values[some], what, ids[some])
@@ -1210,6 +1247,11 @@ found = _probabilities(asked, ["d_p_no", "d_p_yes"], "d", ids, seen)
 assert found[0].tolist() == [0.25, 0.75] and np.isclose(found[1], [1 / 3, 2 / 3]).all()
 assert np.isnan(found[2]).all() and seen.missing["d_p_no"].tolist() == [2]
 assert np.isclose(seen.off["d"], 0.001)
+blank = pd.DataFrame(dict(d_p=["", "NA", "0.5"]))
+assert np.isnan(_probabilities(blank, ["d_p"], "d", ids, seen)[:2]).all()
+assert seen.missing["d_p"].tolist() == [0, 1]
+_probabilities(pd.DataFrame(dict(d_p=[0.1, 0.2, np.nan])), ["d_p"], "e", ids, seen)
+assert seen.missing["d_p"].tolist() == [0, 1, 2]
 last = _probabilities(asked[:1], ["d_p_yes"], "d", ids[:1], _nothing_seen())
 assert last.tolist() == [[0.25, 0.75]]
 try:
@@ -1411,6 +1453,54 @@ assert _unit_notes("person", np.zeros(4), tones)[1].startswith("all images show 
 # %% [markdown]
 # ## From tables to the record
 #
+# What was given is looked at before anything is guessed.
+
+# %%
+#| export
+def _refuse_given(
+    tables: Mapping[str, pd.DataFrame],  # File → its table
+    heads: Sequence[str],  # Names of the heads
+    reading: Reading,  # What was given
+):
+    "Raise ValueError for models or columns of probabilities that cannot be meant"
+    asked = reading.models
+    twice = [name for name in dict.fromkeys(asked) if asked.count(name) > 1]
+    if twice:
+        raise ValueError(f"models: {_some(twice)} is named twice")
+    columns = list(dict.fromkeys(c for table in tables.values() for c in table))
+    for name, own in (reading.probabilities or {}).items():
+        for column in _listed(own):
+            if column not in columns:
+                raise _no_column(column, "probabilities", columns)
+        parts = _split_name(name, heads)
+        if parts is None:
+            raise ValueError(
+                f"probabilities of {name!r}: with several heads they are named as MODEL_HEAD, with"
+                f" a head of {_some([*heads])}"
+            )
+        if asked and not {name, parts[0]} & {*asked}:
+            raise ValueError(f"probabilities of {name!r}: the models are {_some([*asked])}")
+
+
+# %%
+given = {"t": pd.DataFrame(columns=["y", "dense", "q"])}
+_refuse_given(given, ["y"], Reading(models=["dense"], probabilities={"dense": "q"}))
+for heads_, reading, part in (
+    (["y"], Reading(models=["dense", "dense"]), "dense is named twice"),
+    (["y"], Reading(probabilities={"dense": "p"}), "no column 'p'"),
+    (["y", "z"], Reading(probabilities={"dense": "q"}), "named as MODEL_HEAD, with a head of y, z"),
+    (["y"], Reading(models="dense", probabilities={"small": "q"}), "the models are dense"),
+):
+    try:
+        _refuse_given(given, heads_, reading)
+    except ValueError as e:
+        print(e)
+        assert part in str(e)
+    else:
+        raise AssertionError(f"accepted: {part}")
+
+
+# %% [markdown]
 # The models of all tables, found or asked for. One alone can be judged when it is asked for; otherwise its partner is more likely to have been overlooked.
 
 # %%
@@ -1425,8 +1515,9 @@ def _models(
 ) -> dict[str, _Answers]:  # The model before comes first
     "The models and where their answers are."
     given = dict(reading.probabilities or {})
+    _refuse_given(tables, [*heads], reading)
     spare = taken | {c for columns in given.values() for c in _listed(columns)}
-    asked, known, binary = _listed(reading.models), set(), True
+    asked, known, binary = reading.models, set(), True
     if len(heads) == 1:
         ((head, places),) = heads.items()
         known = {n for file, column in places.items() for n in _named(tables[file][column]).names}
@@ -1443,12 +1534,14 @@ def _models(
         )
     found: list[tuple[str, _Answers]] = []
     for file, table in tables.items():
-        own = table[[c for c in table.columns if c not in spare or c in asked]]
+        own = table[
+            [c for c in table if c in asked or c not in spare and not c.startswith("label_")]
+        ]
         models = _models_in(file, own, [*heads], known, asked, binary)
         for name, columns in given.items():
-            model, head, _ = _split_name(name, [*heads]) or (name, "", None)
+            model, head, _ = _split_name(name, [*heads])
             model = name if len(heads) == 1 and name in models else model
-            if {*_listed(columns)} & {*table.columns} and head:
+            if {*_listed(columns)} & {*table.columns}:
                 models.setdefault(model, _Answers(file, {}, {}))
                 models[model].probabilities[head] = _listed(columns)
         if reading.probabilities is not None:
@@ -1467,6 +1560,8 @@ def _models(
             f" {_some([c for c in rest if c not in dict(found)], 20) or 'none'}"
         )
     models = _apart(found, tables, short, notes)
+    if "label" in models:  # in sentences that would be the true classes
+        models = {"label model" if name == "label" else name: own for name, own in models.items()}
     order = _ordered([*models], reading.baseline, notes)
     if not asked:
         notes.append(f"models are {_some(order, 14)}, by the names or the values of the columns")
@@ -1494,6 +1589,9 @@ for reading, columns, part in (
         raise AssertionError(f"accepted: {part}")
 alone = _models({"t": table}, {"y": {"t": "y"}}, {"y"}, Reading(models="small"), {"t": "t"}, [])
 assert list(alone) == ["small"]
+odd = table.rename(columns=dict(small="label", fold="label_x"))  # label_x is no model
+found = _models({"t": odd}, {"y": {"t": "y"}}, {"y"}, Reading(), {"t": "t"}, [])
+assert list(found) == ["dense", "label model"]
 
 
 # %% [markdown]
@@ -1895,8 +1993,10 @@ def _gathered(
     heads = _heads(tables, reading.label, seen.notes)
     for head in given:
         if head not in heads:
-            raise ValueError(f"classes of {head!r}: there is no such head, but {_some([*heads])}")
-    groupings = _groupings(tables, _listed(reading.groups), seen.notes)
+            raise ValueError(
+                f"classes of {head!r}: there is no such head; there are {_some([*heads])}"
+            )
+    groupings = _groupings(tables, reading.groups, seen.notes)
     taken = {c for of in (heads, groupings) for places in of.values() for c in places.values()}
     taken |= {reading.cluster, *(c for c in columns.values() if c)}
     models = _models(tables, heads, taken, reading, short, seen.notes)
@@ -1926,6 +2026,11 @@ def predictions_of(
     """The predictions in one table, checked.
 
     Raises: ValueError for everything that cannot be right, with the column and the first rows."""
+    if not isinstance(table, pd.DataFrame):
+        raise ValueError(
+            f"predictions_of takes a DataFrame, not {type(table).__name__}: files are read by"
+            " read_predictions"
+        )
     return _gathered({"the table": table}, Reading(**reading), {"the table": "model"})
 
 
@@ -2086,6 +2191,7 @@ assert six.groups.tone.tolist() == ["light"] * 4 + ["dark"] * 2
 # %%
 extra = faces.assign(third=faces.label, fourth=["happy"] * 7 + ["sad"])
 refused = {
+    "takes a DataFrame, not str: files are read by read_predictions": ("faces.csv", {}),
     "the table is empty": (faces[:0], {}),
     "no column 'lable': did you mean label?": (faces, dict(label="lable")),
     "no column 'persn': did you mean person?": (faces, dict(cluster="persn")),
@@ -2103,7 +2209,7 @@ refused = {
     "columns that might be: person, fourth": (extra.drop(columns=["pruned", "third"]), {}),
     "no column of groups": (faces.drop(columns="group_tone"), {}),
     "all images are in one group (light)": (faces.assign(group_tone="light"), {}),
-    "there is no such head, but label": (faces, dict(classes={"mood": [calm, happy]})),
+    "there is no such head; there are label": (faces, dict(classes={"mood": [calm, happy]})),
     "label hold 'happy': the classes are 'calm', 'sad'": (
         faces,
         dict(classes={"label": [calm, "sad"]}),
@@ -2117,7 +2223,10 @@ refused = {
         coded_faces.assign(pruned_p_happy=[0.25, 0.75, 0, 0, 0.75, 0.75, 0.75, 0.75]),
         options,
     ),
-    "the probabilities in dense_p are not numbers": (faces.assign(dense_p="often"), {}),
+    "the probabilities in dense_p are not numbers: could not convert string to float: 'often'": (
+        faces.assign(dense_p="often"),
+        {},
+    ),
     "no column for the class calm": (faces.assign(dense_p_happy=0.5), {}),
     "the model pruned has answers for 1 of 2 heads: there is no column pruned_hat": (
         run.drop(columns="pruned_hat"),
