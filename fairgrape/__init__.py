@@ -36,6 +36,12 @@ _DEFINED_IN = {
     "interval_table": "judge.compare",
     "disparities": "judge.compare",
     "compare": "judge.compare",
+    "read_predictions": "judge.predictions",
+    "predictions_of": "judge.predictions",
+    "audit": "judge.audit",
+    "gate": "judge.gate",
+    "verdicts": "judge.verdicts",
+    "save_audit": "report.audit_page",
     # whole runs
     "Settings": "experiment.settings",
     "run": "experiment.run",

@@ -339,6 +339,77 @@ def _data_command(commands):
     )
 
 
+def _judging_commands(commands):
+    "Add `fairgrape audit` and `fairgrape gate`: two models or more, from files or from a run."
+    audit = commands.add_parser(
+        "audit",
+        help="compare two models group by group, from a file of predictions: page, JSON, card",
+        usage="fairgrape audit FILE... [OPTIONS]  |  fairgrape audit --from_run FOLDER [OPTIONS]",
+    )
+    audit.add_argument("--out", default="audit", metavar="FOLDER", help="default: audit")
+    audit.add_argument(
+        "--points",
+        type=float,
+        default=2,
+        metavar="X",
+        help="a change of accuracy that should be found, for 'images needed' (default: 2)",
+    )
+    audit.add_argument(
+        "--small", type=int, default=50, metavar="N", help="mark smaller groups (default: 50)"
+    )
+    audit.add_argument("--data", default="", metavar="TEXT", help="data statement of the card")
+    gate = commands.add_parser(
+        "gate",
+        help="does any group lose too much? exit status 0 passes, 1 fails, 3 cannot tell",
+        usage="fairgrape gate FILE... [OPTIONS]  |  fairgrape gate --from_run FOLDER [OPTIONS]",
+    )
+    gate.add_argument(
+        "--tolerance",
+        type=float,
+        default=2,
+        metavar="X",
+        help="points that a group may lose (default: 2)",
+    )
+    gate.add_argument(
+        "--metric",
+        default="accuracy",
+        dest="measure",
+        metavar="NAME",
+        help="accuracy, balanced accuracy, or 'TPR of CLASS' (default: accuracy)",
+    )
+    gate.add_argument("--head", default="", help="the head, for a metric of one head")
+    for command in (audit, gate):
+        command.add_argument("files", nargs="*", metavar="FILE", help="CSV or parquet")
+        command.add_argument(
+            "--from_run", "--from-run", default="", metavar="FOLDER", help="a finished run"
+        )
+        columns = command.add_argument_group("columns", "guessed and reported where not given")
+        for name, said in (
+            ("id", "names each image"),
+            ("label", "true classes; with several heads, what stands before _HEAD"),
+            ("cluster", "persons or photographs: their images are resampled together"),
+            ("baseline", "the model before"),
+        ):
+            columns.add_argument(f"--{name}", default="", metavar="COLUMN", help=said)
+        for name, said in (("models", "predicted classes"), ("groups", "groups of people")):
+            columns.add_argument(f"--{name}", nargs="+", default=[], metavar="COLUMN", help=said)
+        columns.add_argument(
+            "--drop_missing", action="store_true", help="leave out images with a missing value"
+        )
+        command.add_argument(
+            "--no_intersections",
+            action="store_true",
+            help="leave out the pairs of group columns",
+        )
+        command.add_argument(
+            "--level", type=float, default=0.95, metavar="X", help="coverage (default: 0.95)"
+        )
+        command.add_argument(
+            "--resamples", type=int, default=2000, metavar="N", help="default: 2000"
+        )
+        command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
 def _small_commands(commands):
     "Add `fairgrape report`, `status` and `calibrate`, which have no settings of runs."
     page = commands.add_parser("report", help="one page about all runs of a folder")
@@ -368,7 +439,14 @@ def _parser() -> argparse.ArgumentParser:
         ),
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_run_command, _sweep_command, _study_command, _small_commands, _data_command):
+    for add in (
+        _run_command,
+        _sweep_command,
+        _study_command,
+        _judging_commands,
+        _small_commands,
+        _data_command,
+    ):
         add(commands)
     return parser
 
@@ -453,10 +531,50 @@ def _study(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 # %% ../nbs/01_cli.ipynb #7ea5330e
+def _judging(args: argparse.Namespace) -> dict:
+    "What `fairgrape audit` and `fairgrape gate` have in common."
+    columns = ("id", "label", "cluster", "baseline", "models", "groups", "drop_missing")
+    reading = {k: getattr(args, k) for k in columns if getattr(args, k)}
+    if args.resamples < 100:
+        raise ValueError(f"--resamples {args.resamples} is too few for an interval: 100 or more")
+    if not 0 < args.level < 1:
+        raise ValueError(f"--level {args.level:g} must lie between 0 and 1, for example 0.95")
+    return dict(
+        files=args.files,
+        run=args.from_run,
+        reading=reading,
+        intersections=not args.no_intersections,
+        level=args.level,
+        B=args.resamples,
+        seed=args.seed,
+    )
+
+
+def _audit(args: argparse.Namespace) -> int:
+    "Run `fairgrape audit`."
+    given = _judging(args)
+
+    from fairgrape.report.judging import audit_command
+
+    audit_command(out=args.out, points=args.points, small=args.small, data=args.data, **given)
+    return 0
+
+
+def _gate(args: argparse.Namespace) -> int:
+    "Run `fairgrape gate`: its answer is the exit status."
+    given = _judging(args)
+
+    from fairgrape.report.judging import gate_command
+
+    return gate_command(tolerance=args.tolerance, measure=args.measure, head=args.head, **given)
+
+# %% ../nbs/01_cli.ipynb #e3ab2ef6
 COMMANDS: dict[str, Callable] = dict(
     run=_run,
     sweep=run_sweep,
     study=_study,
+    audit=_audit,
+    gate=_gate,
     data=_data,
     report=_report,
     status=_status,

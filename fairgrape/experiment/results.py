@@ -49,7 +49,8 @@ def _predictions_table(
     job: Job,  # Settings and data
     dense: np.ndarray,  # Classes predicted by the dense network, shape `(n, heads)`
     pruned: np.ndarray,  # Classes predicted by the pruned network, same shape
-    # One row per test image: row, path, split, group, then label_, dense_ and pruned_ of each head
+    # One row per test image: row, path, split, group, `person` or else `photo` where test images
+    # share one, then label_, dense_ and pruned_ of each head
 ) -> pd.DataFrame:
     "The test images with their labels and both networks' predictions, as class codes."
     test = (job.table["split"] == "test").to_numpy()
@@ -61,6 +62,10 @@ def _predictions_table(
             group=np.array(job.group_names)[job.group[test]],
         )
     )
+    for unit in ("person", "photo"):
+        if unit in job.table and job.table[unit][test].duplicated().any():
+            table[unit] = job.table[unit][test].astype(str).to_numpy()
+            break
     classes = (("label", job.labels[test]), ("dense", dense), ("pruned", pruned))
     return table.join(
         pd.DataFrame(

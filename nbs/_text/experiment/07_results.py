@@ -123,7 +123,8 @@ def _predictions_table(
     job: Job,  # Settings and data
     dense: np.ndarray,  # Classes predicted by the dense network, shape `(n, heads)`
     pruned: np.ndarray,  # Classes predicted by the pruned network, same shape
-    # One row per test image: row, path, split, group, then label_, dense_ and pruned_ of each head
+    # One row per test image: row, path, split, group, `person` or else `photo` where test images
+    # share one, then label_, dense_ and pruned_ of each head
 ) -> pd.DataFrame:
     "The test images with their labels and both networks' predictions, as class codes."
     test = (job.table["split"] == "test").to_numpy()
@@ -135,6 +136,10 @@ def _predictions_table(
             group=np.array(job.group_names)[job.group[test]],
         )
     )
+    for unit in ("person", "photo"):
+        if unit in job.table and job.table[unit][test].duplicated().any():
+            table[unit] = job.table[unit][test].astype(str).to_numpy()
+            break
     classes = (("label", job.labels[test]), ("dense", dense), ("pruned", pruned))
     return table.join(
         pd.DataFrame(
@@ -164,6 +169,9 @@ assert (
 )
 assert predicted["label_shade"].tolist() == [rows[i]["shade"] == "light" for i in predicted["row"]]
 assert predicted["group"].tolist() == [rows[i]["tint"] for i in predicted["row"]]
+pairs = replace(job, table=job.table.assign(person=np.arange(len(job.table)) // 2))
+shared = _predictions_table(pairs, all_dark, 1 - all_dark)
+assert (shared["person"] == (shared["row"] // 2).astype(str)).all()
 
 
 # %% [markdown]

@@ -151,15 +151,16 @@ def resampled_counts(
     group: np.ndarray,  # Group code of each cell, shape `(m,)`
     B: int = 2000,  # Number of resamples
     seed: int = 0,  # Seed of the draws
+    prior: np.ndarray | float = 0,  # Images that each cell is drawn as having more, shape `(m,)`
 ) -> np.ndarray:  # Counts of each resample, shape `(B, m)`
     "Counts of cells when the images of each group are drawn again with replacement."
     rng = np.random.default_rng(seed)
-    drawn = np.zeros((B, len(counts)))
+    drawn, shares = np.zeros((B, len(counts))), counts + prior
     for g in np.unique(group):
         own = group == g
         n = int(counts[own].sum())
         if n:
-            drawn[:, own] = rng.multinomial(n, counts[own] / n, size=B)
+            drawn[:, own] = rng.multinomial(n, shares[own] / shares[own].sum(), size=B)
     return drawn
 
 
@@ -182,12 +183,13 @@ def cell_counts(
     units: np.ndarray | None = None,  # Unit of each image, shape `(n,)`; None: every image
     B: int = 2000,  # Number of resamples
     seed: int = 0,  # Seed of the draws
+    prior: np.ndarray | float = 0,  # As for `resampled_counts`; not used where units are given
 ) -> tuple[np.ndarray, np.ndarray]:  # Observed counts, shape `(m,)`; resampled, shape `(B, m)`
     "How many images fall into each cell, in the test set and in `B` resamples of it."
     group = np.asarray(group)
     counts = np.bincount(cell, minlength=len(group))
     if units is None:
-        return counts, resampled_counts(counts, group, B, seed)
+        return counts, resampled_counts(counts, group, B, seed, prior)
     ones = sparse.csr_array(
         (np.ones(len(cell)), (np.arange(len(cell)), cell)), shape=(len(cell), len(group))
     )
@@ -199,6 +201,66 @@ answers = np.repeat([0, 1], 6)  # cell 0: right, cell 1: wrong
 for units, spread in ((None, by_image.std()), (two_persons, by_person.std())):
     counts, drawn = cell_counts(answers, [0, 0], units, B=4000)
     assert counts.tolist() == [6, 6] and np.isclose((drawn[:, 0] / 12).std(), spread, rtol=0.05)
+
+
+# %% [markdown]
+# ## Noise of a change
+#
+# A change of accuracy is a mean of one number an image: right after less right before (with several heads, the mean over them). Images of a group with the same number are one cell. For intervals the draws are smoothed as in [disparity and chance](02_disparity.ipynb): half an image more at the smallest and the largest difference, so that a group without a change is not called certain. Persons are drawn as they are.
+
+# %%
+#| export
+def delta_noise(
+    diff: np.ndarray,  # Right after − right before, −1 … 1, shape `(n,)`
+    groups: np.ndarray,  # Group code of each image, shape `(n,)`
+    G: int,  # Number of groups
+    units: np.ndarray | None = None,  # Person of each image, shape `(n,)`; None: every image
+    B: int = 2000,  # Number of resamples
+    seed: int = 0,  # Seed of the draws
+    smooth: bool = False,  # Half an image more at the smallest and the largest difference
+    # Change of each group and then of all images (points), shape `(G + 1,)`; resampled less
+    # observed, shape `(B, G + 1)`
+) -> tuple[np.ndarray, np.ndarray]:
+    "Change of accuracy of each group and of all images, and its noise."
+    values, place = np.unique(diff, return_inverse=True)
+    m = len(values)
+    group, prior = np.repeat(np.arange(G), m), np.zeros((G, m))
+    if smooth:
+        prior[:, 0] += 0.5
+        prior[:, -1] += 0.5
+    counts, drawn = cell_counts(groups * m + place, group, units, B, seed, prior.ravel())
+
+    def change(numbers: np.ndarray) -> np.ndarray:
+        by = numbers.reshape(*numbers.shape[:-1], G, m)
+        by = np.concatenate([by, by.sum(axis=-2, keepdims=True)], axis=-2)
+        with np.errstate(invalid="ignore"):
+            return 100 * (by @ values) / by.sum(axis=-1)
+
+    delta = change(counts)
+    # a draw without an image of a group, whose persons are all in other groups too, says nothing
+    return delta, np.nan_to_num(change(drawn) - delta)
+
+
+# %%
+diff = np.array([0, 0, 0, -1, 0, 0, -1, -1.0])
+two_groups = np.array([0, 0, 0, 0, 0, 1, 1, 1])
+delta, noise = delta_noise(diff, two_groups, 2)
+delta.round(1), noise.std(axis=0).round(1)
+
+# %%
+assert np.allclose(delta, [-20, -200 / 3, -37.5]) and noise.shape == (2000, 3)
+# √(p(1 − p)/n)
+theory = 100 * np.sqrt([0.2 * 0.8 / 5, 2 / 3 * 1 / 3 / 3])
+assert np.allclose(noise.std(axis=0)[:2], theory, rtol=0.06)
+assert np.allclose(noise[:, 2], (5 * noise[:, 0] + 3 * noise[:, 1]) / 8)  # groups keep their sizes
+# smoothed: p = 1.5/6 and 2.5/4
+_, smooth = delta_noise(diff, two_groups, 2, B=20_000, smooth=True)
+theory = 100 * np.sqrt([1 / 4 * 3 / 4 / 5, 5 / 8 * 3 / 8 / 3])
+assert np.allclose(smooth.std(axis=0)[:2], theory, rtol=0.03)
+# every person in both groups, with the same answers: both groups move alike
+answers = -np.tile(np.arange(100) % 10 == 0, 2).astype(float)
+_, shared = delta_noise(answers, np.repeat([0, 1], 100), 2, np.tile(np.arange(100), 2))
+assert np.allclose(shared[:, 0], shared[:, 1]) and shared.std() > 0
 
 # %% [markdown]
 # Persons matter exactly as much as theory says. With m images a person and a correlation r between them, the variance of a mean grows by the design effect 1 + (m − 1) r. Here 60 persons have 20 images each; a person's images share a common chance of being right, so that r = 0.25.

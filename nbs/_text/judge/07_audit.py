@@ -29,7 +29,7 @@ from fairgrape.judge.disparity import (
 )
 from fairgrape.judge.measures import measure_table, probability_table
 from fairgrape.judge.predictions import Predictions
-from fairgrape.judge.resampling import cell_counts, units_of
+from fairgrape.judge.resampling import delta_noise, units_of
 from fairgrape.judge.tables import RESERVED, unmeasured
 
 # %%
@@ -107,53 +107,6 @@ for wrong, part in (
         assert part in str(e)
     else:
         raise AssertionError(f"accepted: {part}")
-
-
-# %% [markdown]
-# ## Noise
-#
-# Every figure of change below rests on one number an image: right after less right before (with several heads, the mean over them). Images with the same number in the same group are one cell, and cells are [resampled](05_resampling.ipynb), by images or by persons.
-
-# %%
-#| export
-def delta_noise(
-    diff: np.ndarray,  # Right after − right before, −1 … 1, shape `(n,)`
-    groups: np.ndarray,  # Group code of each image, shape `(n,)`
-    G: int,  # Number of groups
-    units: np.ndarray | None = None,  # Person of each image, shape `(n,)`; None: every image
-    B: int = 2000,  # Number of resamples
-    seed: int = 0,  # Seed of the draws
-    # Change of each group and then of all images (points), shape `(G + 1,)`; resampled less
-    # observed, shape `(B, G + 1)`
-) -> tuple[np.ndarray, np.ndarray]:
-    "Change of accuracy of each group and of all images, and its noise."
-    values, place = np.unique(diff, return_inverse=True)
-    cell = groups * len(values) + place
-    group = np.repeat(np.arange(G), len(values))
-    counts, drawn = cell_counts(cell, group, units, B, seed)
-
-    def change(numbers):
-        by = numbers.reshape(*numbers.shape[:-1], G, len(values))
-        by = np.concatenate([by, by.sum(axis=-2, keepdims=True)], axis=-2)
-        with np.errstate(invalid="ignore"):
-            return 100 * (by @ values) / by.sum(axis=-1)
-
-    delta = change(counts)
-    return delta, change(drawn) - delta
-
-
-# %%
-diff = np.array([0, 0, 0, -1, 0, 0, -1, -1.0])
-groups = np.array([0, 0, 0, 0, 0, 1, 1, 1])
-delta, noise = delta_noise(diff, groups, 2)
-delta.round(1), noise.std(axis=0).round(1)
-
-# %%
-assert np.allclose(delta, [-20, -200 / 3, -37.5]) and noise.shape == (2000, 3)
-# √(p(1 − p)/n)
-theory = 100 * np.sqrt([0.2 * 0.8 / 5, 2 / 3 * 1 / 3 / 3])
-assert np.allclose(noise.std(axis=0)[:2], theory, rtol=0.06)
-assert np.allclose(noise[:, 2], (5 * noise[:, 0] + 3 * noise[:, 1]) / 8)  # groups keep their sizes
 
 
 # %% [markdown]
@@ -276,6 +229,9 @@ def change_table(
 
 
 # %%
+diff = np.array([0, 0, 0, -1, 0, 0, -1, -1.0])
+groups = np.array([0, 0, 0, 0, 0, 1, 1, 1])
+delta, noise = delta_noise(diff, groups, 2)
 example = change_table(
     np.array([1, 1, 1, 1, 0, 1, 1, 1.0]),
     np.array([1, 1, 1, 0, 0, 1, 0, 0.0]),
@@ -532,7 +488,8 @@ assert heads_table(given, "seed0").network.tolist() == ["dense", "seed0"]
 #| export
 def disparity_rows(
     delta: np.ndarray,  # Change of each group (points), shape `(G,)`
-    noise: np.ndarray,  # Its noise, shape `(B, G)`
+    noise: np.ndarray,  # Its noise, shape `(B, G)`, for the floor
+    smooth: np.ndarray,  # Its smoothed noise, shape `(B, G)`, for the interval
     random: np.ndarray,  # Changes of random groups, shape `(draws, G)`
     n: np.ndarray,  # Images of each group, shape `(G,)`
     level: float = 0.95,  # Coverage of the intervals
@@ -541,7 +498,7 @@ def disparity_rows(
     rows = []
     for kind in DISPARITIES:
         value = float(disparity(delta, kind, n))
-        low, high = disparity_interval(delta, noise, kind, n, level)
+        low, high = disparity_interval(delta, smooth, kind, n, level)
         mean, floor = noise_floor(noise, kind, n)
         as_large = float(100 * (disparity(random, kind, n) >= value - 1e-9).mean())
         rows.append([kind, value, low, high, mean, floor, as_large])
@@ -551,7 +508,7 @@ def disparity_rows(
 
 # %%
 d, e = delta_noise(true, who, 3)
-found = disparity_rows(d[:-1], e[:, :-1], random_groups, np.array([600, 300, 100]))
+found = disparity_rows(d[:-1], e[:, :-1], e[:, :-1], random_groups, np.array([600, 300, 100]))
 found.round(1)
 
 # %%
@@ -573,11 +530,14 @@ def _model_audit(p: Predictions, later: str, groupings: dict, how: dict) -> dict
         n = np.bincount(codes, minlength=G)
         about = dict(model=later, grouping=grouping)
         delta, noise = delta_noise(diff, codes, G, p.units, B, seed)
+        _, smooth = delta_noise(diff, codes, G, p.units, B, seed, smooth=True)
         changes = change_table(
-            *right, codes, names, p.units, delta, noise, how["points"], how["small"], level
+            *right, codes, names, p.units, delta, smooth, how["points"], how["small"], level
         )
         random = placebo(diff, codes, G, p.units, how["placebo"], seed)
-        ranked = disparity_rows(delta[:-1], noise[:, :-1], random, n, level)
+        ranked = disparity_rows(
+            delta[:-1], noise[:, :-1], smooth[:, :-1], random, n, level
+        )
         tables["groups"].append(changes.assign(**about))
         tables["disparities"].append(ranked.assign(**about))
         tables["churn"].append(churn_table(p.labels, was, now, codes, names).assign(**about))

@@ -16,7 +16,8 @@ from scipy.special import ndtr, stdtrit
 from scipy.stats import norm
 
 from fairgrape.judge.compare import _right
-from fairgrape.judge.disparity import group_codes, paired_bootstrap, same_images
+from fairgrape.judge.disparity import group_codes, same_images
+from fairgrape.judge.resampling import delta_noise
 from fairgrape.judge.tables import _some, check_groups
 
 
@@ -135,63 +136,6 @@ lost = -(np.arange(10_000) < 500).astype(float)
 assert np.allclose(
     smallest_errors(lost, np.zeros(10_000, int)), 100 * (0.05 * 0.95 / 1e4) ** 0.5, rtol=0.01
 )
-
-
-# %% [markdown]
-# ## Whole persons drawn again
-#
-# For single images the noise is that of `paired_bootstrap`, smoothed. Persons are drawn with all their images, each group's persons among themselves; persons whose images lie in several groups are drawn from one pool. A group's mean is the drawn sum over the drawn number of images.
-
-# %%
-#| export
-def unit_bootstrap(
-    diff: np.ndarray,  # Right after − right before, for each image, shape `(n,)`
-    groups: np.ndarray,  # Group code of each image, shape `(n,)`
-    units: np.ndarray,  # Code of the person each image shows, shape `(n,)`
-    B: int = 2000,  # Number of resamples
-    seed: int = 0,  # Seed of the draws
-) -> np.ndarray:  # Resampled minus observed mean of each group (points), shape `(B, G)`
-    "Noise of each group's mean when its persons are drawn again with replacement."
-    rng, (number, _) = np.random.default_rng(seed), pd.factorize(units)
-    K, G = number.max() + 1, groups.max() + 1
-    cells = number * G + groups
-    sums = np.bincount(cells, diff, minlength=K * G).reshape(K, G)
-    images = np.bincount(cells, minlength=K * G).reshape(K, G)
-    alone = (images > 0).sum(axis=1) == 1
-    pool = np.where(alone, images.argmax(axis=1), -1)
-    drawn = np.zeros((2, B, G))
-    for one in np.unique(pool):
-        own = pool == one
-        k = int(own.sum())
-        for start in range(0, B, 100):  # a hundred draws at once, to spare memory
-            times = rng.multinomial(k, np.full(k, 1 / k), size=min(100, B - start))
-            drawn[0, start : start + 100] += times @ sums[own]
-            drawn[1, start : start + 100] += times @ images[own]
-    mean = sums.sum(axis=0) / images.sum(axis=0)
-    # a draw without an image of a group that shares all its persons with others tells nothing
-    return 100 * (np.where(drawn[1] > 0, drawn[0] / np.maximum(drawn[1], 1), mean) - mean)
-
-
-# %% [markdown]
-# Two persons with six images each, the first one's all lost: drawn by persons there are three outcomes, as likely as two coins. With persons of one image each the noise is as wide as that of single images.
-
-# %%
-two = -np.repeat([1.0, 0.0], 6)
-noise = unit_bootstrap(two, np.zeros(12, int), np.repeat([0, 1], 6), B=4000)
-pd.Series(noise[:, 0]).value_counts(normalize=True).round(2)
-
-# %%
-assert set(noise[:, 0]) == {-50, 0, 50} and abs((noise == 0).mean() - 0.5) < 0.03
-many = -(np.random.default_rng(0).random(3000) < 0.1).astype(float)
-who = np.arange(3000) % 3
-assert np.allclose(
-    unit_bootstrap(many, who, np.arange(3000)).std(axis=0),
-    paired_bootstrap(many, who).std(axis=0),
-    rtol=0.08,
-)
-# every person in both groups, with the same answers: both groups move alike
-shared = unit_bootstrap(np.tile(many[:100], 2), np.repeat([0, 1], 100), np.tile(np.arange(100), 2))
-assert np.allclose(shared[:, 0], shared[:, 1]) and shared.std() > 0
 
 # %% [markdown]
 # ## The answer
@@ -452,9 +396,7 @@ def gate(
     same_images(before=before, after=after, groups=groups, **given)
     diff, n = _right(after) - _right(before), check_groups(groups, names)
     codes, count = group_codes(groups, names), None
-    if units is None:
-        noise = paired_bootstrap(diff, codes, B, seed, smooth=True)
-    else:
+    if units is not None:
         units = unit_codes(units)
         count = np.bincount(_unit_sums(diff, codes, units)[2])
         alone = [name for name, k in zip(names, count) if k < 2]
@@ -462,10 +404,9 @@ def gate(
             raise ValueError(
                 f"all images of {_some(alone, 14)} show one person: each group needs 2 or more"
             )
-        noise = unit_bootstrap(diff, codes, units, B, seed)
-    delta = 100 * np.bincount(codes, diff) / n
+    delta, noise = delta_noise(diff, codes, len(names), units, B, seed, smooth=True)
     errors = smallest_errors(diff, codes, units)
-    return verdict_of(delta, noise, errors, names, n, count, tolerance, level)
+    return verdict_of(delta[:-1], noise[:, :-1], errors, names, n, count, tolerance, level)
 
 
 # %%
@@ -571,7 +512,7 @@ for said, wrong in {
     "there is only ['a']": dict(groups=[0] * 4, names=["a"]),
     "before 4, after 3": dict(after=[1, 1, 0]),
     "units 3": dict(units=[1, 2, 3]),
-    "there are others": dict(after=[1, 1, 0, 2]),
+    "has other values": dict(after=[1, 1, 0, 2]),
     "too few test images in b (1)": dict(groups=[0, 0, 0, 1]),
     "1 of 4 images have no person": dict(units=["x", None, "y", "z"]),
     "all images of b show one person": dict(units=["x", "y", "z", "z"]),

@@ -9,7 +9,6 @@
 # %%
 #| export
 import html
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from fairgrape.report.page import STYLE, html_table
 from fairgrape.training.files import write_json, writing
 
 # %%
+import json
 import tempfile
 
 from fairgrape.judge.audit import audit
@@ -278,8 +278,8 @@ have been harmed. <b>Images needed</b> find a change of POINTS points with 80 % 
 Groups marked * have fewer than SMALL images.</p>
 <p><b>ρ</b> is the standard deviation of the groups' changes, <b>ψ</b> the worst group's loss beyond
 that of all images, <b>range</b> the best group's change less the worst's. Chance makes all three
-positive: compare them with the <b>noise floor</b> and with <b>random groupings</b> of the same sizes.
-They see inequality only: a model that fails for everybody has none left.</p>
+positive: compare them with the <b>noise floor</b> and with <b>random groupings</b> of the same
+sizes. They see inequality only: a model that fails for everybody has none left.</p>
 <p>The groups are labels as others perceived them. A small disparity on one set of images is no
 licence to use a model on people.</p>"""
 
@@ -440,10 +440,9 @@ assert all(html.escape(note) in page for note in found.notes)
 #| export
 _TEXT, _COUNT, _VALUE = {"type": "string"}, {"type": "integer"}, {"type": ["number", "null"]}
 _ABOUT = dict(model=_TEXT, grouping=_TEXT, group=_TEXT, n=_COUNT)
+_ENDS = ("", "_low", "_high")
 _PAIRS = {
-    f"{name}{end}": _VALUE
-    for name in ("before", "after", "change")
-    for end in ("", "_low", "_high")
+    name + end: _VALUE for name in ("before", "after", "change") for end in _ENDS
 }
 _ROWS = {
     "groups": {
@@ -530,9 +529,8 @@ _LIMITS = """- The intervals cover the choice of test images, not the luck of a 
 def _markdown(table: pd.DataFrame) -> str:
     "A table of text in Markdown"
     rows = [list(table), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-    return "\n".join(
-        "| " + " | ".join(str(v).replace("|", "\\|") for v in row) + " |" for row in rows
-    )
+    lines = [" | ".join(str(v).replace("|", "\\|") for v in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def compression_card(
@@ -542,7 +540,7 @@ def compression_card(
     data: str = "",  # The data statement: which images, from where, of whom
     dataset: str = "test images",  # The data set's name
     verdict: str = "",  # What a gate said
-) -> "ModelCard":  # huggingface_hub's card; `.save(path)` writes it, `str(card)` is its text
+) -> object:  # A ModelCard of huggingface_hub: `.save(path)` writes it, `str` gives its text
     """A card in the form of a Hugging Face model card.
 
     Raises: ValueError for a model that the audit does not have."""
