@@ -30,8 +30,8 @@ PYTEST = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m pytest -n $(WORKERS) --
 test: setup  ## all tests: notebooks, pairs and export, templates, wheel, determinism
 	$(PYTEST)
 
-tutorials: setup  ## the tutorials with the cells that train, which `make test` leaves out
-	$(PYTEST) --nb-flags=slow nbs/tutorials
+tutorials: setup  ## the story and the tutorials with the cells that train, which `make test` leaves out
+	$(PYTEST) --nb-flags=slow nbs/tutorials nbs/story.ipynb
 
 test-slow: setup  ## all tests, with the cells and tests that take long
 	$(PYTEST) --nb-flags=slow

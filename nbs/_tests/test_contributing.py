@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fixtures import COMPARED, looks_right, pictures_of
+from lengths import only_long
 from PIL import Image
 
 REPO = Path(__file__).resolve().parents[2]
@@ -153,7 +154,8 @@ def test_the_toy_method_prunes():
     exec(compile(toy, "CONTRIBUTING.md", "exec"), {})
 
 
-def test_the_study_runs_the_method_on_the_data_set(copy):
+def test_the_study_runs_the_method_on_the_data_set(copy, request):
+    only_long(request, "a study of two runs")
     (study,) = [line for line in shell_lines() if line.startswith("fairgrape study")]
     call(copy, study, "--image_size 16 --epochs 1 --lrs 1e-3 --bootstrap 100")
     (page,) = (copy / "runs" / "studies").glob("neediest-portraits-fast-*/study.html")

@@ -273,7 +273,7 @@ def test_an_unknown_parameter_stops_papermill_before_anything_starts(tmp_path):
         (dict(scope="all"), "scope = 'all'"),
         (dict(device="abacus"), "device = 'abacus'"),
         (dict(groups="place"), "a disparity compares groups, but there is only ['here']"),
-        (dict(importance_groups="place"), "importance_groups = 'place' has one group only"),
+        (dict(importance_groups="place"), "importance_groups = 'place' has only one group"),
         (
             dict(groups="clusters", clusters=200),
             "clusters = 200, but there are only 128 training images",

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import yaml
 from fixtures import PRUNED, looks_right, pictures_of
+from lengths import only_long
 from signals import heard
 from test_runs import FAIRGRAPE, own, tiny  # noqa: F401  (own is a fixture)
 
@@ -69,7 +70,12 @@ def gone(processes: list[psutil.Process]) -> bool:
     return all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in processes)
 
 
-def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(own, tmp_path):  # noqa: F811
+def test_a_sweep_survives_a_killed_kernel_an_interruption_and_a_double_start(
+    own,  # noqa: F811
+    tmp_path,
+    request,
+):
+    only_long(request, "a sweep that is killed and started twice")
     cells = [
         dict(method="ws", rate=[0.5, 0.9]),
         dict(method="fairgrape", rate=0.9),
