@@ -123,11 +123,12 @@ def verdict_of(
     per, units = ("images", n) if units is None else ("persons", units)
     delta, units = np.asarray(delta, dtype=float), np.asarray(units)
     # n / (n − 1): the bootstrap's variance is that of the test set, not of what it was drawn from
-    se = np.maximum(noise.std(axis=0) * np.sqrt(units / (units - 1)), smallest)
+    se = np.maximum(noise.std(axis=0) * np.sqrt(units / np.maximum(units - 1, 1)), smallest)
     z = simultaneous_z(noise, level)
     reach = _student(z, units) * se
     low, high = delta - reach, delta + reach
     answer = np.select([high < -tolerance, low > -tolerance], ["fails", "passes"], "cannot tell")
+    answer[units < 2] = "cannot tell"
     more = _missing(delta + tolerance, se, units, z)
     more[answer != "cannot tell"] = 0
     rows = dict(n=n, units=units, delta=delta, low=low, high=high, answer=answer, more=more)
@@ -210,21 +211,16 @@ def gate(
     seed: int = 0,  # Seed of the draws
 ) -> Verdict:
     """Does any group lose more accuracy than is tolerated? Raises: ValueError for terms that make
-    no sense, arrays that do not fit, fewer than two groups, a group of one image or one person.
+    no sense, arrays that do not fit, fewer than two groups, a group without an image.
     """
     check_terms(tolerance, level)
     given = {} if units is None else dict(units=units)
     same_images(before=before, after=after, groups=groups, **given)
-    diff, n = _right(after) - _right(before), check_groups(groups, names)
+    diff, n = _right(after) - _right(before), check_groups(groups, names, least=1)
     codes, count = group_codes(groups, names), None
     if units is not None:
         units = unit_codes(units)
         count = np.bincount(_unit_sums(diff, codes, units)[2])
-        alone = [name for name, k in zip(names, count) if k < 2]
-        if alone:
-            raise ValueError(
-                f"all images of {_some(alone, 14)} show one person: each group needs 2 or more"
-            )
     delta, noise = delta_noise(diff, codes, len(names), units, B, seed, smooth=True)
     errors = smallest_errors(diff, codes, units)
     return verdict_of(delta[:-1], noise[:, :-1], errors, names, n, count, tolerance, level)

@@ -18,11 +18,13 @@ RESERVED = ("all", "weights", "kept")  # other rows and columns of the tables of
 def check_groups(
     groups: np.ndarray,  # Group of each test image, shape `(n,)`: codes, or names
     names: list[str],  # Name of each group, in the order of the codes
+    least: int = 2,  # Images that each group needs
 ) -> np.ndarray:  # Number of images of each group, shape `(G,)`
     """Count the images of each group.
 
     Raises: ValueError for fewer than two groups, a repeated name or one of `RESERVED`, a code
-    without a name, groups that are neither codes nor names, a group with fewer than two images."""
+    without a name, groups that are neither codes nor names, a group with fewer images than
+    `least`."""
     if len(names) < 2:
         raise ValueError(
             f"a disparity compares groups, but there is only {list(names)}: choose two groups or"
@@ -38,11 +40,11 @@ def check_groups(
         raise ValueError(
             f"group code {len(counts) - 1} has no name: there are {len(names)} names, {list(names)}"
         )
-    few = [f"{name} ({n})" for name, n in zip(names, counts) if n < 2]
+    few = [f"{name} ({n})" for name, n in zip(names, counts) if n < least]
     if few:
         raise ValueError(
-            f"too few test images in {', '.join(few)}: each group needs 2 or more; merge groups or"
-            " take more images"
+            f"too few test images in {', '.join(few)}: each group needs {least} or more; merge"
+            " groups or take more images"
         )
     return counts
 

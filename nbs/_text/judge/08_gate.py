@@ -70,7 +70,7 @@ assert simultaneous_z(np.zeros((9, 2))) == norm.ppf((1 + 0.95**0.5) / 2)
 #
 # - Its standard error is at least what it would be with two units more, one that gained and one that lost as much as any unit of the test set changed (Bonett and Price 2012 add the same to paired proportions).
 # - The multiple of the standard error is Student's for its number of units, which for few units is larger than the normal one.
-# - A group of one image or of one person is refused.
+# - A group of one image or of one person is left undecided.
 #
 # A *unit* is an image or, where persons are known, all images of one person: twenty photographs of one face are not twenty test images.
 
@@ -228,11 +228,12 @@ def verdict_of(
     per, units = ("images", n) if units is None else ("persons", units)
     delta, units = np.asarray(delta, dtype=float), np.asarray(units)
     # n / (n − 1): the bootstrap's variance is that of the test set, not of what it was drawn from
-    se = np.maximum(noise.std(axis=0) * np.sqrt(units / (units - 1)), smallest)
+    se = np.maximum(noise.std(axis=0) * np.sqrt(units / np.maximum(units - 1, 1)), smallest)
     z = simultaneous_z(noise, level)
     reach = _student(z, units) * se
     low, high = delta - reach, delta + reach
     answer = np.select([high < -tolerance, low > -tolerance], ["fails", "passes"], "cannot tell")
+    answer[units < 2] = "cannot tell"
     more = _missing(delta + tolerance, se, units, z)
     more[answer != "cannot tell"] = 0
     rows = dict(n=n, units=units, delta=delta, low=low, high=high, answer=answer, more=more)
@@ -389,21 +390,16 @@ def gate(
     seed: int = 0,  # Seed of the draws
 ) -> Verdict:
     """Does any group lose more accuracy than is tolerated? Raises: ValueError for terms that make
-    no sense, arrays that do not fit, fewer than two groups, a group of one image or one person.
+    no sense, arrays that do not fit, fewer than two groups, a group without an image.
     """
     check_terms(tolerance, level)
     given = {} if units is None else dict(units=units)
     same_images(before=before, after=after, groups=groups, **given)
-    diff, n = _right(after) - _right(before), check_groups(groups, names)
+    diff, n = _right(after) - _right(before), check_groups(groups, names, least=1)
     codes, count = group_codes(groups, names), None
     if units is not None:
         units = unit_codes(units)
         count = np.bincount(_unit_sums(diff, codes, units)[2])
-        alone = [name for name, k in zip(names, count) if k < 2]
-        if alone:
-            raise ValueError(
-                f"all images of {_some(alone, 14)} show one person: each group needs 2 or more"
-            )
     delta, noise = delta_noise(diff, codes, len(names), units, B, seed, smooth=True)
     errors = smallest_errors(diff, codes, units)
     return verdict_of(delta[:-1], noise[:, :-1], errors, names, n, count, tolerance, level)
@@ -502,6 +498,18 @@ pd.testing.assert_frame_equal(
 )
 
 # %% [markdown]
+# A group of one image, or of one person, is never decided, whatever it shows: the gate asks for more.
+
+# %%
+lone = gate(np.ones(401), np.ones(401), [0] * 400 + [1], ["many", "one"], tolerance=10)
+print(lone)
+assert lone.table.answer.tolist() == ["passes", "cannot tell"] and lone.exit_status == 3
+assert lone.table.more["one"] > 50
+faces, who = [1, 2, 3, 4, 5, 5, 5, 5], [0, 0, 0, 0, 1, 1, 1, 1]
+one_person = gate(np.ones(8), np.zeros(8), who, ["a", "b"], units=faces)
+assert one_person.table.answer.tolist()[1] == "cannot tell"
+
+# %% [markdown]
 # Bad input is refused, with its reason.
 
 # %%
@@ -513,9 +521,8 @@ for said, wrong in {
     "before 4, after 3": dict(after=[1, 1, 0]),
     "units 3": dict(units=[1, 2, 3]),
     "has other values": dict(after=[1, 1, 0, 2]),
-    "too few test images in b (1)": dict(groups=[0, 0, 0, 1]),
+    "too few test images in b (0)": dict(groups=[0, 0, 0, 0]),
     "1 of 4 images have no person": dict(units=["x", None, "y", "z"]),
-    "all images of b show one person": dict(units=["x", "y", "z", "z"]),
 }.items():
     try:
         gate(**(ok | wrong))
