@@ -28,7 +28,7 @@ from fairgrape.training.epochs import (
     train_epoch,
 )
 from .journal import Journal
-from .journal import Stage as Unfinished
+from .journal import UnfinishedStage
 from .out_of_memory import memory_errors
 from .parallel import ALONE, Team
 from .snapshots import optimizer_tensors, restore_optimizer
@@ -99,7 +99,7 @@ def _note(
     scaler: torch.amp.GradScaler,
 ):
     "Store in the journal what `_resume` reads."
-    journal.unfinished = Unfinished(
+    journal.unfinished = UnfinishedStage(
         *at, kept.rows, kept.best, kept.weights, optimizer_tensors(optimizer), scaler.state_dict()
     )
 

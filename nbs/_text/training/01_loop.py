@@ -30,7 +30,7 @@ from fairgrape.training.epochs import (
     train_epoch,
 )
 from fairgrape.training.journal import Journal
-from fairgrape.training.journal import Stage as Unfinished
+from fairgrape.training.journal import UnfinishedStage
 from fairgrape.training.out_of_memory import memory_errors
 from fairgrape.training.parallel import ALONE, Team
 from fairgrape.training.snapshots import optimizer_tensors, restore_optimizer
@@ -202,7 +202,7 @@ def _note(
     scaler: torch.amp.GradScaler,
 ):
     "Store in the journal what `_resume` reads."
-    journal.unfinished = Unfinished(
+    journal.unfinished = UnfinishedStage(
         *at, kept.rows, kept.best, kept.weights, optimizer_tensors(optimizer), scaler.state_dict()
     )
 

@@ -58,7 +58,7 @@ home = Path(tempfile.mkdtemp())
 # %%
 #| export
 @dataclass
-class Stage:
+class UnfinishedStage:
     "An unfinished training stage."
 
     label: str  # The training phase, e.g. "step 3"
@@ -71,7 +71,7 @@ class Stage:
 
 
 # %%
-half_way = Stage("step 2", 1, [dict(val_loss=0.5), dict(val_loss=0.7)], 0, {}, {}, {})
+half_way = UnfinishedStage("step 2", 1, [dict(val_loss=0.5), dict(val_loss=0.7)], 0, {}, {}, {})
 assert half_way.rows[half_way.best]["val_loss"] == min(row["val_loss"] for row in half_way.rows)
 half_way.label, half_way.stage, half_way.rows[half_way.best]
 
@@ -92,7 +92,7 @@ class Journal:
     steps: list[dict] = field(default_factory=list)  # Finished pruning steps
     # The step whose masks are set, but whose retraining is unfinished
     selected: dict | None = None
-    unfinished: Stage | None = None  # The current training stage
+    unfinished: UnfinishedStage | None = None  # The current training stage
     facts: dict = field(default_factory=dict)  # Other values to restore; plain values
     # The network's state, if there was a checkpoint
     network: dict[str, Tensor] = field(default_factory=dict)
@@ -149,7 +149,7 @@ def done(self: Journal, label: str, stage: int) -> bool:
 
 
 @patch
-def half_done(self: Journal, label: str, stage: int) -> Stage | None:
+def half_done(self: Journal, label: str, stage: int) -> UnfinishedStage | None:
     "The saved state of that stage, if it is the current one."
     here = self.unfinished
     return here if here is not None and (here.label, here.stage) == (label, stage) else None
@@ -255,20 +255,11 @@ def _tensors(journal: Journal, model: nn.Module, random: Mapping[str, Tensor]) -
 # %%
 net = nn.Sequential(nn.Linear(3, 2))
 best = {k: v + 1 for k, v in net.state_dict().items()}
-list(
-    _tensors(
-        Journal(unfinished=Stage("dense", 0, [{}, {}], 0, best, {"0.step": torch.ones(())}, {})),
-        net,
-        dict(cpu=torch.ones(1)),
-    )
-)
+cut_off = UnfinishedStage("dense", 0, [{}, {}], 0, best, {"0.step": torch.ones(())}, {})
+tensors = _tensors(Journal(unfinished=cut_off), net, dict(cpu=torch.ones(1)))
+list(tensors)
 
 # %%
-tensors = _tensors(
-    Journal(unfinished=Stage("dense", 0, [{}, {}], 0, best, {"0.step": torch.ones(())}, {})),
-    net,
-    dict(cpu=torch.ones(1)),
-)
 assert list(tensors) == [
     "network:0.weight",
     "network:0.bias",
@@ -278,8 +269,9 @@ assert list(tensors) == [
     "random:cpu",
 ]
 assert torch.equal(tensors["best:0.bias"], tensors["network:0.bias"] + 1)
+trained_on = UnfinishedStage("dense", 0, [{}, {}], 1, best, {}, {})
 assert (
-    list(_tensors(Journal(unfinished=Stage("dense", 0, [{}, {}], 1, best, {}, {})), net, {}))
+    list(_tensors(Journal(unfinished=trained_on), net, {}))
     == ["network:0.weight", "network:0.bias"]
     == list(_tensors(Journal(), net, {}))
 )
@@ -408,7 +400,7 @@ def write(
 
 # %%
 journal = Journal(home / "toy run", total=3)
-journal.unfinished = Stage("dense", 0, [dict(val_loss=0.5)], 0, {}, {}, {})
+journal.unfinished = UnfinishedStage("dense", 0, [dict(val_loss=0.5)], 0, {}, {}, {})
 journal.write(net, "dense", "1 of 3")
 progress = json.loads((home / "toy run" / "progress.json").read_text())
 (
@@ -512,7 +504,7 @@ def _journal(folder: Path, total: int, found: Checkpoint) -> Journal:
     s, parts = found.state, {part: {} for part in PARTS}
     for name, tensor in found.tensors.items():
         parts[name.partition(":")[0]][name.partition(":")[2]] = tensor
-    here = s["stage"] and Stage(
+    here = s["stage"] and UnfinishedStage(
         **s["stage"], weights=parts["best"] or parts["network"], optimizer=parts["optimizer"]
     )
     _same_threads(folder.name, s["threads"])
@@ -542,7 +534,7 @@ kept = Journal(
     [{"a": 1}],
     [{"b": 2}],
     {"c": 3},
-    Stage("dense", 0, [{}, {}], 0, best, {"0.step": torch.ones(())}, {"scale": 2.0}),
+    UnfinishedStage("dense", 0, [{}, {}], 0, best, {"0.step": torch.ones(())}, {"scale": 2.0}),
     {"d": 4},
     before=100.0,
     resumed=5,
