@@ -123,7 +123,7 @@ def test_git_takes_the_statements():
 def test_pytest_understands_what_make_says_to_it():
     lines = re.findall(r"^\t\$\(PYTEST\)(.*)$", read("Makefile"), re.M)
     assert len(lines) == 3 and "" in lines
-    for line in lines:  # nothing is collected: 5; a usage error: 4
+    for line in lines:  # nothing is collected: 5, or 0 where a file is named; a usage error: 4
         done = subprocess.run(
             [
                 sys.executable,
@@ -140,4 +140,4 @@ def test_pytest_understands_what_make_says_to_it():
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 5, line + done.stderr
+        assert done.returncode in (0, 5), line + done.stderr
