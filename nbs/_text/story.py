@@ -36,7 +36,7 @@ started = time.process_time()
 #| fig-alt: Five boxes: dense network, score, select, retrain, judge; the middle three repeat
 fig, ax = plt.subplots(figsize=(8, 1.7), layout="constrained")
 boxes = {
-    "dense network": "trained as usual",
+    "dense\nnetwork": "trained as usual",
     "score": "which weight matters\nto which group?",
     "select": "which weights stay?",
     "retrain": "the rest adapts",
@@ -44,12 +44,12 @@ boxes = {
 }
 frame = dict(boxstyle="round,pad=0.5", fc="white", ec="0.4")
 for i, (name, what) in enumerate(boxes.items()):
-    ax.text(i, 0.35, name, ha="center", weight="bold", bbox=frame)
+    ax.text(i, 0.42, name, ha="center", va="center", weight="bold", bbox=frame)
     ax.text(i, -0.1, what, ha="center", va="top", fontsize=9)
     if i:
         ax.annotate("", (i - 0.34, 0.42), (i - 0.64, 0.42), arrowprops=dict(arrowstyle="->"))
 ax.plot([0.45, 3.5, 3.5, 0.45, 0.45], [-0.75, -0.75, 0.85, 0.85, -0.75], "--", color="0.5")
-ax.set(xlim=(-0.5, 4.5), ylim=(-0.85, 0.95))
+ax.set(xlim=(-0.6, 4.6), ylim=(-0.85, 0.95))
 ax.axis("off")
 plt.show()
 
