@@ -10,7 +10,9 @@ help:  ## list the targets
 
 setup: .venv/.ready  ## make .venv, install everything into it, install the notebook git hooks
 
-# torch by pip (its own index rules hold), the rest by uv, which is ten times faster.
+# torch by pip (its own index rules hold), the rest by uv, which is ten times faster. Like pip, uv is to
+# trust the system's certificates: behind a proxy with one of its own it could install nothing.
+export UV_NATIVE_TLS := 1
 .venv/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fairgrape needs Python 3.11 or newer; this is $$($(PYTHON) --version). Say make PYTHON=python3.12 …"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
