@@ -796,6 +796,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'fairgrape.judge.measures.Tallies': ( 'judge/measures.html#tallies',
                                                                                 'fairgrape/judge/measures.py'),
                                           'fairgrape.judge.measures._ends': ('judge/measures.html#_ends', 'fairgrape/judge/measures.py'),
+                                          'fairgrape.judge.measures._one_table': ( 'judge/measures.html#_one_table',
+                                                                                   'fairgrape/judge/measures.py'),
                                           'fairgrape.judge.measures._probability_columns': ( 'judge/measures.html#_probability_columns',
                                                                                              'fairgrape/judge/measures.py'),
                                           'fairgrape.judge.measures._spread': ( 'judge/measures.html#_spread',

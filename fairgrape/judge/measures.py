@@ -138,6 +138,14 @@ def paired_rows(
     return pd.DataFrame(columns)
 
 # %% ../../nbs/judge/06_measures.ipynb #701f13f7
+def _one_table(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    "All rows, what they are about first; a value of one image has no interval"
+    table = pd.concat(tables, ignore_index=True)
+    table.loc[table.n < 2, [c for c in table if c.endswith(("_low", "_high"))]] = np.nan
+    first = ["measure", "class", "group", "n"]
+    return table[first + [c for c in table if c not in first]]
+
+# %% ../../nbs/judge/06_measures.ipynb #a6ece075
 def measure_table(
     labels: np.ndarray,  # Class codes of one head, shape `(n,)`
     before: np.ndarray,  # Predicted class codes, shape `(n,)`
@@ -183,10 +191,7 @@ def measure_table(
             name, gap_b[name], gap_a[name], (gap_b_drawn[name], gap_a_drawn[name]), level
         )
         tables.append(rows.assign(**{"class": "", "group": "between groups", "n": n[-1]}))
-    table = pd.concat(tables, ignore_index=True)
-    table.loc[table.n < 2, [c for c in table if c.endswith(("_low", "_high"))]] = np.nan
-    first = ["measure", "class", "group", "n"]
-    return table[first + [c for c in table if c not in first]]
+    return _one_table(tables)
 
 # %% ../../nbs/judge/06_measures.ipynb #9e8be680
 BINS = 15
@@ -242,7 +247,4 @@ def probability_table(
     for i, name in enumerate(["log loss", "calibration error"]):
         rows = paired_rows(name, observed[0][i], observed[1][i], (drawn[0][i], drawn[1][i]), level)
         tables.append(rows.assign(**where))
-    table = pd.concat(tables, ignore_index=True)
-    table.loc[table.n < 2, [c for c in table if c.endswith(("_low", "_high"))]] = np.nan
-    first = ["measure", "class", "group", "n"]
-    return table[first + [c for c in table if c not in first]]
+    return _one_table(tables)

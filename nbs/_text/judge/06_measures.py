@@ -291,6 +291,22 @@ assert example.loc[0, ["change", "change_low", "change_high"]].tolist() == [-10,
 
 # %%
 #| export
+def _one_table(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    "All rows, what they are about first; a value of one image has no interval"
+    table = pd.concat(tables, ignore_index=True)
+    table.loc[table.n < 2, [c for c in table if c.endswith(("_low", "_high"))]] = np.nan
+    first = ["measure", "class", "group", "n"]
+    return table[first + [c for c in table if c not in first]]
+
+
+# %%
+one_image = _one_table([example.assign(**{"class": "", "group": "a", "n": 1})])
+assert list(one_image)[:4] == ["measure", "class", "group", "n"]
+assert one_image.change[0] == -10 and np.isnan(one_image.change_low[0])
+
+
+# %%
+#| export
 def measure_table(
     labels: np.ndarray,  # Class codes of one head, shape `(n,)`
     before: np.ndarray,  # Predicted class codes, shape `(n,)`
@@ -336,10 +352,7 @@ def measure_table(
             name, gap_b[name], gap_a[name], (gap_b_drawn[name], gap_a_drawn[name]), level
         )
         tables.append(rows.assign(**{"class": "", "group": "between groups", "n": n[-1]}))
-    table = pd.concat(tables, ignore_index=True)
-    table.loc[table.n < 2, [c for c in table if c.endswith(("_low", "_high"))]] = np.nan
-    first = ["measure", "class", "group", "n"]
-    return table[first + [c for c in table if c not in first]]
+    return _one_table(tables)
 
 
 # %% [markdown]
@@ -446,10 +459,7 @@ def probability_table(
     for i, name in enumerate(["log loss", "calibration error"]):
         rows = paired_rows(name, observed[0][i], observed[1][i], (drawn[0][i], drawn[1][i]), level)
         tables.append(rows.assign(**where))
-    table = pd.concat(tables, ignore_index=True)
-    table.loc[table.n < 2, [c for c in table if c.endswith(("_low", "_high"))]] = np.nan
-    first = ["measure", "class", "group", "n"]
-    return table[first + [c for c in table if c not in first]]
+    return _one_table(tables)
 
 
 # %% [markdown]
