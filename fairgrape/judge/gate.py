@@ -154,15 +154,15 @@ def check_terms(
 def _points(value: float) -> str:
     "Points as a person writes them: 2, 2.5, 0.25"
     shown = f"{value:.2f}".rstrip("0").rstrip(".")
-    return "0" if shown == "-0" else shown
+    return "0" if shown == "-0" else shown.replace("-", "−")
 
 
 def _undecided(verdict: Verdict, name: str, row: pd.Series) -> str:
     "What is missing for the group that needs most."
     beyond, lost = row.delta <= -verdict.tolerance, -row.delta
     changed = f"loses {_points(lost)}" if lost >= 0 else f"gains {_points(-lost)}"
-    seen = f"{name} {changed} points of {verdict.measure}, in truth between"
-    seen += f" {_points(-row.high)} and {_points(-row.low)}"
+    seen = f"{name} {changed} points of {verdict.measure} (interval"
+    seen += f" {_points(-row.high)} to {_points(-row.low)})"
     if row.more is pd.NA:
         return f"{seen}: exactly what is tolerated, which no number of {verdict.per} decides."
     needs = f"about {row.more:,} more {verdict.per}"
@@ -187,11 +187,11 @@ def _sentences(verdict: Verdict) -> list[str]:
         name = own.delta.idxmin()
         row, others = own.loc[name], own.index.drop(name).tolist()
         said = [
-            f"Fails: {name} loses {_points(-row.delta)} points of {verdict.measure}, in truth"
-            f" between {_points(-row.high)} and {_points(-row.low)} {together};"
+            f"Fails: {name} loses {_points(-row.delta)} points of {verdict.measure};"
+            f" interval {_points(-row.high)} to {_points(-row.low)} {together};"
             f" {_points(verdict.tolerance)} are tolerated."
         ]
-        return said + ([f"So do {_some(others, 14)}."] if others else [])
+        return said + ([f"Also failing: {_some(others, 14)}."] if others else [])
     name = own.more.fillna(np.iinfo(np.int64).max).idxmax()
     others = own.index.drop(name).tolist()
     said = [f"Cannot tell whether every group keeps within {tolerated} {together}:"]

@@ -287,15 +287,15 @@ for terms, said in (
 def _points(value: float) -> str:
     "Points as a person writes them: 2, 2.5, 0.25"
     shown = f"{value:.2f}".rstrip("0").rstrip(".")
-    return "0" if shown == "-0" else shown
+    return "0" if shown == "-0" else shown.replace("-", "−")
 
 
 def _undecided(verdict: Verdict, name: str, row: pd.Series) -> str:
     "What is missing for the group that needs most."
     beyond, lost = row.delta <= -verdict.tolerance, -row.delta
     changed = f"loses {_points(lost)}" if lost >= 0 else f"gains {_points(-lost)}"
-    seen = f"{name} {changed} points of {verdict.measure}, in truth between"
-    seen += f" {_points(-row.high)} and {_points(-row.low)}"
+    seen = f"{name} {changed} points of {verdict.measure} (interval"
+    seen += f" {_points(-row.high)} to {_points(-row.low)})"
     if row.more is pd.NA:
         return f"{seen}: exactly what is tolerated, which no number of {verdict.per} decides."
     needs = f"about {row.more:,} more {verdict.per}"
@@ -320,11 +320,11 @@ def _sentences(verdict: Verdict) -> list[str]:
         name = own.delta.idxmin()
         row, others = own.loc[name], own.index.drop(name).tolist()
         said = [
-            f"Fails: {name} loses {_points(-row.delta)} points of {verdict.measure}, in truth"
-            f" between {_points(-row.high)} and {_points(-row.low)} {together};"
+            f"Fails: {name} loses {_points(-row.delta)} points of {verdict.measure};"
+            f" interval {_points(-row.high)} to {_points(-row.low)} {together};"
             f" {_points(verdict.tolerance)} are tolerated."
         ]
-        return said + ([f"So do {_some(others, 14)}."] if others else [])
+        return said + ([f"Also failing: {_some(others, 14)}."] if others else [])
     name = own.more.fillna(np.iinfo(np.int64).max).idxmax()
     others = own.index.drop(name).tolist()
     said = [f"Cannot tell whether every group keeps within {tolerated} {together}:"]
@@ -339,7 +339,7 @@ assert [_points(v) for v in (2, 2.5, 0.25, 10, -0.001, -1.2)] == [
     "0.25",
     "10",
     "0",
-    "-1.2",
+    "−1.2",
 ]
 calm = np.random.default_rng(1).normal(size=(4000, 2))
 size = np.array([400, 400])
@@ -362,7 +362,7 @@ assert v.table.answer.tolist() == ["fails", "passes"]
 v = verdict_of([-8, -1.5], 0.5 * calm, np.zeros(2), ["a", "b"], size)
 assert v.status == "fails" and v.table.answer.tolist() == ["fails", "cannot tell"]  # fails beats it
 v = verdict_of([-8, -9], 0.5 * calm, np.zeros(2), ["a", "b"], size)
-assert str(v).startswith("Fails: b loses 9") and str(v).endswith("So do a.")
+assert str(v).startswith("Fails: b loses 9") and str(v).endswith("Also failing: a.")
 v = verdict_of([0, -1.5], 0.5 * calm, np.zeros(2), ["a", "b"], size)
 assert v.status == "cannot tell" and v.exit_status == 3
 assert abs(v.table.more["b"] - 400 * ((2.24 * 0.5 / 0.5) ** 2 - 1)) < 80
