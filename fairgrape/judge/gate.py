@@ -50,12 +50,15 @@ def smallest_errors(
     groups: np.ndarray,  # Group code of each image, shape `(n,)`
     units: np.ndarray | None = None,  # Code of the person each image shows; None: each image alone
 ) -> np.ndarray:  # Standard error of each group's mean (points), shape `(G,)`
-    "Standard errors with two units more in each group, one that gained and one that lost."
+    """Standard errors with two units more in each group, one that gained and one that lost.
+
+    Source: Bonett and Price 2012 add the two units. Each has n / k images, where k = n² / Σ m² is
+    the effective number of units of m images (Kish 1965, Survey Sampling)."""
     sums, images, of_group = _unit_sums(diff, groups, units)
-    n, count = np.bincount(of_group, images), np.bincount(of_group)
+    n = np.bincount(of_group, images)
     rest = sums - images * (np.bincount(of_group, sums) / n)[of_group]
-    largest = np.abs(sums / images).max() or 1.0  # where nothing changed: a whole unit
-    more = 2 * (largest * n / count) ** 2
+    largest = np.abs(diff).max() or 1.0  # where nothing changed: a whole image
+    more = 2 * (largest * np.bincount(of_group, images**2) / n) ** 2
     return 100 * np.sqrt(np.bincount(of_group, rest**2) + more) / n
 
 # %% ../../nbs/judge/08_gate.ipynb #0d9298a6
@@ -97,12 +100,15 @@ def _missing(
     se: np.ndarray,  # Standard errors (points), shape `(G,)`
     units: np.ndarray,  # Independent units, shape `(G,)`
     z: float,  # From `simultaneous_z`
+    added: np.ndarray | float = 0.0,  # What the two additional units add to them, shape `(G,)`
 ) -> pd.array:  # Units that are missing, <NA> where the change is exactly the tolerance
     "How many more units each group needs for its interval to end at the tolerance."
     needed = units.astype(float)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         for _ in range(50):
-            needed = np.maximum(units * (_student(z, needed) * se / np.abs(gap)) ** 2, 2)
+            by_gap = _student(z, needed) / np.abs(gap)
+            half, square = units * (by_gap * se) ** 2 / 2, (units * by_gap * added) ** 2
+            needed = np.maximum(half + np.sqrt(half**2 + square), 2)
     more = np.where(np.isfinite(needed) & (needed < 1e12), np.ceil(needed - units), np.nan)
     return pd.array(np.maximum(more, 0), dtype="Int64")
 
@@ -123,13 +129,14 @@ def verdict_of(
     per, units = ("images", n) if units is None else ("persons", units)
     delta, units = np.asarray(delta, dtype=float), np.asarray(units)
     # n / (n − 1): the bootstrap's variance is that of the test set, not of what it was drawn from
-    se = np.maximum(noise.std(axis=0) * np.sqrt(units / np.maximum(units - 1, 1)), smallest)
+    own = noise.std(axis=0) * np.sqrt(units / np.maximum(units - 1, 1))
+    se, added = np.maximum(own, smallest), np.sqrt(np.maximum(smallest**2 - own**2, 0))
     z = simultaneous_z(noise, level)
     reach = _student(z, units) * se
     low, high = delta - reach, delta + reach
     answer = np.select([high < -tolerance, low > -tolerance], ["fails", "passes"], "cannot tell")
     answer[units < 2] = "cannot tell"
-    more = _missing(delta + tolerance, se, units, z)
+    more = _missing(delta + tolerance, own, units, z, added)
     more[answer != "cannot tell"] = 0
     rows = dict(n=n, units=units, delta=delta, low=low, high=high, answer=answer, more=more)
     table = pd.DataFrame(rows, index=pd.Index(names, name="group"))

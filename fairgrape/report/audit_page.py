@@ -15,8 +15,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..judge.audit import Audit
-from .figures import PALETTE, bar_lengths, figure_of, html_figure
-from .page import STYLE, html_table
+from fairgrape.report.figures import (
+    PALETTE,
+    STYLE,
+    bar_lengths,
+    figure_of,
+    html_figure,
+    html_table,
+)
 from ..training.files import write_json, writing
 
 # %% ../../nbs/report/09_audit_page.ipynb #a322cf9d

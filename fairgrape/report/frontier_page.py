@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from ..judge.frontier import RULES, Frontier
 from ..judge.gate import STATUS, check_terms
-from .figures import figure_of, html_figure, look
+from .figures import STYLE, figure_of, html_figure, html_table, look
 from fairgrape.report.frontier_runs import (
     Proposal,
     Visited,
@@ -27,7 +27,6 @@ from fairgrape.report.frontier_runs import (
     validation_table,
     visited,
 )
-from .page import STYLE, html_table
 from ..training.files import write_json, writing
 
 # %% ../../nbs/report/13_frontier_page.ipynb #c4f11c3e

@@ -284,8 +284,36 @@ heads = grid(300, 300, SIZES[:5], heads=5)
 print(len(heads), "cases")
 print(lowest(heads))
 
+
 # %% [markdown]
-# The lowest cases may be luck or failure. So the four lowest of each measure are measured once more, with 2,000 new test sets (a standard error of 0.5).
+# The lowest cases may be luck or failure. So the ten lowest of each of the four measures are measured once more with 1,000 new test sets each (a standard error of 0.7). Some are among the lowest of several measures, so these are 28 different cases.
+
+# %%
+def lowest_cases(table, count):
+    "The `count` cases of lowest coverage of each measure, each case once"
+    found = [table[kind].nsmallest(count).index for kind in (*DISPARITIES, "delta")]
+    return list(dict.fromkeys(case for cases in found for case in cases))
+
+
+def departures(table):
+    "Of each measure: cases below 93 % and above 97 %, and how far the farthest is from there"
+    shown = table[[*DISPARITIES, "delta"]]
+    rows = {
+        "cases below 93": (shown < 93).sum(),
+        "at most by": (93 - shown).max().clip(lower=0).round(1),
+        "cases above 97": (shown > 97).sum(),
+        "at most by ": (shown - 97).max().clip(lower=0).round(1),
+    }
+    return pd.DataFrame(rows)
+
+
+# %%
+made = pd.DataFrame({kind: [90.0, 95, 99] for kind in (*DISPARITIES, "delta")})
+made.loc[1, "delta"] = 80
+print(departures(made))
+assert lowest_cases(made, 1) == [0, 1] and len(lowest_cases(made, 3)) == 3
+assert departures(made).loc["rho"].tolist() == [1, 3, 1, 2]
+assert departures(made).loc["delta"].tolist() == [2, 13, 1, 2]
 
 # %%
 #| slow
@@ -293,20 +321,28 @@ settings = {"many": {}, "few": dict(gained=0.01, base=0.0), "heads": dict(heads=
 every = pd.concat(dict(many=many, few=few, heads=heads), names=["changes"])
 sizes_of = {(len(n), min(n)): n for n in SIZES}
 again = {}
-for kind in (*DISPARITIES, "delta"):
-    for case in every[kind].nsmallest(4).index:
-        if case not in again:
-            changes, groups, fewest, who, rho = case
-            n = sizes_of[groups, fewest]
-            again[case] = coverage(n, who, rho, sets=2000, B=300, seed=1, **settings[changes])
+for case in lowest_cases(every, 10):
+    changes, groups, fewest, who, rho = case
+    n = sizes_of[groups, fewest]
+    again[case] = coverage(n, who, rho, sets=1000, B=300, seed=1, **settings[changes])
 again = pd.DataFrame(again).T.rename_axis(every.index.names)
-print(again[[*DISPARITIES, "delta"]].round(1).to_string())
+shown = again[[*DISPARITIES, "delta"]]
+print(len(again), "of", len(every), "cases, measured again")
+print(shown.round(1).to_string())
 print(lowest(again))
 
+# %%
+#| slow
+measured = every.copy()
+measured.loc[again.index] = again
+print(departures(measured))
+
 # %% [markdown]
-# Measured: the lowest cases were luck. Of twelve that came out between 91 and 93 %, every one covers between 94.7 and 98.2 % when measured again.
+# Measured: the lowest cases were luck. Those of ρ, ψ and the range had come out from 91.3 % on; measured again, every one of the 28 cases covers between 94.3 and 98.8 % in all of them.
 #
-# **Where it departs from 95 %.** Upwards: the middle of all cases is 97 % for ρ and the range and 96 % for ψ, and some reach 100 %. Where ρ is near its noise floor the lower end is 0 and errs on one side only; with many groups the upper end is too high, since resampling adds noise to Δ that contains noise already. Such an
+# **Where it is not 93 to 97 %.** Below: three cases of ψ, by 0.3 points. They have 92.7 % of 300 test sets (a standard error of 1.3); they were not among the ten lowest of ψ and have not been measured again. ρ, the range and the Δ of a group are nowhere below 93 %.
+#
+# Above 97 %, and by up to 3 points: 172 of the 323 cases for ρ, 116 for ψ, 190 for the range; four cases for Δ, by up to 1.7. Where ρ is near its noise floor the lower end is 0 and errs on one side only; with many groups the upper end is too high, since resampling adds noise to Δ that contains noise already. Such an
 # interval is wider than it had to be, never too short. The Δ of a group, as a mean over the groups of a case, covers 93 % to 99 %; the high figures are groups with hardly any change.
 #
 # **Not measured**: intervals of whole persons drawn together, levels other than 95 %, groups of fewer than 100 images, and the luck of training.

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from fairgrape.judge.compare import collapse_notes, collapse_table
 from fairgrape.report.comparison import display_table, report_table, seed_floor, verdicts
-from fairgrape.report.figures import html_figure
+from fairgrape.report.figures import STYLE, html_figure, html_table
 from fairgrape.report.plots import plot_deltas, plot_disparity, plot_price
 from fairgrape.report.run_plots import (
     plot_groups,
@@ -155,54 +155,9 @@ runs = find_runs(root)
 run = next(r for r in runs if r.path.name == "fairgrape-0.9-layer-0-0")
 runs
 
-
 # %% [markdown]
 # ## Tables and pictures
 #
-# A wide table is in a box with its own scroll bar, so a phone does not scroll the whole page sideways; the first column stays in place.
-
-# %%
-#| export
-def html_table(
-    frame: pd.DataFrame,  # What to show, as text
-    caption: str,  # Its caption
-) -> str:  # HTML; the first column holds the row headings
-    "An accessible table in a scrolling box."
-
-    def say(x):
-        return html.escape(str(x))
-
-    head = "".join(f'<th scope="col">{say(c)}</th>' for c in frame)
-
-    def row(first, *rest):
-        return (
-            f'<tr><th scope="row">{say(first)}</th>'
-            + "".join(f"<td>{say(x)}</td>" for x in rest)
-            + "</tr>"
-        )
-
-    body = "".join(row(*values) for values in frame.itertuples(index=False, name=None))
-    return (
-        '<div class="scroll" tabindex="0" role="region"'
-        f' aria-label="{say(caption)}"><table><caption><span>{say(caption)}</span></caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-# %%
-print(html_table(pd.DataFrame({"Method": ["a <b>"], "ρ": ["1.0"]}), "Two & two"))
-
-# %%
-made = html_table(pd.DataFrame({"Method": ["a <b>"], "ρ": ["1.0"]}), "Two & two")
-assert (
-    '<thead><tr><th scope="col">Method</th><th scope="col">ρ</th></tr></thead><tbody><tr><th'
-    ' scope="row">a &lt;b&gt;</th><td>1.0</td></tr></tbody>' in made
-)
-assert (
-    'aria-label="Two &amp; two"' in made and "<caption><span>Two &amp; two</span></caption>" in made
-)
-
-# %% [markdown]
 # A page with fifty pictures should be small enough for mail, so each picture has 64 colours, which are enough for a plot ([figures](01_figures.ipynb)). The plot functions put a description into the figure's label, which becomes the picture's alternative text.
 
 # %%
@@ -277,22 +232,6 @@ the chance in training: for that, compare several seeds.</p>
 <p>Compare methods only at equal scope, rate and experiment, and read ρ together with the accuracy:
 a network that fails for everybody has no disparity left. The groups are labels as others perceived
 them, and a small disparity on one test set is no licence to use a model on people.</p>"""
-
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;margin:0;color:#1a1a1a;background:#fff}
-main{max-width:80rem;margin:auto;padding:1rem}p,li{max-width:48rem}
-h1{font-size:1.6rem}h2{margin-top:2.5rem;font-size:1.3rem}
-h2,summary,.settings{overflow-wrap:anywhere}
-summary{cursor:pointer;padding:.5rem 0}.scroll{overflow-x:auto;max-width:100%}
-table{border-collapse:collapse;font-size:.875rem;font-variant-numeric:tabular-nums}
-caption{text-align:left;font-weight:600;padding:.4rem 0}
-caption span{position:sticky;left:0;display:inline-block;max-width:88vw}
-th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
-th:first-child{text-align:left;position:sticky;left:0;background:#f3f3f3}
-thead th{vertical-align:bottom;white-space:normal;min-width:3rem;background:#f3f3f3}
-.words td{white-space:normal;text-align:left;max-width:48rem}
-figure{margin:1.5rem 0}img{max-width:100%;height:auto}
-figcaption,.note{color:#444;font-size:.9rem}
-@media(max-width:640px){img{max-width:none;width:640px}ul{padding-left:1.2rem}}"""
 
 
 # %% [markdown]

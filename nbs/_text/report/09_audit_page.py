@@ -16,8 +16,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from fairgrape.judge.audit import Audit
-from fairgrape.report.figures import PALETTE, bar_lengths, figure_of, html_figure
-from fairgrape.report.page import STYLE, html_table
+from fairgrape.report.figures import (
+    PALETTE,
+    STYLE,
+    bar_lengths,
+    figure_of,
+    html_figure,
+    html_table,
+)
 from fairgrape.training.files import write_json, writing
 
 # %%

@@ -17,6 +17,8 @@ import pandas as pd
 from fairgrape.judge.predictions import Predictions, predictions_of, read_predictions
 
 # %%
+import subprocess
+import sys
 import tempfile
 from contextlib import redirect_stdout
 from io import StringIO
@@ -212,3 +214,20 @@ assert (given.labels[:, 0] == of_run.label_mood).all()
 with redirect_stdout(quiet):
     card = audit_command([], tmp / "of_run", run=folder)["card of pruned"].read_text()
 assert "- **Method**: fairgrape" in card and "- **Rate**: 0.9" in card
+
+# %% [markdown]
+# Neither command needs torch. Each runs in its own process here, and says at its end whether it has imported it.
+
+# %%
+program = (
+    "import sys\nfrom fairgrape.start import main\ncode = main(sys.argv[1:])\n"
+    "print(code, 'torch' in sys.modules, file=sys.stderr)"
+)
+asked = [str(tmp / "predictions.csv"), "--groups", "tone"]
+for command in (["audit", "--out", str(tmp / "alone")], ["gate", "--tolerance", "40"]):
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command, *asked], capture_output=True, text=True
+    )
+    print(command[0], done.stderr.split())
+    assert done.stderr.split() == ["0", "False"], done.stderr
+assert (tmp / "alone" / "audit.html").is_file()

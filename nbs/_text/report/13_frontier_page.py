@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from fairgrape.judge.frontier import RULES, Frontier
 from fairgrape.judge.gate import STATUS, check_terms
-from fairgrape.report.figures import figure_of, html_figure, look
+from fairgrape.report.figures import STYLE, figure_of, html_figure, html_table, look
 from fairgrape.report.frontier_runs import (
     Proposal,
     Visited,
@@ -29,7 +29,6 @@ from fairgrape.report.frontier_runs import (
     validation_table,
     visited,
 )
-from fairgrape.report.page import STYLE, html_table
 from fairgrape.training.files import write_json, writing
 
 # %%
