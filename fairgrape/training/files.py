@@ -125,8 +125,18 @@ def _code_lines(file: Path) -> list[str]:
     return [line for line in lines if line and not line.lstrip().startswith("#")]
 
 # %% ../../nbs/training/05_files.ipynb #cd60bfb9
-# chapters whose code decides a run's result
-DECIDING = ("method", "methods", "judge", "data", "networks", "training", "experiment")
+# chapters, and single modules, whose code decides a run's result
+DECIDING = (
+    "method",
+    "methods",
+    "judge.tables",
+    "judge.disparity",
+    "judge.compare",
+    "data",
+    "networks",
+    "training",
+    "experiment",
+)
 
 
 @cache
@@ -136,8 +146,9 @@ def code_version(
     "Hash of the code that decides a run's result, computed at the first call in a process."
     home = package or Path(str(files("fairgrape")))
     digest = hashlib.sha256()
-    for chapter in DECIDING:
-        for file in sorted((home / chapter).glob("*.py")):
+    for part in DECIDING:
+        chapter, _, module = part.partition(".")
+        for file in sorted((home / chapter).glob(f"{module or '*'}.py")):
             name = f"{chapter}.{file.stem}"
             digest.update("\n".join([name, *_code_lines(file)]).encode())
     return digest.hexdigest()[:12]

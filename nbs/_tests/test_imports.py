@@ -93,3 +93,31 @@ def test_what_is_declared_is_imported():
     used = {plain(d) for s in sources for m in imported(s) for d in OWNERS.get(m, [])}
     started = {"ipykernel"}  # papermill starts it; nothing imports it
     assert DECLARED - used - started == set()
+
+
+def imported_here(module: str) -> set[str]:
+    "The package's modules that one of them imports, such as training.files"
+    home, found = REPO / "fairgrape", set()
+    for node in ast.walk(ast.parse((home / f"{module.replace('.', '/')}.py").read_text())):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        base = module.split(".")[: -node.level] if node.level else []
+        if not node.level and not (node.module or "").startswith("fairgrape."):
+            continue
+        name = ".".join([*base, (node.module or "").removeprefix("fairgrape.")]).strip(".")
+        names = [name, *(f"{name}.{alias.name}".strip(".") for alias in node.names)]
+        found |= {n for n in names if (home / f"{n.replace('.', '/')}.py").is_file()}
+    return found
+
+
+def test_the_code_that_decides_a_run_is_what_a_run_imports():
+    from fairgrape.training.files import DECIDING
+
+    found, todo = set(), {"experiment.run"}
+    while todo:
+        found |= todo
+        todo = set().union(*map(imported_here, todo)) - found
+    assert len(found) > 40
+    left_out = {m for m in found if m not in DECIDING and m.partition(".")[0] not in DECIDING}
+    assert not left_out, "a run imports it, but its changes would not be noticed"
+    assert {part for part in DECIDING if "." in part} <= found

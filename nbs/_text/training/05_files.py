@@ -332,13 +332,23 @@ _code_lines(toy / "training.py")
 assert _code_lines(toy / "training.py") == ["x = 1", "if x:", "    x = 2  # two"]
 
 # %% [markdown]
-# A rule about folders decides which chapters affect a result: all chapters from the method to the run. Code that queues, shows or analyses runs is left out: a new plot does not change
-# a run. The hash is computed at the first call in a process, because the process uses the modules that it has loaded, whatever is written to the disk later.
+# The chapters from the method to the run decide a result, and of the judge the three modules that a run's own figures come from. Code that queues, shows or judges finished runs is left out: a new plot or a new audit does not change a run. A test follows the imports
+# from a run and compares them with this list. The hash is computed at the first call in a process, because the process uses the modules that it has loaded, whatever is written to the disk later.
 
 # %%
 #| export
-# chapters whose code decides a run's result
-DECIDING = ("method", "methods", "judge", "data", "networks", "training", "experiment")
+# chapters, and single modules, whose code decides a run's result
+DECIDING = (
+    "method",
+    "methods",
+    "judge.tables",
+    "judge.disparity",
+    "judge.compare",
+    "data",
+    "networks",
+    "training",
+    "experiment",
+)
 
 
 @cache
@@ -348,8 +358,9 @@ def code_version(
     "Hash of the code that decides a run's result, computed at the first call in a process."
     home = package or Path(str(files("fairgrape")))
     digest = hashlib.sha256()
-    for chapter in DECIDING:
-        for file in sorted((home / chapter).glob("*.py")):
+    for part in DECIDING:
+        chapter, _, module = part.partition(".")
+        for file in sorted((home / chapter).glob(f"{module or '*'}.py")):
             name = f"{chapter}.{file.stem}"
             digest.update("\n".join([name, *_code_lines(file)]).encode())
     return digest.hexdigest()[:12]
@@ -359,18 +370,21 @@ def code_version(
 code_version()
 
 # %%
-for name in ("training", "report"):
-    (toy / name).mkdir()
-    (toy / name / "loop.py").write_text("x = 1\n")
+for file in ("training/loop.py", "report/loop.py", "judge/audit.py", "judge/compare.py"):
+    (toy / file).parent.mkdir(exist_ok=True)
+    (toy / file).write_text("x = 1\n")
 now = code_version.__wrapped__  # without the cache
 first = now(toy)
-(toy / "report" / "loop.py").write_text("x = 2\n")
+for file in ("report/loop.py", "judge/audit.py"):
+    (toy / file).write_text("x = 2\n")
 (toy / "training" / "loop.py").write_text("# why\nx = 1\n\n")
 assert now(toy) == first and len(first) == 12
 (toy / "training" / "loop.py").write_text("x = 2\n")
 second = now(toy)
 (toy / "training" / "loop.py").rename(toy / "training" / "epochs.py")
-assert len({first, second, now(toy)}) == 3
+third = now(toy)
+(toy / "judge" / "compare.py").write_text("x = 2\n")
+assert len({first, second, third, now(toy)}) == 4
 assert code_version() is code_version() and len(code_version()) == 12
 
 
