@@ -67,9 +67,7 @@ def keep_step(
         return
     tensors, values = journal.snapshot(model)
     packed, shapes = pack(tensors)
-    path = write_checkpoint(
-        journal.folder / "steps", step, packed, values | dict(shapes=shapes)
-    )
+    path = write_checkpoint(journal.folder / "steps", step, packed, values | dict(shapes=shapes))
     for old in path.parent.glob(f"{step:06}-*"):
         if old != path:  # of a process that was killed
             old.unlink()

@@ -118,9 +118,7 @@ for i in range(200):
     pixels = rng.integers(0, 120, (16, 16, 3)) + light * (6 + 30 * red)
     pixels[..., 0 if red else 2] += 15
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(home / "own" / f"{i}.png")
-    rows.append(
-        dict(file=f"{i}.png", shade=("dark", "light")[light], tint=("blue", "red")[red])
-    )
+    rows.append(dict(file=f"{i}.png", shade=("dark", "light")[light], tint=("blue", "red")[red]))
 pd.DataFrame(rows).to_csv(home / "own" / "labels.csv", index=False)
 tiny = Settings(
     dataset="folder",
@@ -293,7 +291,10 @@ steps = found.run.by_step
 np.testing.assert_allclose(100 * own.mean().to_numpy(), steps["val:all"].to_numpy())
 red = 100 * own[table.group == "red"].mean().to_numpy()
 np.testing.assert_allclose(red, steps["val:red"].to_numpy())
-assert list(own) == ["dense", "0.9", "0.99", "0.999"] and len(own) == (found.job.table.split == "val").sum()
+assert (
+    list(own) == ["dense", "0.9", "0.99", "0.999"]
+    and len(own) == (found.job.table.split == "val").sum()
+)
 pd.testing.assert_frame_equal(validation_table(found), table)  # from the file
 try:
     validation_table(replace(found, run=replace(found.run, path=at_once)))

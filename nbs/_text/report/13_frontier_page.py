@@ -161,7 +161,9 @@ def _key(found: Visited) -> tuple[str, str]:
 def _answers(proposals: Sequence[Proposal]) -> str:
     "How often each answer was given, the most frequent first."
     given = pd.Series([p.status for p in proposals]).value_counts()
-    return ", ".join(f"{status} {n}" if len(proposals) > 1 else status for status, n in given.items())
+    return ", ".join(
+        f"{status} {n}" if len(proposals) > 1 else status for status, n in given.items()
+    )
 
 
 def _worst_of(proposal: Proposal) -> str:
@@ -240,8 +242,8 @@ def looks(proposals: Sequence[Proposal]) -> str:
     if len(networks) < 2:
         return ""
     return (
-        f"There were {len(networks)} looks. They were not corrected for one another: choose a method"
-        " by the validation images, not by the best of these answers."
+        f"There were {len(networks)} looks. They were not corrected for one another: choose a"
+        " method by the validation images, not by the best of these answers."
     )
 
 
@@ -261,13 +263,21 @@ def write_frontier_page(
     how = HOW_TO_READ_FRONTIER.replace("RULE", _SAID[rule]).replace("LEVEL", level)
     parts = [f"<h1>Frontier</h1>{how.replace('LOOKS', looks(everything))}"]
     if panels:
-        parts.append(html_figure(plot_frontier(panels, tolerances), "Worst group's loss by pruning rate"))
+        parts.append(
+            html_figure(plot_frontier(panels, tolerances), "Worst group's loss by pruning rate")
+        )
     parts.append(html_table(summary(proposals, frontiers), "The highest rates that pass"))
     for (scope, method), found in frontiers.items():
         rounded = found.table.round(1).reset_index().astype(str)
         shown = rounded.replace(r"^-(?=\d)", "−", regex=True)
-        parts.append(html_table(shown, f"{method}, {scope}: every group at every rate (validation)"))
-    names = [f"<li>{html.escape(p.folder.name)}: {html.escape(str(p.verdict))}</li>" for p in everything if p.verdict]
+        parts.append(
+            html_table(shown, f"{method}, {scope}: every group at every rate (validation)")
+        )
+    names = [
+        f"<li>{html.escape(p.folder.name)}: {html.escape(str(p.verdict))}</li>"
+        for p in everything
+        if p.verdict
+    ]
     parts.append(f"<h2>The verdicts</h2><ul>{''.join(names)}</ul>" if names else "")
     head = f'<meta charset="utf-8"><title>Frontier</title><style>{STYLE}</style>'
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -287,7 +297,9 @@ len(text)
 # %%
 assert "no rate" in text and "was observed to lose more" in text and "LOOKS" not in text
 assert text.count("<table>") == 5 and 'alt="Loss of the worst group' in text
-assert looks([proposal, none]) == "" and "2 looks" in looks([proposal, replace(proposal, tolerance=5)])
+assert looks([proposal, none]) == "" and "2 looks" in looks(
+    [proposal, replace(proposal, tolerance=5)]
+)
 
 
 # %% [markdown]

@@ -84,10 +84,11 @@ packed, shapes = pack(net.state_dict())
 # %%
 # weights 1, 5, 9 and 13 of the first layer are kept: bits 1 and 5 of both bytes
 assert packed["0.parametrizations.weight.0.mask"].tolist() == [0b00100010, 0b00100010]
-assert torch.equal(
-    packed["0.parametrizations.weight.original"], net[0].weight[get_masks(net)["0"]]
-)
-assert shapes == {"0.parametrizations.weight.0.mask": [5, 3], "2.parametrizations.weight.0.mask": [2, 5]}
+assert torch.equal(packed["0.parametrizations.weight.original"], net[0].weight[get_masks(net)["0"]])
+assert shapes == {
+    "0.parametrizations.weight.0.mask": [5, 3],
+    "2.parametrizations.weight.0.mask": [2, 5],
+}
 copy = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 2, bias=False))
 apply_masks(copy, get_masks(net))
 copy.load_state_dict(unpack(packed, shapes))
@@ -114,9 +115,7 @@ def keep_step(
         return
     tensors, values = journal.snapshot(model)
     packed, shapes = pack(tensors)
-    path = write_checkpoint(
-        journal.folder / "steps", step, packed, values | dict(shapes=shapes)
-    )
+    path = write_checkpoint(journal.folder / "steps", step, packed, values | dict(shapes=shapes))
     for old in path.parent.glob(f"{step:06}-*"):
         if old != path:  # of a process that was killed
             old.unlink()
@@ -151,7 +150,9 @@ assert list(kept_steps(home / "run")) == [1, 2] and kept_steps(home / "none") ==
 assert len(list((home / "run" / "steps").iterdir())) == 2
 found = read_step(kept_steps(home / "run")[2])
 assert found.number == 2 and found.state["steps"] == [dict(step=1)]
-state = {k.removeprefix("network:"): v for k, v in found.tensors.items() if k.startswith("network:")}
+state = {
+    k.removeprefix("network:"): v for k, v in found.tensors.items() if k.startswith("network:")
+}
 back = Journal(network=state).restore(copy)
 for (name, mine), theirs in zip(plain_state(back).items(), plain_state(net).values(), strict=True):
     assert torch.equal(mine, theirs), name
