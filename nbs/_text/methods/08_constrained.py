@@ -77,9 +77,7 @@ assert lagrangian_weights(torch.zeros(2), groups).tolist() == [1, 1, 1, 1]
 # λ of a group that the batch lacks does not count
 assert lagrangian_weights(torch.tensor([0.0, 0.5, 9.0]), groups).tolist() == weights.tolist()
 lambdas = torch.tensor([2.0, 0.0])
-assert torch.allclose(
-    lagrangian_weights(lambdas, groups), torch.tensor([-1 + 8 / 3] * 3 + [-1])
-)
+assert torch.allclose(lagrangian_weights(lambdas, groups), torch.tensor([-1 + 8 / 3] * 3 + [-1]))
 
 
 # %% [markdown]

@@ -744,7 +744,9 @@ robust, (worst, *_) = trained([Stage(1e-3, 1)], recovery=(dro := WorstGroup(4)))
 assert math.isclose(row["train_loss"], again["train_loss"], rel_tol=1e-5)
 assert not same(straight.state_dict(), robust.state_dict()) and len(set(dro.state["q"])) == 4
 assert same(robust.state_dict(), trained([Stage(1e-3, 1)], recovery=dro)[0].state_dict())
-assert not same(straight.state_dict(), trained([Stage(1e-3, 1)], recovery=Balanced())[0].state_dict())
+assert not same(
+    straight.state_dict(), trained([Stage(1e-3, 1)], recovery=Balanced())[0].state_dict()
+)
 
 
 # %% [markdown]
