@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..data.loaders import Images, batches
-from ..networks.models import image_losses, predict_classes, task_loss
+from ..networks.models import predict_classes, task_loss
 from .out_of_memory import memory_errors
 from .parallel import ALONE, Team
 from .stages import PRECISIONS, seed_of, seeded

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from fairgrape.data.loaders import Images, batches
-from fairgrape.networks.models import image_losses, predict_classes, task_loss
+from fairgrape.networks.models import predict_classes, task_loss
 from fairgrape.training.out_of_memory import memory_errors
 from fairgrape.training.parallel import ALONE, Team
 from fairgrape.training.stages import PRECISIONS, seed_of, seeded
@@ -27,6 +27,8 @@ import copy
 from unittest.mock import patch
 
 from tqdm import tqdm
+
+from fairgrape.networks.models import image_losses
 
 # %% [markdown]
 # ## Precision
