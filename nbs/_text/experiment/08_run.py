@@ -576,7 +576,7 @@ for j, some, said in (
 
 
 # %% [markdown]
-# A constraint binds the training images. Whether it holds for others is seen on the validation images, at the end: what each group lost beyond what all images lost. If that is more than the tolerance, a warning says for which group and by how much. The run goes on: each stage keeps its best epoch by validation loss, as always, and the result is that network.
+# A constraint binds the training images. Whether it holds for others is seen on the validation images, at the end: what each group lost beyond what all images lost. If that is more than the tolerance, a warning says for which group and by how much. The run goes on: each stage keeps its best epoch by validation loss, as always, and the result is that network. `metrics.json` has the gaps as `validation_excess`.
 
 # %%
 #| export
