@@ -114,11 +114,20 @@ def fit(
     device,
     progress: bool,
     team: Team = ALONE,
+    recovery=None,
 ):
-    "Train with the job's settings."
+    "Train with the job's settings, and a `Recovery` after pruning."
     s = job.settings
     how = Recipe(
-        job.sizes, s.seed, s.batch, s.augment, s.precision, device, s.accumulate, s.compiled
+        job.sizes,
+        s.seed,
+        s.batch,
+        s.augment,
+        s.precision,
+        device,
+        s.accumulate,
+        s.compiled,
+        recovery=recovery,
     )
     train(model, images, plan, how, label, journal, progress, team)
 

@@ -256,6 +256,8 @@ def run_metrics(
         s.seed,
     )
     images = {k: int(v) for k, v in job.table["split"].value_counts().items()}
+    if "excess" in pruned.journal.facts:  # of a constrained recovery, on the validation images
+        metrics["validation_excess"] = pruned.journal.facts["excess"]
     return metrics | dict(
         sparsity=sparsity(get_masks(pruned.model)),
         steps=len(steps),

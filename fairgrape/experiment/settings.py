@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHECKS', 'FIRST', 'PLACES', 'KNOWN', 'STEPS', 'OF_METHODS', 'About', 'setting', 'abouts', 'words_of', 'bounds_of',
-           'Settings', 'typed', 'form', 'needs_initial', 'Places', 'from_parameters', 'unused', 'identity',
-           'parameter_cell', 'settings_table']
+           'Settings', 'typed', 'form', 'needs_initial', 'step_plan', 'steps_of', 'epochs_between', 'divided',
+           'final_plan', 'epochs_of', 'Places', 'from_parameters', 'unused', 'identity', 'parameter_cell',
+           'settings_table']
 
 # %% ../../nbs/experiment/02_settings.ipynb #d3165373
 import ast
@@ -13,13 +14,21 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from types import ModuleType
 
 from ..data.archives import DATASETS
 from .paths import system_path
 from ..method.schedule import SCOPES, schedule
-from ..methods.registry import METHODS, Method, as_released, method, touches
-from ..training.stages import PRECISIONS, stages
+from fairgrape.methods.registry import (
+    METHODS,
+    RECOVERIES,
+    Method,
+    as_released,
+    method,
+    touches,
+)
+from ..training.stages import PRECISIONS, Stage, stages
 
 # %% ../../nbs/experiment/02_settings.ipynb #88484750
 CHECKS: list[Callable] = []
@@ -118,7 +127,12 @@ _SPLITS = dict(
 _FITS = dict(
     crop="its middle", squeeze="all of it, as in the public code", pad="all, with black bars"
 )
-_SCOPES = dict(layer="the same rate in every layer", **{"global": "one budget for all"})
+_SCOPES = {
+    "layer": "the same rate in every layer",
+    "global": "one budget for all",
+    "erk": "budgets by the layers' shapes",
+}
+_RECOVERIES = {name: recover.words for name, recover in RECOVERIES.items()}
 
 
 @dataclass(frozen=True)
@@ -249,6 +263,24 @@ class Settings:
         later=True,
         dense=False,
     )
+    recover: str = setting(
+        "plain",
+        "what is trained on between and after the pruning steps",
+        "method",
+        choices=_RECOVERIES,
+        several=True,
+        later=True,
+        dense=False,
+    )
+    tolerance: float = setting(
+        2.0,
+        "with recover = constrained: how much more accuracy a group may lose than all, points",
+        "method",
+        least=0,
+        most=100,
+        later=True,
+        dense=False,
+    )
     epochs: str = setting(
         "13,3,3", "epochs of each training stage, dense and after pruning", "training"
     )
@@ -257,6 +289,15 @@ class Settings:
     )
     retrain_epochs: int = setting(3, "epochs after each pruning step", "training", least=1)
     retrain_lr: float = setting(1e-5, "learning rate after each pruning step", "training", above=0)
+    epochs_in_all: int = setting(
+        0,
+        "epochs of all training after the dense network's: the final stages get what the steps"
+        " leave; 0: the stages as they are",
+        "training",
+        least=0,
+        later=True,
+        dense=False,
+    )
     batch: int = setting(64, "images in a training batch", "training", least=2)
     importance_batch: int = setting(
         64, "maximum images of one group in an importance batch", "importance", least=1
@@ -497,6 +538,100 @@ def _check_importance(s: Settings):
             " importance_groups = 'clusters'"
         )
 
+# %% ../../nbs/experiment/02_settings.ipynb #335a6638
+@_settings_check
+def _check_recovery(s: Settings):
+    "Raise ValueError for a recovery that cannot work, or a tolerance that nothing uses."
+    if s.method == "dense":
+        return
+    if RECOVERIES[s.recover].whole and s.accumulate > 1:
+        undivided = ", ".join(name for name, how in RECOVERIES.items() if not how.whole)
+        raise ValueError(
+            f"accumulate = {s.accumulate}: recover = {s.recover!r} needs the losses of a whole"
+            f" batch at once; set accumulate = 1, or recover to one of {undivided}"
+        )
+    if s.tolerance != Settings.tolerance and s.recover != "constrained":
+        raise ValueError(
+            f"tolerance = {s.tolerance}: only recover = 'constrained' has a tolerance, but recover"
+            f" = {s.recover!r}"
+        )
+
+# %% ../../nbs/experiment/02_settings.ipynb #6b5900cb
+def step_plan(
+    s: Settings,  # A run's settings; its method is not "dense"
+) -> list[Stage]:  # Empty: no training
+    "The training stages after a pruning step."
+    how = form(s)
+    if how.start == "initial" or not (how.steps == "iterative" or how.rewind):
+        return []
+    if how.rounds == "full":
+        return stages(s.epochs, s.lrs)
+    return stages(
+        s.retrain_epochs,
+        s.lrs.split(",")[0] if how.rewind_to == "initial" and how.rewind else s.retrain_lr,
+    )
+
+
+def steps_of(s: Settings) -> int:
+    "The number of pruning steps of a run."
+    return len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None))
+
+# %% ../../nbs/experiment/02_settings.ipynb #f9be489b
+def epochs_between(s: Settings) -> int:
+    "The number of epochs between the steps, and after the last one before the final training."
+    return (steps_of(s) - form(s).rewind) * sum(stage.epochs for stage in step_plan(s))
+
+# %% ../../nbs/experiment/02_settings.ipynb #e2e6046a
+def divided(
+    total: int,  # Epochs to divide, at least one for each stage
+    epochs: Sequence[int],  # Epochs of each stage in the schedule
+) -> list[int]:  # Epochs of each stage, which add up to `total`
+    "Divide epochs in proportion to those of a schedule, by largest remainders, at least 1 each."
+    quotas = [Fraction(total * n, sum(epochs)) for n in epochs]
+    found = [max(1, int(quota)) for quota in quotas]
+    while sum(found) != total:
+        short = sum(found) < total
+        gaps = [quota - n for quota, n in zip(quotas, found)]
+        if short:
+            found[gaps.index(max(gaps))] += 1
+        else:  # a stage was raised to 1: another that can spare an epoch gives it
+            spare = [gap if n > 1 else 1 for gap, n in zip(gaps, found)]
+            found[spare.index(min(spare))] -= 1
+    return found
+
+# %% ../../nbs/experiment/02_settings.ipynb #724ba512
+def final_plan(
+    s: Settings,  # A run's settings; its method is not "dense"
+) -> list[Stage]:
+    "The stages of the final training. Raises: ValueError if `epochs_in_all` is too small."
+    full = stages(s.epochs, s.lrs)
+    if not s.epochs_in_all:
+        return full
+    between = epochs_between(s)
+    left = s.epochs_in_all - between
+    if left < len(full):
+        raise ValueError(
+            f"epochs_in_all = {s.epochs_in_all}: the {steps_of(s)} pruning steps of {s.method} take"
+            f" {between} epochs and each of the {len(full)} final stages at least 1; choose at"
+            f" least {between + len(full)}, a smaller keep or fewer retrain_epochs"
+        )
+    counts = divided(left, [stage.epochs for stage in full])
+    return [Stage(stage.lr, n) for stage, n in zip(full, counts)]
+
+
+@_settings_check
+def _check_epochs(s: Settings):
+    "Raise ValueError if the steps leave too few of all epochs."
+    if s.method != "dense":
+        final_plan(s)
+
+
+def epochs_of(s: Settings) -> int:
+    "The number of epochs of a run, without those of its dense network."
+    if s.method == "dense":
+        return sum(stage.epochs for stage in stages(s.epochs, s.lrs))
+    return epochs_between(s) + sum(stage.epochs for stage in final_plan(s))
+
 # %% ../../nbs/experiment/02_settings.ipynb #c1d638b8
 _WHERE = "where and how"
 
@@ -643,7 +778,8 @@ def parameter_cell(
         if len(beside := f"{line}  # {said}") <= 100:
             lines.append(beside)
         else:
-            lines += [*textwrap.wrap(said, 98, initial_indent="# ", subsequent_indent="# "), line]
+            how = dict(initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+            lines += [*textwrap.wrap(said, 98, **how), line]
     return "\n".join(lines)
 
 # %% ../../nbs/experiment/02_settings.ipynb #099a7b45

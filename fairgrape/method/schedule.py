@@ -10,7 +10,7 @@ import math
 from fractions import Fraction
 
 # %% ../../nbs/method/09_schedule.ipynb #58bdc60a
-SCOPES = ("layer", "global")
+SCOPES = ("layer", "global", "erk")
 
 # %% ../../nbs/method/09_schedule.ipynb #2af99deb
 def exact(rate: float | str | Fraction) -> Fraction:

@@ -194,6 +194,9 @@ ADDED = {
         "importance_groups",
         "clusters",
         "imbalance",
+        "recover",
+        "tolerance",
+        "epochs_in_all",
     )
 }
 
@@ -212,6 +215,9 @@ def variant(
         said.append(f"groups by {by}")
     if s["as_released"]:
         said.append("as released")
+    if s["recover"] != "plain" and s["method"] != "dense":
+        within = f" within {s['tolerance']:g} points" if s["recover"] == "constrained" else ""
+        said.append(f"{s['recover']} recovery{within}")
     return ", ".join([s["method"], *said])
 
 # %% ../../nbs/report/05_runs.ipynb #28970d9d
@@ -248,6 +254,9 @@ def experiment(
         f" {s.get('image_size')} px"
     )
     exact = [] if s.get("precision") in (None, "fp32") else [s["precision"]]
+    # the same number for every method; a dense network is trained before it counts
+    if s.get("epochs_in_all") and s.get("method") != "dense":
+        exact.append(f"{s['epochs_in_all']} epochs in all after the dense network")
     return "; ".join(
         [
             head,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..experiment.preparation import Job
-from ..experiment.run import epochs_of, measured_after
-from ..experiment.settings import Settings, form
+from ..experiment.run import measured_after
+from ..experiment.settings import Settings, epochs_of, form
 from ..method.masks import prunable
 from ..method.schedule import schedule
 from ..networks.builders import plain_model

@@ -9,7 +9,7 @@ __all__ = ['Recipe', 'train_stage', 'train']
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from fastcore.basics import patch
@@ -173,11 +173,21 @@ class Recipe:
     accumulate: int = 1  # Parts into which a batch is divided if it does not fit into memory
     compiled: bool = False  # Train through torch.compile
     optimizer: Callable = adam  # (parameters, lr) -> optimizer, a new one for each stage
+    # A `Recovery`, which chooses the images of an epoch and weights their losses; None: plain
+    recovery: object | None = None
 
     def transform(self, images: Images) -> nn.Module | None:
         "The augmentation of a batch; None: none."
         none = self.augment == "none"
         return None if none else augmentation(self.augment, images.pixels.shape[-1])
+
+    def drawn(self, images: Images, seed: int) -> Images:
+        "The images with the training rows of one epoch."
+        if self.recovery is None:
+            return images
+        rows = images.rows["train"]
+        chosen = self.recovery.rows(rows.cpu(), images.groups[rows].cpu(), seed)
+        return replace(images, rows=images.rows | dict(train=chosen.to(rows.device)))
 
 # %% ../../nbs/training/01_loop.ipynb #674fd161
 def train_stage(
@@ -204,7 +214,8 @@ def train_stage(
         start, here = time.perf_counter(), f"{where}, epoch {epoch + 1}"
         line.epoch = f"{epoch + 1} of {stage.epochs}"
         seed = seed_of(how.seed, *at, epoch)
-        with epoch_batches(images, how.batch, seed, transform, how.device, team) as (pieces, whole):
+        drawn = how.drawn(images, seed)
+        with epoch_batches(drawn, how.batch, seed, transform, how.device, team) as (pieces, whole):
             train_loss = train_epoch(
                 net,
                 opt,
@@ -217,6 +228,7 @@ def train_stage(
                 how.accumulate,
                 team,
                 whole,
+                how.recovery,
             )
         _average_buffers(model, team)
         val_loss, accuracy = evaluate_loss(
@@ -279,6 +291,8 @@ def _check_training(
         )
     autocast(how.precision, how.device)
     how.transform(images)
+    if how.recovery is not None:
+        how.recovery.check(images.groups[images.rows["train"]], how.accumulate)
     if how.compiled:
         _check_compiler(how.device)
 
@@ -305,6 +319,8 @@ def train(
     Source: paper §4.1.
     """
     _check_training(stages, images, how)
+    if how.recovery is not None:
+        how.recovery.begin(label, journal.facts if journal else {})
     history, progress = journal.history if journal else [], progress and team.main
     advice = (
         f"raise accumulate (now {how.accumulate}), lower batch (now {how.batch}) or image_size, or"

@@ -31,6 +31,9 @@ from fairgrape.method.importance import group_importance
 from fairgrape.method.masks import get_masks
 from fairgrape.method.pruning import prune
 from fairgrape.method.selection import select_fair
+from fairgrape.methods.constrained import Constrained
+from fairgrape.methods.performance import PerformanceWeighted
+from fairgrape.methods.recoveries import Balanced, Tail, WorstGroup
 from fairgrape.networks.models import build_model, task_loss
 from fairgrape.networks.weights import load_weights, save_weights
 from fairgrape.training.epochs import predict
@@ -144,6 +147,26 @@ def agree(team: Team) -> dict[str, torch.Tensor]:
     return found
 
 
+def recoveries(team: Team) -> dict[str, torch.Tensor]:
+    "Networks after one epoch of each recovery; the loss of one looks at the whole batch"
+    found = {}
+    bound = Constrained(torch.ones(3), torch.ones(3) / 3, tolerance=0.0, step=5.0, size=4)
+    for name, recovery in (
+        ("worst group", WorstGroup(3, step=1.0)),
+        ("tail", Tail(0.3)),
+        ("balanced", Balanced()),
+        ("performance", PerformanceWeighted(plain_net(seed=3))),
+        ("constrained", bound),
+    ):
+        model = plain_net()
+        # 37: 16, 16, 5 → 3 + 2
+        history = go(model, noise_images(37), team, [Stage(1e-3, 2)], recovery=recovery)
+        found |= {f"{name}:{k}": v for k, v in model.state_dict().items()}
+        found[f"{name}:losses"] = torch.tensor([row["train_loss"] for row in history]).double()
+    found["constrained:multipliers"] = torch.tensor(bound.state["multipliers"]).double()
+    return found
+
+
 def others(team: Team) -> dict[str, torch.Tensor]:
     """What need not agree with one process, but must work, and leave all processes with the
     same network
@@ -209,6 +232,16 @@ def test_two_processes_agree_with_one(tmp_path):
     assert sum(int((~alone[k]).sum()) for k in alone if k.startswith("mask:")) > 1e6
     # it was not one process after all
     assert any(not torch.equal(alone[k], two[k]) for k in alone if k.startswith("uneven:"))
+
+
+def test_recoveries_of_two_processes_agree_with_one(tmp_path):
+    alone, two = recoveries(ALONE), of_two("recoveries", tmp_path)
+    assert alone.keys() == two.keys() and alone["constrained:multipliers"].max() > 0
+    for k, one in alone.items():
+        torch.testing.assert_close(two[k], one, rtol=0, atol=1e-7 if "losses" in k else 1e-9)
+    trained = [v for k, v in alone.items() if k.endswith("net.0.weight")]
+    assert len(trained) == 5  # and each ended elsewhere
+    assert not any(torch.equal(a, b) for i, a in enumerate(trained) for b in trained[:i])
 
 
 def test_batch_norm_bf16_and_augmentation_work_in_two_processes(tmp_path, request):

@@ -55,6 +55,13 @@ IDENTITIES = [
     (dict(importance_on="race=White"), "28dbfac8d0fd89fe"),
     (dict(dataset="folder", data_path="/faces", task="shade", groups="tint"), "3a84c02e2f56292d"),
     (dict(weights="own.safetensors"), "ec67ff9e3aeadb25"),
+    # what came later, and the dense network that it leaves alone
+    (dict(recover="worst-group"), "4acb06328314a65b"),
+    (dict(recover="constrained", tolerance=3.0), "28aa44b23eb50937"),
+    (dict(epochs_in_all=200), "ec95a2404a4431de"),
+    (dict(method="fairprune"), "72bb08f7771a4ea4"),
+    (dict(scope="erk"), "d50f669f874c3ed1"),
+    (dict(method="dense", recover="tail", epochs_in_all=7), "f6a22696bfd63cdf"),
 ]
 # the same for folders on the rendered faces, whose names hold the labels and the images too
 FOLDERS = [

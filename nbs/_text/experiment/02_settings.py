@@ -13,13 +13,21 @@ import json
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
 from types import ModuleType
 
 from fairgrape.data.archives import DATASETS
 from fairgrape.experiment.paths import system_path
 from fairgrape.method.schedule import SCOPES, schedule
-from fairgrape.methods.registry import METHODS, Method, as_released, method, touches
-from fairgrape.training.stages import PRECISIONS, stages
+from fairgrape.methods.registry import (
+    METHODS,
+    RECOVERIES,
+    Method,
+    as_released,
+    method,
+    touches,
+)
+from fairgrape.training.stages import PRECISIONS, Stage, stages
 
 # %%
 import os
@@ -195,7 +203,12 @@ _SPLITS = dict(
 _FITS = dict(
     crop="its middle", squeeze="all of it, as in the public code", pad="all, with black bars"
 )
-_SCOPES = dict(layer="the same rate in every layer", **{"global": "one budget for all"})
+_SCOPES = {
+    "layer": "the same rate in every layer",
+    "global": "one budget for all",
+    "erk": "budgets by the layers' shapes",
+}
+_RECOVERIES = {name: recover.words for name, recover in RECOVERIES.items()}
 
 
 @dataclass(frozen=True)
@@ -326,6 +339,24 @@ class Settings:
         later=True,
         dense=False,
     )
+    recover: str = setting(
+        "plain",
+        "what is trained on between and after the pruning steps",
+        "method",
+        choices=_RECOVERIES,
+        several=True,
+        later=True,
+        dense=False,
+    )
+    tolerance: float = setting(
+        2.0,
+        "with recover = constrained: how much more accuracy a group may lose than all, points",
+        "method",
+        least=0,
+        most=100,
+        later=True,
+        dense=False,
+    )
     epochs: str = setting(
         "13,3,3", "epochs of each training stage, dense and after pruning", "training"
     )
@@ -334,6 +365,15 @@ class Settings:
     )
     retrain_epochs: int = setting(3, "epochs after each pruning step", "training", least=1)
     retrain_lr: float = setting(1e-5, "learning rate after each pruning step", "training", above=0)
+    epochs_in_all: int = setting(
+        0,
+        "epochs of all training after the dense network's: the final stages get what the steps"
+        " leave; 0: the stages as they are",
+        "training",
+        least=0,
+        later=True,
+        dense=False,
+    )
     batch: int = setting(64, "images in a training batch", "training", least=2)
     importance_batch: int = setting(
         64, "maximum images of one group in an importance batch", "importance", least=1
@@ -848,6 +888,219 @@ assert (
     and Settings(method="dense", clusters=4)
 )
 
+
+# %% [markdown]
+# ## Recovery
+#
+# Some ways to retrain weight an image by the losses of the whole batch. A divided batch does not have them together. A tolerance without a constraint would be ignored.
+
+# %%
+#| export
+@_settings_check
+def _check_recovery(s: Settings):
+    "Raise ValueError for a recovery that cannot work, or a tolerance that nothing uses."
+    if s.method == "dense":
+        return
+    if RECOVERIES[s.recover].whole and s.accumulate > 1:
+        undivided = ", ".join(name for name, how in RECOVERIES.items() if not how.whole)
+        raise ValueError(
+            f"accumulate = {s.accumulate}: recover = {s.recover!r} needs the losses of a whole"
+            f" batch at once; set accumulate = 1, or recover to one of {undivided}"
+        )
+    if s.tolerance != Settings.tolerance and s.recover != "constrained":
+        raise ValueError(
+            f"tolerance = {s.tolerance}: only recover = 'constrained' has a tolerance, but recover"
+            f" = {s.recover!r}"
+        )
+
+
+# %%
+for wrong in (
+    dict(recover="fair"),
+    dict(recover="tail", accumulate=2),
+    dict(tolerance=3.0),
+    dict(recover="constrained", tolerance=-1),
+):
+    said = refused(Settings, **wrong)
+    print(said)
+    assert said.startswith(f"{list(wrong)[-1]} = ")
+assert Settings(recover="balanced", accumulate=2) and Settings(recover="constrained", tolerance=5)
+# a grid may have the dense network beside pruned ones
+assert Settings(method="dense", recover="tail", accumulate=2, tolerance=3.0)
+
+
+# %% [markdown]
+# ## Training between and after the steps
+#
+# FairGRAPE trains briefly after each step. The lottery ticket rewinds to the initial weights and trains again on the full schedule. SNIP and GraSP prune untrained weights, so there is no training between steps. A one-shot
+# method trains only at the end. Every method ends with the full schedule.
+
+# %%
+#| export
+def step_plan(
+    s: Settings,  # A run's settings; its method is not "dense"
+) -> list[Stage]:  # Empty: no training
+    "The training stages after a pruning step."
+    how = form(s)
+    if how.start == "initial" or not (how.steps == "iterative" or how.rewind):
+        return []
+    if how.rounds == "full":
+        return stages(s.epochs, s.lrs)
+    return stages(
+        s.retrain_epochs,
+        s.lrs.split(",")[0] if how.rewind_to == "initial" and how.rewind else s.retrain_lr,
+    )
+
+
+def steps_of(s: Settings) -> int:
+    "The number of pruning steps of a run."
+    return len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None))
+
+
+# %%
+def after_a_step(**more):
+    s = Settings(**dict(epochs="2,1", lrs="1e-3,1e-4", retrain_epochs=1, retrain_lr=1e-4) | more)
+    return [(stage.epochs, stage.lr) for stage in step_plan(s)]
+
+
+pd.Series(
+    {m: after_a_step(method=m) for m in ("fairgrape", "ws", "snip", "lottery", "lottery_short")}
+)
+
+# %%
+assert (
+    after_a_step() == after_a_step(method="ws", steps="iterative") == [(1, 1e-4)]
+    and after_a_step(method="ws") == after_a_step(steps="one shot") == []
+)
+# rewound weights start at the first learning rate
+assert after_a_step(method="lottery") == [(2, 1e-3), (1, 1e-4)] and after_a_step(
+    method="lottery_short"
+) == [(1, 1e-3)]
+assert after_a_step(method="snip") == after_a_step(method="grasp", steps="iterative") == []
+assert (steps_of(Settings()), steps_of(Settings(method="ws"))) == (44, 1)
+
+
+# %% [markdown]
+# After the lottery's last step the final training is that step's round.
+
+# %%
+#| export
+def epochs_between(s: Settings) -> int:
+    "The number of epochs between the steps, and after the last one before the final training."
+    return (steps_of(s) - form(s).rewind) * sum(stage.epochs for stage in step_plan(s))
+
+
+# %%
+four_steps = dict(rate=0.9, keep=0.5, epochs="2,1", lrs="1e-3,1e-4", retrain_epochs=1)
+between = {
+    m: epochs_between(Settings(method=m, **four_steps))
+    for m in ("fairgrape", "ws", "snip", "lottery", "lottery_short")
+}
+print(between)
+assert between == dict(fairgrape=4, ws=0, snip=0, lottery=9, lottery_short=3)
+
+
+# %% [markdown]
+# ### The same number of epochs for every method
+#
+# FairGRAPE at 99 % trains for 132 epochs between its steps, WS for none. A difference between the two may be owed to the training. With `epochs_in_all` every method has the same number of epochs after the dense network's: whatever the steps leave goes into the final schedule. Its stages are scaled: each gets epochs in proportion to its own in `epochs`, rounded by largest remainders (on a tie the earlier stage gains), and at least one. The learning rates stay. The training between the steps is not changed.
+
+# %%
+#| export
+def divided(
+    total: int,  # Epochs to divide, at least one for each stage
+    epochs: Sequence[int],  # Epochs of each stage in the schedule
+) -> list[int]:  # Epochs of each stage, which add up to `total`
+    "Divide epochs in proportion to those of a schedule, by largest remainders, at least 1 each."
+    quotas = [Fraction(total * n, sum(epochs)) for n in epochs]
+    found = [max(1, int(quota)) for quota in quotas]
+    while sum(found) != total:
+        short = sum(found) < total
+        gaps = [quota - n for quota, n in zip(quotas, found)]
+        if short:
+            found[gaps.index(max(gaps))] += 1
+        else:  # a stage was raised to 1: another that can spare an epoch gives it
+            spare = [gap if n > 1 else 1 for gap, n in zip(gaps, found)]
+            found[spare.index(min(spare))] -= 1
+    return found
+
+
+# %%
+divided(19, [13, 3, 3]), divided(40, [13, 3, 3]), divided(4, [13, 3, 3])
+
+# %%
+assert divided(19, [13, 3, 3]) == [13, 3, 3]  # the schedule itself
+# 40 · 13/19 = 27.4, 40 · 3/19 = 6.3: 27, 6 and 6, and one more for the first
+assert divided(40, [13, 3, 3]) == [28, 6, 6]
+# 2.7, 0.6 and 0.6: the small stages get their one epoch
+assert divided(4, [13, 3, 3]) == [2, 1, 1] and divided(3, [13, 3, 3]) == [1, 1, 1]
+assert divided(5, [1, 1]) == [3, 2] and divided(7, [4]) == [7]
+
+
+# %%
+#| export
+def final_plan(
+    s: Settings,  # A run's settings; its method is not "dense"
+) -> list[Stage]:
+    "The stages of the final training. Raises: ValueError if `epochs_in_all` is too small."
+    full = stages(s.epochs, s.lrs)
+    if not s.epochs_in_all:
+        return full
+    between = epochs_between(s)
+    left = s.epochs_in_all - between
+    if left < len(full):
+        raise ValueError(
+            f"epochs_in_all = {s.epochs_in_all}: the {steps_of(s)} pruning steps of {s.method} take"
+            f" {between} epochs and each of the {len(full)} final stages at least 1; choose at"
+            f" least {between + len(full)}, a smaller keep or fewer retrain_epochs"
+        )
+    counts = divided(left, [stage.epochs for stage in full])
+    return [Stage(stage.lr, n) for stage, n in zip(full, counts)]
+
+
+@_settings_check
+def _check_epochs(s: Settings):
+    "Raise ValueError if the steps leave too few of all epochs."
+    if s.method != "dense":
+        final_plan(s)
+
+
+def epochs_of(s: Settings) -> int:
+    "The number of epochs of a run, without those of its dense network."
+    if s.method == "dense":
+        return sum(stage.epochs for stage in stages(s.epochs, s.lrs))
+    return epochs_between(s) + sum(stage.epochs for stage in final_plan(s))
+
+
+# %%
+def plan_of(**more):
+    return [stage.epochs for stage in final_plan(Settings(**four_steps | more))]
+
+
+{m: plan_of(method=m, epochs_in_all=20) for m in ("fairgrape", "ws", "snip", "lottery")}
+
+# %%
+assert plan_of(method="ws", epochs_in_all=20) == plan_of(method="snip", epochs_in_all=20)
+# 20 − 4 = 16 and 20 − 9 = 11 epochs, two thirds of them in the first stage
+assert plan_of(epochs_in_all=20) == [11, 5] and plan_of(method="lottery", epochs_in_all=20) == [
+    7,
+    4,
+]
+assert plan_of() == [2, 1]
+for m in METHODS:
+    assert epochs_of(Settings(method=m, epochs_in_all=20, **four_steps)) == 20
+assert [
+    epochs_of(Settings(method=m, **four_steps))
+    for m in ("dense", "ws", "snip", "fairgrape", "lottery", "lottery_short")
+] == [3, 3, 3, 3 + 4 * 1, 3 + 3 * 3, 3 + 3 * 1]
+assert epochs_of(Settings()) == 13 + 3 + 3 + 44 * 3  # the paper's protocol at 0.99
+assert epochs_of(Settings(method="dense", epochs_in_all=99)) == 19
+said = refused(Settings, epochs_in_all=100)
+print(said)
+assert said.startswith("epochs_in_all = 100: the 44 pruning steps of fairgrape take 132 epochs")
+assert "at least 135" in said and epochs_of(Settings(epochs_in_all=135)) == 135
+assert refused(Settings, epochs_in_all=5, **four_steps).endswith("fewer retrain_epochs")
+
 # %% [markdown]
 # ## Parameters of a notebook
 #
@@ -1069,7 +1322,15 @@ assert unused(Settings(method="importance")) == {
     "data_path",
     "importance_groups",
 } and "keep" not in unused(Settings(method="ws", steps="iterative"))
-assert unused(Settings(method="dense")) == {"data_path", "as_released", "clusters", *OF_METHODS}
+assert unused(Settings(method="dense")) == {
+    "data_path",
+    "as_released",
+    "recover",
+    "tolerance",
+    "epochs_in_all",
+    "clusters",
+    *OF_METHODS,
+}
 
 
 # %% [markdown]
@@ -1115,12 +1376,22 @@ assert (
     and identity(Settings(partial=True))["partial"] is True
 )
 assert identity(Settings(importance_on="race=White"))["importance_on"] == "race=White"
+dense = identity(Settings(method="dense"))
+for later in (dict(recover="tail"), dict(epochs_in_all=200)):
+    assert identity(Settings(**later)) == identity(Settings()) | later
+    assert identity(Settings(method="dense", **later)) == dense
+assert identity(Settings(recover="constrained", tolerance=3.0)) == identity(Settings()) | dict(
+    recover="constrained", tolerance=3.0
+)
 younger = {name for name, about in abouts(Settings).items() if about.added}
 assert younger == {
     "partial",
     "fit",
     "imbalance",
     "as_released",
+    "recover",
+    "tolerance",
+    "epochs_in_all",
     "importance_on",
     "importance_groups",
     "clusters",
@@ -1152,7 +1423,8 @@ def parameter_cell(
         if len(beside := f"{line}  # {said}") <= 100:
             lines.append(beside)
         else:
-            lines += [*textwrap.wrap(said, 98, initial_indent="# ", subsequent_indent="# "), line]
+            how = dict(initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
+            lines += [*textwrap.wrap(said, 98, **how), line]
     return "\n".join(lines)
 
 

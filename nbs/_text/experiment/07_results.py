@@ -549,6 +549,8 @@ def run_metrics(
         s.seed,
     )
     images = {k: int(v) for k, v in job.table["split"].value_counts().items()}
+    if "excess" in pruned.journal.facts:  # of a constrained recovery, on the validation images
+        metrics["validation_excess"] = pruned.journal.facts["excess"]
     return metrics | dict(
         sparsity=sparsity(get_masks(pruned.model)),
         steps=len(steps),
@@ -574,6 +576,10 @@ assert (
     came_to["seconds"],
     came_to["steps"],
 ) == (dark, 100 - dark, 15, 1)
+bound = Journal(facts=dict(excess=dict(blue=-6.0, red=5.0)))
+constrained = run_metrics(job, untrained, Trained(masked, [], 1 - all_dark, bound), [step], 5.0)
+assert constrained["validation_excess"] == dict(blue=-6, red=5)
+assert "validation_excess" not in came_to
 assert came_to["images"] == dict(train=128, val=16, test=16)
 assert np.isclose(came_to["sparsity"], 512 / sum(m.numel() for m in masks.values()), rtol=1e-6)
 

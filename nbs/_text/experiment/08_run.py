@@ -10,6 +10,7 @@
 #| export
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -45,20 +46,29 @@ from fairgrape.experiment.preparation import (
     run_folder,
 )
 from fairgrape.experiment.results import ALL_LAYERS, Trained, at_work, journal_of, save_run
-from fairgrape.experiment.settings import Settings, form, from_parameters
+from fairgrape.experiment.settings import (
+    Settings,
+    epochs_of,
+    final_plan,
+    form,
+    from_parameters,
+    step_plan,
+    steps_of,
+)
 from fairgrape.method.importance import group_importance
 from fairgrape.method.masks import get_masks, plain_state
 from fairgrape.method.pruning import Step, prune
-from fairgrape.method.schedule import schedule
 from fairgrape.method.selectors import target_share
+from fairgrape.methods.recoveries import Recovery, Reference
 from fairgrape.methods.recovery import rewind
-from fairgrape.networks.models import task_loss
+from fairgrape.methods.registry import RECOVERIES
+from fairgrape.networks.models import predict_classes, task_loss
+from fairgrape.training.epochs import predict
 from fairgrape.training.files import code_version
 from fairgrape.training.journal import Journal
 from fairgrape.training.kept_steps import keep_step
 from fairgrape.training.out_of_memory import memory_errors
 from fairgrape.training.parallel import ALONE, Team, launch
-from fairgrape.training.stages import Stage, stages
 
 # %% [markdown]
 # A run uses these notebooks in order: [settings](02_settings.ipynb) are combined with [their data](03_preparation.ipynb), a [dense network](05_dense.ipynb) is trained or loaded, the method's score uses [its images](06_importance_data.ipynb),
@@ -141,65 +151,16 @@ def asking(**more):
 # %% [markdown]
 # ## After a pruning step
 #
-# FairGRAPE trains briefly after each step. The lottery ticket rewinds to the initial weights and trains again on the full schedule. SNIP and GraSP prune untrained weights, so there is no training between steps. A one-shot
-# method trains only at the end. Every method ends with the full schedule.
+# What is trained after each step and at the end is a matter of the [settings](02_settings.ipynb#Training-between-and-after-the-steps). A group's accuracy is measured after the training that follows a step.
 
 # %%
 #| export
-def _step_plan(s: Settings) -> list[Stage]:
-    "The training stages after a pruning step; empty: none."
-    how = form(s)
-    if how.start == "initial" or not (how.steps == "iterative" or how.rewind):
-        return []
-    if how.rounds == "full":
-        return stages(s.epochs, s.lrs)
-    return stages(
-        s.retrain_epochs,
-        s.lrs.split(",")[0] if how.rewind_to == "initial" and how.rewind else s.retrain_lr,
-    )
-
-
-# %%
-pd.Series(
-    {
-        m: [(stage.epochs, stage.lr) for stage in _step_plan(replace(tiny, method=m))]
-        for m in ("fairgrape", "ws", "snip", "lottery", "lottery_short")
-    }
-)
-
-
-# %%
-def after_a_step(**more):
-    return [(stage.epochs, stage.lr) for stage in _step_plan(replace(tiny, **more))]
-
-
-assert (
-    after_a_step() == after_a_step(method="ws", steps="iterative") == [(1, 1e-4)]
-    and after_a_step(method="ws") == after_a_step(steps="one shot") == []
-)
-# rewound weights start at the first learning rate
-assert after_a_step(method="lottery") == [(2, 1e-3), (1, 1e-4)] and after_a_step(
-    method="lottery_short"
-) == [(1, 1e-3)]
-assert after_a_step(method="snip") == after_a_step(method="grasp", steps="iterative") == []
-
-
-# %% [markdown]
-# The progress line and the journal need the total number of epochs. After the lottery's last step the final training is that step's round.
-
-# %%
-#| export
-def steps_of(s: Settings) -> int:
-    "The number of pruning steps of a run."
-    return len(schedule(s.rate, s.keep if form(s).steps == "iterative" else None))
-
-
 def measured_after(
     s: Settings,  # A run's settings
     step: int,  # 1, 2, …
 ) -> str:  # "step", "final", or "" if no training follows the step
     "The training that follows a pruning step, after which the groups' accuracy is measured."
-    if _step_plan(s) and not (form(s).rewind and step == steps_of(s)):
+    if step_plan(s) and not (form(s).rewind and step == steps_of(s)):
         return "step"
     return "final" if step == steps_of(s) else ""
 
@@ -221,29 +182,6 @@ assert trainings(method="snip", steps="iterative") == ["", "", "", "final"]
 
 # %%
 #| export
-def epochs_of(s: Settings) -> int:
-    "The number of epochs of a run, without those of its dense network."
-    full = sum(stage.epochs for stage in stages(s.epochs, s.lrs))
-    if s.method == "dense":
-        return full
-    steps = steps_of(s) - form(s).rewind
-    return full + steps * sum(stage.epochs for stage in _step_plan(s))
-
-
-# %%
-# 0.5, 0.75, 0.875, 0.9: four steps
-{m: epochs_of(replace(tiny, method=m)) for m in ("dense", "ws", "fairgrape", "lottery")}
-
-# %%
-assert [
-    epochs_of(replace(tiny, method=m))
-    for m in ("dense", "ws", "snip", "fairgrape", "lottery", "lottery_short")
-] == [3, 3, 3, 3 + 4 * 1, 3 + 3 * 3, 3 + 3 * 1]
-assert epochs_of(Settings()) == 13 + 3 + 3 + 44 * 3  # the paper's protocol at 0.99
-
-
-# %%
-#| export
 def _between_steps(
     job: Job,  # Settings and data
     model: nn.Module,  # The network before pruning
@@ -252,7 +190,7 @@ def _between_steps(
 ) -> Callable | None:  # (network, step), called after each step; None: nothing to do
     "The rewinding and training after a pruning step."
     journal = journal or Journal()
-    s, how, plan = job.settings, form(job.settings), _step_plan(job.settings)
+    s, how, plan = job.settings, form(job.settings), step_plan(job.settings)
     if not plan:
         return None
     last, back = steps_of(s), None
@@ -571,6 +509,118 @@ assert (
 assert json.loads(json.dumps(noted.facts)) == noted.facts  # as a checkpoint stores it
 
 
+# %% [markdown]
+# ## Recovery
+#
+# A [recovery](../methods/06_recoveries.ipynb) may need the dense network, its accuracy on the training images, or the groups. It is made before the first weight is removed, so a recovery that cannot work raises an error before any pruning. Plain training has none.
+
+# %%
+#| export
+def recovery_of(
+    job: Job,  # Settings and data, with clusters if they are compared
+    images: Images,  # The job's images
+    dense: nn.Module,  # The dense network
+    device: str | torch.device = "cpu",  # Where to compute
+    team: Team = ALONE,  # The processes that share the run
+) -> Recovery | None:  # None: plain training
+    "The recovery of a run. Raises: ValueError if it needs groups that do not exist."
+    s, rows = job.settings, images.rows["train"].cpu()
+    if s.recover == "plain":
+        return None
+    how, groups = RECOVERIES[s.recover], images.groups.cpu()[rows]
+    if how.grouped and s.groups == "clusters" and job.clusters is None:
+        raise ValueError(
+            f"recover = {s.recover!r} needs groups, but the clusters have not been found yet: call"
+            " find_clusters first, as `pruned` does"
+        )
+
+    def right():
+        logits = predict(dense, images, "train", job.sizes, 4 * s.batch, s.precision, device, team)
+        classes = predict_classes(logits, job.sizes)
+        return (classes == images.labels.cpu()[rows]).double().mean(1)
+
+    known = Reference(placed(dense, device), groups, tuple(images.names), right, s.tolerance)
+    found = how.kind.of(known)
+    found.check(groups, s.accumulate)
+    return found
+
+
+# %%
+made = {name: recovery_of(asking(recover=name), images, unpruned.model) for name in RECOVERIES}
+{name: type(recovery).__name__ for name, recovery in made.items()}
+
+# %%
+bound = made["constrained"]
+assert made.pop("plain") is None and all(type(made[name]) is RECOVERIES[name].kind for name in made)
+rows = images.rows["train"]
+classes = predict(unpruned.model, images, "train", [2]).argmax(1)
+right = (classes == images.labels[rows, 0]).double()
+assert bound.dense.tolist() == [
+    right[images.groups[rows] == g].mean().item() for g in (0, 1)
+] and bound.shares.tolist() == [(images.groups[rows] == g).double().mean() for g in (0, 1)]
+assert bound.tolerance == 0.02 and made["worst-group"].groups == 2
+for j, some, said in (
+    (asking(recover="worst-group", groups="clusters"), images, "have not been found"),
+    (
+        asking(recover="balanced"),
+        replace(images, groups=torch.zeros_like(images.groups)),
+        "at least 2 groups",
+    ),
+):
+    try:
+        recovery_of(j, some, unpruned.model)
+    except ValueError as e:
+        print(e)
+        assert said in str(e)
+    else:
+        raise AssertionError("a recovery without groups was made")
+
+
+# %% [markdown]
+# A constraint binds the training images. Whether it holds for others is seen on the validation images, at the end: what each group lost beyond what all images lost. If that is more than the tolerance, a warning says for which group and by how much. The run goes on: each stage keeps its best epoch by validation loss, as always, and the result is that network. `metrics.json` has the gaps as `validation_excess`.
+
+# %%
+#| export
+def _excess(
+    before: list[float],  # Accuracy of the dense network: of all images, then of each group
+    now: list[float],  # That of the pruned network
+    groups: list[str],  # Names of the groups
+) -> dict[str, float]:  # Group → percentage points; a group without images is left out
+    "The drop of each group's accuracy beyond that of all images."
+    lost = [b - n if None not in (b, n) else None for b, n in zip(before, now)]
+    return {g: x - lost[0] for g, x in zip(groups, lost[1:], strict=True) if x is not None}
+
+
+def _warn_of_excess(excess: dict[str, float], tolerance: float):
+    "Warn of the group that lost most, if it lost more than is tolerated."
+    worst = max(excess, key=excess.get)
+    if excess[worst] > tolerance:
+        warnings.warn(
+            f"recover = 'constrained': on the validation images group {worst!r} lost"
+            f" {excess[worst]:.1f} points more than all images, {excess[worst] - tolerance:.1f}"
+            f" beyond the tolerance of {tolerance:g}. The network with the lowest validation loss"
+            " is kept; train for more epochs, prune less, or raise the tolerance",
+            stacklevel=3,
+        )
+
+
+# %%
+lost = _excess([90.0, 92.0, 86.0, None], [80.0, 88.0, 71.0, None], ["blue", "red", "none"])
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    _warn_of_excess(lost, 2.0)
+    _warn_of_excess(lost, 5.0)
+lost, str(said[0].message)
+
+# %%
+# all lose 10, blue loses 4, red 15
+assert lost == dict(blue=-6, red=5) and len(said) == 1
+assert "group 'red' lost 5.0 points more than all images, 3.0 beyond" in str(said[0].message)
+
+
+# %% [markdown]
+# ## All of it
+
 # %%
 #| export
 def prune_network(
@@ -603,8 +653,11 @@ def prune_network(
         team,
     )
 
+    # before the network is pruned, which may be the dense one
+    recovery = recovery_of(job, images, dense.model, device, team)
+
     def trains(net, label, plan):
-        fit(job, images, net, label, plan, journal, device, progress, team)
+        fit(job, images, net, label, plan, journal, device, progress, team, recovery)
 
     journal.facts["steps_in_all"] = steps_of(s)  # for the progress line
 
@@ -639,9 +692,14 @@ def prune_network(
         after,
         **told,
     )
-    trains(model, "final", stages(s.epochs, s.lrs))
+    trains(model, "final", final_plan(s))
     if measured_after(s, steps_of(s)) == "final":
         measure(steps_of(s), model)
+    if s.recover == "constrained":
+        now = validation_accuracy(job, images, model, device, team)
+        before = journal.facts["validation"]["rows"][0][1]
+        journal.facts["excess"] = _excess(before, now, job.group_names)
+        _warn_of_excess(journal.facts["excess"], s.tolerance)
     return (
         Trained(model, journal.history, test_classes(job, images, model, device, team), journal),
         steps,
@@ -697,6 +755,56 @@ assert (kept.target - kept.kept).abs().median() < 1e-3 and "choices" not in snip
 assert np.allclose([step.sparsity for step in steps], [0.3, 0.51, 0.6], atol=1e-4) and len(
     fair.history
 ) == 3 + epochs_of(short.settings)
+
+
+# %% [markdown]
+# Every recovery, on the same dense network. The steps and their counts are the same, the trained weights are not. An interrupted run resumes with the same bits ([training](../training/01_loop.ipynb)); the state is in the journal.
+
+# %%
+def recovered(name, **more):
+    j = replace(
+        job,
+        settings=replace(tiny, method="ws", recover=name, rate=0.6, **more),
+        runs_root=home / "recovered",
+    )
+    start = dense_network(job, images, progress=False)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found, _ = prune_network(j, images, start, progress=False, on_step=None)
+    return found, [str(w.message) for w in said if "constrained" in str(w.message)]
+
+
+ends = {name: recovered(name) for name in RECOVERIES}
+pd.Series({name: f"{found.history[-1]['train_loss']:.4f}" for name, (found, _) in ends.items()})
+
+# %%
+kinds = list(ends)
+assert all(
+    not torch.equal(ends[a][0].model.fc.weight, ends[b][0].model.fc.weight)
+    for i, a in enumerate(kinds)
+    for b in kinds[:i]
+    if {a, b} != {"plain", "constrained"}
+)
+# 128 training images, so each group's 40 predictions are there after the first epoch
+state = ends["constrained"][0].journal.facts["recovery"]
+assert state["label"] == "final" and [len(b) for b in state["buffers"]] == [40, 40]
+assert ends["worst-group"][0].journal.facts["recovery"]["q"] != [0.5, 0.5]
+# the dense network, then the pruned one twice: for steps.csv and for the constraint
+measured = [[90.0, 92.0, 86.0], [80.0, 88.0, 71.0], [80.0, 88.0, 71.0]]
+with patch(f"{prune_network.__module__}.validation_accuracy", side_effect=measured):
+    broken, told = recovered("constrained", tolerance=3.0)
+assert broken.journal.facts["excess"] == dict(blue=-6, red=5)
+assert len(told) == 1 and "5.0 points more than all images, 2.0 beyond" in told[0]
+
+# %% [markdown]
+# The same number of epochs for each method: WS trains at the end for as long as FairGRAPE in all.
+
+# %%
+as_long, _ = recovered("plain", epochs_in_all=8)
+[row["lr"] for row in as_long.history if row["label"] == "final"]
+
+# %%
+assert [row["lr"] for row in as_long.history if row["label"] == "final"] == [1e-3] * 5 + [1e-4] * 3
 
 
 # %% [markdown]

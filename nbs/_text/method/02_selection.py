@@ -8,8 +8,9 @@
 
 # %%
 #| export
+import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
@@ -229,7 +230,7 @@ assert (
 def check_scope(masks: Mapping[str, Tensor], rate, scope: str):
     "Raise ValueError for an unknown scope, or where a global rate would empty a layer"
     if scope not in SCOPES:
-        raise ValueError(f"scope = {scope!r}: choose 'layer' or 'global'")
+        raise ValueError(f"scope = {scope!r}: choose one of {', '.join(SCOPES)}")
     n = sum(m.numel() for m in masks.values())
     if scope == "global" and (1 - exact(rate)) * n < len(masks):
         raise ValueError(
@@ -281,6 +282,64 @@ assert (
 
 
 # %% [markdown]
+# ## Budgets by shape
+#
+# A third way to divide the budget among the layers lies between the two: scope `"erk"`, the Erdős–Rényi kernel of Evci et al. (*Rigging the Lottery*, 2020, arXiv 1911.11134). A layer keeps a fraction in proportion to the sum of its weight's dimensions, divided by their product. For a convolution with $n_{in}$ and $n_{out}$ channels and a kernel $w \times h$ that is $(n_{in} + n_{out} + w + h)/(n_{in}\, n_{out}\, w\, h)$. Large layers become sparser, small ones stay denser, and no score decides it.
+# A layer whose fraction would exceed 1 stays whole, and the others share the rest. The public code (google-research/rigl) does the same. The uniform distribution of that paper is the scope `"layer"`, but that RigL leaves the first layer dense; here no layer is exempt.
+#
+# The fractions are exact, and a higher rate never gives a layer more, so the masks of later steps lie inside those of earlier ones here too. Each layer's count is rounded down, and at least one weight stays.
+
+# %%
+#| export
+def erk_counts(
+    shapes: Mapping[str, Sequence[int]],  # Layer name → shape of its weight
+    rate: float | str | Fraction,  # Pruning rate of the whole network, 0 ≤ rate < 1
+) -> dict[str, int]:  # Layer name → weights to keep, at least 1
+    "Weights of each layer by the Erdős–Rényi kernel. Source: Evci et al. 2020, section 3."
+    sizes = {n: math.prod(shape) for n, shape in shapes.items()}
+    budget, whole = (1 - exact(rate)) * sum(sizes.values()), {}
+    while True:
+        rest = {n: sum(shape) for n, shape in shapes.items() if n not in whole}
+        scale = (budget - sum(whole.values())) / sum(rest.values())
+        above = {n: sizes[n] for n in rest if scale * rest[n] > sizes[n]}
+        if not above:
+            break
+        whole |= above
+    return {n: whole[n] if n in whole else max(1, int(scale * rest[n])) for n in shapes}
+
+
+# %% [markdown]
+# By hand: a Linear layer of 10 × 10 has 100 weights and the sum 20; a convolution of 4 × 4 × 3 × 3 has 144 and the sum 14. At 90 % the budget is 24.4 weights, divided 20 to 14. At 50 %, with a third layer of 1 × 2, the budget is 123. That layer would get 9.97 of 2, so it stays whole, and the others share 121.
+
+# %%
+two_layers = {"linear": (10, 10), "conv": (4, 4, 3, 3)}
+erk_counts(two_layers, 0.9), erk_counts(two_layers | {"small": (1, 2)}, 0.5)
+
+# %%
+# 24.4 · 20/34 = 14.35 and 10.05; then 121 · 20/34 = 71.2 and 49.8
+assert erk_counts(two_layers, 0.9) == dict(linear=14, conv=10)
+assert erk_counts(two_layers | {"small": (1, 2)}, 0.5) == dict(linear=71, conv=49, small=2)
+assert erk_counts(two_layers, 0) == dict(linear=100, conv=144)
+assert erk_counts(two_layers, 0.9999) == dict(linear=1, conv=1)
+many = {
+    "a": (64, 3, 7, 7),
+    "b": (64, 64, 3, 3),
+    "c": (512, 256, 3, 3),
+    "d": (7, 512),
+    "e": (8, 1, 3, 3),
+}
+total, before = sum(math.prod(shape) for shape in many.values()), None
+for rate in ("0.1", "0.5", "0.9", "0.99", "0.999"):
+    counts = erk_counts(many, rate)
+    left = (1 - exact(rate)) * total
+    assert left - len(many) < sum(counts.values()) <= left
+    assert before is None or all(counts[n] <= before[n] for n in many)
+    before = counts
+
+
+# %% [markdown]
+# ## One budget
+#
 # For the global scope the layers are laid side by side as one long layer, and each entry is labelled with its layer's number. Any selector that takes `layer` works.
 
 # %%
@@ -495,7 +554,8 @@ def select_masks(
     rate: float | str | Fraction,  # Cumulative pruning rate, 0 ≤ rate < 1
     # `select_fair`, `select_top` or one's own; its attribute `count` replaces `keep_count`
     select: Select = select_fair,
-    scope: str = "layer",  # "layer": the same fraction in each; "global": one budget for all
+    # "layer": the same fraction in each; "global": one budget for all; "erk": see `erk_counts`
+    scope: str = "layer",
 ) -> dict[str, Tensor]:  # Layer name → new mask
     """Choose the new masks of all layers; each lies inside the old one.
 
@@ -506,8 +566,11 @@ def select_masks(
     dead, rest = [n for n in masks if fault(ranges[n])], [n for n in masks if not fault(ranges[n])]
     magnitude = {n: weights[n].detach().abs()[None] for n in dead}
     count = getattr(select, "count", keep_count)
-    if scope == "layer":
+    if scope != "global":
         k = {n: _budget(mask, rate, count) for n, mask in masks.items()}
+        if scope == "erk":
+            kept = erk_counts({n: mask.shape for n, mask in masks.items()}, rate)
+            k = {n: min(kept[n], int(mask.sum())) for n, mask in masks.items()}
         new = {n: select_top(magnitude[n], masks[n], k[n]) for n in dead}
         new |= select_each({n: (importance[n], masks[n], k[n], weights[n]) for n in rest}, select)
     else:
@@ -537,6 +600,15 @@ for select in (select_top, select_fair):
     assert to_list(select_masks(importance, masks, weights, 0.5, select, "global")) == {
         "big": [1, 1, 1, 0],
         "small": [1, 0, 0, 0],
+    }
+wide = {"wide": torch.ones(2, 6, dtype=torch.bool), "square": torch.ones(2, 2, dtype=torch.bool)}
+scores = {n: torch.arange(float(m.numel())).view(1, *m.shape) for n, m in wide.items()}
+# 16 weights, half of them: 8 · 8/12 = 5.3 and 8 · 4/12 = 2.7
+for select in (select_top, select_fair):
+    by_shape = select_masks(scores, wide, {n: s[0] for n, s in scores.items()}, 0.5, select, "erk")
+    assert to_list(by_shape) == {
+        "wide": [[0, 0, 0, 0, 0, 0], [0, 1, 1, 1, 1, 1]],
+        "square": [[0, 0], [1, 1]],
     }
 negative = select_masks(
     {"one": torch.tensor([[-3.0, -1.0, -2.0]])},
@@ -569,7 +641,10 @@ unreached = (
 nothing = {n: torch.zeros(1, 4) for n in masks}, *unreached[1:]
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
-    dead = {scope: to_list(select_masks(*unreached, 0.5, select_fair, scope)) for scope in SCOPES}
+    dead = {
+        scope: to_list(select_masks(*unreached, 0.5, select_fair, scope))
+        for scope in ("layer", "global")
+    }
     no_importance = to_list(select_masks(*nothing, 0.5, select_fair, "global"))
 print(said[0].message, dead, no_importance, sep="\n")
 assert dead == {

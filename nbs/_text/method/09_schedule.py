@@ -14,11 +14,11 @@ from fractions import Fraction
 # %% [markdown]
 # The settings of a run are checked before torch is imported. This module has the parts that the checks need: the names of the scopes, exact rates, and the schedule.
 #
-# The scope says which layers share a budget of weights ([selection](02_selection.ipynb)): `layer` prunes every layer at the same rate, `global` has one budget for all layers.
+# The scope says which layers share a budget of weights ([selection](02_selection.ipynb)): `layer` prunes every layer at the same rate, `global` has one budget for all layers, `erk` gives each layer a budget by its shape.
 
 # %%
 #| export
-SCOPES = ("layer", "global")
+SCOPES = ("layer", "global", "erk")
 
 
 # %% [markdown]

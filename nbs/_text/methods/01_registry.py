@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Methods
 #
-# > FairGRAPE and eight other methods, each as a score, a selector and a starting point
+# > FairGRAPE and nine other methods, each as a score, a selector and a starting point
 
 # %%
 #| default_exp methods.registry
@@ -31,7 +31,7 @@ from fairgrape.methods.scores import magnitude_score
 # Pruning methods seldom differ in their loop. They differ in the number given to each weight (the score), the rule of choice (the selector), the weights that are scored (the trained ones or those that training
 # starts from), and whether they prune in one step or several. A method here consists of these parts only. The loop, the retraining and the counting are shared, so a difference in results is a difference between methods.
 #
-# The scores are in [scores](02_scores.ipynb); the rewinding of the lottery ticket is in [recovery](05_recovery.ipynb).
+# The scores are in [scores](02_scores.ipynb) and [FairPrune](09_fairprune.ipynb); the rewinding of the lottery ticket is in [recovery](05_recovery.ipynb).
 #
 # ## A function by its address
 #
@@ -192,7 +192,7 @@ assert (own.start, own.rewind, own.rewind_to, own.rounds, own.groups, own.batche
 )
 
 # %% [markdown]
-# The table has nine methods. Two properties of scores are listed first.
+# The table has ten methods. Two properties of scores are listed first.
 
 # %%
 #| export
@@ -293,6 +293,18 @@ _METHODS = (
         "layer",
         published="magnitude per layer, iterative with retraining (Han et al. 2015)",
     ),
+    Method(
+        "fairprune",
+        "methods.fairprune.fairprune_score",
+        "method.selectors.select_top",
+        "one shot",
+        "global",
+        groups=True,
+        published=(
+            "second-order loss of the worse-off groups less β times the best-off one's, global, one"
+            " shot (Wu et al. 2022; more than two groups: extended here)"
+        ),
+    ),
 )
 METHODS = {m.name: m for m in _METHODS}
 
@@ -310,12 +322,10 @@ assert list(METHODS) == [
     "grasp",
     "random",
     "magnitude",
+    "fairprune",
 ]
-assert (
-    [n for n, m in METHODS.items() if m.groups]
-    == ["fairgrape"]
-    == [n for n, m in METHODS.items() if m.select is select_fair]
-)
+assert [n for n, m in METHODS.items() if m.groups] == ["fairgrape", "fairprune"]
+assert [n for n, m in METHODS.items() if m.select is select_fair] == ["fairgrape"]
 assert [(n, m.scope, m.steps) for n, m in METHODS.items() if m.start == "initial"] == [
     (n, "global", "one shot") for n in ("snip", "grasp")
 ]
@@ -399,6 +409,57 @@ except ValueError as e:
 else:
     raise AssertionError("an unknown method was accepted")
 
+
+# %% [markdown]
+# ## Recovery
+#
+# What a pruned network is retrained on, between the steps and after the last one, is a choice of its own, which goes with every method: [recovery losses](06_recoveries.ipynb), the [performance-weighted loss](07_performance.ipynb), [constrained gaps](08_constrained.ipynb).
+
+# %%
+#| export
+@dataclass(frozen=True)
+class Recover:
+    "A way to retrain a pruned network."
+
+    kind: Callable | str = _Function()  # A subclass of `Recovery`, or its address
+    words: str  # What is trained on
+    grouped: bool = False  # It needs groups
+    whole: bool = False  # It needs the losses of the whole batch at once
+
+
+RECOVERIES = {
+    "plain": Recover("methods.recoveries.Recovery", "the mean loss"),
+    "performance-weighted": Recover(
+        "methods.performance.PerformanceWeighted", "more on what the dense network found hard"
+    ),
+    "constrained": Recover(
+        "methods.constrained.Constrained",
+        "a bound on each group's excess drop",
+        grouped=True,
+        whole=True,
+    ),
+    "worst-group": Recover(
+        "methods.recoveries.WorstGroup",
+        "groups weighted by their losses, group DRO",
+        grouped=True,
+        whole=True,
+    ),
+    "tail": Recover("methods.recoveries.Tail", "the images with the largest losses", whole=True),
+    "balanced": Recover(
+        "methods.recoveries.Balanced", "as many images of each group", grouped=True
+    ),
+}
+
+# %%
+{name: recover.words for name, recover in RECOVERIES.items()}
+
+# %%
+for recover in RECOVERIES.values():
+    assert (recover.kind.grouped, recover.kind.whole) == (recover.grouped, recover.whole)
+assert RECOVERIES["plain"].kind.__name__ == "Recovery" and [
+    name for name, recover in RECOVERIES.items() if recover.grouped
+] == ["constrained", "worst-group", "balanced"]
+
 # %% [markdown]
 # ## As released
 #
@@ -475,7 +536,7 @@ def as_released(
 as_released(METHODS["lottery"]).published
 
 # %%
-assert {n for n in METHODS if n not in RELEASED} == {"random", "magnitude"}
+assert {n for n in METHODS if n not in RELEASED} == {"random", "magnitude", "fairprune"}
 assert as_released(METHODS["snip"]).scope == "global" and as_released(METHODS["ws"]).blind
 try:
     as_released(METHODS["random"])
@@ -587,5 +648,5 @@ assert (
 assert (
     table.loc["fairgrape", "groups"] == "each"
     and table.loc["ws", "images"] == "none"
-    and len(table) == 9
+    and len(table) == 10
 )

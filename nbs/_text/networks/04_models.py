@@ -322,6 +322,36 @@ else:
 
 
 # %% [markdown]
+# A loss that weights images needs the loss of each one. Its mean over the batch is the task loss.
+
+# %%
+#| export
+def image_losses(
+    logits: Tensor,  # Output of the network, shape (B, sum of sizes)
+    y: Tensor,  # Class codes, shape (B, H)
+    sizes: list[int],  # Number of classes of each head
+) -> Tensor:  # In nats, shape (B,)
+    "Each image's loss, the mean of its heads' cross-entropies."
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    heads = zip(split_heads(wide, sizes), y.T, strict=True)
+    return torch.stack([F.cross_entropy(h, t, reduction="none") for h, t in heads]).mean(0)
+
+
+# %%
+image_losses(torch.zeros(2, 5), torch.tensor([[2, 0], [1, 1]]), [3, 2])
+
+# %%
+targets = torch.tensor([[2, 0], [0, 1]])
+assert torch.allclose(
+    image_losses(torch.zeros(1, 5), targets[:1], [3, 2]), torch.tensor([math.log(6) / 2])
+)
+assert torch.allclose(
+    image_losses(logits, targets, [3, 2]).mean(), task_loss(logits, targets, [3, 2])
+)
+assert image_losses(logits.bfloat16(), targets, [3, 2]).dtype == torch.float32
+
+
+# %% [markdown]
 # The argmax of a head must ignore the outputs of the other heads: above, the 5 of the first head is
 # larger than any output of the second.
 

@@ -465,6 +465,9 @@ ADDED = {
         "importance_groups",
         "clusters",
         "imbalance",
+        "recover",
+        "tolerance",
+        "epochs_in_all",
     )
 }
 
@@ -483,6 +486,9 @@ def variant(
         said.append(f"groups by {by}")
     if s["as_released"]:
         said.append("as released")
+    if s["recover"] != "plain" and s["method"] != "dense":
+        within = f" within {s['tolerance']:g} points" if s["recover"] == "constrained" else ""
+        said.append(f"{s['recover']} recovery{within}")
     return ", ".join([s["method"], *said])
 
 
@@ -493,6 +499,8 @@ forms = (
     dict(importance_on="race!=White"),
     dict(importance_groups="clusters", clusters=4),
     dict(as_released=True),
+    dict(recover="worst-group"),
+    dict(recover="constrained", tolerance=5.0),
 )
 [variant(dict(method="fairgrape") | form) for form in forms]
 
@@ -520,6 +528,12 @@ assert (
     == "fairgrape, groups by clusters"
 )
 assert variant(dict(method="ws", importance_on="a=b")) == "ws, importance on a=b"
+assert variant(dict(method="ws", recover="tail")) == "ws, tail recovery"
+assert (
+    variant(dict(method="fairgrape", recover="constrained"))
+    == "fairgrape, constrained recovery within 2 points"
+)
+assert variant(dict(method="dense", recover="tail")) == "dense"  # trained plainly
 
 # %% [markdown]
 # Two runs can be compared if they have the same data, task, groups, network and training. `experiment` describes these in one
@@ -560,6 +574,9 @@ def experiment(
         f" {s.get('image_size')} px"
     )
     exact = [] if s.get("precision") in (None, "fp32") else [s["precision"]]
+    # the same number for every method; a dense network is trained before it counts
+    if s.get("epochs_in_all") and s.get("method") != "dense":
+        exact.append(f"{s['epochs_in_all']} epochs in all after the dense network")
     return "; ".join(
         [
             head,
@@ -594,10 +611,13 @@ for change in (
     dict(imbalance="tone=tone-1:0.2"),
     dict(precision="bf16"),
     dict(weights="imagenet"),
+    dict(epochs_in_all=20),
 ):
     assert experiment(run.settings | change) != experiment(run.settings)
 # an old run and a new one with the defaults belong together
 assert experiment(run.settings | ADDED | dict(precision="fp32")) == experiment(run.settings)
+assert "20 epochs in all" in experiment(run.settings | dict(epochs_in_all=20))
+assert experiment(run.settings | dict(method="dense", epochs_in_all=20)) == experiment(run.settings)
 clustered = run.settings | dict(groups="clusters")
 assert "by 4 clusters," in experiment(
     clustered | dict(clusters=4)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fairgrape.experiment.preparation import Job
-from fairgrape.experiment.run import epochs_of, measured_after
-from fairgrape.experiment.settings import Settings, form
+from fairgrape.experiment.run import measured_after
+from fairgrape.experiment.settings import Settings, epochs_of, form
 from fairgrape.method.masks import prunable
 from fairgrape.method.schedule import schedule
 from fairgrape.networks.builders import plain_model

@@ -38,20 +38,30 @@ image_size: int = 224  # side of the square images, pixels
 # public code) or pad (all, with black bars)
 fit: str = "crop"
 # pruning method: dense (no pruning), fairgrape, ws, lottery, lottery_short, importance, snip,
-# grasp, random or magnitude
+# grasp, random, magnitude or fairprune
 method: str = "fairgrape"
 rate: float = 0.99  # pruning rate, the fraction of weights removed
 keep: float = 0.9  # fraction kept at each pruning step (iterative methods)
 # pruning in steps or at once: published (as the method was published), iterative or one shot
 steps: str = "published"
 # which weights share a budget: published (as the method was published), layer (the same rate in
-# every layer) or global (one budget for all)
+# every layer), global (one budget for all) or erk (budgets by the layers' shapes)
 scope: str = "published"
 as_released: bool = False  # use the public code's importance and selection instead of the paper's
+# what is trained on between and after the pruning steps: plain (the mean loss),
+# performance-weighted (more on what the dense network found hard), constrained (a bound on each
+# group's excess drop), worst-group (groups weighted by their losses, group DRO), tail (the images
+# with the largest losses) or balanced (as many images of each group)
+recover: str = "plain"
+# with recover = constrained: how much more accuracy a group may lose than all, points
+tolerance: float = 2.0
 epochs: str = "13,3,3"  # epochs of each training stage, dense and after pruning
 lrs: str = "1e-4,1e-5,1e-6"  # Adam's learning rate in each stage
 retrain_epochs: int = 3  # epochs after each pruning step
 retrain_lr: float = 1e-05  # learning rate after each pruning step
+# epochs of all training after the dense network's: the final stages get what the steps leave; 0:
+# the stages as they are
+epochs_in_all: int = 0
 batch: int = 64  # images in a training batch
 importance_batch: int = 64  # maximum images of one group in an importance batch
 importance_cap: int = 0  # maximum images of a group used for the importance; 0: all

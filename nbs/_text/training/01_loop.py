@@ -11,7 +11,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from fastcore.basics import patch
@@ -38,13 +38,13 @@ from fairgrape.training.stages import Stage, seed_of
 
 # %%
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch as instead
 
 import pandas as pd
 
 from fairgrape.method.masks import apply_masks, get_masks, plain_state, sparsity
+from fairgrape.methods.recoveries import Balanced, Recovery, Tail, WorstGroup
 from fairgrape.training.journal import open_journal
 from fairgrape.training.stages import stages
 
@@ -343,11 +343,21 @@ class Recipe:
     accumulate: int = 1  # Parts into which a batch is divided if it does not fit into memory
     compiled: bool = False  # Train through torch.compile
     optimizer: Callable = adam  # (parameters, lr) -> optimizer, a new one for each stage
+    # A `Recovery`, which chooses the images of an epoch and weights their losses; None: plain
+    recovery: object | None = None
 
     def transform(self, images: Images) -> nn.Module | None:
         "The augmentation of a batch; None: none."
         none = self.augment == "none"
         return None if none else augmentation(self.augment, images.pixels.shape[-1])
+
+    def drawn(self, images: Images, seed: int) -> Images:
+        "The images with the training rows of one epoch."
+        if self.recovery is None:
+            return images
+        rows = images.rows["train"]
+        chosen = self.recovery.rows(rows.cpu(), images.groups[rows].cpu(), seed)
+        return replace(images, rows=images.rows | dict(train=chosen.to(rows.device)))
 
 
 # %%
@@ -355,6 +365,10 @@ recipe = Recipe([2, 3], seed=0, batch=16)
 print(recipe, recipe.transform(images))
 assert (recipe.augment, recipe.precision, recipe.optimizer) == ("paper", "fp32", adam)
 assert Recipe([2], 0, augment="none").transform(images) is None
+assert recipe.drawn(images, seed=0) is images
+even = replace(recipe, recovery=Balanced(), seed=0).drawn(images, seed=0)
+assert images.groups[even.rows["train"]].bincount().tolist() == [16] * 4
+assert even.rows["val"] is images.rows["val"]
 
 
 # %% [markdown]
@@ -386,7 +400,8 @@ def train_stage(
         start, here = time.perf_counter(), f"{where}, epoch {epoch + 1}"
         line.epoch = f"{epoch + 1} of {stage.epochs}"
         seed = seed_of(how.seed, *at, epoch)
-        with epoch_batches(images, how.batch, seed, transform, how.device, team) as (pieces, whole):
+        drawn = how.drawn(images, seed)
+        with epoch_batches(drawn, how.batch, seed, transform, how.device, team) as (pieces, whole):
             train_loss = train_epoch(
                 net,
                 opt,
@@ -399,6 +414,7 @@ def train_stage(
                 how.accumulate,
                 team,
                 whole,
+                how.recovery,
             )
         _average_buffers(model, team)
         val_loss, accuracy = evaluate_loss(
@@ -527,6 +543,8 @@ def _check_training(
         )
     autocast(how.precision, how.device)
     how.transform(images)
+    if how.recovery is not None:
+        how.recovery.check(images.groups[images.rows["train"]], how.accumulate)
     if how.compiled:
         _check_compiler(how.device)
 
@@ -541,6 +559,7 @@ wrong = [
     (dict(precision="int8"), "int8"),
     (dict(augment="mirror"), "mirror"),
     (dict(compiled=True), "compiled = True"),
+    (dict(recovery=Tail()), "accumulate = 8"),
 ]
 with instead("torch.compile", broken):
     assert _check_training(stages(), images, usable) is None
@@ -582,6 +601,8 @@ def train(
     Source: paper §4.1.
     """
     _check_training(stages, images, how)
+    if how.recovery is not None:
+        how.recovery.begin(label, journal.facts if journal else {})
     history, progress = journal.history if journal else [], progress and team.main
     advice = (
         f"raise accumulate (now {how.accumulate}), lower batch (now {how.batch}) or image_size, or"
@@ -703,6 +724,30 @@ assert all(torch.allclose(ends[1][k], ends[4][k], rtol=0, atol=1e-9) for k in en
     ends[1], ends[4]
 )
 
+# %% [markdown]
+# ## Other objectives
+#
+# A [recovery](../methods/06_recoveries.ipynb) takes the place of the mean loss. Its state, such as the weights of the groups, begins anew with each training. The base class changes nothing but the order of sums: the mean of images' losses, in float32.
+
+# %%
+straight, (row, *_) = trained([Stage(1e-3, 1)])
+same_loss, (again, *_) = trained([Stage(1e-3, 1)], recovery=Recovery())
+robust, (worst, *_) = trained([Stage(1e-3, 1)], recovery=(dro := WorstGroup(4)))
+{
+    "plain": row["train_loss"],
+    "base class": again["train_loss"],
+    "worst group": worst["train_loss"],
+    "weights of the groups": [round(q, 4) for q in dro.state["q"]],
+}
+
+# %%
+assert math.isclose(row["train_loss"], again["train_loss"], rel_tol=1e-5)
+assert not same(straight.state_dict(), robust.state_dict()) and len(set(dro.state["q"])) == 4
+assert same(robust.state_dict(), trained([Stage(1e-3, 1)], recovery=dro)[0].state_dict())
+assert not same(
+    straight.state_dict(), trained([Stage(1e-3, 1)], recovery=Balanced())[0].state_dict()
+)
+
 
 # %% [markdown]
 # If memory runs out, the error names the settings:
@@ -799,8 +844,8 @@ def cut_after(journal, epochs):
     return journal
 
 
-def trained_with(journal, model):
-    how = replace(recipe, augment="flip")
+def trained_with(journal, model, recovery=None):
+    how = replace(recipe, augment="flip", recovery=recovery)
     plan = stages("4,1", "1,1e-3")
     return train(journal.restore(model), images, plan, how, journal=journal, progress=False)
 
@@ -823,7 +868,27 @@ for epochs in range(1, 6):
     )
 [row["kept"] for row in rows]
 
+# %% [markdown]
+# The weights of the groups are part of the journal, so a training on the worst group resumes with the same bits too.
+
 # %%
+robust, journal = tiny_net(), open_journal(None)
+rows_of_all = trained_with(journal, robust, WorstGroup(4))
+for epochs in range(1, 5):
+    try:
+        cut = cut_after(open_journal(folder / f"dro {epochs}"), epochs)
+        trained_with(cut, tiny_net(), WorstGroup(4))
+    except Cut:
+        pass
+    model, journal = tiny_net(), open_journal(folder / f"dro {epochs}")
+    begun = journal.facts["recovery"]["q"]
+    again = trained_with(journal, model, resumed := WorstGroup(4))
+    assert same(model.state_dict(), robust.state_dict()), epochs
+    assert resumed.state["q"] != begun != [0.25] * 4
+resumed.state
+
+# %%
+assert not same(robust.state_dict(), straight.state_dict())
 # the best epoch was not the last one, so it had to be restored too
 assert rows[3]["kept"] is False and len(rows) == 5
 

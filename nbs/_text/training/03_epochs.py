@@ -28,6 +28,8 @@ from unittest.mock import patch
 
 from tqdm import tqdm
 
+from fairgrape.networks.models import image_losses
+
 # %% [markdown]
 # ## Precision
 #
@@ -297,13 +299,19 @@ def backward(
     precision: str = "fp32",  # 'fp32', 'bf16' or 'fp16'
     accumulate: int = 1,  # Number of parts, of at least 2 images each
     weight: float = 1.0,  # Weight of the piece
+    # (images, output, labels, groups) → mean loss of a part; None: the task loss
+    objective: Callable | None = None,
+    g: Tensor | None = None,  # Group codes, shape (n,), for the objective
 ) -> Tensor:  # Mean loss over the piece, unweighted
     "Gradients of the mean loss, part by part."
     parts, total = max(1, min(accumulate, len(x) // 2)), 0.0
-    for i, (a, b) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts))):
+    groups = [None] * parts if g is None else g.tensor_split(parts)
+    for i, (a, b, c) in enumerate(zip(x.tensor_split(parts), y.tensor_split(parts), groups)):
         with getattr(model, "no_sync", nullcontext)() if i < parts - 1 else nullcontext():
             with autocast(precision, x.device):
-                loss = task_loss(model(a), b, sizes) * (len(a) / len(x))
+                out = model(a)
+                mean = objective(a, out, b, c) if objective else task_loss(out, b, sizes)
+                loss = mean * (len(a) / len(x))
             scaler.scale(loss * weight).backward()
         total = total + loss.detach()
     return total
@@ -363,6 +371,128 @@ held = []
 once.no_sync = lambda: held.append("held back") or nullcontext()
 backward(once, x.repeat(2, 1, 1, 1), y.repeat(2, 1), [2, 3], off, accumulate=3)
 assert len(held) == 2  # three parts; only the gradients of the last are sent
+
+# %% [markdown]
+# An objective may take the place of the task loss. It gets the images of each part with their outputs, labels and groups.
+
+# %%
+seen = []
+
+
+def only_the_first_group(images, out, labels, groups):
+    seen.append((len(images), groups.tolist()))
+    return (image_losses(out, labels, [2, 3]) * (groups == 0)).mean()
+
+
+net = nn.Sequential(nn.Flatten(), nn.Linear(768, 5))
+x, y, g = next(batches(images, "train", 5))
+backward(net, x, y, [2, 3], off, accumulate=2, objective=only_the_first_group, g=g)
+seen
+
+# %%
+assert seen == [(3, g[:3].tolist()), (2, g[3:].tolist())]
+first = g == 0
+assert first.sum() == 2  # of five images
+(gradient,) = torch.autograd.grad(
+    image_losses(net(x[first]), y[first], [2, 3]).sum() / 5, net[1].weight
+)
+assert torch.allclose(net[1].weight.grad, gradient, atol=1e-6)
+
+
+# %% [markdown]
+# ## An objective over images
+#
+# After pruning, a network may be retrained in [other ways](../methods/06_recoveries.ipynb) than on the mean loss: with weights of images or groups that depend on the losses of the whole batch. With several processes each holds a piece of the batch, so three numbers of each image are gathered: its loss, whether it is right, and its group.
+# Every process then computes the same weights, and takes those of its own piece.
+
+# %%
+#| export
+def _of_whole_batch(
+    rows: Tensor,  # This process's rows of the batch, shape `(m, …)`
+    whole: int,  # Images of the batch in all processes
+    team: Team = ALONE,  # The processes that share the batch
+) -> Tensor:  # The batch's rows in order, on the CPU, shape `(whole, …)`
+    "Gather the rows of a batch in every process."
+    if len(rows) == whole:
+        return rows.cpu()
+    return team.gather(rows, team.piece(torch.arange(whole)), whole).cpu()
+
+
+# %%
+class Other(Team):
+    "One of two processes; the other one's rows are twos."
+
+    def sum_(self, tensors):
+        for t in tensors:
+            t[(t == 0).all(1)] = 2
+
+
+three = torch.ones(3, 1)
+print(_of_whole_batch(three, 5, Other(0, 2)).T)
+assert _of_whole_batch(three, 5, Other(0, 2)).flatten().tolist() == [1, 1, 1, 2, 2]
+assert _of_whole_batch(three[:2], 5, Other(1, 2)).flatten().tolist() == [2, 2, 2, 1, 1]
+# too small to be divided: every process has all of it
+assert _of_whole_batch(three, 3, Other(1, 2)).flatten().tolist() == [1, 1, 1]
+
+
+# %%
+#| export
+def objective_of(
+    recovery,  # A `Recovery`: the losses of images, and their weights
+    sizes: list[int],  # Number of classes of each head
+    whole: int,  # Images of the batch in all processes
+    team: Team = ALONE,  # The processes that share the batch
+) -> Callable:  # (images, output, labels, groups) → scalar, for `backward`
+    "The mean of a recovery's weighted losses, for the images of one batch."
+
+    def objective(x, out, y, g):
+        losses = recovery.losses(x, out, y, sizes)
+        if not recovery.whole:
+            return losses.mean()
+        right = (predict_classes(out, sizes) == y).double().mean(1)
+        rows = torch.stack([losses.detach().double(), right, g.double()], 1)
+        loss, right, group = _of_whole_batch(rows, whole, team).T
+        weights = recovery.weights(loss, right, group.long())
+        mine = weights if len(out) == whole else team.piece(weights)
+        return (mine.to(losses) * losses).mean()
+
+    return objective
+
+
+# %% [markdown]
+# The example doubles the weight of wrong images. The weights have no gradient.
+
+# %%
+class Twice:
+    "Wrong images count twice."
+
+    whole = True
+
+    def losses(self, x, out, y, sizes):
+        return image_losses(out, y, sizes)
+
+    def weights(self, losses, right, groups):
+        self.told = losses, right, groups
+        return 2 - right
+
+
+out, two = torch.tensor([[3.0, 0.0], [3.0, 0.0]], requires_grad=True), torch.tensor([[0], [1]])
+value = objective_of(Twice(), [2], 2)(None, out, two, torch.tensor([0, 1]))
+value, math.log(1 + math.exp(-3)), math.log(1 + math.exp(3))
+
+# %%
+right, wrong = math.log(1 + math.exp(-3)), math.log(1 + math.exp(3))
+assert math.isclose(value.item(), (right + 2 * wrong) / 2, rel_tol=1e-6)
+double = Twice()
+pieces = [
+    objective_of(double, [2], 5, Other(rank, 2))(
+        (x := torch.zeros(3 - rank)), out[[1] * len(x)], two[[1] * len(x)], torch.ones(len(x))
+    ).item()
+    for rank in (0, 1)
+]
+# the other process's images have loss 2, are right twice over and of group 2
+assert double.told[0][:3].tolist() == [2, 2, 2] and double.told[2].tolist() == [2, 2, 2, 1, 1]
+assert all(math.isclose(piece, 2 * wrong, rel_tol=1e-6) for piece in pieces)
 
 
 # %% [markdown]
@@ -498,11 +628,12 @@ def train_epoch(
     accumulate: int = 1,  # Parts into which a piece is divided
     team: Team = ALONE,  # The processes that share each batch
     whole: list[int] | None = None,  # Total images of each batch; None: those of the loader
+    recovery=None,  # A `Recovery`, whose objective takes the place of the task loss; None: plain
 ) -> float:  # Mean training loss in nats, measured during training
     "Train on the batches once."
     model.train()
     total, n, order = 0.0, 0, None
-    for i, (x, y, _) in enumerate(loader):
+    for i, (x, y, g) in enumerate(loader):
         images = whole[i] if whole else len(x)
         if images > 1:
             order, weight = order or memory_order(model, x.device), team.weight(len(x), images)
@@ -516,6 +647,8 @@ def train_epoch(
                 precision=precision,
                 accumulate=accumulate,
                 weight=weight * team.size,
+                objective=recovery and objective_of(recovery, sizes, images, team),
+                g=g,
             )
             total, n = total + loss.double() * (weight * images), n + images
             if i % 50 == 0:
@@ -553,6 +686,16 @@ assert math.isclose(
     rel_tol=1e-5,
 )
 assert linear.training and moved.call_count == 3
+doubled = copy.deepcopy(linear)
+value = train_epoch(
+    doubled, torch.optim.SGD(doubled.parameters(), lr=0.0), parts[:1], [2, 3], off, recovery=Twice()
+)
+losses, right = (
+    image_losses(doubled(parts[0][0]), parts[0][1], [2, 3]),
+    (predict_classes(doubled(parts[0][0]), [2, 3]) == parts[0][1]).double().mean(1),
+)
+assert math.isclose(value, float(((2 - right) * losses).mean()), rel_tol=1e-5)
+assert value > float(losses.mean())
 
 
 class Twin(Team):
