@@ -18,6 +18,14 @@ from matplotlib.figure import Figure
 from fairgrape.judge.compare import collapse_notes, collapse_table
 from fairgrape.report.comparison import display_table, report_table, seed_floor, verdicts
 from fairgrape.report.figures import html_figure
+from fairgrape.report.heads import (
+    HEAD_MEASURES,
+    head_figures,
+    head_group_table,
+    head_values,
+    heads_overview,
+    heads_sentence,
+)
 from fairgrape.report.plots import plot_deltas, plot_disparity, plot_price
 from fairgrape.report.run_plots import (
     plot_groups,
@@ -374,6 +382,57 @@ assert _said(table, runs, seed_floor([]), "nobody") == "" and "<h3>Against fairg
 
 
 # %% [markdown]
+# With several heads, a table and a [heat map](11_heads.ipynb) show head × group; the numbers of each group are folded.
+
+# %%
+#| export
+def heads_html(
+    values: pd.DataFrame,  # As `head_values`
+    heads: pd.DataFrame,  # As `collapse_table`: each head of each network
+    networks: tuple[str, str] = ("dense", "pruned"),  # Their names in `heads`
+) -> str:
+    "HTML: every head beside its commonest class, and head × group; empty for a single head."
+    if values["head"].nunique() < 2:
+        return ""
+    weak = heads["head"][(heads.network == networks[1]) & heads.no_better.astype(bool)].tolist()
+    parts = [
+        f"<p>{html.escape(heads_sentence(heads, networks))}</p>",
+        html_table(
+            heads_overview(values, heads, networks),
+            "Every head beside its commonest class, in percent; the head with the largest loss"
+            " first",
+        ),
+    ]
+    for fig in head_figures(values, weak):
+        said = (
+            "Change of each head in each group, in points; in brackets: fewer than 10 images of a"
+            " class; †: no better than always naming the commonest class."
+        )
+        parts.append(html_figure(fig, said))
+    for measure in HEAD_MEASURES:
+        name = f"{measure[0].upper()}{measure[1:]} of each head in each group, in percent"
+        inside = html_table(head_group_table(values, measure), name)
+        parts.append(f"<details><summary>{name}</summary>{inside}</details>")
+    return "".join(parts)
+
+
+# %%
+y2 = np.stack([np.arange(400) % 3 % 2, np.arange(400) % 5 == 0], axis=1).astype(int)
+worse = np.where(np.arange(400)[:, None] % 7 == 0, 0, y2)
+two_heads = {"gender": ["man", "woman"], "hat": ["no", "yes"]}
+of_two = compare(y2, y2, worse, np.arange(400) % 4, two_heads, names, B=50)
+head_part = heads_html(head_values(of_two["rates"]), collapse_table(of_two["rates"]))
+print(head_part[:180], "…")
+
+# %%
+assert head_part.count("<figure>") == 1 and head_part.count("<table>") == 4
+assert head_part.count("<details>") == 3 and "0 of 2 heads of pruned" in head_part
+assert '<th scope="row">hat</th>' in head_part and "Change of each head in each group" in head_part
+of_one = run.metrics["rates"]
+assert heads_html(head_values(of_one), collapse_table(of_one)) == ""
+
+
+# %% [markdown]
 # ## Sections
 #
 # The figures of each run are folded, because a reader needs them only if the comparison raises a question.
@@ -418,6 +477,8 @@ def _run_section(run: Run) -> str:
             )
         )
     name, drawn = html.escape(run.path.name), "".join(html_figure(*f) for f in figures)
+    rates = run.metrics.get("rates", [])
+    drawn += heads_html(head_values(rates), collapse_table(rates))
     return f"<details><summary>{name}</summary>{drawn}</details>"
 
 
@@ -426,6 +487,8 @@ print(_run_section(run)[:200], "…")
 assert _run_section(run).count("<figure>") == 4 and _run_section(run).startswith(
     "<details><summary>fairgrape-0.9-layer-0-0</summary>"
 )
+two_headed = replace(run, metrics=of_two)
+assert _run_section(two_headed).count("<figure>") == 5 and head_part in _run_section(two_headed)
 chosen = replace(run, path=root.parent / "chosen" / run.path.name)
 chosen.path.mkdir(parents=True)
 pd.DataFrame(
