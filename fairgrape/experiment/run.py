@@ -54,6 +54,7 @@ from ..methods.recovery import rewind
 from ..networks.models import task_loss
 from ..training.files import code_version
 from ..training.journal import Journal
+from ..training.kept_steps import keep_step
 from ..training.out_of_memory import memory_errors
 from ..training.parallel import ALONE, Team, launch
 from ..training.stages import Stage, stages
@@ -284,6 +285,8 @@ def prune_network(
     def finished(step):
         if measured_after(s, step.step) == "step":
             measure(step.step, model)
+        if job.machine.keep_steps:
+            keep_step(journal, model, step.step)
         if on_step is not None:
             on_step(step)
 
@@ -375,6 +378,7 @@ def dense(
     if here.processes > 1 and here.team.size == 1:
         roots = dict(runs_root=job.runs_root, cache_root=job.cache_root, data_root=here.data_root)
         told = dict(device=here.device, keep_on=here.keep_on, name=job.name) | roots
+        told |= dict(keep_steps=True) if here.keep_steps else {}
         run_together(
             here.processes,
             job.settings,
@@ -490,7 +494,7 @@ def run_together(
     processes: int,  # Number of processes, 2 or more; each has its own GPU
     settings: Settings,  # What to run
     threads: int = 0,  # CPU threads of all together; 0: all cores
-    **places,  # device, keep_on, data_root, runs_root, cache_root, name
+    **places,  # device, keep_on, keep_steps, data_root, runs_root, cache_root, name
 ) -> Path:  # The run folder
     """Run one experiment on several processes and wait for it. Raises: RuntimeError with the
     end of their output.

@@ -519,6 +519,9 @@ class Places:
         "where the importance is stored: auto, device, host or, if memory is short, a folder",
         _WHERE,
     )
+    keep_steps: bool = setting(
+        False, "keep the network of each pruning step, for `fairgrape frontier`", _WHERE
+    )
     progress: bool = setting(True, "show progress bars", _WHERE)
 
     def __post_init__(self):

@@ -148,6 +148,16 @@ def _values(journal: Journal, random: Mapping) -> dict:
         torch=torch.__version__,
     )
 
+# %% ../../nbs/training/04_journal.ipynb #3eb93729
+@patch
+def snapshot(
+    self: Journal,
+    model: nn.Module,  # The network in its current state, with masks
+) -> tuple[dict[str, Tensor], dict]:
+    "The tensors and the plain values of a checkpoint, with the state of the random generators."
+    tensors, plain = random_state()
+    return _tensors(self, model, tensors), _values(self, plain)
+
 # %% ../../nbs/training/04_journal.ipynb #aa3b5635
 @patch
 def of_all(
@@ -169,10 +179,7 @@ def write(
     "Write a checkpoint and the progress. Raises: OSError if the disk is full or not writable."
     if self.folder is None:
         return
-    tensors, plain = random_state()
-    save_checkpoint(
-        self.checkpoints, self.written, _tensors(self, model, tensors), _values(self, plain)
-    )
+    save_checkpoint(self.checkpoints, self.written, *self.snapshot(model))
     self.written += 1
     write_json(
         self.folder / "progress.json",

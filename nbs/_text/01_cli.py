@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Command line
 #
-# > `fairgrape run`, `sweep`, `status`, `study`, `report`, `calibrate` and `data check`
+# > `fairgrape run`, `sweep`, `study`, `audit`, `gate`, `frontier`, `report`, `status`, `calibrate` and `data check`
 
 # %%
 #| default_exp cli
@@ -796,6 +796,63 @@ def _judging_commands(commands):
         command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
 
 
+def _frontier_command(commands):
+    "Add `fairgrape frontier`: the highest rate that passes, for runs that kept their steps."
+    ask = commands.add_parser(
+        "frontier",
+        help="the smallest network that every group survives, of runs with --keep_steps True",
+        usage="fairgrape frontier RUN... [OPTIONS]",
+    )
+    ask.add_argument("runs", nargs="+", metavar="RUN", help="folders of finished runs")
+    ask.add_argument(
+        "--tolerance",
+        type=float,
+        nargs="+",
+        default=[2.0],
+        metavar="X",
+        help="points that a group may lose; several are judged in turn (default: 2)",
+    )
+    ask.add_argument(
+        "--rule",
+        choices=("observed", "shown"),
+        default="observed",
+        help="a rate passes on the validation images if no group was observed to lose more, or if"
+        " the simultaneous band shows it (default: observed)",
+    )
+    ask.add_argument(
+        "--bisect", action="store_true", help="judge whole runs, by bisection: slow and thorough"
+    )
+    ask.add_argument(
+        "--ratio",
+        type=float,
+        default=1.25,
+        metavar="X",
+        help="--bisect ends when the sizes differ by no more than this factor (default: 1.25)",
+    )
+    ask.add_argument(
+        "--propose_only",
+        action="store_true",
+        help="train nothing and leave the test images alone",
+    )
+    ask.add_argument("--out", default="frontier", metavar="FOLDER", help="default: frontier")
+    for name, said in (
+        ("data_path", "archive or folder of the data set, if it moved"),
+        ("data_root", "folder of the data sets"),
+        ("cache_root", "folder of decoded images"),
+        ("device", "cuda, cuda:1, cpu …"),
+    ):
+        ask.add_argument(f"--{name}", default="", metavar="TEXT", help=said)
+    ask.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads")
+    ask.add_argument(
+        "--accept_older", action="store_true", help="accept finished runs of older code"
+    )
+    ask.add_argument(
+        "--level", type=float, default=0.95, metavar="X", help="coverage (default: 0.95)"
+    )
+    ask.add_argument("--resamples", type=int, default=2000, metavar="N", help="default: 2000")
+    ask.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
 def _small_commands(commands):
     "Add `fairgrape report`, `status` and `calibrate`, which have no settings of runs."
     page = commands.add_parser("report", help="one page about all runs of a folder")
@@ -868,6 +925,7 @@ def _parser() -> argparse.ArgumentParser:
         _sweep_command,
         _study_command,
         _judging_commands,
+        _frontier_command,
         _small_commands,
         _data_command,
     ):
@@ -879,7 +937,7 @@ def _parser() -> argparse.ArgumentParser:
 helped = _parser().format_help()
 print(helped[helped.index("{run,") : helped.index("option")])
 assert (
-    "{run,sweep,study,audit,gate,report,status,calibrate,data}" in _parser().format_help()
+    "{run,sweep,study,audit,gate,frontier,report,status,calibrate,data}" in _parser().format_help()
     and _parser().parse_args(["report"]).command == "report"
 )
 
@@ -1086,14 +1144,19 @@ assert (
 
 # %%
 #| export
-def _judging(args: argparse.Namespace) -> dict:
-    "What `fairgrape audit` and `fairgrape gate` have in common."
-    columns = ("id", "label", "cluster", "baseline", "models", "groups", "drop_missing")
-    reading = {k: getattr(args, k) for k in columns if getattr(args, k)}
+def _check_interval(args: argparse.Namespace):
+    "Raise ValueError for options that give no interval."
     if args.resamples < 100:
         raise ValueError(f"--resamples {args.resamples} is too few for an interval: 100 or more")
     if not 0 < args.level < 1:
         raise ValueError(f"--level {args.level:g} must lie between 0 and 1, for example 0.95")
+
+
+def _judging(args: argparse.Namespace) -> dict:
+    "What `fairgrape audit` and `fairgrape gate` have in common."
+    columns = ("id", "label", "cluster", "baseline", "models", "groups", "drop_missing")
+    reading = {k: getattr(args, k) for k in columns if getattr(args, k)}
+    _check_interval(args)
     return dict(
         files=args.files,
         run=args.from_run,
@@ -1142,6 +1205,60 @@ for wrong, part in ((["--level", "2"], "between 0 and 1"), (["--resamples", "9"]
     else:
         raise AssertionError(f"{wrong} was accepted")
 
+
+# %%
+#| export
+def _frontier(args: argparse.Namespace) -> int:
+    "Run `fairgrape frontier`: the worst answer is the exit status."
+    _check_interval(args)
+    if not args.ratio > 1:
+        raise ValueError(f"--ratio {args.ratio:g} must be above 1, for example 1.25")
+    places = ("data_path", "data_root", "cache_root", "device", "threads")
+
+    from fairgrape.report.frontier_page import frontier_command
+
+    return frontier_command(
+        args.runs,
+        args.tolerance,
+        args.out,
+        args.rule,
+        args.bisect,
+        args.ratio,
+        not args.propose_only,
+        {name: getattr(args, name) for name in places if getattr(args, name)},
+        dict(level=args.level, B=args.resamples, seed=args.seed),
+        accept_older=args.accept_older,
+    )
+
+
+# %%
+asked = _parser().parse_args(["frontier", "one", "two", "--tolerance", "2", "5", "--threads", "1"])
+with patch("fairgrape.report.frontier_page.frontier_command", return_value=1) as called:
+    assert _frontier(asked) == 1
+called.call_args.args
+
+# %%
+judging = dict(level=0.95, B=2000, seed=0)
+assert called.call_args.args == (
+    ["one", "two"],
+    [2, 5],
+    "frontier",
+    "observed",
+    False,
+    1.25,
+    True,
+    dict(threads=1),
+    judging,
+)
+for wrong, part in ((["--ratio", "1"], "above 1"), (["--level", "0"], "between 0 and 1")):
+    try:
+        _frontier(_parser().parse_args(["frontier", "one", *wrong]))
+    except ValueError as e:
+        print(e)
+        assert part in str(e)
+    else:
+        raise AssertionError(f"{wrong} was accepted")
+
 # %%
 #| export
 COMMANDS: dict[str, Callable] = dict(
@@ -1150,6 +1267,7 @@ COMMANDS: dict[str, Callable] = dict(
     study=_study,
     audit=_audit,
     gate=_gate,
+    frontier=_frontier,
     data=_data,
     report=_report,
     status=_status,
@@ -1280,6 +1398,8 @@ at_once = [
     (["sweep", "nothing"], 2),
     (["study", "rates", "--dataset", "utkface", "--rate", "2"], 2),
     (["calibrate", "--seconds", "0"], 2),
+    (["frontier", "--help"], 0),
+    (["frontier", "run", "--resamples", "9"], 2),
 ]
 for arguments, code in at_once:
     assert imported(*arguments) == (code, ""), arguments

@@ -119,6 +119,7 @@ class Machine:
     device: str = ""  # A device's name; empty: CUDA if available
     threads: int = 0  # CPU threads; 0: unchanged
     keep_on: str = "auto"  # Where the importance is stored: auto, device, host, or a folder
+    keep_steps: bool = False  # Keep the network of each pruning step (method in steps)
     processes: int = 1  # Number of processes that share the run
     # True: a live line; False: plain lines, as for a file; None: nothing
     progress: bool | None = True
@@ -879,7 +880,7 @@ def prepare(
     cache_root: str | Path | None = None,  # Folder of decoded images; default: settings.ini
     name: str = "",  # Another name for the run folder
     progress: bool | None = True,  # A live line; False: a plain line per epoch; None: nothing
-    **machine,  # device, threads, keep_on, processes: see `Machine`
+    **machine,  # device, threads, keep_on, keep_steps, processes: see `Machine`
 ) -> Job:  # Settings and data, checked
     """Read the labels and check everything that can be checked before work starts.
 

@@ -600,7 +600,9 @@ def save_run(
     write_json(folder / "settings.json", _settings_record(job))
     write_json(
         folder / "environment.json",
-        environment(device) | dict(resumed=pruned.journal.resumed, processes=processes),
+        environment(device)
+        | dict(resumed=pruned.journal.resumed, processes=processes)
+        | {k: v for k, v in pruned.journal.facts.items() if k == "begun_from"},
     )
     _write_tables(folder, job, dense, pruned, steps, layers)
     _write_tensors(folder, job, pruned.model)

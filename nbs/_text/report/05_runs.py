@@ -11,7 +11,7 @@
 import io
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -355,6 +355,29 @@ assert "lacks steps.csv, masks.safetensors: remove that folder" in refused(
 ) and "lacks steps.csv: remove" in refused(load_run, broken, False)
 (broken / "metrics.json").unlink()  # never finished: it may resume
 assert "lacks metrics.json, steps.csv: run it again" in refused(load_run, broken, False)
+
+
+# %% [markdown]
+# ## Settings again
+#
+# The settings of a finished run as the record that begins one. An older run has no value for a setting that came later; that setting then has its default.
+
+# %%
+#| export
+def settings_of(run: Run) -> Settings:
+    "The settings of a finished run; settings newer than the run have their defaults."
+    return Settings(
+        **{f.name: run.settings[f.name] for f in fields(Settings) if f.name in run.settings}
+    )
+
+
+# %%
+again = settings_of(older)
+again.method, again.rate, again.compiled
+
+# %%
+assert (again.method, again.rate) == (older.settings["method"], older.settings["rate"])
+assert "compiled" not in older.settings and again.compiled is False
 
 
 # %% [markdown]

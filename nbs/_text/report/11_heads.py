@@ -112,6 +112,7 @@ assert two.before["b"].tolist()[:2] == [75, 75] and np.isnan(two.change["b"].ilo
 assert two.fewest["b"].tolist() == [4, 4, 0] and set(two.rarest) == {"yes"}
 assert head_values([]).empty
 
+
 # %% [markdown]
 # An audit's rates, in the same form. Its own accuracies and balanced accuracies are the same numbers.
 
@@ -263,6 +264,7 @@ right = [100 * (a[who == 1, 0] == labels[who == 1, 0]).mean() for a in (dense, p
 assert shown.loc["smile", "tone-2"] == f"{right[0]:.1f} → {right[1]:.1f}"
 assert head_group_table(head_values(by_hand), "accuracy")["b"].tolist() == ["(75.0 → 75.0)"]
 
+
 # %% [markdown]
 # ## A sentence
 #
@@ -292,7 +294,6 @@ def heads_sentence(
 sentence = heads_sentence(collapse_table(metrics["rates"]))
 print(sentence)
 assert "class: 0 of 2 heads of dense; 1 of 2 heads of pruned (hat). They" in sentence
-
 
 # %% [markdown]
 # ## The heat map
@@ -430,7 +431,6 @@ assert list(parts[-1])[0] == HEAD_MEASURES[2] and parts[1].equals(overview) and 
 assert parts[2].get_label() == drawn.get_label()
 single = [row for row in metrics["rates"] if row["head"] == "hat"]
 assert shown_heads(single) == []
-
 
 # %% [markdown]
 # Thirty-nine heads and fourteen groups, with chance changes only:

@@ -10,7 +10,6 @@
 #| export
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,13 @@ from fairgrape.data.loaders import Images
 from fairgrape.experiment.dense import dense_network, images_of
 from fairgrape.experiment.importance_data import find_clusters
 from fairgrape.experiment.preparation import Job, prepare
-from fairgrape.experiment.settings import Settings, form
+from fairgrape.experiment.settings import form
 from fairgrape.judge.compare import disparities
 from fairgrape.judge.disparity import disparity
 from fairgrape.networks.models import predict_classes
 from fairgrape.report.comparison import report_table
 from fairgrape.report.figures import PALETTE, figure_of, plain
-from fairgrape.report.runs import Run
+from fairgrape.report.runs import Run, settings_of
 from fairgrape.training.epochs import predict
 
 # %%
@@ -41,6 +40,7 @@ from unittest.mock import patch
 from PIL import Image
 
 from fairgrape.experiment.run import run
+from fairgrape.experiment.settings import Settings
 from fairgrape.report.runs import load_run
 
 home = Path(tempfile.mkdtemp())
@@ -249,22 +249,6 @@ finished = load_run(
     run(tiny, data_root=home, runs_root=home / "runs", cache_root=home / "cache", progress=False)
 )
 finished.path.name
-
-
-# %%
-#| export
-def settings_of(run: Run) -> Settings:
-    "The settings of a finished run; settings newer than the run have their defaults."
-    return Settings(
-        **{f.name: run.settings[f.name] for f in fields(Settings) if f.name in run.settings}
-    )
-
-
-# %%
-older = replace(finished, settings={k: v for k, v in finished.settings.items() if k != "compiled"})
-print(settings_of(older).method, settings_of(older).compiled)
-# as "published" was meant
-assert settings_of(finished) == settings_of(older) == replace(tiny, steps="one shot", scope="layer")
 
 
 # %%

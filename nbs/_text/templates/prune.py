@@ -76,6 +76,7 @@ threads: int = 0  # CPU threads; 0: the machine's choice
 processes: int = 1  # processes that share this run, one per GPU
 # where the importance is stored: auto, device, host or, if memory is short, a folder
 keep_on: str = "auto"
+keep_steps: bool = False  # keep the network of each pruning step, for `fairgrape frontier`
 progress: bool = True  # show progress bars
 
 # %% [markdown]

@@ -347,6 +347,18 @@ assert (
 # %%
 #| export
 @patch
+def snapshot(
+    self: Journal,
+    model: nn.Module,  # The network in its current state, with masks
+) -> tuple[dict[str, Tensor], dict]:
+    "The tensors and the plain values of a checkpoint, with the state of the random generators."
+    tensors, plain = random_state()
+    return _tensors(self, model, tensors), _values(self, plain)
+
+
+# %%
+#| export
+@patch
 def of_all(
     self: Journal,
     label: str,  # The training phase
@@ -377,10 +389,7 @@ def write(
     "Write a checkpoint and the progress. Raises: OSError if the disk is full or not writable."
     if self.folder is None:
         return
-    tensors, plain = random_state()
-    save_checkpoint(
-        self.checkpoints, self.written, _tensors(self, model, tensors), _values(self, plain)
-    )
+    save_checkpoint(self.checkpoints, self.written, *self.snapshot(model))
     self.written += 1
     write_json(
         self.folder / "progress.json",

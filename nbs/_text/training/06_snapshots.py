@@ -154,13 +154,13 @@ assert (
 
 # %%
 #| export
-def save_checkpoint(
-    folder: Path,  # Folder of this run's checkpoints; created if necessary
+def write_checkpoint(
+    folder: Path,  # Folder of checkpoints; created if necessary
     number: int,  # 0, 1, 2 …
     tensors: Mapping[str, Tensor],  # Tensors to save; shared memory is written twice
     state: Mapping,  # Plain values, for JSON
 ) -> Path:  # The file
-    """Write a checkpoint atomically and remove all but the last two.
+    """Write a checkpoint atomically, beside those that exist.
 
     Raises: OSError with the needed and the free space; the earlier checkpoints remain.
     """
@@ -183,6 +183,17 @@ def save_checkpoint(
         # without a folder, this error would hide the one above
         with suppress(OSError):
             part.unlink()
+    return path
+
+
+def save_checkpoint(
+    folder: Path,  # Folder of this run's checkpoints; created if necessary
+    number: int,  # 0, 1, 2 …
+    tensors: Mapping[str, Tensor],  # Tensors to save
+    state: Mapping,  # Plain values, for JSON
+) -> Path:  # The file
+    "Write a checkpoint and remove all but the last two. Raises: as `write_checkpoint`."
+    path = write_checkpoint(folder, number, tensors, state)
     _clear(folder)
     return path
 
