@@ -49,7 +49,7 @@ median = ink.groupby(digits.target).transform("median")
 style = np.where(ink > median, "bold", "thin")
 
 # %%
-#| fig-alt: The digits 0 to 9, written with thin strokes in the upper row and with bold strokes in the lower row
+#| fig-alt: The digits 0 to 9, in thin strokes in the upper row and in bold ones below
 fig, axes = plt.subplots(2, 10, figsize=(8, 1.9), layout="constrained")
 for row, name in zip(axes, ("thin", "bold")):
     for digit, ax in enumerate(row):
