@@ -69,7 +69,7 @@ def by_loss(
     "Heads by their largest loss of balanced accuracy in any group that has enough images."
     heads = values["head"].drop_duplicates()
     t = values[values.measure == "balanced accuracy"]
-    worst = t[t.fewest >= FEW].groupby("head").change.min()
+    worst = t[(t.fewest >= FEW) & (t.group != "all")].groupby("head").change.min()
     return worst.reindex(heads).sort_values(kind="stable", na_position="last").index.tolist()
 
 # %% ../../nbs/report/11_heads.ipynb #220629bb
@@ -118,6 +118,7 @@ def head_group_table(
     t = values[values.measure == measure]
     said = [f"{_percent(r.before)} → {_percent(r.after)}" for r in t.itertuples()]
     said = [f"({s})" if few else s for s, few in zip(said, t.fewest < FEW)]
+    said = ["–" if none else s for s, none in zip(said, t.change.isna())]
     groups = list(dict.fromkeys(t.group))
     grid = t.assign(said=said).pivot(index="head", columns="group", values="said")
     grid = grid.loc[by_loss(values), groups].rename_axis(columns=None)

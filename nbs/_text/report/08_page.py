@@ -297,10 +297,11 @@ caption span{position:sticky;left:0;display:inline-block;max-width:88vw}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
 th:first-child{text-align:left;position:sticky;left:0;background:#f3f3f3}
 thead th{vertical-align:bottom;white-space:normal;min-width:3rem;background:#f3f3f3}
-.words td{white-space:normal;text-align:left;max-width:48rem}
+.words td,.words thead th{white-space:normal;text-align:left;max-width:48rem}
 figure{margin:1.5rem 0}img{max-width:100%;height:auto}
 figcaption,.note{color:#444;font-size:.9rem}
-@media(max-width:640px){img{max-width:none;width:640px}ul{padding-left:1.2rem}}"""
+@media(max-width:640px){img{max-width:none;width:640px}.grid img{width:auto}
+.words tbody th{white-space:normal;overflow-wrap:anywhere;max-width:7rem}ul{padding-left:1.2rem}}"""
 
 
 # %% [markdown]
@@ -408,7 +409,7 @@ def heads_html(
             "Change of each head in each group, in points; in brackets: fewer than 10 images of a"
             " class; †: no better than always naming the commonest class."
         )
-        parts.append(html_figure(fig, said))
+        parts.append(f'<div class="grid">{html_figure(fig, said)}</div>')
     for measure in HEAD_MEASURES:
         name = f"{measure[0].upper()}{measure[1:]} of each head in each group, in percent"
         inside = html_table(head_group_table(values, measure), name)
@@ -426,6 +427,7 @@ print(head_part[:180], "…")
 
 # %%
 assert head_part.count("<figure>") == 1 and head_part.count("<table>") == 4
+assert head_part.count('<div class="grid"><figure>') == 1
 assert head_part.count("<details>") == 3 and "0 of 2 heads of pruned" in head_part
 assert '<th scope="row">hat</th>' in head_part and "Change of each head in each group" in head_part
 of_one = run.metrics["rates"]

@@ -166,7 +166,7 @@ def by_loss(
     "Heads by their largest loss of balanced accuracy in any group that has enough images."
     heads = values["head"].drop_duplicates()
     t = values[values.measure == "balanced accuracy"]
-    worst = t[t.fewest >= FEW].groupby("head").change.min()
+    worst = t[(t.fewest >= FEW) & (t.group != "all")].groupby("head").change.min()
     return worst.reindex(heads).sort_values(kind="stable", na_position="last").index.tolist()
 
 
@@ -176,6 +176,10 @@ by_loss(values)
 # %%
 assert by_loss(values) == ["hat", "smile"]
 assert by_loss(head_values(by_hand)) == ["hat"]  # no group has ten images
+of_all = values.assign(
+    change=values.change.where((values.group != "all") | (values["head"] != "smile"), -100)
+)
+assert by_loss(of_all) == ["hat", "smile"]  # the groups count, not all images together
 
 
 # %%
@@ -248,6 +252,7 @@ def head_group_table(
     t = values[values.measure == measure]
     said = [f"{_percent(r.before)} → {_percent(r.after)}" for r in t.itertuples()]
     said = [f"({s})" if few else s for s, few in zip(said, t.fewest < FEW)]
+    said = ["–" if none else s for s, none in zip(said, t.change.isna())]
     groups = list(dict.fromkeys(t.group))
     grid = t.assign(said=said).pivot(index="head", columns="group", values="said")
     grid = grid.loc[by_loss(values), groups].rename_axis(columns=None)
@@ -263,6 +268,7 @@ assert list(shown) == [*tones, "all"]
 right = [100 * (a[who == 1, 0] == labels[who == 1, 0]).mean() for a in (dense, pruned)]
 assert shown.loc["smile", "tone-2"] == f"{right[0]:.1f} → {right[1]:.1f}"
 assert head_group_table(head_values(by_hand), "accuracy")["b"].tolist() == ["(75.0 → 75.0)"]
+assert head_group_table(head_values(by_hand), HEAD_MEASURES[2])["b"].tolist() == ["–"]
 
 
 # %% [markdown]

@@ -197,7 +197,10 @@ if settings.method != "dense":
 # %%
 if settings.method != "dense":
     for part in shown_heads(run.metrics["rates"]):
-        display(part)
+        if isinstance(part, str):
+            print(part)
+        else:
+            display(part)
 
 # %% [markdown]
 # ## What the weights are important for

@@ -69,7 +69,10 @@ with_heads = [r for r in many_heads if r.settings["method"] != "dense"]
 for run in with_heads[:12]:
     display(Markdown(f"### {run.path.name}"))
     for part in shown_heads(run.metrics.get("rates", [])):
-        display(part)
+        if isinstance(part, str):
+            print(part)
+        else:
+            display(part)
 
 # %% [markdown]
 # ## Another seed
