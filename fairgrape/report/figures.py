@@ -304,7 +304,8 @@ caption span{position:sticky;left:0;display:inline-block;max-width:88vw}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ccc;text-align:right;white-space:nowrap}
 th:first-child{text-align:left;position:sticky;left:0;background:#f3f3f3}
 thead th{vertical-align:bottom;white-space:normal;min-width:3rem;background:#f3f3f3}
-.words td{white-space:normal;text-align:left;max-width:48rem}
+.words td,.words thead th{white-space:normal;text-align:left;max-width:48rem}
 figure{margin:1.5rem 0}img{max-width:100%;height:auto}
 figcaption,.note{color:#444;font-size:.9rem}
-@media(max-width:640px){img{max-width:none;width:640px}ul{padding-left:1.2rem}}"""
+@media(max-width:640px){img{max-width:none;width:640px}.grid img{width:auto}
+.words tbody th{white-space:normal;overflow-wrap:anywhere;max-width:7rem}ul{padding-left:1.2rem}}"""

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from ..judge.compare import collapse_notes, collapse_table
 from .comparison import display_table, report_table, seed_floor, verdicts
 from .figures import STYLE, html_figure, html_table
+from .heads import head_values, heads_html
 from .plots import plot_deltas, plot_disparity, plot_price
 from fairgrape.report.run_plots import (
     plot_groups,
@@ -127,6 +128,8 @@ def _run_section(run: Run) -> str:
             )
         )
     name, drawn = html.escape(run.path.name), "".join(html_figure(*f) for f in figures)
+    rates = run.metrics.get("rates", [])
+    drawn += heads_html(head_values(rates), collapse_table(rates))
     return f"<details><summary>{name}</summary>{drawn}</details>"
 
 # %% ../../nbs/report/08_page.ipynb #93973da4

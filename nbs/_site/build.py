@@ -758,7 +758,7 @@ CHAPTERS = {  # folder of nbs/ → what the site calls it, in the order in which
     "": "Commands",
 }
 # beginnings of the tutorials' names, in the order in which to read them
-LESSONS = "by_hand first_net own_model reading_the_report batch no_group reproduc".split()
+LESSONS = "by_hand first_net own_model judging reading_the_report batch no_group reproduc".split()
 
 
 def chapter(notebook: Path) -> str:

@@ -70,6 +70,17 @@ def parameter_cell():
         call("jupytext", "--quiet", "--sync", text)
 
 
+def schema_file():
+    "Write the schema of audits, as the package has it now, to where the site takes it from"
+    program = (
+        "from fairgrape.report.audit_page import SCHEMA, audit_schema;"
+        " from fairgrape.training.files import write_json; from pathlib import Path;"
+        " write_json(Path('nbs/_site/static') / SCHEMA, audit_schema())"
+    )
+    env = os.environ | dict(PYTHONPATH=str(NBS.parent))
+    subprocess.run([sys.executable, "-c", program], cwd=NBS.parent, env=env, check=True)
+
+
 def sync():
     "jupytext both ways, export, clean, and jupytext again since cleaning touches the notebooks"
     call("jupytext", "--quiet", "--sync", *texts())
@@ -78,6 +89,7 @@ def sync():
             call("jupytext", "--quiet", "--set-kernel", "python3", notebook(text))
     call("nbdev-export")
     parameter_cell()
+    schema_file()
     call("nbdev-clean")
     for text in texts():
         plain(notebook(text))

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from fairgrape.judge.compare import collapse_notes, collapse_table
 from fairgrape.report.comparison import display_table, report_table, seed_floor, verdicts
 from fairgrape.report.figures import STYLE, html_figure, html_table
+from fairgrape.report.heads import head_values, heads_html
 from fairgrape.report.plots import plot_deltas, plot_disparity, plot_price
 from fairgrape.report.run_plots import (
     plot_groups,
@@ -311,6 +312,25 @@ assert _said(table, runs, seed_floor([]), "nobody") == "" and "<h3>Against fairg
     table, runs, seed_floor([]), "fairgrape"
 )
 
+# %% [markdown]
+# With several heads, a table and a [heat map](11_heads.ipynb) show head × group; the numbers of each group are folded.
+
+# %%
+y2 = np.stack([np.arange(400) % 3 % 2, np.arange(400) % 5 == 0], axis=1).astype(int)
+worse = np.where(np.arange(400)[:, None] % 7 == 0, 0, y2)
+two_heads = {"gender": ["man", "woman"], "hat": ["no", "yes"]}
+of_two = compare(y2, y2, worse, np.arange(400) % 4, two_heads, names, B=50)
+head_part = heads_html(head_values(of_two["rates"]), collapse_table(of_two["rates"]))
+print(head_part[:180], "…")
+
+# %%
+assert head_part.count("<figure>") == 1 and head_part.count("<table>") == 4
+assert head_part.count('<div class="grid"><figure>') == 1
+assert head_part.count("<details>") == 3 and "0 of 2 heads of pruned" in head_part
+assert '<th scope="row">hat</th>' in head_part and "Change of each head in each group" in head_part
+of_one = run.metrics["rates"]
+assert heads_html(head_values(of_one), collapse_table(of_one)) == ""
+
 
 # %% [markdown]
 # ## Sections
@@ -357,6 +377,8 @@ def _run_section(run: Run) -> str:
             )
         )
     name, drawn = html.escape(run.path.name), "".join(html_figure(*f) for f in figures)
+    rates = run.metrics.get("rates", [])
+    drawn += heads_html(head_values(rates), collapse_table(rates))
     return f"<details><summary>{name}</summary>{drawn}</details>"
 
 
@@ -365,6 +387,8 @@ print(_run_section(run)[:200], "…")
 assert _run_section(run).count("<figure>") == 4 and _run_section(run).startswith(
     "<details><summary>fairgrape-0.9-layer-0-0</summary>"
 )
+two_headed = replace(run, metrics=of_two)
+assert _run_section(two_headed).count("<figure>") == 5 and head_part in _run_section(two_headed)
 chosen = replace(run, path=root.parent / "chosen" / run.path.name)
 chosen.path.mkdir(parents=True)
 pd.DataFrame(

@@ -24,6 +24,7 @@ from fairgrape.report.figures import (
     html_figure,
     html_table,
 )
+from fairgrape.report.heads import audit_rates, head_values, heads_html
 from fairgrape.training.files import write_json, writing
 
 # %%
@@ -221,58 +222,9 @@ assert (
 )
 
 # %% [markdown]
-# With several heads, a mean over them hides a head that is lost. The heat map shows head × group. Heads whose later model is no better than always naming the commonest class are marked †.
-
-# %%
-#| export
-MOST_CELLS = 400  # with more, the numbers in the cells are left out
-
-
-def plot_heads(
-    a: Audit,  # An audit
-    model: str,  # One of its later models
-    grouping: str,  # One of its groupings
-    measure: str = "accuracy",  # 'accuracy' or 'balanced accuracy'
-) -> Figure:  # One panel: head × group
-    "Change of a measure for each head and group."
-    rows = a.measures.model.eq(model) & a.measures.grouping.eq(grouping)
-    t = a.measures[rows & a.measures.measure.eq(measure)]
-    heads, groups = list(dict.fromkeys(t["head"])), list(dict.fromkeys(t["group"]))
-    grid = t.pivot(index="head", columns="group", values="change").loc[heads, groups]
-    networks = a.heads[(a.heads.model == model) & (a.heads.network == model)]
-    weak = set(networks["head"][networks.no_better])
-    most = max(1.0, float(np.nanmax(np.abs(grid.to_numpy()))))
-    fig, (ax,) = figure_of(size=(max(6, 1.6 + 0.9 * len(groups)), 2.6 + 0.3 * len(heads)))
-    picture = ax.imshow(grid, cmap="RdBu", vmin=-most, vmax=most, aspect="auto")
-    ax.grid(False)
-    ax.set_xticks(range(len(groups)), groups, rotation=30, ha="right")
-    ax.set_yticks(range(len(heads)), [f"{h} †" if h in weak else h for h in heads])
-    if grid.size <= MOST_CELLS:
-        for (i, j), value in np.ndenumerate(grid.to_numpy()):
-            color = "white" if abs(value) > 0.6 * most else "black"
-            ax.text(j, i, _number(value, True), ha="center", va="center", color=color, fontsize=8)
-    ax.set_title(f"Change of {measure}")
-    fig.colorbar(picture, label="points")
-    worst = t[t.group != "all"].sort_values("change").head(8)
-    said = "; ".join(f"{r.head} in {r.group} {_number(r.change, True)}" for r in worst.itertuples())
-    fig.set_label(
-        f"Change of {measure} for {len(heads)} heads and each group, in points. Largest losses:"
-        f" {said}."
-    )
-    return fig
-
-
-# %%
-plot_heads(found, "pruned", "tone")
-
-# %%
-label = plot_heads(found, "pruned", "tone", "balanced accuracy").get_label()
-assert "Largest losses: smile in tone-3" in label and "2 heads" in label
-
-# %% [markdown]
 # ## The page
 #
-# One file that works offline: pictures inside, tables that scroll, the measures of each class folded away.
+# One file that works offline: pictures inside, tables that scroll, the measures of each class folded away. With several heads, a mean over them hides a head that is lost; so [head × group](11_heads.ipynb) is shown too.
 
 # %%
 #| export
@@ -340,15 +292,9 @@ def _grouping_section(a: Audit, model: str, grouping: str) -> str:
         html_table(disparity_rows(a, model, grouping), f"How unequal the changes are: {grouping}"),
         html_table(_changed_answers(a, model, grouping), f"Answers that changed, by {grouping}"),
     ]
-    if len(a.about["heads"]) > 1:
-        for measure in ("accuracy", "balanced accuracy"):
-            parts.append(
-                html_figure(
-                    plot_heads(a, model, grouping, measure),
-                    f"Change of {measure} of each head in each group; †: no better than always"
-                    " naming the commonest class.",
-                )
-            )
+    of_model = a.heads[a.heads.model == model]
+    values = head_values(audit_rates(a, model, grouping))
+    parts.append(heads_html(values, of_model, (before, model)))
     if len(a.about["heads"]) > MOST_HEADS:
         said = f"The rates of each class of {len(a.about['heads'])} heads are in the JSON file."
         return "".join([*parts, f"<p class='note'>{said}</p>"])
@@ -433,14 +379,15 @@ page = write_audit_page(found, tmp / "audit.html").read_text()
 print(f"{len(page) / 1e3:.0f} kB, {page.count('<img')} pictures, {page.count('<table')} tables")
 
 # %%
-assert page.count("<img") == page.count("alt=") == 3 and page.count("<table") == 7
+assert page.count("<img") == page.count("alt=") == 2 and page.count("<table") == 11
+assert "Every head beside its commonest class" in page and "0 of 2 heads of pruned" in page
 assert "http" not in page.replace("https://huggingface.co", "") and "<script" not in page
 assert all(html.escape(note) in page for note in found.notes)
 
 # %% [markdown]
 # ## For programs
 #
-# The same tables as JSON. The schema says which fields there are and of which type; a value that does not exist is null. The list of lost images is a CSV file, since it can be as long as the test set.
+# The same tables as JSON. The schema says which fields there are and of which type; a value that does not exist is null. A written audit names its schema, a file that lies beside it and [on the site](../_site/static/audit.schema.json). The list of lost images is a CSV file, since it can be as long as the test set.
 
 # %%
 #| export
@@ -479,6 +426,9 @@ _ROWS = {
 }
 
 
+SCHEMA = "audit.schema.json"  # lies beside an audit, and on the site
+
+
 def audit_schema() -> dict:  # JSON Schema, draft 2020-12
     "What an audit's JSON file holds."
     tables = {
@@ -493,6 +443,7 @@ def audit_schema() -> dict:  # JSON Schema, draft 2020-12
         "title": "fairgrape audit",
         "type": "object",
         "properties": {
+            "$schema": {"const": SCHEMA},
             "about": {"type": "object"},
             **tables,
             "notes": {"type": "array", "items": _TEXT},
@@ -613,12 +564,14 @@ def save_audit(
     a: Audit,  # An audit
     folder: str | Path,  # Where to; made if need be
     **card,  # For `compression_card`
-) -> dict[str, Path]:  # What was written: page, json, lost, and a card for each later model
-    "Write audit.html, audit.json, lost.csv and a card for each later model."
+) -> dict[str, Path]:  # What was written: page, json, schema, lost, a card for each later model
+    "Write audit.html, audit.json with its schema, lost.csv and a card for each later model."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     made = {"page": write_audit_page(a, folder / "audit.html"), "json": folder / "audit.json"}
-    write_json(made["json"], a.to_dict())
+    write_json(made["json"], {"$schema": SCHEMA} | a.to_dict())
+    made["schema"] = folder / SCHEMA
+    write_json(made["schema"], audit_schema())
     made["lost"] = folder / "lost.csv"
     with writing(made["lost"]) as part:
         a.lost.to_csv(part, index=False)
@@ -637,4 +590,7 @@ made = save_audit(found, tmp / "audit")
 # %%
 assert sorted(p.name for p in (tmp / "audit").iterdir()) == sorted(p.name for p in made.values())
 assert json.loads(made["json"].read_text())["about"]["images"] == 1200
+written = json.loads(made["json"].read_text())
+beside = made["json"].parent / written["$schema"]
+jsonschema.validate(written, json.loads(beside.read_text()))
 assert len(pd.read_csv(made["lost"])) == len(found.lost)

@@ -131,7 +131,8 @@ table.to_csv(tmp / "predictions.csv", index=False)
 made = audit_command([tmp / "predictions.csv"], tmp / "audit", reading=dict(groups=["tone"]))
 
 # %%
-assert {p.name for p in made.values()} == {"audit.html", "audit.json", "lost.csv", "card.md"}
+files = {"audit.html", "audit.json", "audit.schema.json", "lost.csv", "card.md"}
+assert {p.name for p in made.values()} == files
 assert json.loads(made["json"].read_text())["about"]["after"] == ["pruned"]
 
 

@@ -103,6 +103,7 @@ from fairgrape.data.tables import label_columns
 from fairgrape.experiment.clusters import clusters_table, load_clusters
 from fairgrape.experiment.preparation import group_counts, prepare
 from fairgrape.experiment.run import dense, pruned, save
+from fairgrape.report.heads import shown_heads
 from fairgrape.report.run_plots import (
     plot_groups,
     plot_history,
@@ -197,6 +198,19 @@ for sentence in run.metrics.get("notes", []):
 # %%
 if settings.method != "dense":
     display(pd.DataFrame(run.metrics["disparities"]).T.round(2), plot_groups(run.metrics))
+
+# %% [markdown]
+# ## Head by head
+#
+# For a task with several heads: each head beside its commonest class, and what each head lost in each group. A mean over heads hides a head that is lost. Numbers in brackets rest on fewer than ten images of a class. For a single head there is nothing here.
+
+# %%
+if settings.method != "dense":
+    for part in shown_heads(run.metrics["rates"]):
+        if isinstance(part, str):
+            print(part)
+        else:
+            display(part)
 
 # %% [markdown]
 # ## What the weights are important for

@@ -18,6 +18,7 @@ from IPython.display import HTML, Markdown, display
 
 from fairgrape.experiment.paths import root
 from fairgrape.report.comparison import display_table, report_table, seed_floor, verdicts
+from fairgrape.report.heads import shown_heads
 from fairgrape.report.page import HOW_TO_READ, write_report
 from fairgrape.report.plots import plot_deltas, plot_disparity, plot_price
 from fairgrape.report.runs import find_runs
@@ -56,6 +57,22 @@ for name, rows in table.groupby("experiment", sort=False):
     said = "\n".join(f"- {sentence}" for sentence in verdicts(rows))
     display(Markdown(f"### {name}"), Markdown(said or "No baseline run to compare with."))
     display(plot_disparity(rows), plot_deltas(rows), plot_price(rows))
+
+# %% [markdown]
+# ## Head by head
+#
+# Runs whose task has several heads: each head beside its commonest class, and what each head lost in each group. The first twelve such runs are shown; each run's notebook has its own.
+
+# %%
+many_heads = [r for r in runs if len(r.settings.get("classes_used", {})) > 1]
+with_heads = [r for r in many_heads if r.settings["method"] != "dense"]
+for run in with_heads[:12]:
+    display(Markdown(f"### {run.path.name}"))
+    for part in shown_heads(run.metrics.get("rates", [])):
+        if isinstance(part, str):
+            print(part)
+        else:
+            display(part)
 
 # %% [markdown]
 # ## Another seed
