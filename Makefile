@@ -32,8 +32,8 @@ PYTEST = OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python -m pytest -n $(WORKERS) --
 test: setup  ## all tests: notebooks, pairs and export, templates, wheel, determinism
 	$(PYTEST)
 
-tutorials: setup  ## the story and the tutorials with the cells that train, which `make test` leaves out
-	$(PYTEST) --nb-flags=slow nbs/tutorials nbs/story.ipynb
+tutorials: setup  ## the story, the tutorials and two long notebooks with the cells that train, which `make test` leaves out
+	$(PYTEST) --nb-flags=slow nbs/tutorials nbs/story.ipynb nbs/experiment/08_run.ipynb nbs/report/12_frontier_runs.ipynb
 
 test-slow: setup  ## all tests, with the cells and tests that take long
 	$(PYTEST) --nb-flags=slow

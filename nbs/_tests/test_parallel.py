@@ -234,7 +234,8 @@ def test_two_processes_agree_with_one(tmp_path):
     assert any(not torch.equal(alone[k], two[k]) for k in alone if k.startswith("uneven:"))
 
 
-def test_recoveries_of_two_processes_agree_with_one(tmp_path):
+def test_recoveries_of_two_processes_agree_with_one(tmp_path, request):
+    only_long(request, "five recoveries in two processes")
     alone, two = recoveries(ALONE), of_two("recoveries", tmp_path)
     assert alone.keys() == two.keys() and alone["constrained:multipliers"].max() > 0
     for k, one in alone.items():

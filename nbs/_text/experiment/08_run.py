@@ -151,7 +151,7 @@ def asking(**more):
 # %% [markdown]
 # ## After a pruning step
 #
-# What is trained after each step and at the end is a matter of the [settings](02_settings.ipynb#Training-between-and-after-the-steps). A group's accuracy is measured after the training that follows a step.
+# What is trained after each step and at the end is a matter of the [settings](02_settings.ipynb). A group's accuracy is measured after the training that follows a step.
 
 # %%
 #| export
@@ -774,10 +774,13 @@ def recovered(name, **more):
     return found, [str(w.message) for w in said if "constrained" in str(w.message)]
 
 
+# %%
+#| slow
 ends = {name: recovered(name) for name in RECOVERIES}
 pd.Series({name: f"{found.history[-1]['train_loss']:.4f}" for name, (found, _) in ends.items()})
 
 # %%
+#| slow
 kinds = list(ends)
 assert all(
     not torch.equal(ends[a][0].model.fc.weight, ends[b][0].model.fc.weight)
@@ -800,10 +803,12 @@ assert len(told) == 1 and "5.0 points more than all images, 2.0 beyond" in told[
 # The same number of epochs for each method: WS trains at the end for as long as FairGRAPE in all.
 
 # %%
+#| slow
 as_long, _ = recovered("plain", epochs_in_all=8)
 [row["lr"] for row in as_long.history if row["label"] == "final"]
 
 # %%
+#| slow
 assert [row["lr"] for row in as_long.history if row["label"] == "final"] == [1e-3] * 5 + [1e-4] * 3
 
 

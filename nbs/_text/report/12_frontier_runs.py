@@ -437,6 +437,7 @@ def by_bisection(
 # Here the runs are made in this process. The search tries the run itself, then rates between 0 and it.
 
 # %%
+#| slow
 def in_this_process(found, rate, **how):
     tried.append(rate)
     return whole if rate == tiny.rate else run(replace(tiny, rate=rate), **made)
@@ -449,6 +450,7 @@ with patch(f"{by_bisection.__module__}.finish", in_this_process):
 best, tried, highest
 
 # %%
+#| slow
 # kept 1 … 0.001: √0.001 = 0.0316; from there to either end is a factor of 31.6, so once more
 assert best == tiny.rate and tried[:3] == [tiny.rate, tiny.rate, 0.9684] and len(tried) == 4
 
