@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['device_of', 'set_up', 'fits', 'images_of', 'initial_network', 'starting_network', 'placed', 'fit', 'test_classes',
-           'validation_accuracy', 'ready', 'opened', 'dense_network']
+           'right_on', 'validation_accuracy', 'ready', 'opened', 'saved_network', 'dense_network']
 
 # %% ../../nbs/experiment/05_dense.ipynb #b25cf4a7
 import os
@@ -152,6 +152,24 @@ def test_classes(
     ).numpy()
 
 # %% ../../nbs/experiment/05_dense.ipynb #90b93b7d
+def right_on(
+    job: Job,  # Settings and data
+    images: Images,  # The job's images
+    model: nn.Module,  # The network in its current state
+    split: str,  # 'train' or 'val'
+    device: str | torch.device = "cpu",  # Where to compute
+    team: Team = ALONE,  # The processes that share the images
+) -> Tensor:  # 0 or 1, or the mean over the heads, float64, on the CPU, shape `(n,)`
+    "Whether a network is right on each image of a part."
+    s, training = job.settings, model.training
+    logits = predict(
+        model, images, split, job.sizes, 4 * s.batch, s.precision, device=device, team=team
+    )
+    model.train(training)
+    labels = images.labels[images.rows[split]].cpu()
+    return (predict_classes(logits, job.sizes) == labels).double().mean(1)
+
+
 def validation_accuracy(
     job: Job,  # Settings and data, with clusters if they are compared
     images: Images,  # The job's images
@@ -161,14 +179,8 @@ def validation_accuracy(
     # Percent correct: of all images, then of each group; None for a group without an image
 ) -> list[float | None]:
     "Accuracy on the validation images, averaged over the heads, overall and by group."
-    s, training = job.settings, model.training
-    logits = predict(
-        model, images, "val", job.sizes, 4 * s.batch, s.precision, device=device, team=team
-    )
-    model.train(training)
-    rows = images.rows["val"]
-    right = (predict_classes(logits, job.sizes) == images.labels[rows].cpu()).double().mean(1)
-    group = images.groups[rows].cpu()
+    right = right_on(job, images, model, "val", device, team)
+    group = images.groups[images.rows["val"]].cpu()
     parts = [right, *(right[group == g] for g in range(job.G))]
     return [100 * part.mean().item() if len(part) else None for part in parts]
 
@@ -193,11 +205,20 @@ def opened(job: Job) -> Images:
     return here.opened["images"]
 
 # %% ../../nbs/experiment/05_dense.ipynb #4ce2e125
+def saved_network(
+    job: Job,  # Settings and data of the run
+    folder: Path,  # The folder of the finished run
+) -> nn.Module:  # On the CPU; pruned weights are zeros
+    "The network of a finished run. Raises: as `load_weights` and `load_state_dict`."
+    model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
+    model.load_state_dict(load_weights(folder / "model.safetensors"))
+    return model
+
+
 def _load_dense(job: Job, folder: Path, device) -> Trained:
     "The dense network of a run folder. Raises: ValueError if its files are damaged."
-    model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
     try:
-        model.load_state_dict(load_weights(folder / "model.safetensors"))
+        model = saved_network(job, folder)
         table = pd.read_parquet(folder / "predictions.parquet")
         history = pd.read_csv(folder / "history.csv").to_dict("records")
     except (ValueError, RuntimeError, OSError) as e:

@@ -27,6 +27,7 @@ from fairgrape.experiment.dense import (
     opened,
     placed,
     ready,
+    right_on,
     test_classes,
     validation_accuracy,
 )
@@ -61,8 +62,7 @@ from ..method.selectors import target_share
 from ..methods.recoveries import Recovery, Reference
 from ..methods.recovery import rewind
 from ..methods.registry import RECOVERIES
-from ..networks.models import predict_classes, task_loss
-from ..training.epochs import predict
+from ..networks.models import task_loss
 from ..training.files import code_version
 from ..training.journal import Journal
 from ..training.kept_steps import keep_step
@@ -241,9 +241,7 @@ def recovery_of(
         )
 
     def right():
-        logits = predict(dense, images, "train", job.sizes, 4 * s.batch, s.precision, device, team)
-        classes = predict_classes(logits, job.sizes)
-        return (classes == images.labels.cpu()[rows]).double().mean(1)
+        return right_on(job, images, dense, "train", device, team)
 
     known = Reference(placed(dense, device), groups, tuple(images.names), right, s.tolerance)
     found = how.kind.of(known)

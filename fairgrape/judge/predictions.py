@@ -112,9 +112,9 @@ def _unit_notes(cluster: str, units: np.ndarray, groups: pd.DataFrame) -> list[s
         counts = pd.Series(units).groupby(own.to_numpy()).nunique()
         parts.append(f"{name}: " + _some([f"{g} {n:,}" for g, n in counts.items()], 14))
     K = len(np.unique(units))
-    notes = [f"{len(units):,} images show {K:,} of {cluster} ({'; '.join(parts)})"]
+    notes = [f"{len(units):,} images have {K:,} values of {cluster} ({'; '.join(parts)})"]
     if K == 1:
-        notes.append(f"all images show one of {cluster}: no interval can be given")
+        notes.append(f"all images have the same {cluster}: no interval can be given")
     return notes
 
 # %% ../../nbs/judge/04_predictions.ipynb #d36a37f8

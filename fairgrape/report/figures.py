@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'MARKERS', 'ORDER', 'FILLS', 'HATCHES', 'LETTER', 'STYLE', 'look', 'area', 'DescribedFigure', 'figure_of',
-           'plain', 'name_ticks', 'legend_columns', 'bar_lengths', 'html_figure', 'html_steps', 'html_table']
+           'plain', 'name_ticks', 'legend_columns', 'bar_lengths', 'html_figure', 'html_steps', 'html_table',
+           'write_html']
 
 # %% ../../nbs/report/01_figures.ipynb #1d967c39
 import base64
@@ -13,6 +14,7 @@ import html
 import io
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,6 +25,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 from PIL import Image
+
+from ..training.files import writing
 
 # %% ../../nbs/report/01_figures.ipynb #f703fb14
 # Okabe and Ito's colours, the yellow darkened, and two more
@@ -309,3 +313,19 @@ figure{margin:1.5rem 0}img{max-width:100%;height:auto}
 figcaption,.note{color:#444;font-size:.9rem}
 @media(max-width:640px){img{max-width:none;width:640px}.grid img{width:auto}
 .words tbody th{white-space:normal;overflow-wrap:anywhere;max-width:7rem}ul{padding-left:1.2rem}}"""
+
+
+def write_html(
+    out: str | Path,  # The page, an .html file
+    title: str,  # Its title, as text
+    body: str,  # What it shows, as HTML
+) -> Path:  # Where it lies
+    "Write one HTML page that works offline, completely or not at all."
+    out = Path(out)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    page = f'<!doctype html><html lang="en"><head>{head}</head><body><main>{body}</main></body>'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with writing(out) as part:
+        part.write_text(f"{page}</html>", encoding="utf-8")
+    return out

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..judge.compare import collapse_notes, collapse_table
 from .comparison import display_table, report_table, seed_floor, verdicts
-from .figures import STYLE, html_figure, html_table
+from .figures import html_figure, html_table, write_html
 from .heads import head_values, heads_html
 from .plots import plot_deltas, plot_disparity, plot_price
 from fairgrape.report.run_plots import (
@@ -27,7 +27,6 @@ from fairgrape.report.run_plots import (
     plot_sparsity,
 )
 from .runs import Run, experiment, find_runs
-from ..training.files import writing
 
 # %% ../../nbs/report/08_page.ipynb #64a95b81
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
@@ -250,15 +249,10 @@ def _sections(runs: list[Run], table: pd.DataFrame, details: int, against: str) 
     return body
 
 # %% ../../nbs/report/08_page.ipynb #af227c7f
-def _page(title: str, n: int, intro: str, body: str) -> str:
-    "The frame of the page."
-    title = html.escape(title)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
-        f' content="width=device-width, initial-scale=1"><title>{title} {n}'
-        f" runs</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{intro}<h2>How to"
-        f" read this page</h2>{HOW_TO_READ}{body}</main></body></html>"
-    )
+def _opening(title: str, intro: str) -> str:
+    "The page's heading, its introduction, and how to read it."
+    how = f"<h2>How to read this page</h2>{HOW_TO_READ}"
+    return f"<h1>{html.escape(title)}</h1>{intro}{how}"
 
 # %% ../../nbs/report/08_page.ipynb #75b692af
 def write_report(
@@ -282,8 +276,5 @@ def write_report(
     more += [html_figure(*f) for f in figures]
     if more:
         body += "".join(["<h2>More</h2>", *more])
-    page = _page(title, len(table), _paragraphs(intro), body)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with writing(out) as part:
-        part.write_text(page, encoding="utf-8")
-    return out
+    body = _opening(title, _paragraphs(intro)) + body
+    return write_html(out, f"{title} {len(table)} runs", body)

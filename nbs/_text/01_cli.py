@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Command line
 #
-# > `fairgrape run`, `sweep`, `study`, `audit`, `gate`, `frontier`, `report`, `status`, `calibrate` and `data check`
+# > The `fairgrape` command: its options, and what each subcommand calls
 
 # %%
 #| default_exp cli
@@ -725,6 +725,15 @@ def _data_command(commands):
     )
 
 
+def _interval_options(command: argparse.ArgumentParser):
+    "Add the options of an interval's bootstrap."
+    command.add_argument(
+        "--level", type=float, default=0.95, metavar="X", help="coverage (default: 0.95)"
+    )
+    command.add_argument("--resamples", type=int, default=2000, metavar="N", help="default: 2000")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
 def _judging_commands(commands):
     "Add `fairgrape audit` and `fairgrape gate`: two models or more, from files or from a run."
     audit = commands.add_parser(
@@ -787,13 +796,7 @@ def _judging_commands(commands):
             action="store_true",
             help="leave out the pairs of group columns",
         )
-        command.add_argument(
-            "--level", type=float, default=0.95, metavar="X", help="coverage (default: 0.95)"
-        )
-        command.add_argument(
-            "--resamples", type=int, default=2000, metavar="N", help="default: 2000"
-        )
-        command.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+        _interval_options(command)
 
 
 def _frontier_command(commands):
@@ -846,11 +849,7 @@ def _frontier_command(commands):
     ask.add_argument(
         "--accept_older", action="store_true", help="accept finished runs of older code"
     )
-    ask.add_argument(
-        "--level", type=float, default=0.95, metavar="X", help="coverage (default: 0.95)"
-    )
-    ask.add_argument("--resamples", type=int, default=2000, metavar="N", help="default: 2000")
-    ask.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    _interval_options(ask)
 
 
 def _small_commands(commands):

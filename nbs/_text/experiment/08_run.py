@@ -28,6 +28,7 @@ from fairgrape.experiment.dense import (
     opened,
     placed,
     ready,
+    right_on,
     test_classes,
     validation_accuracy,
 )
@@ -62,8 +63,7 @@ from fairgrape.method.selectors import target_share
 from fairgrape.methods.recoveries import Recovery, Reference
 from fairgrape.methods.recovery import rewind
 from fairgrape.methods.registry import RECOVERIES
-from fairgrape.networks.models import predict_classes, task_loss
-from fairgrape.training.epochs import predict
+from fairgrape.networks.models import task_loss
 from fairgrape.training.files import code_version
 from fairgrape.training.journal import Journal
 from fairgrape.training.kept_steps import keep_step
@@ -96,6 +96,7 @@ from fairgrape.experiment.results import choice_table, step_table
 from fairgrape.method.masks import apply_masks
 from fairgrape.networks.models import build_model
 from fairgrape.networks.weights import load_weights
+from fairgrape.training.epochs import predict
 from fairgrape.training.files import Busy, lock
 
 # %% [markdown]
@@ -535,9 +536,7 @@ def recovery_of(
         )
 
     def right():
-        logits = predict(dense, images, "train", job.sizes, 4 * s.batch, s.precision, device, team)
-        classes = predict_classes(logits, job.sizes)
-        return (classes == images.labels.cpu()[rows]).double().mean(1)
+        return right_on(job, images, dense, "train", device, team)
 
     known = Reference(placed(dense, device), groups, tuple(images.names), right, s.tolerance)
     found = how.kind.of(known)

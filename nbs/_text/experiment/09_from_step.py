@@ -1,7 +1,7 @@
 # %% [markdown]
 # # From a kept step
 #
-# > A run at a lower rate that continues from a step of a finished run, and ends with the same bits as if it had pruned alone
+# > A run at a lower rate continues from a step of a finished run, with the same bits at its end
 
 # %%
 #| default_exp experiment.from_step
@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fairgrape.experiment.preparation import Job, is_complete, made_of, run_folder
+from fairgrape.experiment.results import at_work
 from fairgrape.experiment.settings import Settings, form
 from fairgrape.method.schedule import schedule
 from fairgrape.training.files import code_version
@@ -75,7 +76,7 @@ assert [shared_steps(replace(lottery, rate=rate), lottery) for rate in (0.75, 0.
 
 # %%
 #| export
-def _usable(job: Job, source: Path, other: Settings, step: int) -> str:
+def _unusable(job: Job, source: Path, other: Settings, step: int) -> str:
     "Why the kept step cannot begin this run; empty if it can."
     if step not in kept_steps(source):
         return f"{source.name} did not keep step {step}"
@@ -99,16 +100,17 @@ def begin_from(
     """
     other = replace(job.settings, rate=rate)
     step, folder = shared_steps(job.settings, other), run_folder(job)
-    if not step or is_complete(folder) or checkpoint_files(folder / "checkpoints"):
-        return 0
-    if why := _usable(job, source, other, step):
-        warnings.warn(f"{why}: the run begins with its dense network", stacklevel=2)
-        return 0
-    found = read_step(kept_steps(source)[step])
-    facts = found.state["facts"] | dict(
-        made_of=made_of(job), begun_from=f"{source.name}, step {step}"
-    )
-    save_checkpoint(folder / "checkpoints", 0, found.tensors, found.state | dict(facts=facts))
+    with at_work(folder):  # another process may just begin it
+        if not step or is_complete(folder) or checkpoint_files(folder / "checkpoints"):
+            return 0
+        if why := _unusable(job, source, other, step):
+            warnings.warn(f"{why}: the run begins with its dense network", stacklevel=2)
+            return 0
+        found = read_step(kept_steps(source)[step])
+        facts = found.state["facts"] | dict(
+            made_of=made_of(job), begun_from=f"{source.name}, step {step}"
+        )
+        save_checkpoint(folder / "checkpoints", 0, found.tensors, found.state | dict(facts=facts))
     return step
 
 

@@ -202,9 +202,9 @@ def _unit_notes(cluster: str, units: np.ndarray, groups: pd.DataFrame) -> list[s
         counts = pd.Series(units).groupby(own.to_numpy()).nunique()
         parts.append(f"{name}: " + _some([f"{g} {n:,}" for g, n in counts.items()], 14))
     K = len(np.unique(units))
-    notes = [f"{len(units):,} images show {K:,} of {cluster} ({'; '.join(parts)})"]
+    notes = [f"{len(units):,} images have {K:,} values of {cluster} ({'; '.join(parts)})"]
     if K == 1:
-        notes.append(f"all images show one of {cluster}: no interval can be given")
+        notes.append(f"all images have the same {cluster}: no interval can be given")
     return notes
 
 
@@ -214,9 +214,9 @@ _unit_notes("person", np.array([0, 1, 0, 0]), tones)
 
 # %%
 assert _unit_notes("person", np.array([0, 1, 0, 0]), tones) == [
-    "4 images show 2 of person (tone: dark 2, light 1)"
+    "4 images have 2 values of person (tone: dark 2, light 1)"
 ]
-assert _unit_notes("person", np.zeros(4), tones)[1].startswith("all images show one of person")
+assert _unit_notes("person", np.zeros(4), tones)[1].startswith("all images have the same person")
 
 
 # %%
@@ -501,7 +501,7 @@ assert read.notes == (
     "groups are taken from the column group_tone",
     "the model before is dense, by its name",
     "models are dense, pruned, by the names or the values of the columns",
-    "8 images show 4 of person (tone: dark 2, light 2)",
+    "8 images have 4 values of person (tone: dark 2, light 2)",
 )
 assert read.ids.tolist() == faces.path.tolist() and read.classes == {"label": [calm, happy]}
 assert read.labels.dtype == np.int16 and read.labels[:, 0].tolist() == [1, 1, 0, 0, 0, 1, 0, 0]

@@ -307,11 +307,16 @@ def _points(value: float) -> str:
     return "0" if shown == "-0" else shown.replace("-", "−")
 
 
+def _in_points(value: float) -> str:
+    "1 point, 2 points, 0.5 points"
+    return f"{_points(value)} point{'s' * (_points(value) != '1')}"
+
+
 def _undecided(verdict: Verdict, name: str, row: pd.Series) -> str:
     "What is missing for the group that needs most."
     beyond, lost = row.delta <= -verdict.tolerance, -row.delta
-    changed = f"loses {_points(lost)}" if lost >= 0 else f"gains {_points(-lost)}"
-    seen = f"{name} {changed} points of {verdict.measure} (interval"
+    changed = f"loses {_in_points(lost)}" if lost >= 0 else f"gains {_in_points(-lost)}"
+    seen = f"{name} {changed} of {verdict.measure} (interval"
     seen += f" {_points(-row.high)} to {_points(-row.low)})"
     if row.more is pd.NA:
         return f"{seen}: exactly what is tolerated, which no number of {verdict.per} decides."
@@ -323,11 +328,11 @@ def _undecided(verdict: Verdict, name: str, row: pd.Series) -> str:
 
 def _sentences(verdict: Verdict) -> list[str]:
     "One to three sentences."
-    t, tolerated = verdict.table, f"{_points(verdict.tolerance)} points"
+    t, tolerated = verdict.table, _in_points(verdict.tolerance)
     together = f"({100 * verdict.level:g} %, all {len(t)} groups together)"
     if verdict.status == "passes":
         name, most = t.low.idxmin(), -t.low.min()
-        reach = f"at most {_points(most)} points" if most > 0 else "none"
+        reach = f"at most {_in_points(most)}" if most > 0 else "none"
         return [
             f"Passes: no group loses more than {tolerated} of {verdict.measure}.",
             f"The group that may have lost most is {name}: {reach} {together}.",
@@ -337,7 +342,7 @@ def _sentences(verdict: Verdict) -> list[str]:
         name = own.delta.idxmin()
         row, others = own.loc[name], own.index.drop(name).tolist()
         said = [
-            f"Fails: {name} loses {_points(-row.delta)} points of {verdict.measure};"
+            f"Fails: {name} loses {_in_points(-row.delta)} of {verdict.measure};"
             f" interval {_points(-row.high)} to {_points(-row.low)} {together};"
             f" {_points(verdict.tolerance)} are tolerated."
         ]
@@ -358,6 +363,7 @@ assert [_points(v) for v in (2, 2.5, 0.25, 10, -0.001, -1.2)] == [
     "0",
     "−1.2",
 ]
+assert [_in_points(v) for v in (1, 2, 0.5, 0)] == ["1 point", "2 points", "0.5 points", "0 points"]
 calm = np.random.default_rng(1).normal(size=(4000, 2))
 size = np.array([400, 400])
 for change in ([0, -0.5], [-8, -0.5], [-3, -6], [0, -1.5], [-3, -1], [0, -2]):

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The frontier
 #
-# > The smallest network that keeps the tolerance: every group's loss at every pruning rate, and the rate at which the first group breaks it
+# > Every group's loss at every pruning rate: the highest rate that passes, and who breaks first
 
 # %%
 #| default_exp judge.frontier

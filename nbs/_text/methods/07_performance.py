@@ -27,7 +27,7 @@ import math
 #
 # so an image that the dense network was sure of has the weight θ, and one that it got wrong has nearly 1. And its label is soft: the dense network's probabilities, if its most likely class is the true one, otherwise the true class ("corrected" soft labels). The loss is the mean of $w$ times the cross-entropy with that label. It needs no groups.
 #
-# **What the paper claims.** On CelebA (hair colour), Fitzpatrick17k and CIFAR-10, pruning methods (AutoBot, Taylor) with this loss lose less for the groups that were worst off, at about the same accuracy overall.
+# **What the paper claims** (abstract). With this loss, existing pruning methods introduce less bias; shown on CelebA, Fitzpatrick17k and CIFAR-10.
 #
 # **What the public code does** (robbiemeyer/pw_loss_pruning). θ is 0.75 and γ is 5 by default (`--sw_min_weight`, `--sw_gamma`); both are the defaults here. It uses the loss for the *scores* of pruning and for the retraining; here only for the retraining, so that it goes with any score.
 # Where the training images are augmented it runs the dense network, in evaluation mode, on each augmented batch (`GenericRetrainer`); so does this page. The code prunes channels and retrains with AdamW and a cosine schedule, in one round; here the schedule is the run's. The weights are computed from the dense network's own probabilities, not from the corrected labels.

@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 #
 # because accuracy has no gradient: the *surrogate* of a group's gap is that of the losses (the dense network's losses and ε are constants). The multipliers follow the real gap of the accuracies. A batch has few images of a group, so the gap is measured on the last $k$ = 40 predictions of each group: a *replay buffer*.
 #
-# **What the paper claims.** On UTKFace, FairFace and CIFAR-100 at 85 to 99 % sparsity, the largest gap of the training images is within the tolerance where plain fine-tuning and equalised losses miss it, at the cost of some accuracy overall. It also says that the gap of unseen images often is not: the constraint is kept in training and does not generalise.
+# **What the paper claims** (abstract). Bounding each group's change of accuracy says directly whether a pruned network's disparity is acceptable, where other methods work on surrogates; and it scales to large networks and hundreds of groups.
 #
 # **What the public code does** (merajhashemi/balancing-act):
 #

@@ -34,7 +34,7 @@ from fairgrape.networks.models import task_loss
 #
 # (optimal brain damage; the gradient of a trained network is taken as 0). With an unprivileged group 0 and a privileged group 1 the score of a weight is $\Delta_0 - \beta\,\Delta_1$: the smallest go. Those are the weights whose removal costs the privileged group much and the unprivileged group little. β, between 0 and 1, says how much of the accuracy is at stake.
 #
-# **What the paper claims.** On two sets of skin lesions (Fitzpatrick-17k and ISIC 2019), with skin tone or gender as groups, the gaps between the groups shrink and the mean accuracy hardly falls. The pruning rates are low, since the aim is not a small network. Nothing is claimed at 90 or 99 %.
+# **What the paper claims** (abstract). On two data sets of skin lesions, for several sensitive attributes, pruning by this difference improves fairness without a large loss of accuracy. The aim is fairness and not a small network; the abstract names no pruning rate.
 #
 # **What public code does.** The authors' code is not known here; there are at least two others' implementations.
 #

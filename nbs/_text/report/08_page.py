@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from fairgrape.judge.compare import collapse_notes, collapse_table
 from fairgrape.report.comparison import display_table, report_table, seed_floor, verdicts
-from fairgrape.report.figures import STYLE, html_figure, html_table
+from fairgrape.report.figures import html_figure, html_table, write_html
 from fairgrape.report.heads import head_values, heads_html
 from fairgrape.report.plots import plot_deltas, plot_disparity, plot_price
 from fairgrape.report.run_plots import (
@@ -29,7 +29,6 @@ from fairgrape.report.run_plots import (
     plot_sparsity,
 )
 from fairgrape.report.runs import Run, experiment, find_runs
-from fairgrape.training.files import writing
 
 # %% [markdown]
 # A report is one HTML file without external parts, which you can open anywhere or send by mail. Tables have captions and headings for screen readers,
@@ -613,29 +612,17 @@ assert mixed.count("a second floor") == 1  # of the experiment that has several 
 
 # %%
 #| export
-def _page(title: str, n: int, intro: str, body: str) -> str:
-    "The frame of the page."
-    title = html.escape(title)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport"'
-        f' content="width=device-width, initial-scale=1"><title>{title} {n}'
-        f" runs</title><style>{STYLE}</style></head><body><main><h1>{title}</h1>{intro}<h2>How to"
-        f" read this page</h2>{HOW_TO_READ}{body}</main></body></html>"
-    )
+def _opening(title: str, intro: str) -> str:
+    "The page's heading, its introduction, and how to read it."
+    how = f"<h2>How to read this page</h2>{HOW_TO_READ}"
+    return f"<h1>{html.escape(title)}</h1>{intro}{how}"
 
 
 # %%
-framed = _page("Rates & all", 3, "<p>first</p>", "<p>last</p>")
-print(framed[:140], "…", framed[-60:])
-assert "<title>Rates &amp; all 3 runs</title>" in framed and framed.endswith(
-    "<p>last</p></main></body></html>"
-)
-assert (
-    framed.index("first")
-    < framed.index("How to read")
-    < framed.index("noise floor")
-    < framed.index("last")
-)
+opening = _opening("Rates & all", "<p>first</p>")
+print(opening[:80], "…")
+assert opening.startswith("<h1>Rates &amp; all</h1><p>first</p><h2>How to read")
+assert "noise floor" in opening
 
 
 # %% [markdown]
@@ -664,11 +651,8 @@ def write_report(
     more += [html_figure(*f) for f in figures]
     if more:
         body += "".join(["<h2>More</h2>", *more])
-    page = _page(title, len(table), _paragraphs(intro), body)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with writing(out) as part:
-        part.write_text(page, encoding="utf-8")
-    return out
+    body = _opening(title, _paragraphs(intro)) + body
+    return write_html(out, f"{title} {len(table)} runs", body)
 
 
 # %%

@@ -18,11 +18,11 @@ from matplotlib.figure import Figure
 from fairgrape.judge.audit import Audit
 from fairgrape.report.figures import (
     PALETTE,
-    STYLE,
     bar_lengths,
     figure_of,
     html_figure,
     html_table,
+    write_html,
 )
 from fairgrape.report.heads import audit_rates, head_values, heads_html
 from fairgrape.training.files import write_json, writing
@@ -350,27 +350,22 @@ def write_audit_page(
     out: str | Path,  # The page, an .html file
 ) -> Path:  # Where it lies
     "Write an audit as one HTML page that works offline."
-    about, out = a.about, Path(out)
-    title = html.escape(f"{', '.join(about['after'])} against {about['before']}")
+    about = a.about
+    title = f"{', '.join(about['after'])} against {about['before']}"
     persons = f" of {about['units']:,} persons" if about["units"] else ""
-    intro = f"<p>{about['images']:,} images{persons}; {len(about['heads'])} head(s):"
+    heads = f"{len(about['heads'])} head{'s' * (len(about['heads']) > 1)}"
+    intro = f"<p>{about['images']:,} images{persons}; {heads}:"
     intro += f" {html.escape(', '.join(about['heads']))}.</p>"
     how = HOW_TO_READ_AUDIT.replace("BY", "whole persons" if about["units"] else "images")
     how = how.replace("POINTS", f"{about['points']:g}").replace("SMALL", str(about["small"]))
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in a.notes)
-    body = [f"<h1>{title}</h1>{intro}<h2>What must be known</h2><ul>{notes}</ul>"]
+    body = [f"<h1>{html.escape(title)}</h1>{intro}<h2>What must be known</h2><ul>{notes}</ul>"]
     body.append(f"<h2>How to read this page</h2>{how}")
     for model in about["after"]:
         body.append(f"<h2>{html.escape(model)} against {html.escape(about['before'])}</h2>")
         body += [_grouping_section(a, model, grouping) for grouping in about["groupings"]]
     body += [_heads_section(a), _lost_section(a)]
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    page = f'<!doctype html><html lang="en"><head>{head}</head><body><main>{"".join(body)}'
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with writing(out) as part:
-        part.write_text(page + "</main></body></html>", encoding="utf-8")
-    return out
+    return write_html(out, title, "".join(body))
 
 
 # %%

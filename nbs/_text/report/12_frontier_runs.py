@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The frontier of a run
 #
-# > Judge the network of every pruning step on the validation images, propose a rate, finish that network, and judge it once on the test images
+# > Judge every pruning step on validation images, finish the proposed network, test it once
 
 # %%
 #| default_exp report.frontier_runs
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from fairgrape.experiment.dense import opened, placed, ready
+from fairgrape.experiment.dense import opened, placed, ready, right_on, saved_network
 from fairgrape.experiment.from_step import begin_from
 from fairgrape.experiment.preparation import Job, dense_job, prepare, run_folder
 from fairgrape.experiment.settings import Settings, form
@@ -27,16 +27,15 @@ from fairgrape.judge.frontier import Frontier, bisect, frontier
 from fairgrape.judge.gate import Verdict
 from fairgrape.judge.verdicts import verdicts
 from fairgrape.networks.builders import plain_model
-from fairgrape.networks.models import predict_classes
-from fairgrape.networks.weights import load_weights
 from fairgrape.report.judging import run_predictions
 from fairgrape.report.runs import Run, load_run, settings_of
-from fairgrape.training.epochs import predict
 from fairgrape.training.files import writing
 from fairgrape.training.journal import Journal
 from fairgrape.training.kept_steps import kept_steps, read_step
 
 # %%
+import json
+import shutil
 import tempfile
 from contextlib import redirect_stdout
 from unittest.mock import patch
@@ -93,6 +92,11 @@ def visited(
     s = found.settings
     if s.method == "dense":
         raise ValueError(f"{folder} pruned nothing (method dense): there is no rate to choose")
+    if s.groups == "clusters":
+        raise ValueError(
+            f"{folder} compares clusters of its dense network's features, which the validation"
+            " images are not divided by: use a run whose groups are a label column"
+        )
     if steps and form(s).steps != "iterative":
         raise ValueError(
             f"{folder}: {s.method} pruned in one step, so it has no networks of lower rates: use"
@@ -148,9 +152,13 @@ found.settings.rate, found.job.group_names
 # %%
 unpruned = next(f for f in (home / "runs").glob("*-dense-*"))
 at_once = run(replace(tiny, method="ws", rate=0.5), **made)
+in_clusters = shutil.copytree(at_once, home / "in-clusters")
+clustered = json.loads((at_once / "settings.json").read_text()) | dict(groups="clusters")
+(in_clusters / "settings.json").write_text(json.dumps(clustered))
 for folder, hint in [
     (home / "none", "no run folder"),
     (unpruned, "pruned nothing"),
+    (in_clusters, "compares clusters"),
     (at_once, "in one step"),
 ]:
     try:
@@ -178,30 +186,6 @@ else:
 
 # %%
 #| export
-def _right(
-    job: Job,  # Settings and data
-    model: nn.Module,  # A network
-) -> np.ndarray:  # 0 or 1, or the mean over heads, shape `(validation images,)`
-    "Whether a network is right on each validation image."
-    images, device = opened(job), ready(job)
-    s, rows = job.settings, images.rows["val"]
-    logits = predict(
-        placed(model, device), images, "val", job.sizes, 4 * s.batch, s.precision, device=device
-    )
-    right = predict_classes(logits, job.sizes) == images.labels[rows].cpu()
-    return right.double().mean(1).numpy()
-
-
-def _saved_network(
-    job: Job,  # Settings and data
-    folder: Path,  # A finished run's folder
-) -> nn.Module:
-    "The network of a finished run."
-    model = plain_model(job.settings.network, sum(job.sizes), image_size=job.settings.image_size)
-    model.load_state_dict(load_weights(folder / "model.safetensors"))
-    return model
-
-
 def _step_network(
     job: Job,  # Settings and data
     file: Path,  # A kept step
@@ -212,6 +196,15 @@ def _step_network(
     part = "network:"
     state = {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
     return Journal(network=state).restore(model)
+
+
+def _right(
+    job: Job,  # Settings and data
+    model: nn.Module,  # A network
+) -> np.ndarray:  # 0 or 1, or the mean over heads, shape `(validation images,)`
+    "Whether a network is right on each validation image."
+    device = ready(job)
+    return right_on(job, opened(job), placed(model, device), "val", device).numpy()
 
 
 # %% [markdown]
@@ -271,7 +264,7 @@ def validation_table(
         if unit in job.table and job.table[unit][own].duplicated().any():
             table[unit] = job.table[unit][own].astype(str).to_numpy()
             break
-    table["dense"] = _right(job, _saved_network(job, run_folder(dense_job(job))))
+    table["dense"] = _right(job, saved_network(job, run_folder(dense_job(job))))
     s = job.settings
     for step, path in steps.items():
         table[str(rate_of_step(s.keep, step, s.rate))] = _right(job, _step_network(job, path))
@@ -421,10 +414,10 @@ def by_bisection(
     job = found.job
     own = (job.table["split"] == "val").to_numpy()
     group = np.array(job.group_names)[job.group[own]]
-    dense = _right(job, _saved_network(job, run_folder(dense_job(job))))
+    dense = _right(job, saved_network(job, run_folder(dense_job(job))))
 
     def passes(rate: float) -> bool:
-        right = _right(job, _saved_network(job, finish(found, rate, **how)))
+        right = _right(job, saved_network(job, finish(found, rate, **how)))
         judged = frontier(dense, {rate: right}, group, job.group_names, **(judging or {}))
         return judged.highest(tolerance, rule) is not None
 

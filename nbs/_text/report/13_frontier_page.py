@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The frontier's page
 #
-# > `fairgrape frontier RUN…`: rate against the worst group's loss for several methods, the highest rate that passes, and who breaks first
+# > `fairgrape frontier RUN…`: pruning rate against the worst group's loss, for several methods
 
 # %%
 #| default_exp report.frontier_page
@@ -16,9 +16,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from fairgrape.experiment.settings import identity
 from fairgrape.judge.frontier import RULES, Frontier
 from fairgrape.judge.gate import STATUS, check_terms
-from fairgrape.report.figures import STYLE, figure_of, html_figure, html_table, look
+from fairgrape.report.figures import figure_of, html_figure, html_table, look, write_html
 from fairgrape.report.frontier_runs import (
     Proposal,
     Visited,
@@ -29,18 +30,21 @@ from fairgrape.report.frontier_runs import (
     validation_table,
     visited,
 )
-from fairgrape.training.files import write_json, writing
+from fairgrape.report.runs import variant
+from fairgrape.training.files import write_json
 
 # %%
 import io
 import json
 import tempfile
 from contextlib import ExitStack, redirect_stdout
+from dataclasses import asdict
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 
+from fairgrape.experiment.settings import Settings
 from fairgrape.judge.frontier import frontier
 from fairgrape.judge.gate import gate
 
@@ -152,10 +156,17 @@ assert named == [f.first_to_break(2)[1] for by in panels.values() for f in by.va
 # %%
 #| export
 def _key(found: Visited) -> tuple[str, str]:
-    "The panel and the line of a run: its scope and its method."
-    s = found.settings
-    own = " as released" if s.as_released else ""
-    return s.scope, s.method + own
+    "The panel and the line of a run: its scope, and its method with what differs from it."
+    return found.settings.scope, variant(found.run.settings)
+
+
+def _differing(own: list[Visited]) -> set[str]:
+    "The settings in which the runs of one line differ, apart from the seed and its dense network."
+    seen = {}
+    for found in own:
+        for name, value in identity(found.settings).items():
+            seen.setdefault(name, set()).add(value)
+    return {name for name, values in seen.items() if len(values) > 1} - {"seed", "weights"}
 
 
 def _answers(proposals: Sequence[Proposal]) -> str:
@@ -279,13 +290,7 @@ def write_frontier_page(
         if p.verdict
     ]
     parts.append(f"<h2>The verdicts</h2><ul>{''.join(names)}</ul>" if names else "")
-    head = f'<meta charset="utf-8"><title>Frontier</title><style>{STYLE}</style>'
-    head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    page = f'<!doctype html><html lang="en"><head>{head}</head><body><main>{"".join(parts)}'
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with writing(out) as part:
-        part.write_text(page + "</main></body></html>", encoding="utf-8")
-    return out
+    return write_html(out, "Frontier", "".join(parts))
 
 
 # %%
@@ -333,6 +338,34 @@ def _proposals(
     return ended
 
 
+def _together(
+    found: list[Visited],  # The runs
+    tables: list[pd.DataFrame | None],  # Their validation tables; None: by bisection
+    judging: dict,  # level, B, seed
+) -> dict[tuple[str, str], Frontier]:  # (scope, method) → all seeds; empty: by bisection
+    "The frontier of each line. Raises: ValueError for runs that cannot be in one line or picture."
+    lines = {}
+    for one, table in zip(found, tables):
+        lines.setdefault(_key(one), []).append((one, table))
+    for (scope, method), own in lines.items():
+        runs = [one for one, _ in own]
+        if names := _differing(runs):
+            raise ValueError(
+                f"the runs of {method} ({scope}) differ in {', '.join(sorted(names))}: name runs"
+                " that differ in their seeds only"
+            )
+    rows = [table[["row", "group"]] for table in tables if table is not None]
+    if any(not other.equals(rows[0]) for other in rows[1:]):
+        raise ValueError("the runs have different validation images or groups: judge them apart")
+    return {
+        key: steps_frontier(
+            [table for _, table in own], own[0][0].job.group_names, **judging
+        )
+        for key, own in lines.items()
+        if own[0][1] is not None
+    }
+
+
 def frontier_command(
     runs: Sequence[str | Path],  # Folders of finished runs
     tolerances: Sequence[float] = (2.0,),  # Points that a group may lose
@@ -357,19 +390,13 @@ def frontier_command(
         raise ValueError("a run is named twice")
     found = [visited(run, not bisection, **(places or {})) for run in runs]
     tables = [None if bisection else validation_table(one) for one in found]
-    proposals, by_key = {}, {}
+    frontiers, proposals = _together(found, tables, judging), {}
     for one, table in zip(found, tables):
         print(f"{one.run.path.name}", flush=True)
         ended = _proposals(one, table, tolerances, rule, finished, ratio, judging, how)
         for p in ended:
             print(f"  tolerance {p.tolerance:g}: {_line(p)}", flush=True)
         proposals.setdefault(_key(one), []).extend(ended)
-        by_key.setdefault(_key(one), []).append((one, table))
-    frontiers = {}
-    if not bisection:
-        for key, own in by_key.items():
-            names = own[0][0].job.group_names
-            frontiers[key] = steps_frontier([table for _, table in own], names, **judging)
     return _write(Path(out), frontiers, proposals, rule)
 
 
@@ -421,14 +448,17 @@ def kept_table(seed):
     rng = np.random.default_rng(seed)
     lost = {"0.5": 0, "0.75": 0.02, "0.9": 0.2}
     right = {rate: (rng.random(900) >= share).astype(float) for rate, share in lost.items()}
-    return pd.DataFrame(dict(row=range(900), group=groups, dense=np.ones(900), **right))
+    row = range(900) if seed < 8 else range(1, 901)
+    return pd.DataFrame(dict(row=row, group=groups, dense=np.ones(900), **right))
 
 
 def stub(folder, steps, **places):
-    found = SimpleNamespace(path=Path(folder))
-    settings = SimpleNamespace(scope="layer", method="magnitude", as_released=False)
+    seed = int(Path(folder).name)
+    keep = 0.8 if seed == 9 else 0.9
+    settings = Settings(method="magnitude", scope="layer", seed=seed, keep=keep)
+    found = SimpleNamespace(path=Path(folder), settings=asdict(settings))
     job = SimpleNamespace(group_names=["blue", "red"])
-    return SimpleNamespace(run=found, settings=settings, job=job, seed=int(Path(folder).name))
+    return SimpleNamespace(run=found, settings=settings, job=job, seed=seed)
 
 
 def stub_look(p, **how):
@@ -449,10 +479,19 @@ with ExitStack() as stubs, redirect_stdout(io.StringIO()) as said:
     beyond = frontier_command(["0"], [40], home / "beyond")
     proposed = frontier_command(["0"], [5], home / "only", finished=False)
     nothing = frontier_command(["0"], [0], home / "none", rule="shown")
+    refused = []
+    for runs in (["0", "9"], ["0", "8"]):
+        try:
+            frontier_command(runs, [5], home / "mixed")
+        except ValueError as e:
+            refused.append(str(e))
 print(said.getvalue().replace(str(home), "…")[:900])
 
 # %%
 assert (within, beyond, proposed, nothing) == (0, 1, 0, 1)
+print(*refused, sep="\n")
+assert "magnitude (layer) differ in keep: name" in refused[0] and len(refused) == 2
+assert "different validation images" in refused[1] and not (home / "mixed").exists()
 ended = json.loads((home / "out" / "frontier.json").read_text())["proposals"]
 assert [(p["run"], p["rate"], p["status"]) for p in ended] == [
     ("0", 0.75, "passes"),

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Kept steps
 #
-# > The network after each pruning step, in a compact file: its masks as bits, and its kept weights only
+# > The network after each pruning step, in a compact file: masks as bits, kept weights only
 
 # %%
 #| default_exp training.kept_steps
@@ -30,6 +30,7 @@ from fairgrape.method.masks import apply_masks, get_masks, plain_state
 
 home = Path(tempfile.mkdtemp())
 
+
 # %% [markdown]
 # An iterative run visits every pruning rate on its way to the last. With `keep_steps` the network of each step stays in the run's folder, so that a lower rate can be judged, and continued, without pruning again.
 #
@@ -39,7 +40,9 @@ home = Path(tempfile.mkdtemp())
 
 # %%
 #| export
-_WEIGHT = ".parametrizations.weight.original"  # the name of a masked layer's weights in a state
+def _weight_of(mask: str) -> str:
+    "The name of a masked layer's weights in a state, from that of its mask."
+    return mask.removesuffix("0.mask") + "original"
 
 
 def pack(
@@ -50,7 +53,7 @@ def pack(
     for name, mask in tensors.items():
         if not name.endswith(MASK.removeprefix(".")):
             continue
-        weight = name.removesuffix(MASK.removeprefix(".")) + _WEIGHT.removeprefix(".")
+        weight = _weight_of(name)
         bits = nn.functional.pad(mask.flatten().to(torch.uint8), (0, -mask.numel() % 8))
         powers = 2 ** torch.arange(8, dtype=torch.uint8, device=mask.device)
         packed[name] = (bits.view(-1, 8) * powers).sum(1, dtype=torch.uint8)
@@ -66,7 +69,7 @@ def unpack(
     "Undo `pack`."
     tensors = dict(packed)
     for name, shape in shapes.items():
-        weight = name.removesuffix(MASK.removeprefix(".")) + _WEIGHT.removeprefix(".")
+        weight = _weight_of(name)
         bits = packed[name][:, None] >> torch.arange(8, dtype=torch.uint8) & 1
         mask = bits.flatten()[: torch.Size(shape).numel()].view(shape).bool()
         tensors[name] = mask
